@@ -1,0 +1,3 @@
+"""edged: serves machine-learning models on edge devices."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Bundles: one immutable release of a model, its files and its manifest."""

@@ -1,0 +1,16 @@
+"""Time is passed in: wall time for logs and expiry, monotonic time for durations and deadlines."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def wall() -> datetime:
+    """The time of day in UTC. It may jump; nothing is measured with it."""
+    return datetime.now(UTC)
+
+
+def monotonic() -> float:
+    """Seconds from an arbitrary start that never go back; the clock that asyncio's loop uses too."""
+    return time.monotonic()

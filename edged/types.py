@@ -1,0 +1,76 @@
+"""What several siblings share: datatypes, tensor specifications, levels. Nothing here does anything."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+
+class Datatype(StrEnum):
+    """The datatypes of the Open Inference Protocol, by the names it uses on the wire."""
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    BF16 = "BF16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BYTES = "BYTES"
+
+    @property
+    def size(self) -> int:
+        """Bytes per element in raw form; 0 for BYTES, whose elements carry a 4-byte length each."""
+        return _SIZES[self]
+
+
+_SIZES = {
+    Datatype.BOOL: 1,
+    Datatype.UINT8: 1,
+    Datatype.UINT16: 2,
+    Datatype.UINT32: 4,
+    Datatype.UINT64: 8,
+    Datatype.INT8: 1,
+    Datatype.INT16: 2,
+    Datatype.INT32: 4,
+    Datatype.INT64: 8,
+    Datatype.FP16: 2,
+    Datatype.BF16: 2,
+    Datatype.FP32: 4,
+    Datatype.FP64: 8,
+    Datatype.BYTES: 0,
+}
+
+
+class Level(StrEnum):
+    """How hard the device is pressed; what each level costs a model stands in its manifest."""
+
+    NOMINAL = "nominal"
+    ELEVATED = "elevated"
+    CRITICAL = "critical"
+    EMERGENCY = "emergency"
+
+
+TensorName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Dimension = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One input or output of a model.
+
+    `shape` is whole: where axis 0 is the batch it stands first, as -1. Any -1 is a free dimension.
+    `labels` name the classes along the last axis of an output, in order.
+    """
+
+    name: TensorName
+    datatype: Datatype
+    shape: Annotated[tuple[Dimension, ...], msgspec.Meta(max_length=16)]
+    labels: Annotated[tuple[str, ...], msgspec.Meta(max_length=100_000)] = ()
