@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ class Problem(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         where = f"{self.place}: {self.key}" if self.key else str(self.place)
         return f"{where}: {self.found}; {self.remedy}"
+
+
+class DocumentError(EdgedError):
+    """Everything that is wrong in one or several documents, one line each."""
+
+    def __init__(self, code: Code, problems: Sequence[Problem]) -> None:
+        super().__init__(code, "\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -95,8 +95,8 @@ def _table_misfits(data: dict[str, object], kind: type[msgspec.Struct], key: Key
         try:
             msgspec.convert(data, kind)
         except msgspec.ValidationError as error:
-            found, _, remedy = str(error).partition(" - at `$")[0].partition("; ")
-            yield Misfit(key, found, remedy or "see its documentation")
+            objection, _, remedy = str(error).partition(" - at `$")[0].partition("; ")
+            yield Misfit(key, objection, remedy or "see its documentation")
 
 
 def _entry_misfits(name: str, part: object, arguments: tuple[Any, ...], key: Key) -> Iterator[Misfit]:
