@@ -7,6 +7,7 @@ type, and all that fails is told.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import msgspec
 from msgspec import inspect
 
 Key = tuple[str | int, ...]
+
+_BARE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 # The bound of one answer: a hostile or machine-made file may hold millions of misfits.
 MAX_MISFITS = 200
@@ -30,10 +33,14 @@ class Misfit(msgspec.Struct, frozen=True):
 
 
 def dotted(key: Key) -> str:
-    """A key as people write it: `variants[1].file`."""
+    """A key as people write it: `variants[1].file`; parts that TOML would quote are quoted, and cut short."""
     text = ""
     for part in key:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            name = part if _BARE.fullmatch(part) else show(part)
+            text += f".{name}" if text else name
     return text
 
 
@@ -53,7 +60,7 @@ def _misfits(data: object, wanted: Any, key: Key) -> Iterator[Misfit]:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(data, dict):
         yield from _table_misfits(data, kind, key)
         return
-    if origin in (tuple, list) and isinstance(data, list):
+    if isinstance(data, list) and (origin is list or (origin is tuple and arguments[1:] == (...,))):
         inner = (found for index, part in enumerate(data) for found in _misfits(part, arguments[0], (*key, index)))
     elif origin is dict and isinstance(data, dict):
         inner = (found for name, part in data.items() for found in _entry_misfits(name, part, arguments, key))
@@ -79,6 +86,8 @@ def _table_misfits(data: dict[str, object], kind: type[msgspec.Struct], key: Key
     fits = True
     for name, part in data.items():
         if name not in fields:
+            if not kind.__struct_config__.forbid_unknown_fields:
+                continue
             near = difflib.get_close_matches(name, fields, n=1)
             remedy = f"did you mean {near[0]}? " if near else ""
             yield Misfit((*key, name), "is no key known here", f"{remedy}allowed: {', '.join(sorted(fields))}")
@@ -125,6 +134,8 @@ def show(data: object, limit: int = 60) -> str:
         text = "a table"
     elif isinstance(data, list | tuple):
         text = f"[{', '.join(show(item) for item in data[:8])}{', …' if len(data) > 8 else ''}]"
+    elif isinstance(data, int) and data.bit_length() > 4 * limit:  # Python refuses to write very long integers
+        text = f"an integer of {data.bit_length()} bits"
     else:
         text = str(data)
     text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[: 2 * limit])
@@ -133,21 +144,15 @@ def show(data: object, limit: int = 60) -> str:
 
 def describe(wanted: Any) -> str:
     """What a type allows, in a few words: `an integer from 1 to 4096 (MiB)`."""
-    unit = ""
-    if typing.get_origin(wanted) is typing.Annotated:
-        for meta in wanted.__metadata__:
-            if isinstance(meta, msgspec.Meta):
-                extra = meta.extra or {}
-                if "allowed" in extra:
-                    return str(extra["allowed"])
-                unit = f" ({extra['unit']})" if "unit" in extra else unit
-    return _describe(inspect.type_info(wanted)) + unit
+    return _describe(inspect.type_info(wanted))
 
 
 def _describe(kind: inspect.Type) -> str:
     match kind:
         case inspect.Metadata():
-            return _describe(kind.type)
+            extra = kind.extra or {}
+            unit = f" ({extra['unit']})" if "unit" in extra else ""
+            return str(extra.get("allowed", _describe(kind.type))) + unit
         case inspect.BoolType():
             return "true or false"
         case inspect.IntType():

@@ -1,8 +1,8 @@
 """The manifest of a bundle: its typed schema, its canonical form and its digest.
 
 A person writes `bundle.toml` (the same keys, without `files`); packing adds the files and writes `manifest.json`
-in canonical form: UTF-8 JSON, keys sorted, no white space, defaults left out. The SHA-256 of those bytes names the
-release.
+in canonical form: UTF-8 JSON, keys sorted, no white space, defaults left out, whole numbers without a fraction.
+The SHA-256 of those bytes names the release.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Budgets(_Table, frozen=True, kw_only=True):
 
     p99_ms: Annotated[float, Meta(ge=0, extra={"unit": "ms"})] = 0
     load_s: Annotated[float, Meta(ge=0, extra={"unit": "s"})] = 0
-    memory_mib: Annotated[int, Meta(ge=0, extra={"unit": "MiB"})] = 0
+    memory_mib: Annotated[int, Meta(ge=0, le=2**24, extra={"unit": "MiB"})] = 0
 
 
 class Shadow(_Table, frozen=True, kw_only=True):
@@ -172,8 +172,8 @@ class Drift(_Table, frozen=True, kw_only=True):
 class Chunk(_Table, frozen=True, kw_only=True):
     """A content-defined part of a file."""
 
-    offset: Annotated[int, Meta(ge=0)]
-    length: Annotated[int, Meta(ge=1)]
+    offset: Annotated[int, Meta(ge=0, le=2**50)]
+    length: Annotated[int, Meta(ge=1, le=2**50)]
     sha256: Digest
 
 
@@ -229,8 +229,28 @@ class Manifest(Description, frozen=True, kw_only=True):
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The canonical form."""
-    return msgspec.json.encode(manifest, order="sorted")
+    """The canonical form: equal manifests give equal bytes, whatever of them was spelled out."""
+    return msgspec.json.encode(_plain(manifest), order="sorted")
+
+
+def _plain(value: Any) -> Any:
+    """`value` without what equals its default, and with 3600 for 3600.0."""
+    if isinstance(value, File):
+        return value  # there may be many; msgspec leaves out its one default, which is empty
+    if isinstance(value, msgspec.Struct):
+        parts = ((field, getattr(value, field.name)) for field in msgspec.structs.fields(value))
+        return {field.encode_name: _plain(part) for field, part in parts if part != _default(field)}
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def digest(manifest: Manifest) -> str:
@@ -240,6 +260,6 @@ def digest(manifest: Manifest) -> str:
 
 def as_data(description: Description) -> dict[str, Any]:
     """The plain data of a description or manifest, as TOML and JSON hold it, defaults left out."""
-    data = msgspec.to_builtins(description)
+    data = msgspec.to_builtins(_plain(description))
     assert isinstance(data, dict)  # noqa: S101 - narrows the type
     return data

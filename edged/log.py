@@ -1,0 +1,83 @@
+"""The daemon's log: one line an entry on standard error; JSON with a severity prefix where the journal reads it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Literal, TextIO, cast
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+# sd-daemon(3): the journal takes "<N>" before a line as its priority.
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+# Values under keys that hold one of these words are never written.
+_SECRET_WORDS = ("password", "passphrase", "secret", "token", "credential", "private_key", "authorization")
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "json", "text"]
+
+
+def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
+    """Sets up the one chain of processors. `auto`: text on a terminal, else JSON."""
+    out = stream or sys.stderr
+    journal = under_journal(out)
+    as_json = form == "json" or (form == "auto" and (journal or not out.isatty()))
+    renderer: Processor
+    renderer = cast("Processor", _journal_json if journal else _json) if as_json else _console(out)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            hide_secrets,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get(part: str) -> Any:
+    """The logger of one part of the daemon."""
+    return structlog.get_logger(part=part)
+
+
+def under_journal(stream: TextIO) -> bool:
+    """Whether `stream` is the journal's socket, as systemd.exec(5) says under $JOURNAL_STREAM: device:inode."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def hide_secrets(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:  # noqa: ARG001 - structlog's
+    """Blanks what must not be read by whoever reads logs."""
+    for key in entry:
+        if any(word in key.lower() for word in _SECRET_WORDS):
+            entry[key] = "[hidden]"
+    return entry
+
+
+def _json(logger: WrappedLogger, method: str, entry: EventDict) -> str:
+    """Keys in reading order; whatever is not JSON becomes its text."""
+    ordered = {"at": entry.pop("timestamp"), "level": entry.pop("level"), "message": entry.pop("event"), **entry}
+    return str(structlog.processors.JSONRenderer()(logger, method, ordered))
+
+
+def _journal_json(logger: WrappedLogger, method: str, entry: EventDict) -> str:
+    priority = _PRIORITIES.get(entry["level"], 6)
+    return f"<{priority}>{_json(logger, method, entry)}"
+
+
+def _console(stream: TextIO) -> Processor:
+    # Imported here: a daemon under systemd never needs it.
+    from structlog.dev import ConsoleRenderer
+
+    render: Callable[..., str] = ConsoleRenderer(colors=stream.isatty(), pad_event_to=0)
+    return cast("Processor", render)

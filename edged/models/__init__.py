@@ -1,0 +1,1 @@
+"""Which models are here, which are loaded, and who answers for each."""

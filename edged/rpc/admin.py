@@ -1,0 +1,198 @@
+"""`edged.v1.Admin`: what the device engineer's tools ask, on its own socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from edged import __version__
+from edged._pb.edged.v1 import admin_pb2 as pb
+from edged.errors import Code, EdgedError
+from edged.events import EventLog, Severity
+from edged.models.residency import Residency, Resident, State
+from edged.rpc.server import decode, stream, unary
+from edged.serving import report
+from edged.serving.report import Mode
+from edged.serving.service import Service
+from edged.system.life import Life
+
+SERVICE = "edged.v1.Admin"
+
+_MAX_WATCHERS = 64
+
+# A watcher is told of changes at most this often: a model that crashes in a loop must not flood it.
+_WATCH_PAUSE_S = 0.1
+
+_MODES = {
+    Mode.STARTING: pb.STATE_STARTING,
+    Mode.SERVING: pb.STATE_SERVING,
+    Mode.DEGRADED: pb.STATE_DEGRADED,
+    Mode.DRAINING: pb.STATE_DRAINING,
+}
+_STATES = {
+    State.LOADING: pb.MODEL_STATE_LOADING,
+    State.READY: pb.MODEL_STATE_READY,
+    State.FAILED: pb.MODEL_STATE_FAILED,
+    State.UNLOADING: pb.MODEL_STATE_UNLOADING,
+    State.UNAVAILABLE: pb.MODEL_STATE_UNAVAILABLE,
+}
+_SEVERITIES = {
+    Severity.DEBUG: pb.SEVERITY_DEBUG,
+    Severity.INFO: pb.SEVERITY_INFO,
+    Severity.WARNING: pb.SEVERITY_WARNING,
+    Severity.ERROR: pb.SEVERITY_ERROR,
+}
+
+
+class Admin:
+    """The calls of `edged.v1.Admin`."""
+
+    def __init__(
+        self, service: Service, residency: Residency, life: Life, events: EventLog, hardware_class: str
+    ) -> None:
+        self._service = service
+        self._residency = residency
+        self._life = life
+        self._events = events
+        self._hardware_class = hardware_class
+        self._watchers = 0
+
+    def methods(self) -> Mapping[str, grpc.RpcMethodHandler]:
+        """The calls by name."""
+        return {
+            "GetStatus": unary(self._get_status),
+            "WatchStatus": stream(self._watch_status),
+            "ListModels": unary(self._list_models),
+            "ListWorkers": unary(self._list_workers),
+            "ListEvents": unary(self._list_events),
+        }
+
+    async def _get_status(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        decode(pb.GetStatusRequest, data)
+        return self._status().SerializeToString()
+
+    async def _watch_status(self, data: bytes, _: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        decode(pb.WatchStatusRequest, data)
+        if self._watchers >= _MAX_WATCHERS:
+            raise EdgedError(Code.OVERLOADED, f"{self._watchers} callers watch already", "use GetStatus")
+        self._watchers += 1
+        changes = self._residency.changes
+        try:
+            while True:
+                count = changes.count
+                yield self._status().SerializeToString()
+                await changes.after(count)
+                await asyncio.sleep(_WATCH_PAUSE_S)
+        finally:
+            self._watchers -= 1
+
+    async def _list_models(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        decode(pb.ListModelsRequest, data)
+        return pb.ListModelsResponse(models=self._models()).SerializeToString()
+
+    async def _list_workers(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        decode(pb.ListWorkersRequest, data)
+        return pb.ListWorkersResponse(workers=self._workers()).SerializeToString()
+
+    async def _list_events(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        request = decode(pb.ListEventsRequest, data)
+        events = [
+            pb.Event(
+                sequence=event.sequence,
+                at=_timestamp(event.at),
+                severity=_SEVERITIES[event.severity],
+                code=event.code,
+                subject=event.subject,
+                message=event.message,
+                details=event.details,
+            )
+            for event in self._events.after(request.after_sequence, request.limit)
+        ]
+        return pb.ListEventsResponse(events=events).SerializeToString()
+
+    def _status(self) -> pb.Status:
+        return pb.Status(
+            version=__version__,
+            pid=os.getpid(),
+            started_at=_timestamp(self._life.started_at),
+            state=_MODES[report.mode(self._life, self._residency)],
+            live=True,
+            ready=self._service.ready(),
+            degraded_reasons=report.degraded_reasons(self._life, self._residency),
+            level=pb.LEVEL_NOMINAL,
+            hardware_class=self._hardware_class,
+            models=self._models(),
+            workers=self._workers(),
+            summary=report.summary(self._life, self._residency),
+            listening=self._life.listening,
+        )
+
+    def _models(self) -> list[pb.Model]:
+        return [self._model(resident) for resident in self._residency.all()]
+
+    def _model(self, resident: Resident) -> pb.Model:
+        queue = self._service.queue(resident)
+        counted = queue.statistics
+        return pb.Model(
+            name=resident.name,
+            revision=resident.revision,
+            digest=resident.digest,
+            variant=resident.variant.name if resident.ready and resident.variant else "",
+            runtime=resident.variant.runtime if resident.ready and resident.variant else "",
+            state=_STATES[resident.state],
+            reason=resident.reason,
+            ready=resident.ready,
+            degraded=resident.degraded,
+            source=resident.source.origin,
+            passed_over=[
+                pb.Model.PassedOver(variant=passed.variant, code=passed.code, reason=passed.reason)
+                for passed in resident.passed_over
+            ],
+            requests_ok=counted.ok,
+            requests_failed=counted.failed,
+            requests_refused=counted.refused,
+            rows=counted.rows,
+            batches=counted.batches,
+            queued=queue.waiting,
+            executing=queue.executing,
+            last_success=_timestamp(counted.last_success) if counted.last_success else None,
+        )
+
+    def _workers(self) -> list[pb.Worker]:
+        return [worker for resident in self._residency.all() for worker in _worker(resident)]
+
+
+def _worker(resident: Resident) -> list[pb.Worker]:
+    """A resident's worker, where it has one."""
+    worker, variant = resident.worker, resident.variant
+    if worker is None or variant is None:
+        return []
+    usage = worker.usage()
+    found = pb.Worker(
+        model=resident.name,
+        revision=resident.revision,
+        variant=variant.name,
+        runtime=variant.runtime,
+        runtime_version=resident.runtimes.get(variant.runtime) or "",
+        pid=worker.pid,
+        state=pb.WORKER_STATE_READY if resident.ready else pb.WORKER_STATE_DRAINING,
+        started_at=_timestamp(worker.started_at),
+        resident_bytes=usage.resident_bytes,
+        peak_bytes=usage.peak_bytes,
+        restarts=resident.restarts,
+        caps=worker.limits.describe(),
+        last_exit=resident.last_exit,
+    )
+    found.load_time.FromNanoseconds(int((worker.loaded.load_s + worker.loaded.warmup_s) * 1e9))
+    return [found]
+
+
+def _timestamp(at: datetime) -> Timestamp:
+    found = Timestamp()
+    found.FromDatetime(at)
+    return found

@@ -1,0 +1,213 @@
+"""gRPC servers: methods over raw bytes, errors as statuses, sockets that appear whole.
+
+Messages are decoded here and not by grpc, which answers INTERNAL where the bytes are no message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from edged import durable, log
+from edged.errors import Code, EdgedError
+from edged.rpc.status import CODE_KEY, STATUS
+
+# Who may connect is the folder's business and the group's; everybody else is kept out.
+_SOCKET_MODE = 0o660
+
+# gRPC's limit on the headers of a message is 8 KiB, and a longer status is lost altogether.
+_MAX_DETAILS = 2048
+
+# Asked of clients that have a retry policy, when the queue was full.
+_PUSHBACK_MS = "100"
+
+Unary = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
+Stream = Callable[[bytes, grpc.aio.ServicerContext], AsyncIterator[bytes]]
+Chat = Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], AsyncIterator[bytes]]
+
+_Message = TypeVar("_Message", bound=Message)
+_log = log.get("rpc")
+
+
+def decode(kind: type[_Message], data: bytes) -> _Message:
+    """The message that `data` holds. Raises EdgedError (malformed_request)."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        name = kind.DESCRIPTOR.full_name
+        raise EdgedError(
+            Code.MALFORMED_REQUEST, f"the request is no {name}", "is the client's protocol the same?"
+        ) from error
+
+
+def unary(method: Unary) -> grpc.RpcMethodHandler:
+    """A method of one request and one reply."""
+
+    async def call(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        try:
+            return await method(data, context)
+        except EdgedError as error:
+            return await _abort(context, error)
+        except Exception:
+            return await _abort(context, _unexpected())
+
+    return grpc.unary_unary_rpc_method_handler(call)
+
+
+def stream(method: Stream) -> grpc.RpcMethodHandler:
+    """A method of one request and many replies."""
+
+    async def call(data: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        try:
+            async for reply in method(data, context):
+                yield reply
+        except EdgedError as error:
+            await _abort(context, error)
+        except Exception:
+            await _abort(context, _unexpected())
+
+    return grpc.unary_stream_rpc_method_handler(call)
+
+
+def chat(method: Chat) -> grpc.RpcMethodHandler:
+    """A method of many requests and many replies."""
+
+    async def call(data: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        try:
+            async for reply in method(data, context):
+                yield reply
+        except EdgedError as error:
+            await _abort(context, error)
+        except Exception:
+            await _abort(context, _unexpected())
+
+    return grpc.stream_stream_rpc_method_handler(call)
+
+
+def _unexpected() -> EdgedError:
+    _log.exception("a request met a defect of edged")
+    return EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it")
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: EdgedError) -> bytes:
+    trailing = [(CODE_KEY, error.code.value)]
+    if error.code is Code.OVERLOADED:
+        trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
+    details = str(error)
+    if len(details) > _MAX_DETAILS:
+        details = details[: _MAX_DETAILS - 1] + "…"
+    await context.abort(STATUS[error.code], details, tuple(trailing))
+    raise AssertionError("unreachable: abort raises")
+
+
+class Tls:
+    """What a TCP address beyond loopback demands: our certificate and key, and the CA of the clients' ones."""
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path) -> None:
+        """Reads the files. Raises EdgedError (cannot_listen) naming one that cannot be read."""
+        contents = []
+        for path in (key, certificate, client_ca):
+            try:
+                contents.append(path.read_bytes())
+            except OSError as error:
+                raise EdgedError(
+                    Code.CANNOT_LISTEN, f"{path} cannot be read: {error.strerror}", "see [listen] in the settings"
+                ) from error
+        pair, self._client_ca = (contents[0], contents[1]), contents[2]
+        self._pairs = [pair]
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Mutual TLS."""
+        return grpc.ssl_server_credentials(self._pairs, self._client_ca, require_client_auth=True)
+
+
+class Server:
+    """One gRPC server with services of its own: what it offers, it offers on all its addresses."""
+
+    def __init__(
+        self, services: Mapping[str, Mapping[str, grpc.RpcMethodHandler]], max_message_bytes: int
+    ) -> None:
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", max_message_bytes),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        for name, methods in services.items():
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, dict(methods)),))
+        self._sockets: list[tuple[Path, Path]] = []
+        self._placed: list[tuple[Path, int]] = []
+        self._bind_folders = contextlib.ExitStack()
+
+    def add_socket(self, path: Path) -> None:
+        """Listens on a Unix socket, which appears at `path` when the server has started.
+
+        grpc makes sockets that everybody may connect to. So it is bound in a folder that nobody else may enter, and
+        renamed into place with its mode and its folder's group set. The bind goes by a descriptor: the folder's name
+        may be too long for a socket's address. Raises EdgedError (cannot_listen).
+        """
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=".bind-", dir=path.parent))
+            descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._bind_folders.callback(os.close, descriptor)
+            self._bind_folders.callback(_remove_folder, folder)
+            self._server.add_insecure_port(f"unix:/proc/self/fd/{descriptor}/s")
+        except (OSError, RuntimeError) as error:
+            raise EdgedError(
+                Code.CANNOT_LISTEN, f"{path} cannot be made: {error}", "check who may write to its folder"
+            ) from error
+        self._sockets.append((folder / "s", path))
+
+    def add_tcp(self, address: str, tls: Tls | None) -> None:
+        """Listens on `address` (IP:port). Raises EdgedError (cannot_listen)."""
+        try:
+            if tls is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, tls.credentials())
+        except RuntimeError as error:
+            raise EdgedError(
+                Code.CANNOT_LISTEN, f"{address} cannot be listened on", "is it in use, or not an address of this device?"
+            ) from error
+
+    async def start(self) -> None:
+        """Begins to answer, then shows the sockets. Raises EdgedError (cannot_listen)."""
+        await self._server.start()
+        for made, path in self._sockets:
+            try:
+                made.chmod(_SOCKET_MODE)
+                group = path.parent.stat().st_gid
+                if made.stat().st_gid != group:
+                    os.chown(made, -1, group)
+                durable.place(made, path)
+            except OSError as error:
+                raise EdgedError(
+                    Code.CANNOT_LISTEN,
+                    f"{path} cannot be put in place: {error.strerror}",
+                    "check who owns its folder",
+                ) from error
+            self._placed.append((path, path.stat().st_ino))
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new calls, gives those under way `grace_s` seconds, and takes the sockets away."""
+        await self._server.stop(grace_s)
+        for path, inode in self._placed:
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == inode:
+                    path.unlink()
+        self._placed.clear()
+        self._bind_folders.close()
+
+
+def _remove_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        (folder / "s").unlink(missing_ok=True)
+        folder.rmdir()

@@ -1,0 +1,345 @@
+"""Reads an inference request from its raw bytes, tensors uncopied, and writes the answer.
+
+The messages are those of `protos/inference/grpc_service.proto`; the field numbers stand there. Metadata of inputs and
+outputs repeats from request to request and is read once for each distinct sequence of bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from edged import protowire
+from edged.errors import Code, EdgedError
+from edged.protowire import BYTES, FIXED32, FIXED64, VARINT, WireError, encode_bytes, encode_varint
+from edged.serving.request import Answer, Call, Contents, InputMeta
+from edged.types import Level
+from edged.worker.messages import Form
+
+# Metadata longer than this is not kept: it would fill the memory, and is rare.
+_KEPT_BYTES = 1024
+_KEPT = 1024
+
+# Bytes of a varint that are not its last.
+_CONTINUED = bytes(range(0x80, 0x100))
+_OVERLONG = re.compile(rb"[\x80-\xff]{10}")
+
+# InferTensorContents: field → (its name, the datatypes it carries).
+_TYPED = {
+    1: ("bool_contents", ("BOOL",)),
+    2: ("int_contents", ("INT8", "INT16", "INT32")),
+    3: ("int64_contents", ("INT64",)),
+    4: ("uint_contents", ("UINT8", "UINT16", "UINT32")),
+    5: ("uint64_contents", ("UINT64",)),
+    6: ("fp32_contents", ("FP32",)),
+    7: ("fp64_contents", ("FP64",)),
+    8: ("bytes_contents", ("BYTES",)),
+}
+_FIXED = {6: FIXED32, 7: FIXED64}
+_RAW_ONLY = ("FP16", "BF16")
+
+# Parameters whose meaning the protocol or its Triton superset fixes, and which this release does not carry out.
+_UNSUPPORTED_REQUEST = ("sequence_id", "sequence_start", "sequence_end", "priority")
+_UNSUPPORTED_TENSOR = (
+    "shared_memory_region",
+    "shared_memory_byte_size",
+    "shared_memory_offset",
+    "classification",
+)
+
+Parameter = bool | int | float | str
+
+
+def read_request(data: bytes) -> Call:
+    """The request that `data` holds. Raises EdgedError: malformed_request, invalid_tensor or unsupported."""
+    try:
+        return _Reader(data).read()
+    except WireError as error:
+        raise EdgedError(
+            Code.MALFORMED_REQUEST,
+            f"the request is no ModelInferRequest: {error}",
+            "is the client's protocol the same?",
+        ) from error
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._view = memoryview(data)
+
+    def read(self) -> Call:
+        data = self._data
+        model = version = identity = ""
+        parameters: dict[str, Parameter] = {}
+        inputs: list[tuple[InputMeta, tuple[str, ...], Contents | None]] = []
+        outputs: list[tuple[str, tuple[str, ...]]] = []
+        raw: list[memoryview] = []
+        signature: list[object] = []
+        for number, kind, at, end in protowire.fields(data):
+            if number == 7 and kind == BYTES:
+                raw.append(self._view[at:end])
+            elif number == 5 and kind == BYTES:
+                found = _short_input(data[at:end]) if end - at <= _KEPT_BYTES else _input(data, at, end)
+                inputs.append(found)
+                signature.append(found[0])
+            elif number == 1 and kind == BYTES:
+                model = _text(data, at, end, "model_name")
+            elif number == 2 and kind == BYTES:
+                version = _text(data, at, end, "model_version")
+            elif number == 3 and kind == BYTES:
+                identity = _text(data, at, end, "id")
+            elif number == 6 and kind == BYTES:
+                output = _short_output(data[at:end]) if end - at <= _KEPT_BYTES else _output(data[at:end])
+                outputs.append(output)
+                signature.append(output[0])
+            elif number == 4 and kind == BYTES:
+                parameters.update([_parameter(data, at, end)])
+        timeout_s = _timeout_s(parameters)
+        for meta, names, _ in inputs:
+            _refuse(names, _UNSUPPORTED_TENSOR, f" of input {meta.name!r}")
+        for name, names in outputs:
+            _refuse(names, _UNSUPPORTED_TENSOR, f" of output {name!r}")
+        return Call(
+            model=model,
+            version=version,
+            id=identity,
+            inputs=tuple(meta for meta, _, _ in inputs),
+            outputs=tuple(name for name, _ in outputs),
+            contents=_contents(inputs, raw),
+            signature=tuple(signature),
+            timeout_s=timeout_s,
+        )
+
+
+def _contents(
+    inputs: list[tuple[InputMeta, tuple[str, ...], Contents | None]], raw: list[memoryview]
+) -> tuple[Contents, ...]:
+    if raw:
+        if len(raw) != len(inputs):
+            raise EdgedError(
+                Code.INVALID_TENSOR,
+                f"the request has {len(inputs)} inputs and {len(raw)} raw_input_contents",
+                "give one of them for each input, in the same order",
+            )
+        for meta, _, typed in inputs:
+            if typed is not None:
+                raise EdgedError(
+                    Code.INVALID_TENSOR,
+                    f"input {meta.name!r} has contents, and the request has raw_input_contents",
+                    "give the one or the other",
+                )
+        return tuple(Contents(Form.RAW, (part,), -1) for part in raw)
+    found = []
+    for meta, _, typed in inputs:
+        if typed is not None:
+            found.append(typed)
+        elif 0 in meta.shape:
+            found.append(Contents(Form.RAW, (), -1))
+        else:
+            raise EdgedError(
+                Code.INVALID_TENSOR,
+                f"input {meta.name!r} has no contents",
+                "give raw_input_contents, or the contents field of its datatype",
+            )
+    return tuple(found)
+
+
+def _input(data: bytes, at: int, end: int) -> tuple[InputMeta, tuple[str, ...], Contents | None]:
+    """An InferInputTensor: what it says, the names of its parameters, its typed contents."""
+    name = datatype = ""
+    shape: list[int] = []
+    parameters: list[str] = []
+    spans: list[tuple[int, int]] = []
+    for number, kind, first, second in protowire.fields(data, at, end):
+        if number == 1 and kind == BYTES:
+            name = _text(data, first, second, "an input's name")
+        elif number == 2 and kind == BYTES:
+            datatype = _text(data, first, second, "an input's datatype")
+        elif number == 3 and kind == VARINT:
+            shape.append(_signed(first))
+        elif number == 3 and kind == BYTES:
+            shape += _packed(data, first, second)
+        elif number == 4 and kind == BYTES:
+            parameters.append(_parameter(data, first, second)[0])
+        elif number == 5 and kind == BYTES:
+            spans.append((first, second))
+    meta = InputMeta(name, datatype, tuple(shape))
+    contents = _typed(data, spans, meta) if spans else None
+    return meta, tuple(parameters), contents
+
+
+@lru_cache(maxsize=_KEPT)
+def _short_input(data: bytes) -> tuple[InputMeta, tuple[str, ...], Contents | None]:
+    return _input(data, 0, len(data))
+
+
+def _output(data: bytes) -> tuple[str, tuple[str, ...]]:
+    """An InferRequestedOutputTensor: its name, and the names of its parameters."""
+    name = ""
+    parameters: list[str] = []
+    for number, kind, at, end in protowire.fields(data):
+        if number == 1 and kind == BYTES:
+            name = _text(data, at, end, "an output's name")
+        elif number == 2 and kind == BYTES:
+            parameters.append(_parameter(data, at, end)[0])
+    return name, tuple(parameters)
+
+
+_short_output = lru_cache(maxsize=_KEPT)(_output)
+
+
+def _typed(data: bytes, spans: list[tuple[int, int]], meta: InputMeta) -> Contents | None:
+    """The one filled field of an input's InferTensorContents; None when it is empty."""
+    filled = 0
+    parts: list[bytes | memoryview] = []
+    count = 0
+    view = memoryview(data)
+    for start, stop in spans:
+        for number, kind, at, end in protowire.fields(data, start, stop):
+            if number not in _TYPED or (kind == BYTES and at == end and number != 8):
+                continue
+            if filled not in (0, number):
+                both = " and ".join(sorted((_TYPED[filled][0], _TYPED[number][0])))
+                raise EdgedError(
+                    Code.INVALID_TENSOR, f"input {meta.name!r} has both {both}", "fill the one of its datatype"
+                )
+            filled = number
+            if number == 8:
+                if kind == BYTES:
+                    parts += [(end - at).to_bytes(4, "little"), view[at:end]]
+            elif number in _FIXED:
+                size = 4 if number == 6 else 8
+                if kind == _FIXED[number] or (kind == BYTES and (end - at) % size == 0):
+                    parts.append(view[at:end])
+                elif kind == BYTES:
+                    raise WireError(f"{_TYPED[number][0]} ends inside an element")
+            elif kind == VARINT:
+                parts.append(encode_varint(at))
+                count += 1
+            elif kind == BYTES:
+                count += _count_varints(data[at:end], _TYPED[number][0])
+                parts.append(view[at:end])
+    if not filled:
+        return None
+    field, datatypes = _TYPED[filled]
+    if meta.datatype not in datatypes:
+        wanted = next((name for name, kinds in _TYPED.values() if meta.datatype in kinds), "raw_input_contents")
+        raise EdgedError(
+            Code.INVALID_TENSOR,
+            f"input {meta.name!r} is {meta.datatype[:16]!r} and came in {field}",
+            f"it travels in {wanted}" + (" only" if meta.datatype in _RAW_ONLY else ""),
+        )
+    if filled in _FIXED or filled == 8:
+        return Contents(Form.RAW, tuple(parts), -1)
+    return Contents(Form.VARINT, tuple(parts), count)
+
+
+def _count_varints(data: bytes, field: str) -> int:
+    if data[-1] >= 0x80:
+        raise WireError(f"{field} ends inside an element")
+    if _OVERLONG.search(data):
+        raise WireError(f"{field} has a varint of more than 10 bytes")
+    return len(data.translate(None, _CONTINUED))
+
+
+def _parameter(data: bytes, at: int, end: int) -> tuple[str, Parameter]:
+    """An entry of map<string, InferParameter>."""
+    name = ""
+    value: Parameter = ""
+    for number, kind, first, second in protowire.fields(data, at, end):
+        if number == 1 and kind == BYTES:
+            name = _text(data, first, second, "a parameter's name")
+        elif number == 2 and kind == BYTES:
+            for choice, form, start, stop in protowire.fields(data, first, second):
+                if choice == 1 and form == VARINT:
+                    value = start != 0
+                elif choice == 2 and form == VARINT:
+                    value = _signed(start)
+                elif choice == 3 and form == BYTES:
+                    value = _text(data, start, stop, "a parameter")
+                elif choice == 5 and form == VARINT:
+                    value = start
+    return name, value
+
+
+def _timeout_s(parameters: dict[str, Parameter]) -> float | None:
+    """The `timeout` parameter, which is in µs; 0 is none. What is not supported is refused by name."""
+    _refuse(tuple(name for name, value in parameters.items() if value), _UNSUPPORTED_REQUEST, "")
+    value = parameters.get("timeout", 0)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise EdgedError(
+            Code.INVALID_ARGUMENT, f"parameter 'timeout' is {str(value)[:32]!r}", "it is an integer, in microseconds"
+        )
+    return value / 1e6 if value else None
+
+
+def _refuse(names: tuple[str, ...], unsupported: tuple[str, ...], where: str) -> None:
+    for name in names:
+        if name in unsupported:
+            raise EdgedError(
+                Code.UNSUPPORTED, f"parameter {name!r}{where} is not supported", "leave it out of the request"
+            )
+
+
+def _text(data: bytes, at: int, end: int, what: str) -> str:
+    try:
+        return data[at:end].decode()
+    except UnicodeDecodeError as error:
+        raise WireError(f"{what} is not UTF-8 text") from error
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _packed(data: bytes, at: int, end: int) -> Iterator[int]:
+    while at < end:
+        value, at = protowire.varint(data, at, end)
+        yield _signed(value)
+
+
+def write_answer(answer: Answer, identity: str, level: Level) -> bytes:
+    """A ModelInferResponse; the parts that repeat are made once."""
+    parts: list[bytes | memoryview] = [_head(answer.model, answer.revision, answer.variant, level, answer.degraded)]
+    if identity:
+        parts.append(encode_bytes(3, identity.encode()))
+    parts += [_output_meta(output.name, output.datatype, output.shape) for output in answer.outputs]
+    for output in answer.outputs:
+        parts += [_raw_prefix(len(output.data)), output.data]
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=_KEPT)
+def _head(model: str, revision: int, variant: str, level: Level, degraded: bool) -> bytes:
+    return b"".join(
+        (
+            encode_bytes(1, model.encode()),
+            encode_bytes(2, str(revision).encode()),
+            _string_parameter("edged_variant", variant),
+            _string_parameter("edged_level", level),
+            _entry("edged_degraded", encode_varint(1 << 3 | VARINT) + encode_varint(degraded)),
+        )
+    )
+
+
+def _string_parameter(name: str, value: str) -> bytes:
+    return _entry(name, encode_bytes(3, value.encode()))
+
+
+def _entry(name: str, value: bytes) -> bytes:
+    return encode_bytes(4, encode_bytes(1, name.encode()) + encode_bytes(2, value))
+
+
+@lru_cache(maxsize=_KEPT)
+def _output_meta(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    sizes = b"".join(encode_varint(size) for size in shape)
+    packed = encode_bytes(3, sizes) if sizes else b""
+    return encode_bytes(5, encode_bytes(1, name.encode()) + encode_bytes(2, datatype.encode()) + packed)
+
+
+@lru_cache(maxsize=_KEPT)
+def _raw_prefix(size: int) -> bytes:
+    return encode_varint(6 << 3 | BYTES) + encode_varint(size)

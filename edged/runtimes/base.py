@@ -1,0 +1,125 @@
+"""The port that every engine fills, and the table of engines. Imports no engine, and numpy for types only."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import msgspec
+
+from edged.errors import Code, EdgedError
+from edged.types import TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class SessionOptions(msgspec.Struct, frozen=True):
+    """How an engine is to run a model. Empty: the engine's own choice."""
+
+    threads: int
+    precision: str = ""
+    device: str = ""
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model itself says it takes; a dimension that it leaves open is -1."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model itself says it gives."""
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Runs the model once.
+
+        Arrays are C-contiguous, of the numpy type that stands for the datatype in `worker/codec.py` (BF16 as
+        uint16, BYTES as object arrays of bytes). Raises EdgedError: invalid_tensor when the values were at fault,
+        inference_failed otherwise.
+        """
+
+
+class Runtime(Protocol):
+    """What an engine's module offers."""
+
+    def open_session(self, model: bytes, options: SessionOptions) -> Session:
+        """Loads a model from its bytes. Raises EdgedError (load_failed) with the engine's own words."""
+
+
+class Engine(msgspec.Struct, frozen=True):
+    """How an engine is found, and what must stand in the environment before it is imported."""
+
+    name: str
+    module: str
+    distributions: tuple[str, ...]
+    """The packages that bring it, any of which will do."""
+    extra: str
+    """The extra of edged that installs it."""
+    environment: dict[str, str]
+
+    def version(self) -> str | None:
+        """The installed version, found without importing the engine; None where it is absent."""
+        for name in self.distributions:
+            try:
+                return metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
+        return None
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine(
+            name="onnxruntime",
+            module="edged.runtimes.onnxruntime",
+            distributions=("onnxruntime", "onnxruntime-gpu"),
+            extra="onnxruntime",
+            environment={"ORT_DISABLE_TELEMETRY": "1"},
+        ),
+    )
+}
+
+
+def load_runtime(name: str) -> Runtime:
+    """Imports an engine; only ever in a worker. Raises EdgedError (incompatible_runtime) naming what is missing."""
+    engine = ENGINES.get(name)
+    if engine is None:
+        raise EdgedError(
+            Code.INCOMPATIBLE_RUNTIME, f"runtime {name!r} does not exist here", f"there are: {', '.join(ENGINES)}"
+        )
+    try:
+        return cast("Runtime", importlib.import_module(engine.module))
+    except ImportError as error:
+        raise EdgedError(
+            Code.INCOMPATIBLE_RUNTIME,
+            f"runtime {name!r} cannot be imported: {error}",
+            f"install it with: pip install 'edged[{engine.extra}]'",
+        ) from error
+
+
+def signature_problems(
+    declared: Sequence[TensorSpec], actual: Sequence[TensorSpec], what: str, *, all_wanted: bool
+) -> list[str]:
+    """Where the manifest's tensors are not the model's own, in words; `all_wanted`: none may be left undeclared."""
+    problems = []
+    by_name = {spec.name: spec for spec in actual}
+    for spec in declared:
+        own = by_name.pop(spec.name, None)
+        if own is None:
+            names = ", ".join(sorted(tensor.name for tensor in actual))
+            problems.append(f"{what} {spec.name!r} is declared, the model has: {names}")
+        elif own.datatype != spec.datatype:
+            problems.append(f"{what} {spec.name!r} is declared {spec.datatype}, the model has {own.datatype}")
+        elif len(own.shape) != len(spec.shape) or any(
+            mine not in (-1, theirs) for mine, theirs in zip(own.shape, spec.shape, strict=True)
+        ):
+            problems.append(f"{what} {spec.name!r} is declared {list(spec.shape)}, the model has {list(own.shape)}")
+    if all_wanted:
+        problems += [f"{what} {name!r} of the model is not declared" for name in by_name]
+    return problems

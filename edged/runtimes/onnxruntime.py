@@ -1,0 +1,182 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from edged import protowire
+from edged.errors import Code, EdgedError
+from edged.runtimes.base import Session, SessionOptions
+from edged.types import Datatype, TensorSpec
+
+# TensorProto.DataType.BFLOAT16 of onnx.proto.
+_ONNX_BFLOAT16 = 16
+
+_DATATYPES = {
+    "tensor(bool)": Datatype.BOOL,
+    "tensor(uint8)": Datatype.UINT8,
+    "tensor(uint16)": Datatype.UINT16,
+    "tensor(uint32)": Datatype.UINT32,
+    "tensor(uint64)": Datatype.UINT64,
+    "tensor(int8)": Datatype.INT8,
+    "tensor(int16)": Datatype.INT16,
+    "tensor(int32)": Datatype.INT32,
+    "tensor(int64)": Datatype.INT64,
+    "tensor(float16)": Datatype.FP16,
+    "tensor(bfloat16)": Datatype.BF16,
+    "tensor(float)": Datatype.FP32,
+    "tensor(double)": Datatype.FP64,
+    "tensor(string)": Datatype.BYTES,
+}
+
+
+def open_session(model: bytes, options: SessionOptions) -> Session:
+    """Loads an ONNX model from its bytes; one whose weights lie in other files is refused."""
+    _refuse_external_data(model)
+    wanted = onnxruntime.SessionOptions()
+    wanted.intra_op_num_threads = options.threads
+    wanted.inter_op_num_threads = 1
+    wanted.log_severity_level = 3
+    # A spinning pool burns the cores that other workers need.
+    wanted.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    wanted.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if options.device not in ("", "CPU"):
+        raise EdgedError(
+            Code.LOAD_FAILED,
+            f"device {options.device!r} is not one that onnxruntime can use here",
+            "leave options.device out, or use CPU",
+        )
+    try:
+        session = onnxruntime.InferenceSession(model, wanted, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EdgedError(Code.LOAD_FAILED, f"onnxruntime does not load it: {_words(error)}") from error
+    return _OnnxSession(session)
+
+
+class _OnnxSession:
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self.inputs = tuple(_spec(node) for node in session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in session.get_outputs())
+        self._datatypes = {spec.name: spec.datatype for spec in self.inputs}
+        # numpy has no bfloat16: such tensors pass as OrtValues over uint16.
+        self._has_bfloat16 = any(spec.datatype is Datatype.BF16 for spec in self.inputs + self.outputs)
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        feed = {name: self._text(name, array) for name, array in inputs.items()}
+        try:
+            if self._has_bfloat16:
+                return self._run_values(feed, outputs)
+            return [_bytes(array) for array in self._session.run(list(outputs), feed)]
+        except (state.InvalidArgument, ValueError) as error:
+            raise EdgedError(Code.INVALID_TENSOR, f"onnxruntime refuses the values: {_words(error)}") from error
+        except Exception as error:
+            raise EdgedError(Code.INFERENCE_FAILED, f"onnxruntime failed: {_words(error)}") from error
+
+    def _text(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """BYTES as the text that ONNX strings are."""
+        if self._datatypes[name] is not Datatype.BYTES:
+            return array
+        out = np.empty(array.shape, object)
+        flat = out.reshape(-1)
+        for index, element in enumerate(array.reshape(-1)):
+            try:
+                flat[index] = element.decode()
+            except UnicodeDecodeError as error:
+                raise EdgedError(
+                    Code.INVALID_TENSOR,
+                    f"input {name!r}: element {index} is not UTF-8 text",
+                    "onnxruntime takes text only in BYTES tensors",
+                ) from error
+        return out
+
+    def _run_values(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        values = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _ONNX_BFLOAT16)
+            if self._datatypes[name] is Datatype.BF16
+            else onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            for name, array in feed.items()
+        }
+        return [_array(value) for value in self._session.run_with_ort_values(list(outputs), values)]
+
+
+def _array(value: onnxruntime.OrtValue) -> NDArray[Any]:
+    if value.data_type() != "tensor(bfloat16)":
+        return _bytes(value.numpy())
+    shape = tuple(value.shape())
+    raw = ctypes.string_at(value.data_ptr(), 2 * int(np.prod(shape, dtype=np.int64)))
+    return np.frombuffer(raw, np.uint16).reshape(shape)
+
+
+def _bytes(array: NDArray[Any]) -> NDArray[Any]:
+    """Strings as the bytes that the protocol carries."""
+    if array.dtype != object:
+        return array
+    out = np.empty(array.shape, object)
+    out.reshape(-1)[:] = [element.encode() for element in array.reshape(-1)]
+    return out
+
+
+def _spec(node: Any) -> TensorSpec:
+    if node.type not in _DATATYPES:
+        raise EdgedError(Code.LOAD_FAILED, f"tensor {node.name!r} is a {node.type}", "only dense tensors can be served")
+    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
+    return TensorSpec(node.name, _DATATYPES[node.type], shape)
+
+
+def _words(error: Exception) -> str:
+    """The engine's message on one line, without its own prefix."""
+    text = " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")
+    return text[:500] or type(error).__name__
+
+
+# Where a TensorProto can stand in a model, as paths of field numbers of onnx.proto: message → field → message.
+_MESSAGES = {
+    "Model": {7: "Graph", 25: "Function"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {},
+}
+_TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
+
+
+def _refuse_external_data(model: bytes) -> None:
+    try:
+        for name in _external_tensors(model):
+            raise EdgedError(
+                Code.LOAD_FAILED,
+                f"tensor {name!r} keeps its data in another file",
+                "export the model with all its weights inside (onnx.save_model without save_as_external_data)",
+            )
+    except protowire.WireError as error:
+        raise EdgedError(Code.LOAD_FAILED, f"the file is not an ONNX model: {error}") from error
+
+
+def _external_tensors(model: bytes) -> Iterator[str]:
+    waiting = [("Model", 0, len(model))]
+    while waiting:
+        kind, at, end = waiting.pop()
+        name, external = "", False
+        for number, wire, first, second in protowire.fields(model, at, end):
+            inner = _MESSAGES[kind].get(number)
+            if inner and wire == protowire.BYTES:
+                waiting.append((inner, first, second))
+            elif kind == "Tensor" and number == _TENSOR_NAME and wire == protowire.BYTES:
+                name = model[first:second].decode(errors="replace")
+            elif kind == "Tensor" and (
+                number == _TENSOR_EXTERNAL_DATA
+                or (number == _TENSOR_DATA_LOCATION and wire == protowire.VARINT and first == 1)
+            ):
+                external = True
+        if external:
+            yield name

@@ -1,0 +1,50 @@
+"""What the daemon says of itself: its state, in a word, in reasons and in a line."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from edged.models.residency import Residency, Resident, State
+from edged.system.life import Life, Phase
+
+
+class Mode(StrEnum):
+    """The daemon as a whole."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DEGRADED = "degraded"
+    DRAINING = "draining"
+
+
+def degraded_reasons(life: Life, residency: Residency) -> list[str]:
+    """Everything that is not as it should be, a line each."""
+    return [*life.degraded_reasons, *(reason for each in residency.serving() if (reason := _reason(each)))]
+
+
+def _reason(resident: Resident) -> str:
+    if resident.degraded and resident.variant is not None:
+        best = resident.manifest.variants[0].name
+        return f"model {resident.name} is served by variant {resident.variant.name} instead of {best}"
+    if resident.state in (State.FAILED, State.UNAVAILABLE) or (resident.state is State.LOADING and resident.reason):
+        return f"model {resident.name} is {resident.state}: {resident.reason}"
+    return ""
+
+
+def mode(life: Life, residency: Residency) -> Mode:
+    """Starting until the first loads have come to an end, then serving, degraded when a reason is known."""
+    if life.phase is Phase.DRAINING:
+        return Mode.DRAINING
+    if life.phase is Phase.STARTING:
+        return Mode.STARTING
+    return Mode.DEGRADED if degraded_reasons(life, residency) else Mode.SERVING
+
+
+def summary(life: Life, residency: Residency) -> str:
+    """The line that `systemctl status` shows."""
+    residents = residency.serving()
+    ready = sum(resident.ready for resident in residents)
+    models = f"{ready} of {len(residents)} models ready" if residents else "no models"
+    reasons = degraded_reasons(life, residency)
+    trouble = f": {reasons[0]}" + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "") if reasons else ""
+    return f"{mode(life, residency)}, {models}{trouble}"

@@ -1,0 +1,59 @@
+"""What this device is: read once at start from /proc and /dev."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+# The device nodes by which each kind of accelerator shows that it is there.
+_ACCELERATOR_NODES = {
+    "nvidia": ("dev/nvidia0", "dev/nvhost-gpu", "dev/nvgpu"),
+    "intel-gpu": ("dev/dri/renderD128",),
+    "intel-npu": ("dev/accel/accel0",),
+    "edgetpu": ("dev/apex_0",),
+}
+
+
+class Hardware(msgspec.Struct, frozen=True):
+    """The facts by which variants are chosen."""
+
+    hardware_class: str
+    instruction_sets: frozenset[str] = frozenset()
+    memory_mib: int = 0
+    accelerators: frozenset[str] = frozenset()
+
+
+def read(hardware_class: str, root: Path = Path("/")) -> Hardware:
+    """Reads the device's facts under `root`. What cannot be read is absent: no instruction set, 0 MiB."""
+    return Hardware(
+        hardware_class=hardware_class,
+        instruction_sets=_instruction_sets(root / "proc/cpuinfo"),
+        memory_mib=_memory_mib(root / "proc/meminfo"),
+        accelerators=frozenset(
+            kind for kind, nodes in _ACCELERATOR_NODES.items() if any((root / node).exists() for node in nodes)
+        ),
+    )
+
+
+def _instruction_sets(cpuinfo: Path) -> frozenset[str]:
+    """x86 calls them flags, Arm Features."""
+    for line in _lines(cpuinfo):
+        key, _, rest = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(rest.split())
+    return frozenset()
+
+
+def _memory_mib(meminfo: Path) -> int:
+    for line in _lines(meminfo):
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,60 @@
+"""Measures how far answers lie from what was expected. What that means is judged in `edged/bundle/acceptance.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edged.types import Datatype
+from edged.worker.messages import Comparison
+
+
+def compare(
+    output: str, datatype: Datatype, answer: NDArray[Any], expected: NDArray[Any], atol: float, rtol: float
+) -> Comparison:
+    """Compares one output with what was expected. Both are of the numpy type that stands for `datatype`."""
+    if answer.shape != expected.shape:
+        note = f"came with shape {list(answer.shape)}, expected {list(expected.shape)}"
+        return Comparison(output, expected.size, expected.size, float("inf"), _rows(expected), 0, False, note)
+    outside, worst = _differences(datatype, answer, expected, atol, rtol)
+    agreeing = _agreeing(datatype, answer, expected)
+    return Comparison(output, expected.size, outside, worst, _rows(expected), agreeing, True)
+
+
+def _differences(
+    datatype: Datatype, answer: NDArray[Any], expected: NDArray[Any], atol: float, rtol: float
+) -> tuple[int, float]:
+    if datatype in (Datatype.BYTES, Datatype.BOOL):
+        outside = int(np.count_nonzero(answer != expected))
+        return outside, float(outside > 0)
+    mine, theirs = _real(datatype, answer), _real(datatype, expected)
+    same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
+    with np.errstate(invalid="ignore"):  # inf - inf, which `same` has already settled
+        distance = np.where(same, 0.0, np.abs(mine - theirs))
+    within = same | (distance <= atol + rtol * np.abs(theirs))
+    worst = float(np.nanmax(distance, initial=0.0))
+    if np.isnan(distance).any():
+        worst = float("inf")
+    return int(np.count_nonzero(~within)), worst
+
+
+def _real(datatype: Datatype, array: NDArray[Any]) -> NDArray[np.float64]:
+    if datatype is Datatype.BF16:  # the upper half of a float32
+        return (array.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+    return array.astype(np.float64)
+
+
+def _rows(array: NDArray[Any]) -> int:
+    return array.size // array.shape[-1] if array.ndim and array.shape[-1] else 0
+
+
+def _agreeing(datatype: Datatype, answer: NDArray[Any], expected: NDArray[Any]) -> int:
+    if not _rows(expected):
+        return 0
+    if datatype is Datatype.BYTES:
+        return int(np.count_nonzero((answer == expected).reshape(-1, expected.shape[-1]).all(axis=1)))
+    mine, theirs = _real(datatype, answer), _real(datatype, expected)
+    width = expected.shape[-1]
+    return int(np.count_nonzero(mine.reshape(-1, width).argmax(axis=1) == theirs.reshape(-1, width).argmax(axis=1)))

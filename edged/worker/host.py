@@ -1,0 +1,103 @@
+"""The worker's main program: loads one variant of one revision and answers what comes over the link.
+
+Started by the front as `python -I -m edged.worker.host FD PARENT`. It ends when the link does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from edged.errors import EdgedError
+from edged.worker.messages import (
+    MAX_BODY_BYTES,
+    MAX_HEAD_BYTES,
+    PREFIX,
+    FromWorker,
+    Infer,
+    Load,
+    ToWorker,
+)
+from edged.worker.model import Model, failed
+
+# prctl(2).
+_PR_SET_PDEATHSIG = 1
+
+_decoder = msgspec.msgpack.Decoder(ToWorker)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def _receive(link: socket.socket, size: int) -> memoryview | None:
+    """Exactly `size` bytes; None when the front has gone."""
+    data = memoryview(bytearray(size))
+    at = 0
+    while at < size:
+        count = link.recv_into(data[at:])
+        if not count:
+            return None
+        at += count
+    return data
+
+
+def _send(link: socket.socket, message: FromWorker, body: Sequence[memoryview | bytes] = ()) -> None:
+    head = _encoder.encode(message)
+    parts: list[memoryview | bytes] = [PREFIX.pack(len(head), sum(map(len, body))) + head, *body]
+    while parts:
+        sent = link.sendmsg(parts[:64])
+        while parts and sent >= len(parts[0]):
+            sent -= len(parts.pop(0))
+        if sent:
+            parts[0] = memoryview(parts[0])[sent:]
+
+
+def serve(link: socket.socket) -> None:
+    """Answers what comes over the link until it ends."""
+    model: Model | None = None
+    while prefix := _receive(link, PREFIX.size):
+        head_size, body_size = PREFIX.unpack(prefix)
+        if head_size > MAX_HEAD_BYTES or body_size > MAX_BODY_BYTES:
+            raise SystemExit(f"a frame of {head_size} + {body_size} bytes: the link is out of step")
+        head = _receive(link, head_size)
+        body = _receive(link, body_size)
+        if head is None or body is None:
+            return
+        message = _decoder.decode(head)
+        try:
+            if isinstance(message, Load):
+                model = Model(message)
+                _send(link, model.loaded)
+            elif model is None:
+                raise SystemExit("asked for answers before a model was loaded")
+            elif isinstance(message, Infer):
+                answered, bodies = model.infer(message, body)
+                _send(link, answered, bodies)
+            else:
+                _send(link, model.golden(message))
+        except EdgedError as error:
+            _send(link, failed(error))
+
+
+def main() -> None:
+    """Ties this process to its parent, then serves."""
+    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the front drains and ends its workers itself
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above could tell
+        raise SystemExit("the front is gone")
+    os.dup2(2, 1)  # what an engine prints belongs into the log
+    os.chdir("/")
+    with socket.socket(fileno=descriptor) as link, contextlib.suppress(ConnectionError):
+        link.set_inheritable(False)
+        serve(link)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""What the front and a worker say to each other, and how it is framed.
+
+A frame is `<IQ`: the length of the head and of the body; then the head, a message below in MessagePack; then the
+body, the bytes of tensors. Both ends are one release of edged, so the format carries no version.
+
+The body of an Infer lies input by input, and within an input member by member, so that a fixed-size input of the
+whole batch is one contiguous array that needs no merging. The body of an Answered lies member by member, and within
+a member output by output, so that each caller's answer is one contiguous part.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+import msgspec
+
+from edged.types import TensorSpec
+
+PREFIX = struct.Struct("<IQ")
+
+# No frame is longer: the front bounds a message, and a batch, far below this.
+MAX_BODY_BYTES = 16 * 1024**3
+MAX_HEAD_BYTES = 64 * 1024**2
+
+
+class Form(IntEnum):
+    """How the elements of one tensor are written in the body."""
+
+    RAW = 0
+    """Little-endian elements one after the other; BYTES as 4-byte length and content each."""
+    VARINT = 1
+    """Protobuf varints, as the typed contents of the protocol pack them."""
+
+
+class FileRef(msgspec.Struct, frozen=True, array_like=True):
+    """A file of the bundle with what must be true of it."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class WarmupRun(msgspec.Struct, frozen=True, array_like=True):
+    """Inputs to run before the worker says that it is ready."""
+
+    file: FileRef
+    count: int
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Front to worker, once: what to load. Answered by Loaded or Failed."""
+
+    folder: str
+    file: FileRef
+    runtime: str
+    threads: int
+    precision: str
+    device: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    warmup: tuple[WarmupRun, ...]
+
+
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Worker to front: the model answers."""
+
+    load_s: float
+    warmup_s: float
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Worker to front: what was asked could not be done; `code` is one of `edged.errors.Code`."""
+
+    code: str
+    message: str
+    hint: str
+
+
+class InputPart(msgspec.Struct, frozen=True, array_like=True):
+    """One member's share of one input: its shape, and how many bytes of the body it takes in which form."""
+
+    shape: tuple[int, ...]
+    size: int
+    form: int
+
+
+class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Front to worker: one batch. `members[m][i]` is member m's part of `inputs[i]`.
+
+    Answered by Answered, or by Failed where the whole batch could not be run.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    members: list[tuple[InputPart, ...]]
+
+
+class OutputPart(msgspec.Struct, frozen=True, array_like=True):
+    """One output of one member: its shape, and how many bytes of the body it takes."""
+
+    shape: tuple[int, ...]
+    size: int
+
+
+class Answered(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Worker to front: for each member its outputs in the order asked for, or why it has none."""
+
+    members: list[tuple[OutputPart, ...] | Failed]
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+
+
+class RunGolden(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Front to worker: run a golden and measure how far the answers lie from it. Answered by Compared or Failed."""
+
+    file: FileRef
+    atol: float
+    rtol: float
+
+
+class Comparison(msgspec.Struct, frozen=True, array_like=True):
+    """How one output compares with what was expected of it.
+
+    `outside` counts the elements that differ by more than atol + rtol·|expected|; NaN equals NaN only.
+    `agreeing_rows` counts the rows (along the last axis) whose largest element is the expected one.
+    """
+
+    output: str
+    elements: int
+    outside: int
+    worst_abs: float
+    rows: int
+    agreeing_rows: int
+    shape_matches: bool
+    note: str = ""
+
+
+class Compared(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Worker to front: the golden's outputs, compared."""
+
+    outputs: list[Comparison]
+    infer_s: float
+
+
+ToWorker = Load | Infer | RunGolden
+FromWorker = Loaded | Failed | Answered | Compared
