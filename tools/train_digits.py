@@ -239,9 +239,8 @@ def write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
             archive.writestr(entry, content.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
 
 
-def write_bundle(recipe: Recipe, parts: tuple[Part, ...], folder: Path) -> None:
+def write_bundle(recipe: Recipe, folder: Path, training: Part, validation: Part, held_out: Part) -> None:
     """Trains and writes one bundle and prints what became of it. Raises SystemExit when a model is not good enough."""
-    training, validation, held_out = parts
     network = train(recipe, training)
     models = {"fp32": export(network, recipe.order), "int8": quantise(network, recipe.order, training)}
     for name, model in models.items():
@@ -262,18 +261,17 @@ def write_bundle(recipe: Recipe, parts: tuple[Part, ...], folder: Path) -> None:
 
 def write(root: Path) -> None:
     """Writes everything, in place of what was there."""
-    parts = split()
-    folders = [root / recipe.folder for recipe in RECIPES] + [pictures := root / "tests/data/digits"]
-    for folder in folders:
+    training, validation, held_out = split()
+    pictures = root / "tests/data/digits"
+    for folder in (pictures, *(root / recipe.folder for recipe in RECIPES)):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    held_out = parts[2]
     write_npz(root / "tests/data/digits-heldout.npz", vars(held_out))
     for digit, index in enumerate(np.unique(held_out.labels, return_index=True)[1]):
         grey = np.rint(held_out.images[index] * (255 / 16)).astype(np.uint8)
         Image.fromarray(grey).save(pictures / f"{digit}-{index}.png")
     for recipe in RECIPES:
-        write_bundle(recipe, parts, root / recipe.folder)
+        write_bundle(recipe, root / recipe.folder, training, validation, held_out)
 
 
 def main() -> int:

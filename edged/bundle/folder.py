@@ -39,11 +39,7 @@ def read_description(folder: Path) -> Description:
 
 def _read_description(folder: Path) -> tuple[Document, Description]:
     read = _read_toml(folder)
-    try:
-        found = list(schema.misfits(read.data, Description))
-    except RecursionError as error:
-        hint = "flatten its arrays and tables"
-        raise EdgedError(Code.BUNDLE_INVALID, f"{read.file}: is nested too deeply", hint) from error
+    found = list(schema.misfits(read.data, Description))
     described = _converted(read.data, found)
     if described is not None:
         found += islice(rules.misfits(described), MAX_MISFITS)

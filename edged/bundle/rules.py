@@ -153,7 +153,7 @@ def _drift_misfits(description: Description, drift: Drift, key: Key) -> Iterator
         found = f"has {len(reference)} entries, and the last axis of the output {output.shape[-1]}"
         yield Misfit((*key, "reference"), found, "give one count per class")
     if drift.kind == "classes" and min(reference) < 0:
-        yield Misfit((*key, "reference"), f"{show(min(reference))} is no count", "give counts, each at least 0")
+        yield Misfit((*key, "reference"), f"{min(reference):g} is no count", "give counts, each at least 0")
     if drift.kind != "classes" and any(left > right for left, right in pairwise(reference)):
         yield Misfit((*key, "reference"), "is not in rising order", "give quantiles, the lowest first")
 

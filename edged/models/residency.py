@@ -87,6 +87,11 @@ class Resident:
         return self.state is State.READY
 
     @property
+    def loading(self) -> bool:
+        """Whether its first worker, or the next after one that ended, is still on its way."""
+        return self.state is State.LOADING
+
+    @property
     def degraded(self) -> bool:
         """Whether something else than the bundle's best variant answers."""
         return self.ready and self.variant is not self.manifest.variants[0]

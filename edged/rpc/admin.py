@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from datetime import datetime
 
 import grpc
@@ -15,7 +15,7 @@ from edged._pb.edged.v1 import admin_pb2 as pb
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency, Resident, State
-from edged.rpc.server import decode, stream, unary
+from edged.rpc.server import Methods, decode, stream, unary
 from edged.serving import report
 from edged.serving.report import Mode
 from edged.serving.service import Service
@@ -62,7 +62,7 @@ class Admin:
         self._hardware_class = hardware_class
         self._watchers = 0
 
-    def methods(self) -> Mapping[str, grpc.RpcMethodHandler]:
+    def methods(self) -> Methods:
         """The calls by name."""
         return {
             "GetStatus": unary(self._get_status),

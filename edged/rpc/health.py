@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 from grpc_health.v1 import health_pb2 as pb
 
 from edged.changes import Changes
 from edged.errors import Code, EdgedError
-from edged.rpc.server import decode, stream, unary
+from edged.rpc.server import Methods, decode, stream, unary
 from edged.serving.service import Service
 
 SERVICE = "grpc.health.v1.Health"
 
 # Watches are cheap, not free, and nobody needs this many.
 _MAX_WATCHERS = 256
-
-_Status = pb.HealthCheckResponse.ServingStatus
 
 
 class Health:
@@ -29,11 +27,11 @@ class Health:
         self._services = ("", *services)
         self._watchers = 0
 
-    def methods(self) -> Mapping[str, grpc.RpcMethodHandler]:
+    def methods(self) -> Methods:
         """The calls by name."""
         return {"Check": unary(self._check), "Watch": stream(self._watch)}
 
-    def _status(self, name: str) -> _Status.ValueType:
+    def _status(self, name: str) -> pb.HealthCheckResponse.ServingStatus:
         if name in self._services:
             ready = self._service.ready()
         else:
@@ -50,7 +48,8 @@ class Health:
             raise EdgedError(
                 Code.MODEL_NOT_FOUND, f"there is no service or model {name[:64]!r}", "leave it empty for the server"
             )
-        return pb.HealthCheckResponse(status=status).SerializeToString()
+        reply: bytes = pb.HealthCheckResponse(status=status).SerializeToString()
+        return reply
 
     async def _watch(self, data: bytes, _: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
         name = decode(pb.HealthCheckRequest, data).service

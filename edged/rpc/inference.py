@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import grpc
 
 from edged import __version__
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.rpc import wire
-from edged.rpc.server import decode, unary
+from edged.rpc.server import Methods, decode, unary
 from edged.serving.service import Service
 from edged.types import Level
 
@@ -22,7 +20,7 @@ class Inference:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def methods(self) -> Mapping[str, grpc.RpcMethodHandler]:
+    def methods(self) -> Methods:
         """The calls by name."""
         return {
             "ServerLive": unary(self._server_live),

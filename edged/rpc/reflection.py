@@ -6,18 +6,18 @@ Both names are answered: v1 is v1alpha with another package, the messages' bytes
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
-from edged.rpc.server import chat, decode
+from edged.rpc.server import Methods, chat, decode
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 
-def methods(services: Sequence[str]) -> Mapping[str, grpc.RpcMethodHandler]:
+def methods(services: Sequence[str]) -> Methods:
     """The call by name, for a server that offers `services`."""
     servicer = reflection.aio.ReflectionServicer([*services, SERVICES[1]])
 

@@ -32,6 +32,8 @@ Unary = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 Stream = Callable[[bytes, grpc.aio.ServicerContext], AsyncIterator[bytes]]
 Chat = Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], AsyncIterator[bytes]]
 
+Methods = Mapping[str, grpc.RpcMethodHandler]
+
 _Message = TypeVar("_Message", bound=Message)
 _log = log.get("rpc")
 
@@ -55,7 +57,7 @@ def unary(method: Unary) -> grpc.RpcMethodHandler:
             return await method(data, context)
         except EdgedError as error:
             return await _abort(context, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - answered as a defect, and logged
             return await _abort(context, _unexpected())
 
     return grpc.unary_unary_rpc_method_handler(call)
@@ -70,7 +72,7 @@ def stream(method: Stream) -> grpc.RpcMethodHandler:
                 yield reply
         except EdgedError as error:
             await _abort(context, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - answered as a defect, and logged
             await _abort(context, _unexpected())
 
     return grpc.unary_stream_rpc_method_handler(call)
@@ -85,7 +87,7 @@ def chat(method: Chat) -> grpc.RpcMethodHandler:
                 yield reply
         except EdgedError as error:
             await _abort(context, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - answered as a defect, and logged
             await _abort(context, _unexpected())
 
     return grpc.stream_stream_rpc_method_handler(call)
@@ -131,9 +133,7 @@ class Tls:
 class Server:
     """One gRPC server with services of its own: what it offers, it offers on all its addresses."""
 
-    def __init__(
-        self, services: Mapping[str, Mapping[str, grpc.RpcMethodHandler]], max_message_bytes: int
-    ) -> None:
+    def __init__(self, services: Mapping[str, Methods], max_message_bytes: int) -> None:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
@@ -175,7 +175,9 @@ class Server:
                 self._server.add_secure_port(address, tls.credentials())
         except RuntimeError as error:
             raise EdgedError(
-                Code.CANNOT_LISTEN, f"{address} cannot be listened on", "is it in use, or not an address of this device?"
+                Code.CANNOT_LISTEN,
+                f"{address} cannot be listened on",
+                "is it in use, or not an address of this device?",
             ) from error
 
     async def start(self) -> None:

@@ -53,9 +53,7 @@ def take_batch(waiting: deque[Pending], now: float, max_rows: int) -> tuple[list
             continue
         if pending.deadline <= now:
             late.append(pending)
-        elif not batch or (
-            pending.admitted.key == batch[0].admitted.key and rows + pending.admitted.rows <= max_rows
-        ):
+        elif not batch or (pending.admitted.key == batch[0].admitted.key and rows + pending.admitted.rows <= max_rows):
             batch.append(pending)
             rows += pending.admitted.rows
             if rows >= max_rows:
@@ -159,7 +157,7 @@ class Queue:
                 _resolve(pending, EdgedError(Code(member.code), text, member.hint))
                 continue
             outputs = []
-            for name, part in zip(pending.admitted.outputs, member, strict=True):
+            for name, part in zip(pending.admitted.outputs, member.outputs, strict=True):
                 outputs.append(Output(name, datatypes[name], part.shape, body[at : at + part.size]))
                 at += part.size
             _resolve(

@@ -40,7 +40,7 @@ class Notifier:
         self._send(f"STOPPING=1\nSTATUS={_line(status)}")
 
     async def keep_alive(self) -> None:
-        """Feeds the watchdog at half its interval for as long as the loop turns; returns at once where there is none."""
+        """Feeds the watchdog at half its interval while the loop turns; returns at once where there is none."""
         while self._watchdog_s:
             self._send("WATCHDOG=1")
             await asyncio.sleep(self._watchdog_s / 2)

@@ -104,10 +104,16 @@ class OutputPart(msgspec.Struct, frozen=True, array_like=True):
     size: int
 
 
-class Answered(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """Worker to front: for each member its outputs in the order asked for, or why it has none."""
+class MemberAnswer(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """A member's outputs, in the order asked for."""
 
-    members: list[tuple[OutputPart, ...] | Failed]
+    outputs: tuple[OutputPart, ...]
+
+
+class Answered(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Worker to front: for each member its outputs, or why it has none."""
+
+    members: list[MemberAnswer | Failed]
     input_ns: int
     infer_ns: int
     output_ns: int

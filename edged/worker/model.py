@@ -13,7 +13,7 @@ from edged.errors import Code, EdgedError
 from edged.runtimes.base import Session, SessionOptions, load_runtime, signature_problems
 from edged.types import TensorSpec
 from edged.worker import batch, codec, compare
-from edged.worker.messages import Answered, Compared, Failed, Infer, Load, Loaded, OutputPart, RunGolden
+from edged.worker.messages import Answered, Compared, Failed, Infer, Load, Loaded, MemberAnswer, OutputPart, RunGolden
 from edged.worker.samples import read_arrays, read_file
 
 
@@ -59,7 +59,7 @@ class Model:
             for index in good:  # find out whose fault it was: each alone
                 answers[index] = error if len(good) == 1 else self._alone(members[index], asked)
         ran = time.monotonic_ns()
-        heads: list[tuple[OutputPart, ...] | Failed] = []
+        heads: list[MemberAnswer | Failed] = []
         bodies: list[memoryview | bytes] = []
         for answer in answers:
             if isinstance(answer, EdgedError):
@@ -69,7 +69,8 @@ class Model:
                 codec.encode(array, self._outputs[name].datatype)
                 for name, array in zip(asked.outputs, answer, strict=True)
             ]
-            heads.append(tuple(OutputPart(array.shape, len(part)) for array, part in zip(answer, parts, strict=True)))
+            sizes = (OutputPart(array.shape, len(part)) for array, part in zip(answer, parts, strict=True))
+            heads.append(MemberAnswer(tuple(sizes)))
             bodies += parts
         done = time.monotonic_ns()
         return Answered(heads, decoded - began, ran - decoded, done - ran), bodies

@@ -506,12 +506,11 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file(author):
     [
         ("name = \n", "bundle.toml"),
         ("description = " + "[" * 3000 + "]" * 3000, "nested too deeply"),
-        ("description = " + "[" * 400 + "]" * 400, "description"),
-        ("[variants" + ".a" * 3000 + "]\n", "variants"),
+        ("[acceptance" + ".a" * 3000 + "]\n", "nested too deeply"),
         ("x" * 300_000, "larger than 256 KiB"),
         ("revision = " + "9" * 5000, "bundle.toml"),
     ],
-    ids=["no value", "deep array", "array", "deep table", "huge file", "endless number"],
+    ids=["no value", "deep array", "deep table", "huge file", "endless number"],
 )
 def test_text_that_cannot_be_read_is_refused(author, text, found):
     folder = author.write(text)

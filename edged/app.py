@@ -1,0 +1,241 @@
+"""The composition root: makes the parts, wires them, and runs them from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edged import __version__, log
+from edged.bundle import factory
+from edged.changes import Changes
+from edged.config import last_good, reload
+from edged.config.load import load
+from edged.config.settings import Listen, Settings
+from edged.errors import EdgedError
+from edged.events import EventLog, Severity
+from edged.models.residency import Residency, Resident, Source
+from edged.rpc import admin, health, inference, reflection
+from edged.rpc.server import Methods, Server, Tls
+from edged.runtimes.base import ENGINES
+from edged.serving import report
+from edged.serving.service import Service
+from edged.system import hardware
+from edged.system.life import Life, Lock, Phase, make_folder, watch_signals
+from edged.system.notify import Notifier
+
+# READY=1 waits for the first loads to come to an end, but not for ever: a slow model must not fail the start.
+_FIRST_LOADS_S = 20.0
+
+# What calls under way get once the requests they carried are answered or given up.
+_CLOSE_S = 1.0
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where the settings came from, so that they can be read again."""
+
+    root: Path
+    files: tuple[Path, ...]
+
+    @property
+    def last_good(self) -> Path:
+        """Where the last good settings are kept: a fixed place, since what the settings say is then in doubt."""
+        return Path(Settings().under(self.root).paths.state) / last_good.NAME
+
+
+class App:
+    """One daemon."""
+
+    def __init__(self, settings: Settings, origin: Origin, degraded: Sequence[str]) -> None:
+        """`settings` as written: their paths are not yet under the root. `degraded`: why it is so from the start."""
+        self._settings = settings
+        self._placed = settings.under(origin.root)
+        self._origin = origin
+        self._changes = Changes()
+        self._events = EventLog(settings.log.events_kept)
+        self._life = Life(self._changes)
+        self._residency = Residency(self._changes)
+        self._service = Service(self._residency, settings.serving)
+        self._notifier = Notifier(os.environ)
+        self._log = log.get("app")
+        for reason in degraded:
+            self._life.degrade(reason)
+
+    async def run(self) -> None:
+        """Starts in order of dependence, serves until a signal, stops in reverse. Raises EdgedError at the start."""
+        stop = asyncio.Event()
+        async with contextlib.AsyncExitStack() as stack:
+            self._take_folders(stack)
+            watch_signals(stop, self._reload)
+            self._load_models()
+            stack.push_async_callback(self._residency.stop)
+            for server in self._servers():
+                stack.push_async_callback(server.stop, _CLOSE_S)
+                await server.start()
+            stack.push_async_callback(self._drain)
+            background = [asyncio.create_task(part) for part in (self._notifier.keep_alive(), self._tell())]
+            stack.push_async_callback(_end, background)
+            await self._start_up(stop)
+            await stop.wait()
+            self._log.info("stopping", phase=self._life.phase)
+            self._notifier.stopping("answering what is under way")
+
+    def _take_folders(self, stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> None:
+        listen, paths = self._placed.listen, self._placed.paths
+        make_folder(Path(paths.state), 0o700)
+        runtime = Path(listen.socket).parent
+        make_folder(runtime, 0o750)
+        make_folder(Path(listen.admin_socket).parent, 0o750)
+        lock = Lock(runtime / "edged.lock")
+        stack.callback(lock.release)
+
+    def _load_models(self) -> None:
+        """Starts the newest sound bundle of each factory model."""
+        runtimes = {name: engine.version() for name, engine in ENGINES.items()}
+        device = hardware.read(self._settings.device.hardware_class)
+        for found in factory.discover(Path(self._placed.paths.factory)):
+            if found.error is not None:
+                self._events.record(Severity.ERROR, found.error.code, found.model or "factory", str(found.error))
+                self._life.degrade(f"factory bundle {found.folder.name} is not usable: {found.error}")
+            elif found.manifest is not None and found.manifest.name not in self._residency.routes:
+                source = Source(found.folder, found.manifest, "factory")
+                resident = Resident(source, device, runtimes, self._settings.workers, self._changes, self._events)
+                self._residency.add(resident)
+
+    def _servers(self) -> list[Server]:
+        """Two servers, since grpc offers all services of one on all its addresses."""
+        listen = self._placed.listen
+        protocol = {inference.SERVICE: inference.Inference(self._service).methods()}
+        administration = {
+            admin.SERVICE: admin.Admin(
+                self._service, self._residency, self._life, self._events, self._settings.device.hardware_class
+            ).methods()
+        }
+        public = self._server(protocol, listen)
+        public.add_socket(Path(listen.socket))
+        if listen.tcp:
+            public.add_tcp(listen.tcp, _tls(listen))
+        private = self._server({**protocol, **administration}, listen)
+        private.add_socket(Path(listen.admin_socket))
+        self._life.listening = [
+            f"unix:{listen.socket}",
+            f"unix:{listen.admin_socket}",
+            *([listen.tcp] if listen.tcp else []),
+        ]
+        return [public, private]
+
+    def _server(self, services: Mapping[str, Methods], listen: Listen) -> Server:
+        names = [*services, health.SERVICE]
+        offered = {
+            **services,
+            health.SERVICE: health.Health(self._service, self._changes, names).methods(),
+            **{name: reflection.methods(names) for name in reflection.SERVICES},
+        }
+        return Server(offered, listen.max_message_mib * 1024 * 1024)
+
+    async def _start_up(self, stop: asyncio.Event) -> None:
+        """Says READY=1 when every model is loaded or has failed, at the latest after _FIRST_LOADS_S."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_LOADS_S):
+                while any(resident.loading for resident in self._residency.all()) and not stop.is_set():
+                    await self._changes.after(self._changes.count)
+        self._life.enter(Phase.RUNNING)
+        self._remember_settings()
+        self._notifier.ready(report.summary(self._life, self._residency))
+        self._events.record(
+            Severity.INFO,
+            "started",
+            "edged",
+            f"edged {__version__} serves: {report.summary(self._life, self._residency)}",
+            listening=", ".join(self._life.listening),
+        )
+
+    async def _tell(self) -> None:
+        """Keeps the line that `systemctl status` shows."""
+        while True:
+            count = self._changes.count
+            if self._life.phase is Phase.RUNNING:
+                self._notifier.status(report.summary(self._life, self._residency))
+            await self._changes.after(count)
+
+    async def _drain(self) -> None:
+        self._life.enter(Phase.DRAINING)
+        limit_s = self._settings.serving.drain_s
+        if not await self._service.drain(limit_s):
+            self._events.record(
+                Severity.WARNING, "drain_incomplete", "edged", f"requests were still under way after {limit_s:g} s"
+            )
+
+    def _remember_settings(self) -> None:
+        if self._life.degraded_reasons:
+            return
+        try:
+            last_good.remember(self._origin.last_good, self._settings)
+        except OSError as error:
+            self._events.record(
+                Severity.WARNING,
+                "settings_not_kept",
+                "edged",
+                f"the settings cannot be kept for a start with broken ones: {error}",
+            )
+
+    def _reload(self) -> None:
+        """SIGHUP: reads the settings again, takes what can change, says what cannot."""
+        self._notifier.reloading()
+        try:
+            new = load(self._origin.root, self._origin.files).settings
+        except EdgedError as error:
+            self._events.record(
+                Severity.ERROR, error.code, "settings", f"nothing was changed; the settings are wrong:\n{error}"
+            )
+        else:
+            self._take(new)
+        self._notifier.ready(report.summary(self._life, self._residency))
+
+    def _take(self, new: Settings) -> None:
+        for change in reload.changes(self._settings, new):
+            text = f"{change.key} is now {change.new!r}, was {change.old!r}"
+            if change.applies:
+                self._events.record(Severity.INFO, "setting_changed", change.key, text)
+            else:
+                self._events.record(
+                    Severity.WARNING, "restart_needed", change.key, f"{text}; this takes effect when edged is restarted"
+                )
+        self._settings = reload.applied(self._settings, new)
+        log.configure(self._settings.log.level, self._settings.log.format)
+        self._service.apply(self._settings.serving)
+        for resident in self._residency.all():
+            resident.settings = self._settings.workers
+        self._changes.mark()
+
+
+def _tls(listen: Listen) -> Tls | None:
+    if not listen.tls_certificate:
+        return None
+    return Tls(Path(listen.tls_certificate), Path(listen.tls_key), Path(listen.tls_client_ca))
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def settings_for_start(origin: Origin) -> tuple[Settings, list[str]]:
+    """The settings to run on, and why they are not those of the files where they are not.
+
+    Raises EdgedError when the files are wrong and no good settings are remembered.
+    """
+    try:
+        return load(origin.root, origin.files).settings, []
+    except EdgedError as error:
+        remembered = last_good.recall(origin.last_good, origin.root)
+        if remembered is None:
+            raise
+        first, *others = str(error).splitlines()
+        more = f" (and {len(others)} more)" if others else ""
+        return remembered, [f"the settings are wrong, so the last good ones hold: {first}{more}"]
