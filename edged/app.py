@@ -87,11 +87,10 @@ class App:
     def _take_folders(self, stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> None:
         listen, paths = self._placed.listen, self._placed.paths
         make_folder(Path(paths.state), 0o700)
-        runtime = Path(listen.socket).parent
-        make_folder(runtime, 0o750)
-        make_folder(Path(listen.admin_socket).parent, 0o750)
-        lock = Lock(runtime / "edged.lock")
-        stack.callback(lock.release)
+        for socket in (listen.socket, listen.admin_socket):
+            folder = Path(socket).parent
+            make_folder(folder, 0o750)
+            stack.callback(Lock(folder / "edged.lock").release)
 
     def _load_models(self) -> None:
         """Starts the newest sound bundle of each factory model."""

@@ -136,14 +136,17 @@ def parse(raw: bytes, file: str, code: Code) -> Document:
 
 
 def _syntax_error(message: str, text: str) -> tuple[int, str]:
-    """The line that tomllib names, and what it says of it."""
+    """The line that is wrong, and what tomllib says of it."""
     what, _, where = message.rpartition(" (at ")
     if named := re.fullmatch(r"line (\d+), (column \d+)\)", where):
         return int(named[1]), f"{what} at {named[2]}"
-    return max((line for line, statement, _ in _statements(text) if statement.strip()), default=1), what or message
+    # It names the end of the document for what is not closed, wherever that began, and for what stands there.
+    last = max((line for line, statement, _ in _statements(text) if statement.strip()), default=1)
+    return _unreadable_line(text) or last, what or message
 
 
 def _unreadable_line(text: str) -> int:
+    """The first line of the first statement that cannot be read; 0 where each can."""
     for line, statement, _ in _statements(text):
         try:
             tomllib.loads(statement)

@@ -35,15 +35,14 @@ def discover(factory: Path) -> list[Found]:
 
     Raises nothing for a bundle that cannot be used: that is told in its own entry.
     """
-    if not os.path.lexists(factory):
-        return []
-    found = list(_models(factory))
-    return sorted(found, key=lambda entry: (entry.model, -entry.revision, entry.folder.name))
+    return sorted(_models(factory), key=lambda entry: (entry.model, -entry.revision, entry.folder.name))
 
 
 def _models(factory: Path) -> Iterator[Found]:
     try:
         folders = _folders(factory)
+    except FileNotFoundError:
+        return
     except OSError as error:
         yield Found("", 0, factory, error=_unreadable(factory, error))
         return
@@ -60,11 +59,14 @@ def _models(factory: Path) -> Iterator[Found]:
 def _folders(folder: Path) -> list[Path]:
     """The visible entries of `folder` that are no plain files; a link that leads nowhere is found when it is opened."""
     with os.scandir(folder) as entries:
-        return [
-            folder / entry.name
-            for entry in entries
-            if not entry.name.startswith(".") and (entry.is_dir() or (entry.is_symlink() and not entry.is_file()))
-        ]
+        return [folder / entry.name for entry in entries if not entry.name.startswith(".") and _may_be_folder(entry)]
+
+
+def _may_be_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir() or (entry.is_symlink() and not entry.is_file())
+    except OSError:  # a link that leads to itself
+        return True
 
 
 def _bundle(folder: Path) -> Found:

@@ -51,11 +51,33 @@ def _read_description(folder: Path) -> tuple[Document, Description]:
 
 
 def _read_toml(folder: Path) -> Document:
-    path = folder / paths.DESCRIPTION_NAME
-    if not path.is_file():
+    if not _holds(folder, paths.DESCRIPTION_NAME):
         hint = "write one there (docs/bundle.md), or name a folder that has one"
         raise EdgedError(Code.BUNDLE_INVALID, f"{folder}: has no {paths.DESCRIPTION_NAME}", hint)
-    return document.read(path, Code.BUNDLE_INVALID)
+    raw = _read(folder, paths.DESCRIPTION_NAME, document.MAX_BYTES)
+    return document.parse(raw, str(folder / paths.DESCRIPTION_NAME), Code.BUNDLE_INVALID)
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether anything stands under `name`; raises EdgedError when that cannot be seen."""
+    try:
+        os.lstat(folder / name)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        hint = "check who may read it"
+        raise EdgedError(Code.BUNDLE_INVALID, f"{folder}: cannot be read: {error.strerror}", hint) from error
+    return True
+
+
+def _read(folder: Path, name: str, limit: int) -> bytes:
+    """The content of a file, and one byte more than `limit` of one that is longer."""
+    try:
+        with open(paths.open_regular(folder, name), "rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        hint = "check the disk"
+        raise EdgedError(Code.BUNDLE_INVALID, f"{folder / name}: cannot be read: {error.strerror}", hint) from error
 
 
 def _converted(data: dict[str, Any], misfits: list[Misfit]) -> Description | None:
@@ -184,20 +206,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _read_raw(folder: Path) -> bytes:
-    path = folder / MANIFEST_NAME
-    if not os.path.lexists(path):
-        described = (folder / paths.DESCRIPTION_NAME).is_file()
-        hint = _pack_hint(folder) if described else "name the folder of a bundle"
+    if not _holds(folder, MANIFEST_NAME):
+        hint = _pack_hint(folder) if _holds(folder, paths.DESCRIPTION_NAME) else "name the folder of a bundle"
         raise EdgedError(Code.BUNDLE_INVALID, f"{folder}: has no {MANIFEST_NAME}", hint)
-    try:
-        with open(paths.open_regular(folder, MANIFEST_NAME), "rb") as file:
-            raw = file.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        hint = "check the disk"
-        raise EdgedError(Code.BUNDLE_INVALID, f"{path}: cannot be read: {error.strerror}", hint) from error
+    raw = _read(folder, MANIFEST_NAME, MAX_MANIFEST_BYTES)
     if len(raw) > MAX_MANIFEST_BYTES:
-        hint = "no manifest is this long; is it the right file?"
-        raise EdgedError(Code.BUNDLE_INVALID, f"{path}: is larger than {MAX_MANIFEST_BYTES} bytes", hint)
+        found = f"{folder / MANIFEST_NAME}: is larger than {MAX_MANIFEST_BYTES} bytes"
+        raise EdgedError(Code.BUNDLE_INVALID, found, "no manifest is this long; is it the right file?")
     return raw
 
 
@@ -232,7 +247,7 @@ def check(folder: Path) -> list[Problem]:
 
     Raises what read_description raises; for a bundle that has only its manifest, what read_manifest raises.
     """
-    if not (folder / paths.DESCRIPTION_NAME).is_file() and (folder / MANIFEST_NAME).is_file():
+    if not _holds(folder, paths.DESCRIPTION_NAME) and _holds(folder, MANIFEST_NAME):
         path, manifest = folder / MANIFEST_NAME, read_manifest(folder)
         problems = [_problem(path, misfit) for misfit in rules.warnings(manifest)]
         return problems + _stray_problems(folder, manifest)
@@ -246,10 +261,12 @@ def check(folder: Path) -> list[Problem]:
 
 def _stale(folder: Path, description: Description) -> bool:
     """Whether there is a manifest that says something else than the description and the files; chunks may be added."""
+    if not _holds(folder, MANIFEST_NAME):
+        return False
     try:
-        written = msgspec.json.decode(_read_raw(folder), type=Manifest)
-    except (EdgedError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return os.path.lexists(folder / MANIFEST_NAME)
+        written = _decoded(folder / MANIFEST_NAME, _read_raw(folder))
+    except EdgedError:
+        return True
     files = tuple(msgspec.structs.replace(file, chunks=()) for file in written.files)
     return msgspec.structs.replace(written, files=files) != _packed(folder, description)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-_WIDTH = 110
+_WIDTH = 100
 
 
 def emit(data: Mapping[str, Any], above: str = "") -> str:

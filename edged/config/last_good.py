@@ -47,7 +47,7 @@ def recall(path: Path, root: PurePath = Path("/")) -> Settings | None:
     try:
         record = msgspec.json.decode(content, type=_Record)
         settings = msgspec.convert(_known(record.settings), Settings)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):  # ValueError: not UTF-8
         return None
     if record.schema != 1 or any(objections(settings, root)):
         return None

@@ -157,6 +157,7 @@ class Server:
         try:
             folder = Path(tempfile.mkdtemp(prefix=".bind-", dir=path.parent))
             descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            # Open until the end: grpc removes its socket by this name then, which must lead nowhere else.
             self._bind_folders.callback(os.close, descriptor)
             self._bind_folders.callback(_remove_folder, folder)
             self._server.add_insecure_port(f"unix:/proc/self/fd/{descriptor}/s")
@@ -197,6 +198,7 @@ class Server:
                     "check who owns its folder",
                 ) from error
             self._placed.append((path, path.stat().st_ino))
+            _remove_folder(made.parent)
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, gives those under way `grace_s` seconds, and takes the sockets away."""

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edged import durable
+from edged.bundle import folder as bundle_folder
 from edged.bundle.folder import check, pack, read_description, read_manifest, stray_files
 from edged.bundle.manifest import MAX_MANIFEST_BYTES, Chunk, Description, digest, encode
 from edged.document import DocumentError
@@ -38,7 +39,7 @@ def test_the_manifest_says_all_that_the_description_says(bundle):
         assert getattr(packed, field.name) == getattr(described, field.name)
 
 
-def test_the_manifest_may_be_read_by_the_daemon_and_nothing_else_is_left(author, bundle):
+def test_the_manifest_may_be_read_by_the_daemon_and_nothing_else_is_left(bundle):
     before = {path.name for path in bundle.iterdir()}
     pack(bundle)
     assert stat.S_IMODE((bundle / "manifest.json").stat().st_mode) & 0o444 == 0o444
@@ -76,7 +77,7 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(bundle, monkeypatc
     content = (bundle / "manifest.json").read_bytes()
     (bundle / "model.onnx").write_bytes(b"another")
 
-    def full(path: Path, content: bytes, mode: int = 0o600) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(durable, "write", full)
@@ -87,7 +88,7 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(bundle, monkeypatc
 
 
 def test_a_folder_that_was_not_packed_says_how(bundle):
-    with pytest.raises(EdgedError, match="has no manifest.json; run `edgectl bundle pack"):
+    with pytest.raises(EdgedError, match=r"has no manifest\.json; run `edgectl bundle pack"):
         read_manifest(bundle)
 
 
@@ -231,10 +232,10 @@ def test_a_wrong_manifest_is_told_by_its_key(bundle, what):
     [
         (lambda raw: raw[:-10], "is not JSON"),
         (lambda raw: raw.replace(b"digits", b"digi\xff\xfe"), "manifest.json"),
-        (lambda raw: b"", "is not JSON"),
-        (lambda raw: b"[" * 100_000, "is nested too deeply"),
-        (lambda raw: b'{"name":' + b"[" * 100_000, "is nested too deeply"),
-        (lambda raw: b"[1]", "does not fit"),
+        (lambda _: b"", "is not JSON"),
+        (lambda _: b"[" * 100_000, "is nested too deeply"),
+        (lambda _: b'{"name":' + b"[" * 100_000, "is nested too deeply"),
+        (lambda _: b"[1]", "does not fit"),
         (lambda raw: raw + b"\n", "not in canonical form"),
         (lambda raw: raw.replace(b'"revision":7', b'"revision": 7'), "not in canonical form"),
         (lambda raw: raw.replace(b'"revision":7', b'"revision":7,"revision":7'), "not in canonical form"),
@@ -280,6 +281,18 @@ def test_a_manifest_that_is_a_link_is_not_followed(bundle):
     (bundle / "manifest.json").symlink_to("../manifest.json")
     with pytest.raises(EdgedError, match=r"manifest\.json: is a link"):
         read_manifest(bundle)
+
+
+def test_a_folder_that_may_not_be_looked_into_says_so(monkeypatch, bundle):
+    pack(bundle)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(bundle_folder.os, "lstat", refuse)
+    for step in (read_description, pack, read_manifest, check):
+        with pytest.raises(EdgedError, match="digits: cannot be read: Permission denied; check who may read it"):
+            step(bundle)
 
 
 def test_a_huge_manifest_is_not_read(bundle):
@@ -365,6 +378,13 @@ def test_check_raises_for_a_bundle_that_cannot_be_used(bundle):
         check(bundle)
 
 
+def attempt(step, folder):
+    try:
+        return step(folder), None
+    except EdgedError as error:
+        return None, error
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
@@ -384,9 +404,8 @@ def test_any_manifest_is_read_or_refused(bundle, change):
     path = bundle / "manifest.json"
     data = json.loads(path.read_bytes())
     path.write_bytes(msgspec.json.encode({**data, **change}, order="sorted"))
-    try:
-        manifest = read_manifest(bundle)
-    except EdgedError as error:
+    manifest, error = attempt(read_manifest, bundle)
+    if manifest is None:
         assert error.code is Code.BUNDLE_INVALID
         assert str(path) in str(error)
     else:
@@ -404,9 +423,8 @@ def test_any_description_is_packed_as_it_reads_or_refused(author, tmp_path_facto
             st.sampled_from([*lines, "", "x = 1", 'file = ".."', "revision = 9", "shape = [-1, -1]", "agreement = 1"])
         )
     folder = author.write("\n".join(lines))
-    try:
-        packed = pack(folder)
-    except EdgedError as error:
+    packed, error = attempt(pack, folder)
+    if packed is None:
         assert error.code is Code.BUNDLE_INVALID
         assert str(folder) in str(error)
     else:

@@ -16,17 +16,20 @@ from edged.errors import Code, EdgedError
 
 FOLDER = "/srv/bundle"
 
-parts = st.sampled_from(["..", ".", "", " ", "a", "b.onnx", "ü", "...", "a ", "~", "-", "manifest.json", "\\", "\0", "C:"])
+parts = st.sampled_from(
+    ["..", ".", "", " ", "a", "b.onnx", "ü", "...", "a ", "~", "-", "manifest.json", "\\", "\0", "C:"]
+)
 any_path = st.text(max_size=40) | st.lists(parts, max_size=6).map("/".join) | st.text("./\\a\0é", max_size=12)
 
 
 @given(any_path)
 def test_a_path_without_fault_stays_inside_and_is_itself(path):
     if not fault(path):
-        joined = os.path.join(FOLDER, path)
+        joined = os.path.join(FOLDER, path)  # noqa: PTH118 - pathlib would tidy it up
         assert os.path.normpath(joined) == joined == f"{FOLDER}/{path}"
         assert Path(joined).is_relative_to(FOLDER)
-        assert path.isprintable() or unicodedata.unidata_version  # the display says what the path is
+        assert unicodedata.normalize("NFC", path) == path
+        assert not any(letter in path for letter in "\0\n\x1b\u202e\\")
         assert all(0 < len(part.encode()) <= 255 for part in path.split("/"))
 
 
@@ -47,7 +50,9 @@ def test_plain_paths_have_no_fault(path):
     assert fault(path) == ""
 
 
-@pytest.mark.parametrize("path", ["model.onnx", "a/b/c", ".hidden/x", "mit leerzeichen.onnx", "größe.onnx", "模型.onnx"])
+@pytest.mark.parametrize(
+    "path", ["model.onnx", "a/b/c", ".hidden/x", "mit leerzeichen.onnx", "größe.onnx", "模型.onnx"]
+)
 def test_paths_that_people_use_have_no_fault(path):
     assert fault(path) == ""
 
@@ -84,7 +89,7 @@ def test_the_names_of_the_descriptions_are_free_further_down():
 
 
 def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_file_is_opened_and_its_descriptor_is_the_only_one_left(tmp_path):

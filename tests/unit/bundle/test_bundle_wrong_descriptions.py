@@ -132,7 +132,7 @@ CASES = [
         count=2,
     ),
     # Files.
-    file_case("missing file", replace("int8/model.onnx", lambda path: None), "does not exist", "put it there"),
+    file_case("missing file", replace("int8/model.onnx", lambda _: None), "does not exist", "put it there"),
     file_case("symlinked file", replace("int8/model.onnx", link_out), "is a link", "put the file itself there"),
     file_case("symlinked folder", link_folder, "/int8: is a link", "put the folder itself there"),
     file_case("file in a folder's place", file_for_folder, "/int8: is a file", "put the folder itself there"),
@@ -462,7 +462,7 @@ def test_a_wrong_description_is_told_at_its_place(case, author):
     assert len(raised.value.problems) == case.count, str(raised.value)
 
 
-def test_the_same_description_without_a_mistake_is_read(author, bundle):
+def test_the_same_description_without_a_mistake_is_read(bundle):
     assert read_description(bundle).name == "digits"
 
 
@@ -530,6 +530,16 @@ def test_bytes_that_are_no_text_are_refused(bundle):
 def test_a_folder_without_a_description_is_refused(tmp_path):
     with pytest.raises(EdgedError, match=r"has no bundle\.toml; write one there"):
         read_description(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("put", "what"), [(os.mkfifo, "is a named pipe"), (Path.mkdir, "is a folder"), (link_out, "is a link")]
+)
+def test_a_description_that_is_no_file_is_refused(bundle, put, what):
+    (bundle / "bundle.toml").unlink()
+    put(bundle / "bundle.toml")
+    with pytest.raises(EdgedError, match=rf"bundle\.toml: {what}"):
+        read_description(bundle)
 
 
 def test_a_device_is_refused(bundle):

@@ -105,7 +105,7 @@ class TestNothingThatCanBeRecalled:
         assert recall(path) is None
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
-    @given(st.data())
+    @given(data=st.data())
     def test_any_byte_of_it_changed(self, data, path):
         path.unlink(missing_ok=True)
         remember(path, SOME)

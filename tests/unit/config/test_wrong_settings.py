@@ -1,4 +1,4 @@
-"""Every way to write settings wrongly that we know of: the line and the key are named, what came, and what is allowed."""
+"""Every way to write settings wrongly that we know of: line and key are named, what came, and what is allowed."""
 
 import os
 import threading
@@ -156,7 +156,7 @@ ONE_FILE = {
     "a leading zero": ("[workers]\nthreads = 08\n", (2, "", "is not TOML", "mend this line")),
     "JSON": ('{"log": {"level": "info"}}\n', (1, "", "is not TOML", "mend this line")),
     "NUL": ("[log]\n\0\n", (2, "", "is not TOML", "mend this line")),
-    "NUL in a string": ("[log]\nlevel = '\0'\n", (2, "", "Illegal character '\\x00' at column 10", "mend this line")),
+    "NUL in a string": ("[log]\nlevel = '\0'\n", (2, "", "is not TOML", "mend this line")),
     "not UTF-8": (b"[log]\nlevel = 'inf\xff'\n", (2, "", "is not UTF-8 text", "save the file as UTF-8")),
     "not UTF-8, after a mark": (b"\xef\xbb\xbf\n\xff\n", (2, "", "is not UTF-8 text", "save the file as UTF-8")),
     "UTF-16": ("[log]\n".encode("utf-16"), (1, "", "is not UTF-8 text", "save the file as UTF-8")),
@@ -194,7 +194,6 @@ ONE_FILE = {
     ),
     "after a literal multi-line string": (
         "[paths]\nstate = '''\n/a\\'''\ncache = 2\n",
-        (2, "paths.state", r'"/a\"', "an absolute path"),
         (4, "paths.cache", "2 does not fit", "an absolute path"),
     ),
     "after comments that look like keys": (

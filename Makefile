@@ -1,0 +1,77 @@
+# Everything that people and CI run. `make demo` and `make test` set up what they need, the second time in seconds.
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/pip --quiet --disable-pip-version-check
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test test-slow check format lock generate clean
+.DEFAULT_GOAL := help
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/.installed ## a tour of edged: a daemon, a real model, real requests
+	@$(RUN) tools/demo.py
+
+test: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed check ## all checks and tests, but those marked slow
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed ## the tests that take minutes
+	$(RUN) -m pytest -m slow
+
+check: $(VENV)/.installed-dev ## lint, format, types, generated files
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	$(RUN) tools/generate_protos.py --check
+	$(RUN) tools/generate_settings_doc.py --check
+
+format: $(VENV)/.installed-dev ## puts the code in form
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+generate: $(VENV)/.installed-dev ## makes the generated files anew
+	$(RUN) tools/generate_protos.py
+	$(RUN) tools/generate_settings_doc.py
+
+lock: ## pins all packages anew (needs uv)
+	uv pip compile pyproject.toml --extra onnxruntime $(LOCK) -o requirements.lock
+	uv pip compile --group build $(LOCK) -c requirements.lock -o requirements-build.lock
+	uv pip compile pyproject.toml --extra onnxruntime --group dev $(LOCK) -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
+	uv pip compile tests/tritonclient/requirements.in $(LOCK) -o tests/tritonclient/requirements.lock
+LOCK := --quiet --universal --generate-hashes --no-annotate --no-header --upgrade
+
+clean: ## removes what make made
+	rm -rf $(VENV) .venv-tritonclient tests/nodejs/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: system-packages
+system-packages:
+	@$(PYTHON) tools/system_packages.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("edged needs Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.lock requirements-build.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing edged into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements-build.lock
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	@echo "installing what the tests need into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# tritonclient needs an older protobuf than edged, so it has an environment of its own.
+.venv-tritonclient/.installed: tests/tritonclient/requirements.lock
+	@echo "installing tritonclient into .venv-tritonclient"
+	@$(PYTHON) -m venv .venv-tritonclient
+	@.venv-tritonclient/bin/pip --quiet --disable-pip-version-check install --require-hashes -r $<
+	@touch $@
+
+tests/nodejs/node_modules/.installed: tests/nodejs/package-lock.json
+	@if command -v npm >/dev/null; then cd tests/nodejs && npm ci --silent --no-audit --no-fund; fi
+	@mkdir -p $(@D) && touch $@

@@ -1,0 +1,64 @@
+"""A test that leaves a process, a task, a socket or a file behind fails."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+# What shared fixtures keep running on purpose, by process id.
+LONG_LIVED: set[int] = set()
+
+
+def _processes() -> set[int]:
+    found = set()
+    for child in psutil.Process().children():
+        if child.pid not in LONG_LIVED:
+            found.add(child.pid)
+    return found
+
+
+def _sockets() -> set[str]:
+    found = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
+
+
+def _files() -> set[str]:
+    """Files of ours outside the folders that pytest gives: in the temporary folder and in shared memory."""
+    places = (Path(tempfile.gettempdir()), Path("/dev/shm"))
+    return {str(path) for place in places if place.exists() for path in place.iterdir() if "edged" in path.name}
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compares processes, sockets and files before and after each test."""
+    for name in request.fixturenames:  # what is shared is made before the test and outlives it
+        if name in ("daemon", "shared_daemon"):
+            request.getfixturevalue(name)
+    before = _processes(), _sockets(), _files()
+    yield
+    gc.collect()
+    left = [after - known for after, known in zip((_processes(), _sockets(), _files()), before, strict=True)]
+    for what, found in zip(("processes", "sockets", "files"), left, strict=True):
+        assert not found, f"the test left {what} behind: {sorted(found)}"
+
+
+@pytest.fixture(autouse=True)
+async def ends_its_tasks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """In asynchronous tests, every task is to have ended."""
+    yield
+    running = {task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()}
+    assert not running, f"the test left tasks behind: {running}"
