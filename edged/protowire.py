@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
+# Tags and lengths are 32-bit: protobuf refuses them padded beyond 5 bytes.
+_LONGEST_HEAD = 5
+
 Field = tuple[int, int, int, int]
 
 
@@ -16,8 +19,8 @@ class WireError(ValueError):
     """The bytes are not a protobuf message."""
 
 
-def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """The unsigned 64-bit varint at `at` and the position behind it. Raises WireError."""
+def varint(data: bytes, at: int, end: int, longest: int = 10) -> tuple[int, int]:
+    """The unsigned 64-bit varint of `longest` bytes at most at `at`, and the position behind it. Raises WireError."""
     value = shift = 0
     while at < end:
         byte = data[at]
@@ -26,8 +29,8 @@ def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value & 0xFFFF_FFFF_FFFF_FFFF, at
         shift += 7
-        if shift == 70:
-            raise WireError("a varint is longer than 10 bytes")
+        if shift == 7 * longest:
+            raise WireError(f"a varint is longer than {longest} bytes")
     raise WireError("the message ends inside a varint")
 
 
@@ -43,7 +46,7 @@ def fields(data: bytes, at: int = 0, end: int = -1) -> Iterator[Field]:
         tag = data[at]
         at += 1
         if tag >= 0x80:
-            tag, at = varint(data, at - 1, end)
+            tag, at = varint(data, at - 1, end, _LONGEST_HEAD)
         number, kind = tag >> 3, tag & 7
         if not 0 < number < 1 << 29:
             raise WireError(f"field number {number} does not exist")
@@ -53,7 +56,7 @@ def fields(data: bytes, at: int = 0, end: int = -1) -> Iterator[Field]:
             length = data[at]
             at += 1
             if length >= 0x80:
-                length, at = varint(data, at - 1, end)
+                length, at = varint(data, at - 1, end, _LONGEST_HEAD)
             stop = at + length
             if stop > end:
                 raise WireError(f"field {number} is said to be {length} bytes long, {end - at} are left")

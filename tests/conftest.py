@@ -11,15 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-# What shared fixtures keep running on purpose, by process id.
-LONG_LIVED: set[int] = set()
+from support import long_lived
 
 
 def _processes() -> set[int]:
     found = set()
     for child in psutil.Process().children():
-        if child.pid not in LONG_LIVED:
+        if child.pid not in long_lived.PROCESSES:
             found.add(child.pid)
     return found
 

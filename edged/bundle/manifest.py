@@ -18,7 +18,7 @@ from edged.types import Level, TensorName, TensorSpec
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
-_NAME = r"^[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?$"
+_NAME = r"^[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z"
 
 ModelName = Annotated[
     str,
@@ -29,7 +29,7 @@ ModelName = Annotated[
 ]
 VariantName = ModelName
 Revision = Annotated[int, Meta(ge=1, le=2**53 - 1)]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", extra={"allowed": "a SHA-256 as 64 digits 0-9 and a-f"})]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", extra={"allowed": "a SHA-256 as 64 digits 0-9 and a-f"})]
 BundlePath = Annotated[
     str,
     Meta(

@@ -7,6 +7,7 @@ outputs repeats from request to request and is read once for each distinct seque
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -36,8 +37,11 @@ _TYPED = {
     7: ("fp64_contents", ("FP64",)),
     8: ("bytes_contents", ("BYTES",)),
 }
-_FIXED = {6: FIXED32, 7: FIXED64}
+_SIZES = {6: 4, 7: 8}
+_WIRE_TYPES = {**dict.fromkeys(range(1, 6), (VARINT, BYTES)), 6: (FIXED32, BYTES), 7: (FIXED64, BYTES), 8: (BYTES,)}
 _RAW_ONLY = ("FP16", "BF16")
+
+_DOUBLE = struct.Struct("<d")
 
 # Parameters whose meaning the protocol or its Triton superset fixes, and which this release does not carry out.
 _UNSUPPORTED_REQUEST = ("sequence_id", "sequence_start", "sequence_end", "priority")
@@ -197,7 +201,8 @@ def _typed(data: bytes, spans: list[tuple[int, int]], meta: InputMeta) -> Conten
     view = memoryview(data)
     for start, stop in spans:
         for number, kind, at, end in protowire.fields(data, start, stop):
-            if number not in _TYPED or (kind == BYTES and at == end and number != 8):
+            # A field in a wire type that is not its own is passed over, as protobuf does.
+            if number not in _TYPED or kind not in _WIRE_TYPES[number] or (kind == BYTES and at == end and number != 8):
                 continue
             if filled not in (0, number):
                 both = " and ".join(sorted((_TYPED[filled][0], _TYPED[number][0])))
@@ -206,18 +211,15 @@ def _typed(data: bytes, spans: list[tuple[int, int]], meta: InputMeta) -> Conten
                 )
             filled = number
             if number == 8:
-                if kind == BYTES:
-                    parts += [(end - at).to_bytes(4, "little"), view[at:end]]
-            elif number in _FIXED:
-                size = 4 if number == 6 else 8
-                if kind == _FIXED[number] or (kind == BYTES and (end - at) % size == 0):
-                    parts.append(view[at:end])
-                elif kind == BYTES:
+                parts += [(end - at).to_bytes(4, "little"), view[at:end]]
+            elif number in _SIZES:
+                if (end - at) % _SIZES[number]:
                     raise WireError(f"{_TYPED[number][0]} ends inside an element")
+                parts.append(view[at:end])
             elif kind == VARINT:
                 parts.append(encode_varint(at))
                 count += 1
-            elif kind == BYTES:
+            else:
                 count += _count_varints(data[at:end], _TYPED[number][0])
                 parts.append(view[at:end])
     if not filled:
@@ -230,7 +232,7 @@ def _typed(data: bytes, spans: list[tuple[int, int]], meta: InputMeta) -> Conten
             f"input {meta.name!r} is {meta.datatype[:16]!r} and came in {field}",
             f"it travels in {wanted}" + (" only" if meta.datatype in _RAW_ONLY else ""),
         )
-    if filled in _FIXED or filled == 8:
+    if filled in _SIZES or filled == 8:
         return Contents(Form.RAW, tuple(parts), -1)
     return Contents(Form.VARINT, tuple(parts), count)
 
@@ -258,6 +260,8 @@ def _parameter(data: bytes, at: int, end: int) -> tuple[str, Parameter]:
                     value = _signed(start)
                 elif choice == 3 and form == BYTES:
                     value = _text(data, start, stop, "a parameter")
+                elif choice == 4 and form == FIXED64:
+                    (value,) = _DOUBLE.unpack_from(data, start)
                 elif choice == 5 and form == VARINT:
                     value = start
     return name, value

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged import document
@@ -96,6 +96,11 @@ class TestPlaces:
         text = "# \u2028 \x85\na = '\u2028'\r\nb = '''\r\n'''\r\nc = 1\n"
         assert parse(text).lines == {("a",): 2, ("b",): 3, ("c",): 5}
 
+    @pytest.mark.parametrize("count", [0, 1, 2])
+    def test_strings_may_end_in_quotes_of_their_own(self, count):
+        text = f"a = [\"\"\"x{count * chr(34)}\"\"\", '''x{count * chr(39)}''']\nb = 1\n"
+        assert parse(text).lines[("b",)] == 2
+
     def test_time_grows_with_the_file_and_not_with_its_square(self):
         """Reading the file again for each line would take hours here; this takes a second."""
         text = "a = '''\n" + "\n" * 100_000 + "'''\n" + "".join(f"k{number} = 1\n" for number in range(10_000))
@@ -107,6 +112,7 @@ scalars = st.integers() | st.booleans() | st.text(st.sampled_from("a\"'#[]{}=,.\
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(names, values, st.sampled_from(["", '# ] \' """\n', "\n"])), unique_by=lambda entry: entry[0])
 )
@@ -157,6 +163,7 @@ class TestReading:
         assert refusal(f"\na = {'[' * (MAX_DEPTH + 1)}{']' * (MAX_DEPTH + 1)}").place.line == 2
 
     def test_depth_is_not_length(self):
+        assert len(parse(f"a = [{'1.5, ' * 1000}]").data["a"]) == 1000
         assert len(parse(f"a = [{'[1.5, {b.c = 2.5}], ' * 1000}]").data["a"]) == 1000
 
     @pytest.mark.parametrize("text", ["a.b = 1\na.b.c = 2\n", "[a]\n[a.b]\n[a]\n", "a = 1\na = 2\n"])
@@ -175,6 +182,7 @@ class TestReading:
         else:
             assert refusal(text).place.line == 3
 
+    @settings(deadline=None)
     @given(
         st.text(st.sampled_from("a1.=[]{},\"'\\# \n\t\r\0é") | st.characters(), max_size=40) | st.binary(max_size=40)
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
@@ -246,6 +246,7 @@ def converts(data: object, wanted: Any) -> bool:
     return True
 
 
+@settings(deadline=None)
 @given(
     st.tuples(thing, st.just(Thing)) | st.tuples(some_settings, st.just(Settings)) | st.tuples(anything, st.just(Open))
 )

@@ -466,6 +466,38 @@ def test_the_same_description_without_a_mistake_is_read(bundle):
     assert read_description(bundle).name == "digits"
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("max_batch_size = 8", ""),
+        ("max_batch_size = 8", "max_batch_size = 0"),
+        ('variant = "int8"\nmax_batch_size = 2', "min_priority = 1"),
+        ("[5, 6, 7]", "[0, 6, 7]"),
+        ('kind = "classes"\nreference = [5, 6, 7]', 'kind = "value"\nreference = [-3.5, -1, -1, 0, 7]'),
+        ('kind = "classes"\nreference = [5, 6, 7]', 'kind = "confidence"\nreference = [0.5, 0.9]'),
+        ("shape = [-1, 3]", "shape = [-1, -1]"),
+        ('variants = ["fp32"]', ""),
+        ('variants = ["int8"]\nagreement', 'variants = ["fp32", "int8"]\nagreement'),
+        ("caps = { memory_mib = 200 }", "caps = { memory_mib = 60 }"),
+        ("caps = { memory_mib = 200 }", "caps = { load_s = 5 }"),
+        ("min_revision = 2", "min_revision = 7"),
+        ('runtime = ">=1.20,<2", ', ""),
+        ('name = "scores"', 'name = "image"'),
+    ],
+)
+def test_other_descriptions_in_order_are_read(author, old, new):
+    text = author.good.replace(old, new, 1)
+    assert text != author.good
+    # Both name the output: where it is called otherwise, the drift must be, too.
+    folder = author.write(text.replace('output = "scores"', 'output = "image"') if "image" in new else text)
+    assert read_description(folder).revision == 7
+
+
+def test_without_batches_the_last_axis_may_be_the_only_one(author):
+    text = author.good.replace("max_batch_size = 8\n", "").replace("shape = [-1, 3]", "shape = [3]")
+    assert read_description(author.write(text.replace("[-1, 1, 8, 8]", "[]"))).outputs[0].shape == (3,)
+
+
 @pytest.mark.parametrize("table", ["inputs", "outputs", "variants"])
 def test_a_missing_part_is_named(author, table):
     blocks = [block for block in author.good.split("\n\n") if not block.startswith(f"[[{table}]]")]

@@ -104,7 +104,7 @@ class TestNothingThatCanBeRecalled:
         path.write_bytes(content)
         assert recall(path) is None
 
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
     @given(data=st.data())
     def test_any_byte_of_it_changed(self, data, path):
         path.unlink(missing_ok=True)

@@ -86,6 +86,11 @@ def test_whole_numbers_and_a_trailing_slash_are_taken(tmp_path):
     assert settings.under(Path("/r")).paths.state == "/r/srv/edged"
 
 
+def test_the_two_delays_may_be_one(tmp_path):
+    path = write(tmp_path, "a.toml", "[workers]\nrestart_min_s = 5\nrestart_max_s = 5\n")
+    assert load(files=[path]).settings.workers.restart_max_s == 5
+
+
 @pytest.mark.parametrize("tcp", ["127.0.0.1:1", "127.8.9.1:65535", "[::1]:8001", ""])
 def test_loopback_needs_no_tls(tcp, tmp_path):
     assert load(files=[write(tmp_path, "a.toml", f"[listen]\ntcp = '{tcp}'\n")]).settings.listen.tcp == tcp

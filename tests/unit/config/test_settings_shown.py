@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.config.load import load
@@ -93,6 +93,7 @@ class TestPrintConfig:
         data = tomllib.loads(as_toml(load(files=[path])))
         assert data["log"]["level"] == "debug"
 
+    @settings(deadline=None)
     @given(
         st.text(st.characters(exclude_categories=["Cs"])) | st.booleans() | st.integers() | st.floats(allow_nan=False)
     )

@@ -77,6 +77,10 @@ ONE_FILE = {
     "empty path": ("[paths]\nfactory = ''\n", (2, "paths.factory", '"" does not fit', "an absolute path")),
     "home is not expanded": ("[paths]\nstate = '~/edged'\n", (2, "paths.state", '"~/edged"', "an absolute path")),
     "NUL in a path": ('[paths]\nstate = "/a\\u0000"\n', (2, "paths.state", r'"/a\x00" does not fit', "an absolute")),
+    "line break after a path": (
+        '[paths]\nstate = "/a\\n"\n',
+        (2, "paths.state", r'"/a\n" does not fit', "an absolute"),
+    ),
     "relative certificate": (
         "[listen]\ntls_key = 'k.pem'\n",
         (2, "listen.tls_key", '"k.pem"', '"" for none, or an abs'),

@@ -1,0 +1,129 @@
+"""The daemon as edgectl asks it: its calls, and its errors in words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+# The library says on standard error what edgectl says in words of its own; it reads this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+from google.protobuf.message import Message
+
+from edged._pb.edged.v1 import admin_pb2
+from edged._pb.inference import grpc_service_pb2
+from edged.ctl.asked import Asked
+from edged.ctl.faults import Refused
+from edged.ctl.reach import Door
+from edged.errors import Code, EdgedError
+
+_ADMIN = "edged.v1.Admin"
+_INFERENCE = "inference.GRPCInferenceService"
+
+# The daemon says what is too large; a proxy that some shell names is not on the way to a socket.
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+# Where the daemon names the code of an error.
+_CODE_KEY = "edged-code"
+
+_Reply = TypeVar("_Reply", bound=Message)
+
+
+class Client:
+    """A connection to one of the daemon's sockets. Every call raises EdgedError."""
+
+    def __init__(self, asked: Asked, *, admin: bool) -> None:
+        """Raises EdgedError: not_running or not_permitted."""
+        listen = asked.settings.under(asked.root).listen
+        self._timeout_s = asked.timeout_s
+        self._door = door(asked, listen.admin_socket if admin else listen.socket)
+        folder, _, name = self._door.path.rpartition("/")
+        self._channel = grpc.insecure_channel(f"unix:{folder}/{quote(name)}", _OPTIONS)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+        self._door.close()
+
+    def status(self) -> admin_pb2.Status:
+        """The whole state, now."""
+        return self._ask(_ADMIN, "GetStatus", admin_pb2.GetStatusRequest(), admin_pb2.Status)
+
+    def models(self) -> admin_pb2.ListModelsResponse:
+        """The models the daemon knows."""
+        return self._ask(_ADMIN, "ListModels", admin_pb2.ListModelsRequest(), admin_pb2.ListModelsResponse)
+
+    def workers(self) -> admin_pb2.ListWorkersResponse:
+        """The workers there are."""
+        return self._ask(_ADMIN, "ListWorkers", admin_pb2.ListWorkersRequest(), admin_pb2.ListWorkersResponse)
+
+    def events(self, limit: int, after: int) -> admin_pb2.ListEventsResponse:
+        """What happened after the event `after`, at most the newest `limit`; 0: all that is kept."""
+        request = admin_pb2.ListEventsRequest(limit=limit, after_sequence=after)
+        return self._ask(_ADMIN, "ListEvents", request, admin_pb2.ListEventsResponse)
+
+    def watch(self) -> Iterator[admin_pb2.Status]:
+        """The whole state at once and after each change, without end; it ends when the daemon does."""
+        request = admin_pb2.WatchStatusRequest()
+        call = self._channel.unary_stream(
+            f"/{_ADMIN}/WatchStatus",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=admin_pb2.Status.FromString,
+        )(request)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._in_words(error, "WatchStatus") from error
+        finally:
+            call.cancel()
+
+    def metadata(self, model: str, revision: int | None) -> grpc_service_pb2.ModelMetadataResponse:
+        """What a model takes and gives."""
+        request = grpc_service_pb2.ModelMetadataRequest(name=model, version=str(revision or ""))
+        return self._ask(_INFERENCE, "ModelMetadata", request, grpc_service_pb2.ModelMetadataResponse)
+
+    def infer(self, request: grpc_service_pb2.ModelInferRequest) -> grpc_service_pb2.ModelInferResponse:
+        """One inference."""
+        return self._ask(_INFERENCE, "ModelInfer", request, grpc_service_pb2.ModelInferResponse)
+
+    def _ask(self, service: str, method: str, request: Message, reply: type[_Reply]) -> _Reply:
+        call = self._channel.unary_unary(
+            f"/{service}/{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=reply.FromString,
+        )
+        try:
+            answer: _Reply = call(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise self._in_words(error, method) from error
+        return answer
+
+    def _in_words(self, error: Any, method: str) -> EdgedError:
+        code, details = error.code(), error.details() or "no reason given"
+        for key, value in error.trailing_metadata() or ():
+            if key == _CODE_KEY:
+                return Refused(value, details)
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            return EdgedError(Code.NOT_RUNNING, "edged went away before it answered", "see `journalctl -u edged`")
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            hint = "give it longer with --timeout; if it hangs, `journalctl -u edged` may say why"
+            return EdgedError(Code.NOT_RUNNING, f"edged did not answer within {self._timeout_s:g} s", hint)
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return Refused("unsupported", f"this edged knows no {method}; is it of another release than edgectl?")
+        return Refused(code.name.lower(), details)
+
+
+def door(asked: Asked, socket: str) -> Door:
+    """A socket that somebody listens on. Raises EdgedError: not_running or not_permitted."""
+    from pathlib import Path
+
+    return Door(Path(socket), asked.root, asked.timeout_s)

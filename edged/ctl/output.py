@@ -1,0 +1,144 @@
+"""Where answers go: tables and lines on a terminal, the same without colour elsewhere, or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
+
+from edged.ctl.words import safe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_GAP = "  "
+
+# Words that are worth a colour where they fill a cell.
+_STYLES = {
+    "ready": "green",
+    "serving": "green",
+    "good": "green",
+    "nominal": "green",
+    "starting": "yellow",
+    "loading": "yellow",
+    "degraded": "yellow",
+    "draining": "yellow",
+    "unloading": "yellow",
+    "elevated": "yellow",
+    "warning": "yellow",
+    "failed": "red",
+    "unavailable": "red",
+    "error": "red",
+    "critical": "red",
+    "emergency": "red",
+    "ended": "red",
+}
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column's title; numbers stand to the right, and only what wraps is broken where a terminal is narrow."""
+
+    title: str
+    right: bool = False
+    wraps: bool = False
+
+
+class Table(msgspec.Struct, frozen=True):
+    """Cells of text, row by row. Without titles it is a list of names and values."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+
+    @property
+    def titled(self) -> bool:
+        """Whether there is a row of titles."""
+        return any(column.title for column in self.columns)
+
+
+def fields(pairs: Iterable[tuple[str, str]]) -> Table:
+    """Names and values, one pair a line."""
+    return Table((Column(""), Column("", wraps=True)), list(pairs))
+
+
+def document(data: Any, *, line: bool = False) -> None:
+    """Writes one JSON document; `line`: on one line, for streams of them. ASCII, so that nothing steers a terminal."""
+    sys.stdout.write(json.dumps(data, indent=None if line else 2, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def line(text: str = "") -> None:
+    """Writes a line of text, broken between words where a terminal is narrow."""
+    if sys.stdout.isatty():
+        from rich.text import Text
+
+        _console(sys.stdout).print(Text(safe(text)), soft_wrap=False)
+    else:
+        sys.stdout.write(safe(text) + "\n")
+    sys.stdout.flush()
+
+
+def table(what: Table) -> None:
+    """Writes a table: fitted to the terminal where there is one, else a line a row, never cut."""
+    if sys.stdout.isatty():
+        _print(what, _console(sys.stdout))
+    else:
+        sys.stdout.writelines(f"{text}\n" for text in plain(what))
+    sys.stdout.flush()
+
+
+def warn(text: str) -> None:
+    """Says on standard error what is not as it should be; the command goes on."""
+    _complain(f"warning: {text}")
+
+
+def note(text: str) -> None:
+    """Says on standard error what was done to make something fit."""
+    _complain(f"note: {text}")
+
+
+def fail(text: str) -> None:
+    """Says on standard error why the command ends."""
+    _complain(text)
+
+
+def _complain(text: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"edgectl: {safe(text)}\n")
+
+
+def plain(what: Table) -> Iterator[str]:
+    """The table as lines, each column as wide as its widest cell."""
+    titles = [tuple(column.title for column in what.columns)] if what.titled else []
+    rows = [[safe(cell) for cell in row] for row in (*titles, *what.rows)]
+    widths = [max((len(row[index]) for row in rows), default=0) for index in range(len(what.columns))]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(row, widths, what.columns, strict=True)
+        )
+        yield _GAP.join(cells).rstrip()
+
+
+def _console(file: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=file, markup=False, emoji=False, highlight=False)
+
+
+def _print(what: Table, console: Console) -> None:
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(
+        box=None, show_header=what.titled, header_style="bold", pad_edge=False, padding=(0, len(_GAP), 0, 0)
+    )
+    for column in what.columns:
+        grid.add_column(
+            column.title, justify="right" if column.right else "left", no_wrap=not column.wraps, overflow="fold"
+        )
+    for row in what.rows:
+        grid.add_row(*(Text(safe(cell), style=_STYLES.get(cell, "")) for cell in row))
+    console.print(grid)
