@@ -139,12 +139,17 @@ def _file_misfits(folder: Path, keys: dict[str, Key], sizes: dict[str, int] | No
             yield Misfit(key, found, "bring the file that was packed, or pack the bundle again")
 
 
+def describe(folder: Path) -> Manifest:
+    """The manifest that packing would write now. Raises as `pack` does, and writes nothing."""
+    return _packed(folder, read_description(folder))
+
+
 def pack(folder: Path) -> Manifest:
     """Hashes every file that `bundle.toml` names and writes `manifest.json`; nothing else is part of the bundle.
 
     Raises DocumentError with every problem of the description, or EdgedError when a file cannot be read or written.
     """
-    manifest = _packed(folder, read_description(folder))
+    manifest = describe(folder)
     path = folder / MANIFEST_NAME
     content = encode(manifest)
     if len(content) > MAX_MANIFEST_BYTES:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from edged import durable
 from edged.bundle import folder as bundle_folder
+from edged.bundle import rules
 from edged.bundle.folder import check, pack, read_description, read_manifest, stray_files
 from edged.bundle.manifest import MAX_MANIFEST_BYTES, Chunk, Description, digest, encode
 from edged.document import DocumentError
@@ -85,6 +86,17 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(bundle, monkeypatc
         pack(bundle)
     assert raised.value.hint
     assert (bundle / "manifest.json").read_bytes() == content
+
+
+def test_a_bundle_that_is_too_large_is_not_packed(bundle, monkeypatch):
+    monkeypatch.setattr(rules, "MAX_BUNDLE_BYTES", 10)
+    with pytest.raises(DocumentError, match="bytes in all are more than a bundle may hold, 10"):
+        pack(bundle)
+    monkeypatch.undo()
+    monkeypatch.setattr(bundle_folder, "MAX_MANIFEST_BYTES", 10)
+    with pytest.raises(EdgedError, match=r"manifest\.json: would have \d+ bytes, too many"):
+        pack(bundle)
+    assert not (bundle / "manifest.json").exists()
 
 
 def test_a_folder_that_was_not_packed_says_how(bundle):

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +73,7 @@ SPELLED = [
     (("acceptance",), "shadow", {"samples": 200, "agreement": 0.95}),
     (("acceptance",), "budgets", {"p99_ms": -0.0}),
     (("degradation", "critical"), "variant", ""),
+    (("degradation", "critical"), "max_rate", 0.0),
     (("drift", 0), "reference", [10.0, 12.5]),
     (("files", 0), "chunks", []),
 ]
@@ -146,6 +148,20 @@ def test_what_is_built_in_code_is_encoded_as_what_is_read():
 def test_plain_data_is_what_the_canonical_form_says():
     assert json.loads(json.dumps(as_data(manifest(DATA)))) == json.loads(CANONICAL)
     assert manifest(as_data(manifest(DATA))) == manifest(DATA)
+
+
+def test_empty_parts_are_left_out():
+    bare = {name: part for name, part in DATA.items() if name not in ("degradation", "drift", "acceptance")}
+    empty: dict[str, Any] = {"degradation": {}, "drift": [], "acceptance": {"goldens": []}}
+    assert encode(manifest(bare | empty)) == encode(manifest(bare))
+    assert not any(name.encode() in encode(manifest(bare)) for name in empty)
+
+
+def test_what_is_not_there_is_not_found():
+    with pytest.raises(KeyError):
+        manifest(DATA).file("other.onnx")
+    with pytest.raises(KeyError):
+        manifest(DATA).variant("int8")
 
 
 def test_files_and_variants_are_found_by_name():

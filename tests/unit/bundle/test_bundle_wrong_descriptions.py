@@ -508,6 +508,27 @@ def test_a_missing_part_is_named(author, table):
     assert str(folder / "bundle.toml") in str(raised.value)
 
 
+def test_a_key_that_does_not_fit_hides_nothing_beside_it(author):
+    text = author.good.replace('["a", "b", "c"]', '["a"]\nlables = 1').replace(
+        "agreement = 0.98", 'atol = inf\nrtol = "x"'
+    )
+    with pytest.raises(DocumentError) as raised:
+        read_description(author.write(text))
+    assert [problem.key for problem in raised.value.problems] == [
+        "outputs[0].labels",
+        "outputs[0].lables",
+        "acceptance.goldens[1].atol",
+        "acceptance.goldens[1].rtol",
+    ]
+
+
+def test_hundreds_of_problems_make_a_bounded_answer(author):
+    text = author.good + "".join(f"key{number} = 1\n" for number in range(5000))
+    with pytest.raises(DocumentError, match="more than 200 things do not fit") as raised:
+        read_description(author.write(text))
+    assert len(raised.value.problems) < 210
+
+
 def test_every_problem_is_told_at_once_in_the_order_of_the_file(author):
     text = author.good.replace("revision = 7", "revision = 0", 1).replace('"b", ', "", 1).replace("1.20", "x", 1)
     folder = author.write(text.replace('"warmup.npz"', '"/warmup.npz"') + "nonsense = 1\n")
