@@ -43,7 +43,8 @@ class EventLog:
     def record(self, severity: Severity, code: str, subject: str, message: str, **details: object) -> None:
         """Keeps an event and logs it."""
         self._sequence += 1
-        texts = {key: str(value) for key, value in details.items()}
+        message, subject = _text(message), _text(subject)
+        texts = {key: _text(value) for key, value in details.items()}
         self._events.append(Event(self._sequence, clock.wall(), severity, code, subject, message, texts))
         getattr(self._log, severity)(message, code=code, subject=subject, **texts)
 
@@ -51,3 +52,8 @@ class EventLog:
         """Events numbered above `sequence`, oldest first; with a limit, the newest `limit` of them."""
         found = [event for event in self._events if event.sequence > sequence]
         return found[-limit:] if limit else found
+
+
+def _text(value: object) -> str:
+    """As text that can be sent: a file's name need not be any."""
+    return str(value).encode(errors="replace").decode()

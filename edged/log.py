@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Undaunted(out))),
         cache_logger_on_first_use=False,
     )
 
@@ -57,17 +58,39 @@ def under_journal(stream: TextIO) -> bool:
 
 
 def hide_secrets(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:  # noqa: ARG001 - structlog's
-    """Blanks what must not be read by whoever reads logs."""
-    for key in entry:
-        if any(word in key.lower() for word in _SECRET_WORDS):
-            entry[key] = "[hidden]"
-    return entry
+    """Blanks what must not be read by whoever reads logs, however deep it lies."""
+    return {key: _without_secrets(key, value) for key, value in entry.items()}
+
+
+def _without_secrets(key: str, value: object) -> object:
+    if any(word in key.lower() for word in _SECRET_WORDS):
+        return "[hidden]"
+    if isinstance(value, dict):
+        return {str(name): _without_secrets(str(name), part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets("", part) for part in value]
+    return value
+
+
+class _Undaunted:
+    """A stream that loses what cannot be written: a full disk or a closed pipe is no reason to stop serving."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _json(logger: WrappedLogger, method: str, entry: EventDict) -> str:
     """Keys in reading order; whatever is not JSON becomes its text."""
     ordered = {"at": entry.pop("timestamp"), "level": entry.pop("level"), "message": entry.pop("event"), **entry}
-    return str(structlog.processors.JSONRenderer()(logger, method, ordered))
+    return str(structlog.processors.JSONRenderer(default=str)(logger, method, ordered))
 
 
 def _journal_json(logger: WrappedLogger, method: str, entry: EventDict) -> str:

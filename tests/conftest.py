@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 from support import long_lived
+
+# A machine that does ten things at once may take any time over an example.
+hypothesis.settings.register_profile("edged", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("edged")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector need not look at it again after each test."""
+    gc.collect()
+    gc.freeze()
 
 
 def _processes() -> set[int]:
@@ -24,9 +34,9 @@ def _processes() -> set[int]:
 
 def _sockets() -> set[str]:
     found = set()
-    for descriptor in os.listdir("/proc/self/fd"):
+    for descriptor in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(f"/proc/self/fd/{descriptor}")
+            target = str(descriptor.readlink())
         except OSError:
             continue
         if target.startswith("socket:"):
@@ -55,7 +65,7 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-async def ends_its_tasks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+async def ends_its_tasks() -> AsyncIterator[None]:
     """In asynchronous tests, every task is to have ended."""
     yield
     running = {task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()}

@@ -13,6 +13,7 @@ import msgspec
 from edged.config.load import load
 from edged.config.settings import Settings
 from edged.ctl import output
+from edged.ctl.numbers import Number
 from edged.errors import EdgedError
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -65,7 +66,7 @@ def _options(*, on_group: bool) -> list[Callable[[_Decorated], _Decorated]]:
         click.option(
             "--timeout",
             "timeout_s",
-            type=click.FloatRange(min=0, min_open=True, max=86_400),
+            type=Number(0.001, 86_400),
             metavar="SECONDS",
             expose_value=False,
             callback=_take,

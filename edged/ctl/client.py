@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
-
-# The library says on standard error what edgectl says in words of its own; it reads this when it is imported.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 from google.protobuf.message import Message
@@ -16,7 +13,7 @@ from google.protobuf.message import Message
 from edged._pb.edged.v1 import admin_pb2
 from edged._pb.inference import grpc_service_pb2
 from edged.ctl.asked import Asked
-from edged.ctl.faults import Refused
+from edged.ctl.faults import RefusedError
 from edged.ctl.reach import Door
 from edged.errors import Code, EdgedError
 
@@ -43,7 +40,7 @@ class Client:
         """Raises EdgedError: not_running or not_permitted."""
         listen = asked.settings.under(asked.root).listen
         self._timeout_s = asked.timeout_s
-        self._door = door(asked, listen.admin_socket if admin else listen.socket)
+        self._door = Door(Path(listen.admin_socket if admin else listen.socket), asked.root, asked.timeout_s)
         folder, _, name = self._door.path.rpartition("/")
         self._channel = grpc.insecure_channel(f"unix:{folder}/{quote(name)}", _OPTIONS)
 
@@ -71,20 +68,28 @@ class Client:
         request = admin_pb2.ListEventsRequest(limit=limit, after_sequence=after)
         return self._ask(_ADMIN, "ListEvents", request, admin_pb2.ListEventsResponse)
 
-    def watch(self) -> Iterator[admin_pb2.Status]:
-        """The whole state at once and after each change, without end; it ends when the daemon does."""
+    def watch(self, for_s: float | None = None) -> Iterator[admin_pb2.Status]:
+        """The whole state at once and after each change, until the daemon ends or `for_s` seconds are over.
+
+        Both of these raise EdgedError (not_running).
+        """
         request = admin_pb2.WatchStatusRequest()
         call = self._channel.unary_stream(
             f"/{_ADMIN}/WatchStatus",
             request_serializer=type(request).SerializeToString,
             response_deserializer=admin_pb2.Status.FromString,
-        )(request)
+        )(request, timeout=for_s)
         try:
             yield from call
         except grpc.RpcError as error:
             raise self._in_words(error, "WatchStatus") from error
         finally:
             call.cancel()
+
+    def server(self) -> grpc_service_pb2.ServerMetadataResponse:
+        """Who answers."""
+        request = grpc_service_pb2.ServerMetadataRequest()
+        return self._ask(_INFERENCE, "ServerMetadata", request, grpc_service_pb2.ServerMetadataResponse)
 
     def metadata(self, model: str, revision: int | None) -> grpc_service_pb2.ModelMetadataResponse:
         """What a model takes and gives."""
@@ -111,19 +116,14 @@ class Client:
         code, details = error.code(), error.details() or "no reason given"
         for key, value in error.trailing_metadata() or ():
             if key == _CODE_KEY:
-                return Refused(value, details)
+                return RefusedError(value, details)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return EdgedError(Code.NOT_RUNNING, "edged went away before it answered", "see `journalctl -u edged`")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             hint = "give it longer with --timeout; if it hangs, `journalctl -u edged` may say why"
             return EdgedError(Code.NOT_RUNNING, f"edged did not answer within {self._timeout_s:g} s", hint)
         if code is grpc.StatusCode.UNIMPLEMENTED:
-            return Refused("unsupported", f"this edged knows no {method}; is it of another release than edgectl?")
-        return Refused(code.name.lower(), details)
-
-
-def door(asked: Asked, socket: str) -> Door:
-    """A socket that somebody listens on. Raises EdgedError: not_running or not_permitted."""
-    from pathlib import Path
-
-    return Door(Path(socket), asked.root, asked.timeout_s)
+            return RefusedError("unsupported", f"this edged knows no {method}; is it of another release than edgectl?")
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+            details += "; listen.max_message_mib in edged's settings bounds it"
+        return RefusedError(code.name.lower(), details)

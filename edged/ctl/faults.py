@@ -17,14 +17,14 @@ INTERRUPTED = 130
 _STATUS = {Code.NOT_RUNNING: NOT_RUNNING, Code.NOT_PERMITTED: NOT_PERMITTED}
 
 
-class WrongInput(EdgedError):
+class WrongInputError(EdgedError):
     """What was given to edgectl cannot be used, so nothing was asked."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(Code.INVALID_ARGUMENT, message, hint)
 
 
-class Refused(EdgedError):
+class RefusedError(EdgedError):
     """The daemon's own no, in its own words; `word` is its code, which may be newer than this edgectl."""
 
     def __init__(self, word: str, message: str) -> None:
@@ -34,13 +34,13 @@ class Refused(EdgedError):
 
 def exit_status(error: EdgedError) -> int:
     """The exit status that `error` ends edgectl with."""
-    if isinstance(error, WrongInput):
+    if isinstance(error, WrongInputError):
         return WRONG_USAGE
-    if isinstance(error, Refused):
+    if isinstance(error, RefusedError):
         return NO
     return _STATUS.get(error.code, NO)
 
 
 def word(error: EdgedError) -> str:
     """The stable code that programs read."""
-    return error.word if isinstance(error, Refused) else error.code.value
+    return error.word if isinstance(error, RefusedError) else error.code.value

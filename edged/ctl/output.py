@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _GAP = "  "
 
-# Words that are worth a colour where they fill a cell.
+# Words that are worth a colour where a cell begins with them; the first column holds names.
 _STYLES = {
     "ready": "green",
     "serving": "green",
@@ -63,9 +63,9 @@ def fields(pairs: Iterable[tuple[str, str]]) -> Table:
     return Table((Column(""), Column("", wraps=True)), list(pairs))
 
 
-def document(data: Any, *, line: bool = False) -> None:
-    """Writes one JSON document; `line`: on one line, for streams of them. ASCII, so that nothing steers a terminal."""
-    sys.stdout.write(json.dumps(data, indent=None if line else 2, allow_nan=False) + "\n")
+def document(data: Any) -> None:
+    """Writes one JSON document, on one line where no person reads it. ASCII, so that nothing steers a terminal."""
+    sys.stdout.write(json.dumps(data, indent=2 if sys.stdout.isatty() else None, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
@@ -74,7 +74,7 @@ def line(text: str = "") -> None:
     if sys.stdout.isatty():
         from rich.text import Text
 
-        _console(sys.stdout).print(Text(safe(text)), soft_wrap=False)
+        _console(sys.stdout).print(Text(safe(text)))
     else:
         sys.stdout.write(safe(text) + "\n")
     sys.stdout.flush()
@@ -105,7 +105,6 @@ def fail(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    sys.stdout.flush()
     sys.stderr.write(f"edgectl: {safe(text)}\n")
 
 
@@ -128,17 +127,19 @@ def _console(file: TextIO) -> Console:
     return Console(file=file, markup=False, emoji=False, highlight=False)
 
 
+def _style(cell: str) -> str:
+    return _STYLES.get(cell.partition(",")[0], "")
+
+
 def _print(what: Table, console: Console) -> None:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    grid = Grid(
-        box=None, show_header=what.titled, header_style="bold", pad_edge=False, padding=(0, len(_GAP), 0, 0)
-    )
+    grid = Grid(box=None, show_header=what.titled, header_style="bold", pad_edge=False, padding=(0, len(_GAP), 0, 0))
     for column in what.columns:
         grid.add_column(
             column.title, justify="right" if column.right else "left", no_wrap=not column.wraps, overflow="fold"
         )
     for row in what.rows:
-        grid.add_row(*(Text(safe(cell), style=_STYLES.get(cell, "")) for cell in row))
+        grid.add_row(*(Text(safe(cell), _style(cell) if index else "") for index, cell in enumerate(row)))
     console.print(grid)

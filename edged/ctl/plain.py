@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC
 from typing import Any
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -32,7 +31,7 @@ def plain(message: Message) -> dict[str, Any]:
     return found
 
 
-def _one(field: FieldDescriptor, value: Any) -> Any:
+def _one(field: Any, value: Any) -> Any:
     if field.enum_type is not None:
         return _word(field.enum_type, value)
     return plain(value) if isinstance(value, Message) else value
@@ -51,7 +50,7 @@ def word(message: Message, name: str) -> str:
     return _word(kind, getattr(message, name))
 
 
-def _word(kind: EnumDescriptor, number: int) -> str:
+def _word(kind: Any, number: int) -> str:
     value = kind.values_by_number.get(number)
     if value is None:  # of a newer edged
         return f"unknown {number}"

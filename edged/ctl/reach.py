@@ -61,7 +61,8 @@ def _denied(path: Path) -> EdgedError:
     entry = 0o020 if barrier == path else 0o010
     what = f"you may not connect to {path}"
     if not found.st_gid or not found.st_mode & entry:
-        return EdgedError(Code.NOT_PERMITTED, f"{what}: {barrier} is {_user(found.st_uid)}'s alone", "try with sudo")
+        only = "it" if barrier == path else barrier
+        return EdgedError(Code.NOT_PERMITTED, f"{what}: {only} is {_user(found.st_uid)}'s alone", "try with sudo")
     try:
         group = grp.getgrgid(found.st_gid)
     except KeyError:

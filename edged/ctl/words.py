@@ -21,9 +21,9 @@ def cut(text: str, length: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """How long something took or has gone on: `0.08 s`, `12 s`, `3 min 12 s`, `2 h 5 min`, `3 d 4 h`."""
+    """How long something took or has gone on: `0.08 s`, `7.5 s`, `3 min 12 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds < 10:
-        return f"{max(seconds, 0):.2f} s"
+        return f"{max(seconds, 0):.{2 if seconds < 1 else 1}f} s"
     whole = round(seconds)
     for size, big, small_size, small in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
         if whole >= size:
@@ -55,7 +55,7 @@ def size(count: int) -> str:
 
 def short_digest(digest: str) -> str:
     """Enough of a digest to tell releases apart."""
-    return digest[:12] or "-"
+    return digest[:8] or "-"
 
 
 def count(number: int, one: str, many: str = "") -> str:

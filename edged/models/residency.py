@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from edged import log
 from edged.bundle.manifest import Golden, Manifest, Variant, digest
 from edged.changes import Changes
 from edged.config.settings import Workers
@@ -20,6 +21,8 @@ from edged.models.selection import PassedOver, select
 from edged.system.hardware import Hardware
 from edged.worker import process
 from edged.worker.messages import Compared, FileRef, Load, RunGolden, WarmupRun
+
+_log = log.get("models")
 
 # How long an idle worker may take to go once its link is closed.
 _STOP_GRACE_S = 2.0
@@ -110,20 +113,29 @@ class Resident:
         self._become(State.UNAVAILABLE, "unloaded")
 
     async def _live(self) -> None:
+        """Keeps a worker up. A defect here costs this model and no other."""
+        try:
+            await self._keep_up()
+        except Exception:  # noqa: BLE001 - logged, and told in the model's state
+            _log.exception("a model met a defect of edged", model=self.name, revision=self.revision)
+            self._fail("a defect of edged; its log says more")
+
+    async def _keep_up(self) -> None:
+        loop = asyncio.get_running_loop()
         delay_s = self.settings.restart_min_s
         while True:
             worker = await self._load_best()
-            if worker is None:
-                return
-            try:
-                loop = asyncio.get_running_loop()
+            if worker is not None:
                 since = loop.time()
-                self.last_exit = await asyncio.shield(worker.ended)
+                try:
+                    self.last_exit = await asyncio.shield(worker.ended)
+                finally:
+                    self.worker = None
+                    await worker.stop(_STOP_GRACE_S)
                 if loop.time() - since > self.settings.restart_max_s:  # it served well: this is a new trouble
                     delay_s = self.settings.restart_min_s
-            finally:
-                self.worker = None
-                await worker.stop(_STOP_GRACE_S)
+            elif not self._runnable:
+                return
             self._events.record(
                 Severity.ERROR,
                 Code.WORKER_CRASHED,
@@ -139,23 +151,19 @@ class Resident:
             self.restarts += 1
 
     async def _load_best(self) -> process.Worker | None:
-        """A worker of the best variant that loads; the others are passed over from then on."""
+        """A worker of the best variant that loads; the others are passed over from then on.
+
+        None when none does, or when the last one served before and did not come up again for a reason that may pass.
+        """
         while self._runnable:
             variant = self._runnable[0]
             try:
                 worker = await start_worker(self.source.folder, self.manifest, variant, self.settings)
             except (EdgedError, OSError) as error:
-                code = error.code if isinstance(error, EdgedError) else Code.LOAD_FAILED
-                self._runnable.pop(0)
-                self.passed_over.append(PassedOver(variant.name, code, str(error)))
-                self._events.record(
-                    Severity.ERROR,
-                    code,
-                    self.name,
-                    f"variant {variant.name} of revision {self.revision} does not load: {error}",
-                    revision=self.revision,
-                    variant=variant.name,
-                )
+                if self._runnable == [self.variant] and _may_pass(error):
+                    self.last_exit = str(error)
+                    return None
+                self._pass_over(variant, error)
                 continue
             self.worker, self.variant = worker, variant
             self._become(State.READY, "")
@@ -171,9 +179,27 @@ class Resident:
             )
             return worker
         reasons = "; ".join(f"{passed.variant}: {passed.reason}" for passed in self.passed_over)
-        self._become(State.FAILED, f"no variant can run here: {reasons}")
-        self._events.record(Severity.ERROR, "model_failed", self.name, self.reason, revision=self.revision)
+        self._fail(f"no variant can run here: {reasons}")
         return None
+
+    def _pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:
+        code = error.code if isinstance(error, EdgedError) else Code.LOAD_FAILED
+        self._runnable.remove(variant)
+        self.passed_over.append(PassedOver(variant.name, code, str(error)))
+        places = [each.name for each in self.manifest.variants]
+        self.passed_over.sort(key=lambda passed: places.index(passed.variant))
+        self._events.record(
+            Severity.ERROR,
+            code,
+            self.name,
+            f"variant {variant.name} of revision {self.revision} does not load: {error}",
+            revision=self.revision,
+            variant=variant.name,
+        )
+
+    def _fail(self, reason: str) -> None:
+        self._become(State.FAILED, reason)
+        self._events.record(Severity.ERROR, "model_failed", self.name, reason, revision=self.revision)
 
     def _become(self, state: State, reason: str) -> None:
         self.state, self.reason = state, reason
@@ -210,6 +236,11 @@ class Residency:
     async def stop(self) -> None:
         """Ends all workers, at the same time."""
         await asyncio.gather(*(resident.stop() for resident in self._residents.values()))
+
+
+def _may_pass(error: EdgedError | OSError) -> bool:
+    """Whether what kept a worker from coming up may be gone the next time: it was killed, or the device was short."""
+    return isinstance(error, OSError) or error.code in (Code.WORKER_CRASHED, Code.WORKER_HANG)
 
 
 def file_ref(manifest: Manifest, path: str) -> FileRef:

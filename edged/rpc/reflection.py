@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
@@ -19,7 +22,8 @@ SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.Serv
 
 def methods(services: Sequence[str]) -> Methods:
     """The call by name, for a server that offers `services`."""
-    servicer = reflection.aio.ReflectionServicer([*services, SERVICES[1]])
+    names = [*services, SERVICES[1]]
+    servicer = reflection.aio.ReflectionServicer(names, _pool(names))
 
     async def info(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
         async def decoded() -> AsyncIterator[pb.ServerReflectionRequest]:
@@ -30,3 +34,22 @@ def methods(services: Sequence[str]) -> Methods:
             yield reply.SerializeToString()
 
     return {"ServerReflectionInfo": chat(info)}
+
+
+def _pool(services: Sequence[str]) -> DescriptorPool:
+    """What these services are made of, and nothing else that this process happens to know."""
+    known = descriptor_pool.Default()
+    pool = DescriptorPool()
+    seen: set[str] = set()
+
+    def add(file: FileDescriptor) -> None:
+        if file.name in seen:
+            return
+        seen.add(file.name)
+        for dependency in file.dependencies:
+            add(dependency)
+        pool.AddSerializedFile(file.serialized_pb)
+
+    for service in services:
+        add(known.FindServiceByName(service).file)
+    return pool

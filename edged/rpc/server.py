@@ -22,7 +22,8 @@ from edged.rpc.status import CODE_KEY, STATUS
 # Who may connect is the folder's business and the group's; everybody else is kept out.
 _SOCKET_MODE = 0o660
 
-# gRPC's limit on the headers of a message is 8 KiB, and a longer status is lost altogether.
+# gRPC's limit on the headers of a message is 8 KiB, and a longer status is lost altogether. These are bytes of UTF-8,
+# three of which each byte takes there that is not ASCII.
 _MAX_DETAILS = 2048
 
 # Asked of clients that have a retry policy, when the queue was full.
@@ -102,10 +103,10 @@ async def _abort(context: grpc.aio.ServicerContext, error: EdgedError) -> bytes:
     trailing = [(CODE_KEY, error.code.value)]
     if error.code is Code.OVERLOADED:
         trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
-    details = str(error)
+    details = str(error).encode(errors="replace")
     if len(details) > _MAX_DETAILS:
-        details = details[: _MAX_DETAILS - 1] + "…"
-    await context.abort(STATUS[error.code], details, tuple(trailing))
+        details = details[:_MAX_DETAILS] + "…".encode()
+    await context.abort(STATUS[error.code], details.decode(errors="ignore"), tuple(trailing))
     raise AssertionError("unreachable: abort raises")
 
 

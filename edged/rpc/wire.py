@@ -22,6 +22,10 @@ from edged.worker.messages import Form
 _KEPT_BYTES = 1024
 _KEPT = 1024
 
+# A request of more fields than this is refused: reading each in turn would hold up everybody else. Contents that are
+# packed or raw are one field, however long; what lies in one of another kind is charged by what it could hold.
+_MAX_FIELDS = 65_536
+
 # Bytes of a varint that are not its last.
 _CONTINUED = bytes(range(0x80, 0x100))
 _OVERLONG = re.compile(rb"[\x80-\xff]{10}")
@@ -54,6 +58,9 @@ _UNSUPPORTED_TENSOR = (
 
 Parameter = bool | int | float | str
 
+# An input: what it says, the names of its parameters, its typed contents, the fields it was read from.
+_Input = tuple[InputMeta, tuple[str, ...], Contents | None, int]
+
 
 def read_request(data: bytes) -> Call:
     """The request that `data` holds. Raises EdgedError: malformed_request, invalid_tensor or unsupported."""
@@ -76,17 +83,20 @@ class _Reader:
         data = self._data
         model = version = identity = ""
         parameters: dict[str, Parameter] = {}
-        inputs: list[tuple[InputMeta, tuple[str, ...], Contents | None]] = []
+        inputs: list[_Input] = []
         outputs: list[tuple[str, tuple[str, ...]]] = []
         raw: list[memoryview] = []
         signature: list[object] = []
+        left = _MAX_FIELDS
         for number, kind, at, end in protowire.fields(data):
+            left -= 1
             if number == 7 and kind == BYTES:
                 raw.append(self._view[at:end])
             elif number == 5 and kind == BYTES:
                 found = _short_input(data[at:end]) if end - at <= _KEPT_BYTES else _input(data, at, end)
                 inputs.append(found)
                 signature.append(found[0])
+                left -= found[3]
             elif number == 1 and kind == BYTES:
                 model = _text(data, at, end, "model_name")
             elif number == 2 and kind == BYTES:
@@ -94,21 +104,25 @@ class _Reader:
             elif number == 3 and kind == BYTES:
                 identity = _text(data, at, end, "id")
             elif number == 6 and kind == BYTES:
+                left -= _at_most(end - at)
                 output = _short_output(data[at:end]) if end - at <= _KEPT_BYTES else _output(data[at:end])
                 outputs.append(output)
                 signature.append(output[0])
             elif number == 4 and kind == BYTES:
+                left -= _at_most(end - at)
                 parameters.update([_parameter(data, at, end)])
+            if left < 0:
+                raise _too_many()
         timeout_s = _timeout_s(parameters)
-        for meta, names, _ in inputs:
-            _refuse(names, _UNSUPPORTED_TENSOR, f" of input {meta.name!r}")
+        for meta, names, *_ in inputs:
+            _refuse(names, _UNSUPPORTED_TENSOR, f" of input {meta.name[:64]!r}")
         for name, names in outputs:
-            _refuse(names, _UNSUPPORTED_TENSOR, f" of output {name!r}")
+            _refuse(names, _UNSUPPORTED_TENSOR, f" of output {name[:64]!r}")
         return Call(
             model=model,
             version=version,
             id=identity,
-            inputs=tuple(meta for meta, _, _ in inputs),
+            inputs=tuple(meta for meta, *_ in inputs),
             outputs=tuple(name for name, _ in outputs),
             contents=_contents(inputs, raw),
             signature=tuple(signature),
@@ -116,9 +130,7 @@ class _Reader:
         )
 
 
-def _contents(
-    inputs: list[tuple[InputMeta, tuple[str, ...], Contents | None]], raw: list[memoryview]
-) -> tuple[Contents, ...]:
+def _contents(inputs: list[_Input], raw: list[memoryview]) -> tuple[Contents, ...]:
     if raw:
         if len(raw) != len(inputs):
             raise EdgedError(
@@ -126,16 +138,16 @@ def _contents(
                 f"the request has {len(inputs)} inputs and {len(raw)} raw_input_contents",
                 "give one of them for each input, in the same order",
             )
-        for meta, _, typed in inputs:
+        for meta, _, typed, _ in inputs:
             if typed is not None:
                 raise EdgedError(
                     Code.INVALID_TENSOR,
-                    f"input {meta.name!r} has contents, and the request has raw_input_contents",
+                    f"input {meta.name[:64]!r} has contents, and the request has raw_input_contents",
                     "give the one or the other",
                 )
         return tuple(Contents(Form.RAW, (part,), -1) for part in raw)
     found = []
-    for meta, _, typed in inputs:
+    for meta, _, typed, _ in inputs:
         if typed is not None:
             found.append(typed)
         elif 0 in meta.shape:
@@ -143,19 +155,20 @@ def _contents(
         else:
             raise EdgedError(
                 Code.INVALID_TENSOR,
-                f"input {meta.name!r} has no contents",
+                f"input {meta.name[:64]!r} has no contents",
                 "give raw_input_contents, or the contents field of its datatype",
             )
     return tuple(found)
 
 
-def _input(data: bytes, at: int, end: int) -> tuple[InputMeta, tuple[str, ...], Contents | None]:
-    """An InferInputTensor: what it says, the names of its parameters, its typed contents."""
+def _input(data: bytes, at: int, end: int) -> _Input:
     name = datatype = ""
     shape: list[int] = []
     parameters: list[str] = []
     spans: list[tuple[int, int]] = []
+    count = 0
     for number, kind, first, second in protowire.fields(data, at, end):
+        count += 1
         if number == 1 and kind == BYTES:
             name = _text(data, first, second, "an input's name")
         elif number == 2 and kind == BYTES:
@@ -163,18 +176,24 @@ def _input(data: bytes, at: int, end: int) -> tuple[InputMeta, tuple[str, ...], 
         elif number == 3 and kind == VARINT:
             shape.append(_signed(first))
         elif number == 3 and kind == BYTES:
+            count += _at_most(second - first)
             shape += _packed(data, first, second)
         elif number == 4 and kind == BYTES:
+            count += _at_most(second - first)
             parameters.append(_parameter(data, first, second)[0])
         elif number == 5 and kind == BYTES:
             spans.append((first, second))
+        if count > _MAX_FIELDS:
+            raise _too_many()
     meta = InputMeta(name, datatype, tuple(shape))
-    contents = _typed(data, spans, meta) if spans else None
-    return meta, tuple(parameters), contents
+    if not spans:
+        return meta, tuple(parameters), None, count
+    contents, more = _typed(data, spans, meta, _MAX_FIELDS - count)
+    return meta, tuple(parameters), contents, count + more
 
 
 @lru_cache(maxsize=_KEPT)
-def _short_input(data: bytes) -> tuple[InputMeta, tuple[str, ...], Contents | None]:
+def _short_input(data: bytes) -> _Input:
     return _input(data, 0, len(data))
 
 
@@ -193,21 +212,25 @@ def _output(data: bytes) -> tuple[str, tuple[str, ...]]:
 _short_output = lru_cache(maxsize=_KEPT)(_output)
 
 
-def _typed(data: bytes, spans: list[tuple[int, int]], meta: InputMeta) -> Contents | None:
-    """The one filled field of an input's InferTensorContents; None when it is empty."""
+def _typed(data: bytes, spans: list[tuple[int, int]], meta: InputMeta, max_fields: int) -> tuple[Contents | None, int]:
+    """The one filled field of an input's InferTensorContents, None when it is empty; and how many fields were read."""
     filled = 0
+    walked = 0
     parts: list[bytes | memoryview] = []
     count = 0
     view = memoryview(data)
     for start, stop in spans:
         for number, kind, at, end in protowire.fields(data, start, stop):
+            walked += 1
+            if walked > max_fields:
+                raise _too_many()
             # A field in a wire type that is not its own is passed over, as protobuf does.
             if number not in _TYPED or kind not in _WIRE_TYPES[number] or (kind == BYTES and at == end and number != 8):
                 continue
             if filled not in (0, number):
                 both = " and ".join(sorted((_TYPED[filled][0], _TYPED[number][0])))
                 raise EdgedError(
-                    Code.INVALID_TENSOR, f"input {meta.name!r} has both {both}", "fill the one of its datatype"
+                    Code.INVALID_TENSOR, f"input {meta.name[:64]!r} has both {both}", "fill the one of its datatype"
                 )
             filled = number
             if number == 8:
@@ -223,18 +246,33 @@ def _typed(data: bytes, spans: list[tuple[int, int]], meta: InputMeta) -> Conten
                 count += _count_varints(data[at:end], _TYPED[number][0])
                 parts.append(view[at:end])
     if not filled:
-        return None
+        return None, walked
     field, datatypes = _TYPED[filled]
     if meta.datatype not in datatypes:
         wanted = next((name for name, kinds in _TYPED.values() if meta.datatype in kinds), "raw_input_contents")
         raise EdgedError(
             Code.INVALID_TENSOR,
-            f"input {meta.name!r} is {meta.datatype[:16]!r} and came in {field}",
+            f"input {meta.name[:64]!r} is {meta.datatype[:16]!r} and came in {field}",
             f"it travels in {wanted}" + (" only" if meta.datatype in _RAW_ONLY else ""),
         )
     if filled in _SIZES or filled == 8:
-        return Contents(Form.RAW, tuple(parts), -1)
-    return Contents(Form.VARINT, tuple(parts), count)
+        return Contents(Form.RAW, tuple(parts), -1), walked
+    return Contents(Form.VARINT, tuple(parts), count), walked
+
+
+def _at_most(size: int) -> int:
+    """The fields that `size` bytes hold at most; more than a request may have are not read at all."""
+    if size > 2 * _MAX_FIELDS:
+        raise _too_many()
+    return size // 2
+
+
+def _too_many() -> EdgedError:
+    return EdgedError(
+        Code.INVALID_ARGUMENT,
+        f"the request has more than {_MAX_FIELDS} fields",
+        "give the tensors in raw_input_contents",
+    )
 
 
 def _count_varints(data: bytes, field: str) -> int:

@@ -44,6 +44,7 @@ def open_session(model: bytes, options: SessionOptions) -> Session:
     wanted.intra_op_num_threads = options.threads
     wanted.inter_op_num_threads = 1
     wanted.log_severity_level = 3
+    wanted.add_session_config_entry("session.load_model_format", "ONNX")  # its own format was not looked through
     # A spinning pool burns the cores that other workers need.
     wanted.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted.add_session_config_entry("session.inter_op.allow_spinning", "0")
@@ -68,6 +69,12 @@ class _OnnxSession:
         self._datatypes = {spec.name: spec.datatype for spec in self.inputs}
         # numpy has no bfloat16: such tensors pass as OrtValues over uint16.
         self._has_bfloat16 = any(spec.datatype is Datatype.BF16 for spec in self.inputs + self.outputs)
+        if self._has_bfloat16 and any(spec.datatype is Datatype.BYTES for spec in self.inputs):
+            raise EdgedError(
+                Code.LOAD_FAILED,
+                "onnxruntime can be given no strings where the model has a BF16 tensor too",
+                "cast the BF16 tensors to FP32 inside the model",
+            )
 
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         feed = {name: self._text(name, array) for name, array in inputs.items()}
@@ -75,6 +82,8 @@ class _OnnxSession:
             if self._has_bfloat16:
                 return self._run_values(feed, outputs)
             return [_bytes(array) for array in self._session.run(list(outputs), feed)]
+        except UnicodeDecodeError as error:  # of an output: the inputs were text
+            raise EdgedError(Code.INFERENCE_FAILED, f"the model gave strings that are not UTF-8: {error}") from error
         except (state.InvalidArgument, ValueError) as error:
             raise EdgedError(Code.INVALID_TENSOR, f"onnxruntime refuses the values: {_words(error)}") from error
         except Exception as error:
@@ -139,7 +148,8 @@ def _words(error: Exception) -> str:
 
 # Where a TensorProto can stand in a model, as paths of field numbers of onnx.proto: message → field → message.
 _MESSAGES = {
-    "Model": {7: "Graph", 25: "Function"},
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
     "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
     "Function": {7: "Node", 11: "Attribute"},
     "Node": {5: "Attribute"},

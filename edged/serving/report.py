@@ -19,16 +19,21 @@ class Mode(StrEnum):
 
 def degraded_reasons(life: Life, residency: Residency) -> list[str]:
     """Everything that is not as it should be, a line each."""
-    return [*life.degraded_reasons, *(reason for each in residency.serving() if (reason := _reason(each)))]
+    first_loads = life.phase is Phase.STARTING
+    reasons = (_reason(each, first_loads=first_loads) for each in residency.serving())
+    return [*life.degraded_reasons, *filter(None, reasons)]
 
 
-def _reason(resident: Resident) -> str:
+def _reason(resident: Resident, *, first_loads: bool) -> str:
     if resident.degraded and resident.variant is not None:
         best = resident.manifest.variants[0].name
         return f"model {resident.name} is served by variant {resident.variant.name} instead of {best}"
-    if resident.state in (State.FAILED, State.UNAVAILABLE) or (resident.state is State.LOADING and resident.reason):
-        return f"model {resident.name} is {resident.state}: {resident.reason}"
-    return ""
+    reason = resident.reason
+    if resident.state is State.LOADING and not reason and not first_loads:
+        reason = "its first worker is still on the way"
+    if resident.ready or resident.state is State.UNLOADING or not reason:
+        return ""
+    return f"model {resident.name} is {resident.state}: {reason}"
 
 
 def mode(life: Life, residency: Residency) -> Mode:

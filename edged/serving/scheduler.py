@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from edged import log
 from edged.errors import Code, EdgedError
 from edged.models.residency import Resident
 from edged.serving.admission import Admitted
 from edged.serving.request import Answer, Contents, Output
 from edged.serving.statistics import Statistics
 from edged.worker.messages import Failed, Infer, InputPart
+
+_log = log.get("serving")
 
 
 class Pending(msgspec.Struct, eq=False):
@@ -134,28 +137,36 @@ class Queue:
             self._task = None
 
     async def _execute(self, batch: Sequence[Pending]) -> None:
+        """Whatever happens, every member is told."""
+        try:
+            await self._ask(batch)
+        except EdgedError as error:
+            failure = error
+        except Exception:  # noqa: BLE001 - a defect, which costs this batch and not those that wait
+            _log.exception("a batch met a defect of edged", model=self._resident.name)
+            failure = EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it")
+        else:
+            return
+        for pending in batch:
+            _resolve(pending, failure)
+
+    async def _ask(self, batch: Sequence[Pending]) -> None:
         resident = self._resident
         worker, variant = resident.worker, resident.variant
+        if worker is None or variant is None:
+            raise unavailable(resident)
         try:
-            if worker is None or variant is None:
-                raise unavailable(resident)
             answered, body = await worker.infer(*_message(batch))
         except EdgedError as error:
-            blamed = EdgedError(
-                error.code, f"model {resident.name!r}, revision {resident.revision}: {error.message}", error.hint
-            )
-            for pending in batch:
-                _resolve(pending, blamed)
-            return
+            raise self._named(error) from error
         self.statistics.batches += 1
-        self.statistics.rows += sum(pending.admitted.rows for pending in batch)
         datatypes = {spec.name: spec.datatype for spec in resident.manifest.outputs}
         at = 0
         for pending, member in zip(batch, answered.members, strict=True):
             if isinstance(member, Failed):
-                text = f"model {resident.name!r}, revision {resident.revision}: {member.message}"
-                _resolve(pending, EdgedError(Code(member.code), text, member.hint))
+                _resolve(pending, self._named(EdgedError(Code(member.code), member.message, member.hint)))
                 continue
+            self.statistics.rows += pending.admitted.rows
             outputs = []
             for name, part in zip(pending.admitted.outputs, member.outputs, strict=True):
                 outputs.append(Output(name, datatypes[name], part.shape, body[at : at + part.size]))
@@ -164,6 +175,16 @@ class Queue:
                 pending,
                 Answer(resident.name, resident.revision, variant.name, resident.degraded, tuple(outputs)),
             )
+
+    def give_up(self, error: EdgedError) -> None:
+        """Tells everybody who waits, or whose request a worker has, that no answer will come."""
+        for pending in (*self._waiting, *self._executing):
+            _resolve(pending, error)
+
+    def _named(self, error: EdgedError) -> EdgedError:
+        resident = self._resident
+        text = f"model {resident.name!r}, revision {resident.revision}: {error.message}"
+        return EdgedError(error.code, text, error.hint)
 
     async def drained(self) -> None:
         """Waits until nothing waits and nothing is executed."""

@@ -55,7 +55,7 @@ class Service:
 
     async def _infer(self, resident: Resident, queue: Queue, call: Call, remaining_s: float | None) -> Answer:
         if self._stopping:
-            raise EdgedError(Code.SHUTTING_DOWN, "the daemon is stopping", "try again when it is back")
+            raise _shutting_down()
         known = self._admitted.setdefault((resident.name, resident.revision), {})
         admitted = known.get(call.signature)
         if admitted is None:
@@ -95,7 +95,10 @@ class Service:
         return queue
 
     async def drain(self, limit_s: float) -> bool:
-        """Refuses what comes from now on and waits for what is here; whether all of it was answered in time."""
+        """Refuses what comes from now on and waits for what is here; whether all of it was answered in time.
+
+        What was not is told so.
+        """
         self._stopping = True
         self._residency.changes.mark()
         waiting = [asyncio.ensure_future(queue.drained()) for queue in self._queues.values()]
@@ -105,7 +108,13 @@ class Service:
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+        for queue in self._queues.values():
+            queue.give_up(_shutting_down())
         return not late
 
     def _bounds(self) -> Bounds:
         return Bounds(self._settings.queue_requests, self._settings.queue_mib * 1024 * 1024)
+
+
+def _shutting_down() -> EdgedError:
+    return EdgedError(Code.SHUTTING_DOWN, "the daemon is stopping", "try again when it is back")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -47,8 +48,8 @@ def _instruction_sets(cpuinfo: Path) -> frozenset[str]:
 
 def _memory_mib(meminfo: Path) -> int:
     for line in _lines(meminfo):
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) // 1024
+        if found := re.match("MemTotal: *([0-9]+) kB", line):
+            return int(found[1]) // 1024
     return 0
 
 

@@ -44,7 +44,7 @@ class Life:
 
     def degrade(self, reason: str) -> None:
         """Remembers, for as long as the daemon runs, that something is not as it should be."""
-        self.degraded_reasons.append(reason)
+        self.degraded_reasons.append(reason.encode(errors="replace").decode())  # it may name a file that is no text
         self._changes.mark()
 
 
@@ -68,7 +68,7 @@ class Lock:
     def __init__(self, path: Path) -> None:
         """Takes the lock. Raises EdgedError: already_running naming the holder, or cannot_listen."""
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise EdgedError(
                 Code.CANNOT_LISTEN, f"{path} cannot be opened: {error.strerror}", "check who may write to its folder"

@@ -86,7 +86,9 @@ def _decode_varints(name: str, datatype: Datatype, data: memoryview, count: int)
     """Packed varints, all elements of one length at a time."""
     raw = np.frombuffer(data, np.uint8)
     last = np.flatnonzero(raw < 0x80)
-    if len(last) != count or (count and last[-1] != len(raw) - 1):
+    if raw.size and raw[-1] >= 0x80:
+        raise EdgedError(Code.INVALID_TENSOR, f"input {name!r} ends inside element {len(last)}")
+    if len(last) != count:
         raise EdgedError(Code.INVALID_TENSOR, f"input {name!r} has {len(last)} elements; its shape takes {count}")
     first = np.concatenate((np.zeros(1, np.int64), last[:-1] + 1)) if count else last
     lengths = last - first + 1

@@ -29,15 +29,22 @@ def _differences(
     if datatype in (Datatype.BYTES, Datatype.BOOL):
         outside = int(np.count_nonzero(answer != expected))
         return outside, float(outside > 0)
+    with np.errstate(invalid="ignore", over="ignore"):  # what has no finite distance is never within
+        distances = _distances(datatype, answer, expected)
+        allowed = atol + rtol * np.abs(_real(datatype, expected))
+        within = (distances == 0) | (np.isfinite(distances) & (distances <= allowed))
+    return int(np.count_nonzero(~within)), float(distances.max(initial=0.0))
+
+
+def _distances(datatype: Datatype, answer: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.float64]:
+    """|answer - expected|, taken exactly for integers; 0 where both are NaN, infinite where one is."""
+    if datatype is not Datatype.BF16 and expected.dtype.kind in "iu":  # float64 has no neighbours above 2⁵³
+        came, wanted = answer.astype(np.uint64), expected.astype(np.uint64)
+        return np.where(answer > expected, came - wanted, wanted - came).astype(np.float64)
     mine, theirs = _real(datatype, answer), _real(datatype, expected)
     same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
-    with np.errstate(invalid="ignore"):  # inf - inf, which `same` has already settled
-        distance = np.where(same, 0.0, np.abs(mine - theirs))
-    within = same | (distance <= atol + rtol * np.abs(theirs))
-    worst = float(np.nanmax(distance, initial=0.0))
-    if np.isnan(distance).any():
-        worst = float("inf")
-    return int(np.count_nonzero(~within)), worst
+    distances = np.abs(mine - theirs)
+    return np.where(same, 0.0, np.where(np.isnan(distances), np.inf, distances))
 
 
 def _real(datatype: Datatype, array: NDArray[Any]) -> NDArray[np.float64]:
@@ -47,14 +54,19 @@ def _real(datatype: Datatype, array: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _rows(array: NDArray[Any]) -> int:
-    return array.size // array.shape[-1] if array.ndim and array.shape[-1] else 0
+    """How often the last axis repeats; a scalar is a row of its own."""
+    return array.size // _width(array) if array.size else 0
+
+
+def _width(array: NDArray[Any]) -> int:
+    return array.shape[-1] if array.ndim else 1
 
 
 def _agreeing(datatype: Datatype, answer: NDArray[Any], expected: NDArray[Any]) -> int:
     if not _rows(expected):
         return 0
     if datatype is Datatype.BYTES:
-        return int(np.count_nonzero((answer == expected).reshape(-1, expected.shape[-1]).all(axis=1)))
+        return int(np.count_nonzero(np.equal(answer, expected).reshape(-1, _width(expected)).all(axis=1)))
     mine, theirs = _real(datatype, answer), _real(datatype, expected)
-    width = expected.shape[-1]
+    width = _width(expected)
     return int(np.count_nonzero(mine.reshape(-1, width).argmax(axis=1) == theirs.reshape(-1, width).argmax(axis=1)))

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -84,14 +85,25 @@ def serve(link: socket.socket) -> None:
             _send(link, failed(error))
 
 
+def _close_all_but(link: int) -> None:
+    """Closes what the front itself had inherited, and so could not keep from its children."""
+    for path in Path("/proc/self/fd").iterdir():
+        descriptor = int(path.name)
+        if descriptor > 2 and descriptor != link:
+            with contextlib.suppress(OSError):  # the one that read the folder is closed already
+                os.close(descriptor)
+
+
 def main() -> None:
     """Ties this process to its parent, then serves."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the front drains and ends its workers itself
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above could tell
         raise SystemExit("the front is gone")
+    _close_all_but(descriptor)
     os.dup2(2, 1)  # what an engine prints belongs into the log
     os.chdir("/")
     with socket.socket(fileno=descriptor) as link, contextlib.suppress(ConnectionError):

@@ -90,24 +90,27 @@ class Link(asyncio.BufferedProtocol):
             head = self._small[at + PREFIX.size : at + PREFIX.size + head_size]
             body = bytes(self._small[at + PREFIX.size + head_size : at + total])
             at += total
-            self._deliver(head, memoryview(body))
+            if not self._deliver(head, memoryview(body)):
+                return
         if at:
             left = self._filled - at
             self._small[:left] = bytes(self._small[at : self._filled])
             self._filled = left
 
-    def _deliver(self, head: memoryview, body: memoryview) -> None:
+    def _deliver(self, head: memoryview, body: memoryview) -> bool:
+        """Gives a reply to whom it is due; False when the worker is out of its mind, and nothing more may be read."""
         try:
             message = _decoder.decode(head)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             self.close()
-            return
-        if not self._waiting:
-            self.close()  # an answer that nobody asked for: the worker is out of its mind
-            return
+            return False
+        if not self._waiting:  # an answer that nobody asked for
+            self.close()
+            return False
         future = self._waiting.popleft()
         if not future.done():
             future.set_result((message, body))
+        return True
 
 
 def _gone() -> EdgedError:

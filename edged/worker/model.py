@@ -13,7 +13,18 @@ from edged.errors import Code, EdgedError
 from edged.runtimes.base import Session, SessionOptions, load_runtime, signature_problems
 from edged.types import TensorSpec
 from edged.worker import batch, codec, compare
-from edged.worker.messages import Answered, Compared, Failed, Infer, Load, Loaded, MemberAnswer, OutputPart, RunGolden
+from edged.worker.messages import (
+    Answered,
+    Compared,
+    Failed,
+    Infer,
+    Load,
+    Loaded,
+    MemberAnswer,
+    OutputPart,
+    RunGolden,
+    WarmupRun,
+)
 from edged.worker.samples import read_arrays, read_file
 
 
@@ -40,10 +51,16 @@ class Model:
             )
         warm = time.monotonic()
         for run in load.warmup:
-            arrays = read_arrays(self._folder, run.file, {spec.name: (spec.name, spec) for spec in load.inputs})
+            self._warm_up(run)
+        self.loaded = Loaded(load_s=warm - started, warmup_s=time.monotonic() - warm)
+
+    def _warm_up(self, run: WarmupRun) -> None:
+        arrays = read_arrays(self._folder, run.file, {name: (name, spec) for name, spec in self._inputs.items()})
+        try:
             for _ in range(run.count):
                 self._session.run(arrays, list(self._outputs))
-        self.loaded = Loaded(load_s=warm - started, warmup_s=time.monotonic() - warm)
+        except EdgedError as error:
+            raise EdgedError(Code.LOAD_FAILED, f"warm-up {run.file.path} fails: {error.message}", error.hint) from error
 
     def infer(self, asked: Infer, body: memoryview) -> tuple[Answered, list[memoryview | bytes]]:
         """Runs a batch. A member whose tensors cannot be read has its own error; the others are answered."""

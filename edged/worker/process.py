@@ -107,6 +107,8 @@ class Worker:
 
     def usage(self) -> Usage:
         """What it takes now and took at most; zeros once it has ended."""
+        if self.ended.done():  # another process may have its id by now
+            return Usage()
         found = {}
         try:
             with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as status:
@@ -125,7 +127,7 @@ class Worker:
         if result.si_code == os.CLD_EXITED:
             how = f"exit status {result.si_status}"
         else:
-            how = f"killed by {signal.Signals(result.si_status).name}"
+            how = f"killed by {_signal_name(result.si_status)}"
         self._close(f"{self._verdict} ({how})" if self._verdict else how)
 
     def _lose(self) -> None:
@@ -142,18 +144,19 @@ class Worker:
 async def start(load: Load, limits: Limits) -> Worker:
     """Starts a worker and has it load. Raises EdgedError with the reason; no process is then left behind."""
     front, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with child:
         front.setblocking(False)
-        child.set_inheritable(True)
-        pid = _spawn(child, load.runtime)
-    except BaseException:
-        front.close()
-        raise
-    finally:
-        child.close()
-    pidfd = os.pidfd_open(pid)
-    _, link = await asyncio.get_running_loop().create_unix_connection(Link, sock=front)
-    worker = Worker(pid, pidfd, link, limits)
+        try:
+            _, link = await asyncio.get_running_loop().create_unix_connection(Link, sock=front)
+        except BaseException:
+            front.close()
+            raise
+        try:
+            pid, pidfd = _spawn(child, load.runtime)
+        except BaseException:
+            link.close()
+            raise
+    worker = Worker(pid, pidfd, link, limits)  # nothing has been awaited since there is a process to look after
     try:
         await worker.load(load)
     except BaseException:
@@ -163,10 +166,31 @@ async def start(load: Load, limits: Limits) -> Worker:
     return worker
 
 
-def _spawn(link: socket.socket, runtime: str) -> int:
+def _spawn(link: socket.socket, runtime: str) -> tuple[int, int]:
+    """A new process at the other end of `link`, and a descriptor of it."""
     arguments = [sys.executable, "-I", "-m", "edged.worker.host", str(link.fileno()), str(os.getpid())]
     files = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
-    return os.posix_spawn(sys.executable, arguments, _environment(runtime), file_actions=files)
+    link.set_inheritable(True)
+    pid = os.posix_spawn(
+        sys.executable,
+        arguments,
+        _environment(runtime),
+        file_actions=files,
+        setsigmask=(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),  # until the worker ignores them
+    )
+    try:
+        return pid, os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have no name
+        return f"signal {number}"
 
 
 def _environment(runtime: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from edged._pb.inference import grpc_service_pb2 as pb
 from support.fields import END_GROUP, I32, I64, LEN, START_GROUP, VARINT, field, split, tag, varint
 
 Mutation = Callable[[Random, bytes, bytes], bytes]
@@ -200,3 +201,104 @@ BYTE_MUTATIONS: tuple[Mutation, ...] = (
 def mutate_bytes(random: Random, data: bytes, other: bytes) -> bytes:
     """One mutation of `data`; some of them take parts of `other`."""
     return random.choice(BYTE_MUTATIONS)(random, data, other)
+
+
+# The same for messages that stay messages: sound bytes that say something odd.
+
+MessageMutation = Callable[[Random, pb.ModelInferRequest, pb.ModelInferRequest], None]
+
+_NAMES = ("timeout", "priority", "sequence_id", "sequence_start", "shared_memory_region", "classification", "", "own")
+_WORDS = ("", "0", "1", "x", "sum", "FP32", "BYTES", "identity-fp32", "digits", "\0", "🌍" * 50, "a" * 5000)
+_SIZES = (-(2**63), -1, 0, 1, 2, 3, 8, 9, 2**31, 2**32, 2**62, 2**63 - 1)
+
+
+def _parameter(random: Random) -> pb.InferParameter:
+    return random.choice(
+        (
+            pb.InferParameter(),
+            pb.InferParameter(bool_param=random.random() < 0.5),
+            pb.InferParameter(int64_param=random.choice((*_SIZES, 1_000_000))),
+            pb.InferParameter(string_param=random.choice((*_WORDS, "1000000"))),
+            pb.InferParameter(double_param=random.choice((0.0, -1.5, 1e300, float("inf"), float("nan")))),
+            pb.InferParameter(uint64_param=random.choice((0, 1, 2**63, 2**64 - 1))),
+        )
+    )
+
+
+def odd_parameter(random: Random, message: pb.ModelInferRequest, _: pb.ModelInferRequest) -> None:
+    """A parameter of the request, an input or an output."""
+    holder = random.choice((message, *message.inputs, *message.outputs))
+    holder.parameters[random.choice(_NAMES)].CopyFrom(_parameter(random))
+
+
+def odd_shape(random: Random, message: pb.ModelInferRequest, _: pb.ModelInferRequest) -> None:
+    """A size that does not fit, or more or fewer axes."""
+    for each in message.inputs[:1]:
+        if each.shape and random.random() < 0.7:
+            each.shape[random.randrange(len(each.shape))] = random.choice(_SIZES)
+        elif random.random() < 0.5:
+            each.shape.append(random.choice(_SIZES))
+        else:
+            del each.shape[random.randint(0, len(each.shape)) :]
+
+
+def odd_name(random: Random, message: pb.ModelInferRequest, _: pb.ModelInferRequest) -> None:
+    """Another word where a name, a version, a datatype or an id stands."""
+    word = random.choice(_WORDS)
+    place = random.choice(("model_name", "model_version", "id", "input", "datatype", "output"))
+    if place in ("input", "datatype"):
+        for each in message.inputs[:1]:
+            setattr(each, "name" if place == "input" else place, word)
+    elif place == "output":
+        message.outputs.add(name=word)
+    else:
+        setattr(message, place, word)
+
+
+def odd_version(random: Random, message: pb.ModelInferRequest, _: pb.ModelInferRequest) -> None:
+    """A version that is there, is not there, or is none."""
+    message.model_version = random.choice(("1", "2", "3", "7", "0", "-1", "9" * 16, "latest"))
+
+
+def swap_tensors(random: Random, message: pb.ModelInferRequest, other: pb.ModelInferRequest) -> None:
+    """Another request's inputs, contents or model."""
+    field_name = random.choice(("inputs", "raw_input_contents", "model_name"))
+    if field_name == "model_name":
+        message.model_name = other.model_name
+    else:
+        message.ClearField(field_name)
+        getattr(message, field_name).extend(getattr(other, field_name))
+
+
+def more_tensors(random: Random, message: pb.ModelInferRequest, other: pb.ModelInferRequest) -> None:
+    """Another request's inputs, contents and outputs on top."""
+    message.MergeFrom(other)
+    if random.random() < 0.5:
+        message.model_name = random.choice((message.model_name, other.model_name))
+
+
+def odd_contents(random: Random, message: pb.ModelInferRequest, other: pb.ModelInferRequest) -> None:
+    """Raw contents that are longer, shorter or other; typed contents of another."""
+    if message.raw_input_contents:
+        at = random.randrange(len(message.raw_input_contents))
+        data = message.raw_input_contents[at]
+        message.raw_input_contents[at] = mutate_bytes(random, data, other.SerializeToString())
+    for mine, theirs in zip(message.inputs, other.inputs, strict=False):
+        if mine.HasField("contents"):
+            mine.contents.MergeFrom(theirs.contents)
+
+
+MESSAGE_MUTATIONS: tuple[MessageMutation, ...] = (
+    odd_parameter,
+    odd_shape,
+    odd_name,
+    odd_version,
+    swap_tensors,
+    more_tensors,
+    odd_contents,
+)
+
+
+def mutate_message(random: Random, message: pb.ModelInferRequest, other: pb.ModelInferRequest) -> None:
+    """One mutation of `message`, in place; some of them take parts of `other`."""
+    random.choice(MESSAGE_MUTATIONS)(random, message, other)

@@ -1,0 +1,28 @@
+"""Asks a running edged for its counters: `python -m benchmarks.read_counters ADMIN_SOCKET` prints them as JSON."""
+
+from __future__ import annotations
+
+import sys
+
+import grpc
+import msgspec
+
+from benchmarks.counters import PATIENCE_S, Counters, State
+from edged._pb.edged.v1 import admin_pb2 as pb
+
+
+def main(admin_socket: str) -> None:
+    """Asks, and prints."""
+    with grpc.insecure_channel(f"unix:{admin_socket}") as channel:
+        ask = channel.unary_unary("/edged.v1.Admin/GetStatus", response_deserializer=pb.Status.FromString)
+        status = ask(b"", timeout=PATIENCE_S, wait_for_ready=True)
+    models = {
+        model.name: Counters(model.requests_ok, model.requests_failed, model.requests_refused, model.batches)
+        for model in status.models
+    }
+    workers = {worker.model: worker.pid for worker in status.workers if worker.pid}
+    sys.stdout.buffer.write(msgspec.json.encode(State(models, workers)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,135 @@
+"""The servers that are compared, each a process of its own with everything it needs in one folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from benchmarks import counters, processes
+from benchmarks.models import Model
+from benchmarks.notify import Manager
+from benchmarks.processes import Cores
+
+START_S = 60.0
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a load generator needs to know."""
+
+    address: str
+    """As gRPC clients write it: `unix:/path` or `127.0.0.1:8001`."""
+    path: str
+    request: str
+    """A file."""
+    answer_bytes: int
+    """The length of the answer, by which it is recognized."""
+
+
+class ServerError(Exception):
+    """A server did not come up, or answers wrongly; with the end of its log."""
+
+
+class Server(ABC):
+    """One server. `ready_s` tells, once it has started, how long that took."""
+
+    name = ""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is its own, and is there."""
+        self.folder = folder
+        self.log = folder / "log"
+        self.ready_s = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process that was started. Raises ServerError before that."""
+        if self._process is None:
+            raise ServerError(f"{self.name} was not started")
+        return self._process.pid
+
+    @abstractmethod
+    def arguments(self) -> list[str]:
+        """The command that is started."""
+
+    @abstractmethod
+    def target(self, model: Model) -> Target | None:
+        """How to ask for a model; None when it is not served here."""
+
+    def start(self, cores: Cores) -> None:
+        """Starts it and waits for READY=1. Raises ServerError."""
+        with Manager(self.folder / "notify") as manager, self.log.open("ab") as log:
+            began = time.monotonic()
+            self._process = processes.start(self.arguments(), cores, log, manager.environment)
+            if not manager.wait_ready(self._process, START_S):
+                raise self._failed()
+            self.ready_s = time.monotonic() - began
+
+    def end(self) -> None:
+        """Ends it, with everything that it started."""
+        if self._process is not None:
+            processes.end(self._process)
+
+    def counted(self, model: Model) -> counters.Counters | None:  # noqa: ARG002 - what edged answers differs
+        """What the server itself has counted for a model; None when it does not tell."""
+        return None
+
+    def _failed(self) -> ServerError:
+        return ServerError(f"{self.name} did not become ready\n{processes.tail(self.log)}")
+
+
+class Echo(Server):
+    """The floor: see echo.py."""
+
+    name = "bare grpc.aio"
+
+    def arguments(self) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.echo", str(self._socket)]
+
+    def target(self, model: Model) -> Target:
+        path = f"/floor.Floor/{model.answer_bytes}"
+        return Target(f"unix:{self._socket}", path, model.request, model.answer_bytes)
+
+    @property
+    def _socket(self) -> Path:
+        return self.folder / "socket"
+
+
+class Edged(Server):
+    """edged as it is started on a device, below a root of its own."""
+
+    name = "edged"
+
+    def __init__(self, folder: Path, models: Iterable[Model]) -> None:
+        super().__init__(folder)
+        self._root = folder / "root"
+        for model in models:
+            place = self._root / "usr/share/edged/models" / model.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(Path(model.bundle).parent)
+
+    def arguments(self) -> list[str]:
+        return [sys.executable, "-m", "edged", "--root", str(self._root)]
+
+    def target(self, model: Model) -> Target:
+        return Target(f"unix:{self._root}/run/edged/edged.sock", INFER, model.request, model.answer_bytes)
+
+    def state(self) -> counters.State:
+        """What the daemon tells of itself."""
+        return counters.read(self._root / "run/edged-admin/admin.sock")
+
+    def counted(self, model: Model) -> counters.Counters:
+        return self.state().models[model.name]
+
+
+def needed(servers: Iterable[Server], model: Model) -> Mapping[str, Target]:
+    """The targets of a model, by server."""
+    return {server.name: target for server in servers if (target := server.target(model))}

@@ -1,0 +1,171 @@
+"""The daemon's messages as tables for people. Pure: what time it is comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from edged._pb.edged.v1 import admin_pb2 as pb
+from edged.ctl.output import Column, Table, fields
+from edged.ctl.plain import word
+from edged.ctl.words import ago, duration, mib, short_digest
+
+_MODEL = (
+    Column("MODEL", wraps=True),
+    Column("REV", right=True),
+    Column("VARIANT", wraps=True),
+)
+
+
+def status(found: pb.Status, now: datetime) -> Table:
+    """The daemon as a whole."""
+    up_s = (now - found.started_at.ToDatetime(tzinfo=UTC)).total_seconds()
+    listening = [("listening" if not index else "", address) for index, address in enumerate(found.listening)]
+    reasons = [("degraded" if not index else "", reason) for index, reason in enumerate(found.degraded_reasons)]
+    return fields(
+        [
+            ("state", word(found, "state") + ("" if found.ready else ", not ready")),
+            ("version", found.version),
+            ("pid", str(found.pid)),
+            ("uptime", duration(up_s)),
+            ("class", found.hardware_class),
+            ("level", word(found, "level")),
+            *listening,
+            *reasons,
+        ]
+    )
+
+
+def short_models(models: Sequence[pb.Model]) -> Table:
+    """The models in brief."""
+    columns = (*_MODEL, Column("STATE"), Column("REQUESTS", wraps=True))
+    return Table(
+        columns,
+        [(each.name, str(each.revision), each.variant or "-", _state(each), _requests(each)) for each in models],
+    )
+
+
+def models(models: Sequence[pb.Model], now: datetime) -> Table:
+    """The models in full, but for what `model_notes` says."""
+    columns = (
+        *_MODEL,
+        Column("RUNTIME"),
+        Column("STATE"),
+        Column("REQUESTS", wraps=True),
+        Column("LAST OK"),
+        Column("DIGEST"),
+    )
+    rows = []
+    for each in models:
+        last = ago(each.last_success.ToDatetime(tzinfo=UTC), now) if each.HasField("last_success") else "never"
+        rows.append(
+            (
+                each.name,
+                str(each.revision),
+                each.variant or "-",
+                each.runtime or "-",
+                _state(each),
+                _requests(each),
+                last,
+                short_digest(each.digest),
+            )
+        )
+    return Table(columns, rows)
+
+
+def model_notes(models: Sequence[pb.Model]) -> list[str]:
+    """Why models are as they are, and why variants that come before do not serve."""
+    notes = []
+    for each in models:
+        if each.reason and not _told_by_variants(each):
+            notes.append(f"{each.name} is {_state(each)}: {each.reason}")
+        notes += [
+            f"{each.name}: variant {passed.variant} is passed over: {passed.reason} ({passed.code})"
+            for passed in each.passed_over
+        ]
+    return notes
+
+
+def _told_by_variants(model: pb.Model) -> bool:
+    """Whether a model's reason only repeats those of its variants."""
+    return bool(model.passed_over) and all(passed.reason in model.reason for passed in model.passed_over)
+
+
+def workers(workers: Sequence[pb.Worker]) -> Table:
+    """The workers, but for what `worker_notes` says."""
+    columns = (
+        *_MODEL,
+        Column("PID", right=True),
+        Column("STATE"),
+        Column("MIB", right=True),
+        Column("PEAK MIB", right=True),
+        Column("LOAD", right=True),
+        Column("RESTARTS", right=True),
+    )
+    rows = [
+        (
+            each.model,
+            str(each.revision),
+            each.variant,
+            str(each.pid or "-"),
+            word(each, "state"),
+            mib(each.resident_bytes),
+            mib(each.peak_bytes),
+            duration(each.load_time.ToNanoseconds() / 1e9) if each.HasField("load_time") else "-",
+            str(each.restarts),
+        )
+        for each in workers
+    ]
+    return Table(columns, rows)
+
+
+def worker_notes(workers: Sequence[pb.Worker]) -> list[str]:
+    """What bounds each worker, and how the one before it ended."""
+    alike = len(workers) > 1 and len({each.caps for each in workers}) == 1
+    notes = [f"all: at most {workers[0].caps}"] if alike and workers[0].caps else []
+    for each in workers:
+        name = f"{each.model} {each.revision} {each.variant}"
+        if each.caps and not alike:
+            notes.append(f"{name}: at most {each.caps}")
+        if each.last_exit:
+            notes.append(f"{name}: the worker before it ended: {each.last_exit}")
+    return notes
+
+
+def events(events: Sequence[pb.Event], now: datetime) -> Table:
+    """What happened, a line each; with the date where not all of it happened today."""
+    times = [_local(each.at) for each in events]
+    today = all(time.date() == now.astimezone().date() for time in times)
+    columns = (
+        Column("SEQ", right=True),
+        Column("TIME"),
+        Column("SEVERITY"),
+        Column("SUBJECT", wraps=True),
+        Column("MESSAGE", wraps=True),
+    )
+    rows = [
+        (
+            str(each.sequence),
+            time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S"),
+            word(each, "severity"),
+            each.subject,
+            f"{each.message} [{each.code}]",
+        )
+        for each, time in zip(events, times, strict=True)
+    ]
+    return Table(columns, rows)
+
+
+def _local(time: Timestamp) -> datetime:
+    return time.ToDatetime(tzinfo=UTC).astimezone()
+
+
+def _state(model: pb.Model) -> str:
+    return "degraded" if model.ready and model.degraded else word(model, "state")
+
+
+def _requests(model: pb.Model) -> str:
+    counted = ((model.requests_failed, "failed"), (model.requests_refused, "refused"))
+    return ", ".join([f"{model.requests_ok} ok", *(f"{number} {name}" for number, name in counted if number)])

@@ -1,0 +1,52 @@
+"""A model that takes as long as its caller says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from edged._pb.inference import grpc_service_pb2 as pb
+from support.bundles import make_bundle, onnx_model
+
+# Turns of the loop that take a few tenths of a second on a slow machine, and more than a minute on any.
+A_WHILE = 300_000
+VERY_LONG = 10**9
+
+
+def counting_bundle(folder: Path, *, name: str = "counts", revision: int = 1, extra: str = "") -> Path:
+    """A model with an INT64 input `turns` of shape [1]: it counts so far, and gives what it counted as `counted`."""
+    inputs, outputs = [("turns", "INT64", [1])], [("counted", "INT64", [1])]
+    one = numpy_helper.from_array(np.array([1], np.int64), "one")
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_on"], ["goes_on"]), helper.make_node("Add", ["so_far", "one"], ["now"])],
+        "count",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("so_far", TensorProto.INT64, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("now", TensorProto.INT64, [1]),
+        ],
+        [one],
+    )
+    nodes = [
+        helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("yes", TensorProto.BOOL, [], [True])),
+        helper.make_node("Constant", [], ["none"], value=helper.make_tensor("none", TensorProto.INT64, [1], [0])),
+        helper.make_node("Loop", ["turns", "yes", "none"], ["counted"], body=body),
+    ]
+    model = onnx_model(nodes, inputs, outputs)
+    return make_bundle(
+        folder / name, model, inputs, outputs, name=name, revision=revision, max_batch_size=0, extra=extra
+    )
+
+
+def count_to(turns: int, *, model: str = "counts") -> pb.ModelInferRequest:
+    """A request for it."""
+    tensor = pb.ModelInferRequest.InferInputTensor(name="turns", datatype="INT64", shape=[1])
+    return pb.ModelInferRequest(
+        model_name=model, inputs=[tensor], raw_input_contents=[turns.to_bytes(8, "little", signed=True)]
+    )

@@ -1,0 +1,165 @@
+"""Stand-ins for what serving stands on: a model without a bundle, a worker that answers when the test says so, and a
+loop whose clock the test moves forward."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edged.bundle.manifest import File, Manifest, Variant
+from edged.errors import Code, EdgedError
+from edged.models.residency import Source, State
+from edged.serving.admission import admit
+from edged.serving.request import Call, Contents, InputMeta
+from edged.serving.scheduler import Pending
+from edged.types import Datatype, TensorSpec
+from edged.worker.messages import Answered, Failed, Form, Infer, MemberAnswer, OutputPart
+
+FP32_BYTES = 4
+
+
+def manifest(
+    *,
+    name: str = "doubles",
+    revision: int = 1,
+    max_batch_size: int = 8,
+    inputs: Sequence[tuple[str, str, Sequence[int]]] = (("x", "FP32", (-1, -1)),),
+    outputs: Sequence[tuple[str, str, Sequence[int]]] = (("y", "FP32", (-1, -1)),),
+    variants: Sequence[str] = ("best", "lesser"),
+) -> Manifest:
+    """A manifest whose files nobody will open."""
+
+    def specs(tensors: Sequence[tuple[str, str, Sequence[int]]]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(name, Datatype(datatype), tuple(shape)) for name, datatype, shape in tensors)
+
+    return Manifest(
+        name=name,
+        revision=revision,
+        max_batch_size=max_batch_size,
+        inputs=specs(inputs),
+        outputs=specs(outputs),
+        variants=tuple(Variant(name=each, runtime="onnxruntime", file="model.onnx") for each in variants),
+        files=(File(path="model.onnx", size=1, sha256="0" * 64),),
+    )
+
+
+def call(
+    rows: int = 1, columns: int = 2, *, model: str = "doubles", version: str = "", timeout_s: float | None = None
+) -> Call:
+    """A request for `manifest()`: zeros of shape [rows, columns]."""
+    inputs = (InputMeta("x", "FP32", (rows, columns)),)
+    contents = (Contents(Form.RAW, (bytes(rows * columns * FP32_BYTES),), -1),)
+    return Call(model, version, "", inputs, (), contents, signature=inputs, timeout_s=timeout_s)
+
+
+def pending(
+    answer: Any, rows: int = 1, columns: int = 2, deadline: float = float("inf"), of: Manifest | None = None
+) -> Pending:
+    """A request in a queue, as `call` makes it."""
+    request = call(rows, columns)
+    admitted = admit(of or manifest(max_batch_size=1000), request)
+    return Pending(admitted, request.contents, rows * columns * FP32_BYTES, deadline, answer)
+
+
+class Asked:
+    """A batch that a worker has, until the test lets it answer."""
+
+    def __init__(self, batch: Infer, body: Sequence[bytes | memoryview]) -> None:
+        self.batch = batch
+        self.body = b"".join(body)
+        self.reply: asyncio.Future[tuple[Answered, memoryview]] = asyncio.get_running_loop().create_future()
+
+    @property
+    def rows(self) -> list[int]:
+        """Axis 0 of each member's first input."""
+        return [member[0].shape[0] for member in self.batch.members]
+
+    def answer(self, failed: dict[int, Failed] | None = None) -> None:
+        """Each member gets its input back as its output; those in `failed` get their error."""
+        members: list[MemberAnswer | Failed] = []
+        bodies = []
+        begin = 0
+        for index, member in enumerate(self.batch.members):
+            size = member[0].size
+            if failed and index in failed:
+                members.append(failed[index])
+            else:
+                members.append(MemberAnswer((OutputPart(member[0].shape, size),)))
+                bodies.append(self.body[begin : begin + size])
+            begin += size
+        self.reply.set_result((Answered(members, 0, 0, 0), memoryview(b"".join(bodies))))
+
+    def fail(self, error: BaseException | None = None) -> None:
+        """The worker ends, or what else `error` says."""
+        self.reply.set_exception(error or EdgedError(Code.WORKER_CRASHED, "the worker ended: killed by SIGKILL"))
+
+
+class Worker:
+    """Takes batches, and answers none of its own accord."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+
+    async def infer(self, batch: Infer, body: Sequence[bytes | memoryview]) -> tuple[Answered, memoryview]:
+        """Waits for the test."""
+        asked = Asked(batch, body)
+        self.asked.append(asked)
+        return await asked.reply
+
+
+class Resident:
+    """What the scheduler, the service and the report ask of a resident."""
+
+    def __init__(self, of: Manifest | None = None, *, state: State = State.READY, reason: str = "") -> None:
+        self.manifest = of or manifest()
+        self.source = Source(Path("/nowhere"), self.manifest, "factory")
+        self.digest = "0" * 64
+        self.state = state
+        self.reason = reason
+        self.variant: Variant | None = self.manifest.variants[0]
+        self.worker: Worker | None = Worker()
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    @property
+    def revision(self) -> int:
+        """The bundle's revision."""
+        return self.manifest.revision
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers."""
+        return self.state is State.READY
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a lesser variant answers."""
+        return self.ready and self.variant is not self.manifest.variants[0]
+
+    def start(self) -> None:
+        """It is as the test made it."""
+
+
+class Clock:
+    """The running loop's clock, which only the test moves on; timers fire in the loop's next turn."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        real = loop.time
+        self._ahead_s = 0.0
+        loop.time = lambda: real() + self._ahead_s  # type: ignore[method-assign]
+
+    def forward(self, seconds: float) -> None:
+        """That much later."""
+        self._ahead_s += seconds
+
+
+async def settle() -> None:
+    """Lets the loop turn until everything that needs no outside event has happened."""
+    for _ in range(20):
+        await asyncio.sleep(0)

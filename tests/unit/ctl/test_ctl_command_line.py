@@ -1,0 +1,234 @@
+"""The command line itself: what it imports, how its options stand, how commands end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from edged import __version__
+from edged.ctl import faults, query
+from edged.ctl.main import COMMANDS, cli, run
+from edged.errors import Code, EdgedError
+
+NOT_RUNNING = (
+    "edged is not running: {root}/run/edged-admin/admin.sock is not there; start it with `edged --root {root}`"
+)
+
+
+def imported(*arguments: str, **environment: str) -> set[str]:
+    """The modules that a run of edgectl has imported by its end."""
+    code = (
+        "import sys; sys.argv = ['edgectl', *sys.argv[1:]]\n"
+        "from edged.ctl.main import run\n"
+        "run(sys.argv[1:])\n"
+        "sys.stderr.write('\\n'.join(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.stdout
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("version",), ("status", "--help"), ("completion", "bash")])
+def test_what_needs_no_answer_is_quick(arguments: tuple[str, ...], tmp_path: Path):
+    modules = imported(*arguments, EDGED_ROOT=str(tmp_path))
+    assert "edged.ctl.main" in modules
+    assert not modules & {"grpc", "numpy", "rich", "PIL", "google.protobuf", "asyncio"}
+
+
+def test_pictures_and_arrays_are_imported_only_for_what_needs_them(tmp_path: Path):
+    assert not imported("infer", "--help", EDGED_ROOT=str(tmp_path)) & {"grpc", "numpy", "PIL", "rich"}
+
+
+def test_the_list_of_commands_says_what_each_command_says():
+    with click.Context(cli) as ctx:
+        for name, entry in COMMANDS.items():
+            command = cli.get_command(ctx, name)
+            assert command is not None
+            assert command.name == name
+            assert command.help is not None
+            assert command.help.split("\n\n")[0].split("\b")[0].strip() == entry.short_help
+
+
+def test_help_lists_every_command_and_every_exit_status(capsys: pytest.CaptureFixture[str]):
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    section = text.split("Exit status:")[1].split("Options:")[0]
+    told = [int(line.split()[0]) for line in section.strip().splitlines()]
+    assert told == [faults.DONE, faults.NO, faults.WRONG_USAGE, faults.NOT_RUNNING, faults.NOT_PERMITTED]
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_the_page_on_edgectl_has_every_command_option_and_exit_status():
+    page = (Path(__file__).parents[3] / "docs/edgectl.md").read_text()
+    with click.Context(cli) as ctx:
+        for name in COMMANDS:
+            command = cli.get_command(ctx, name)
+            names = [f"{name} {each}" for each in command.commands] if isinstance(command, click.Group) else [name]
+            assert all(re.search(rf"^\| `edgectl {each}\b", page, re.MULTILINE) for each in names)
+    assert all(f"`{param.opts[0]} " in page or f"`{param.opts[0]}`" in page for param in cli.params)
+    section = page.split("## Exit status")[1].split("\n## ")[0]
+    assert [int(number) for number in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("command", [["status"], ["models"], ["workers"], ["events"], ["watch"], ["infer", "m", "-"]])
+def test_without_a_daemon_each_says_so_and_what_to_do(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run([*command, "--root", str(tmp_path)]) == faults.NOT_RUNNING
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    wanted = NOT_RUNNING.format(root=tmp_path)
+    if command[0] == "infer":
+        wanted = wanted.replace("edged-admin/admin.sock", "edged/edged.sock")
+    assert captured.err == f"edgectl: {wanted}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--json", "--root", "{root}", "status"], ["status", "--root", "{root}", "--json"], ["--json", "status"]],
+)
+def test_common_options_stand_before_or_after_the_command(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    if "--root" not in arguments:
+        monkeypatch.setenv("EDGED_ROOT", str(tmp_path))
+    assert run([each.format(root=tmp_path) for each in arguments]) == faults.NOT_RUNNING
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {"error": {"code": "not_running", "message": NOT_RUNNING.format(root=tmp_path)}}
+
+
+def test_an_option_given_outweighs_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EDGED_ROOT", "/of/the/environment")
+    for arguments in (["--root", str(tmp_path), "status"], ["status", "--root", str(tmp_path)]):
+        run(arguments)
+        assert f"{tmp_path}/run" in capsys.readouterr().err
+
+
+def test_a_relative_root_is_made_absolute(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    run(["--root", "here", "status"])
+    assert f"{tmp_path}/here/run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["infr"], "edgectl: no such command 'infr'; see `edgectl --help`"),
+        (["infer"], "edgectl: missing argument 'MODEL'; see `edgectl infer --help`"),
+        (["bundle", "check", "/is/not/there"], "'/is/not/there' does not exist; see `edgectl bundle check --help`"),
+        (["completion", "tcsh"], "see `edgectl completion --help`"),
+        (["--timeout", "0", "status"], "'--timeout'"),
+        (["events", "--limit", "0"], "'--limit'"),
+        (["infer", "m", "f.png", "--revision", "-1"], "'--revision'"),
+    ],
+)
+def test_wrong_usage_is_told_in_a_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert run(arguments) == faults.WRONG_USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert line.startswith("edgectl: ")
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]):
+    for arguments in ([], ["bundle"]):
+        assert run(arguments) == faults.WRONG_USAGE
+        assert "Commands:" in capsys.readouterr().err
+
+
+def test_the_version_is_told_without_a_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["--root", str(tmp_path), "version"]) == 0
+    said = f"not running: {tmp_path}/run/edged/edged.sock is not there"
+    assert capsys.readouterr().out == f"edgectl  {__version__}\nedged    {said}\n"
+    assert run(["--root", str(tmp_path), "--json", "version"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"edgectl": __version__, "edged": None, "reason": f"edged is {said}"}
+
+
+def test_wrong_settings_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    settings = tmp_path / "etc/edged/edged.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('[listen]\nadmin_socket = 3\nsocket = "/run/other.sock"\n[nonsense]\n')
+    assert run(["--root", str(tmp_path), "status"]) == faults.NOT_RUNNING
+    warning, failure = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"edgectl: warning: the settings are wrong, so the default ones are used: {settings}:2: ")
+    assert warning.endswith(f"(and 1 more); see `edged --check-config --root {tmp_path}`")
+    assert failure == "edgectl: " + NOT_RUNNING.format(root=tmp_path)
+
+
+def test_sockets_are_found_where_the_settings_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    settings = tmp_path / "etc/edged/edged.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('[listen]\nadmin_socket = "/srv/here/admin.sock"\n')
+    run(["--root", str(tmp_path), "status"])
+    assert f"{tmp_path}/srv/here/admin.sock is not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "word"),
+    [
+        (EdgedError(Code.NOT_RUNNING, "m"), 3, "not_running"),
+        (EdgedError(Code.NOT_PERMITTED, "m"), 4, "not_permitted"),
+        (EdgedError(Code.BUNDLE_INVALID, "m"), 1, "bundle_invalid"),
+        (faults.WrongInputError("m", "h"), 2, "invalid_argument"),
+        (faults.RefusedError("not_permitted", "m"), 1, "not_permitted"),
+        (faults.RefusedError("a_newer_word", "m"), 1, "a_newer_word"),
+    ],
+)
+def test_how_errors_end_edgectl(error: EdgedError, status: int, word: str):
+    assert (faults.exit_status(error), faults.word(error)) == (status, word)
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_every_error_has_a_documented_exit_status(code: Code):
+    assert faults.exit_status(EdgedError(code, "m")) in (1, 3, 4)
+
+
+def test_ctrl_c_and_a_full_disk_leave_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(query.version, "callback", interrupt)
+    assert run(["version"]) == faults.INTERRUPTED
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.undo()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edged.ctl.main", "--help"],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (1, "edgectl: No space left on device; nothing more was done\n")
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "edged.ctl.main", "--help"],
+        check=False,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,147 @@
+"""The daemon's messages as tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from edged._pb.edged.v1 import admin_pb2 as pb
+from edged.ctl import tables
+from edged.ctl.output import Table, plain
+
+NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+
+
+def rows(table: Table) -> list[dict[str, str]]:
+    """The rows, by the titles of their columns."""
+    return [dict(zip([column.title for column in table.columns], row, strict=True)) for row in table.rows]
+
+
+def model(**values: object) -> pb.Model:
+    given = {"name": "digits", "revision": 7, "variant": "fp32", "runtime": "onnxruntime", "digest": "0123456789ab"}
+    return pb.Model(**{**given, "state": pb.MODEL_STATE_READY, "ready": True, **values})  # type: ignore[arg-type]
+
+
+def test_the_daemon_as_a_whole():
+    status = pb.Status(
+        version="0.1.0",
+        pid=42,
+        state=pb.STATE_DEGRADED,
+        hardware_class="medical-cart-cpu",
+        level=pb.LEVEL_ELEVATED,
+        listening=["unix:/run/edged/edged.sock", "127.0.0.1:8001"],
+        degraded_reasons=["model x is failed", "another"],
+    )
+    status.started_at.FromDatetime(NOW - timedelta(seconds=192))
+    assert list(tables.status(status, NOW).rows) == [
+        ("state", "degraded, not ready"),
+        ("version", "0.1.0"),
+        ("pid", "42"),
+        ("uptime", "3 min 12 s"),
+        ("class", "medical-cart-cpu"),
+        ("level", "elevated"),
+        ("listening", "unix:/run/edged/edged.sock"),
+        ("", "127.0.0.1:8001"),
+        ("degraded", "model x is failed"),
+        ("", "another"),
+    ]
+    status.ready = True
+    assert tables.status(status, NOW).rows[0] == ("state", "degraded")
+
+
+def test_a_model_that_serves():
+    found = model(requests_ok=1204, requests_refused=3)
+    found.last_success.FromDatetime(NOW - timedelta(seconds=5))
+    (row,) = rows(tables.models([found], NOW))
+    assert row == {
+        "MODEL": "digits",
+        "REV": "7",
+        "VARIANT": "fp32",
+        "RUNTIME": "onnxruntime",
+        "STATE": "ready",
+        "REQUESTS": "1204 ok, 3 refused",
+        "LAST OK": "5 s ago",
+        "DIGEST": "01234567",
+    }
+    assert rows(tables.short_models([found]))[0]["REQUESTS"] == "1204 ok, 3 refused"
+
+
+def test_a_model_that_does_not_serve():
+    found = model(variant="", runtime="", state=pb.MODEL_STATE_FAILED, ready=False, requests_failed=2)
+    (row,) = rows(tables.models([found], NOW))
+    assert (row["VARIANT"], row["RUNTIME"], row["STATE"], row["LAST OK"]) == ("-", "-", "failed", "never")
+    assert row["REQUESTS"] == "0 ok, 2 failed"
+
+
+def test_a_lesser_variant_is_told_as_degraded():
+    assert rows(tables.short_models([model(degraded=True)]))[0]["STATE"] == "degraded"
+
+
+def test_notes_tell_reasons_once():
+    passed = pb.Model.PassedOver(variant="tpu", code="incompatible_hardware", reason="needs the accelerator edgetpu")
+    alone = model(reason="its worker ended", state=pb.MODEL_STATE_LOADING, ready=False)
+    told = model(passed_over=[passed], reason="no variant can run here: tpu: needs the accelerator edgetpu")
+    lesser = model(passed_over=[passed])
+    by_variant = "digits: variant tpu is passed over: needs the accelerator edgetpu (incompatible_hardware)"
+    assert tables.model_notes([alone]) == ["digits is loading: its worker ended"]
+    assert tables.model_notes([told]) == tables.model_notes([lesser]) == [by_variant]
+    assert tables.model_notes([model()]) == []
+
+
+def worker(**values: object) -> pb.Worker:
+    given = {"model": "digits", "revision": 7, "variant": "fp32", "pid": 99, "state": pb.WORKER_STATE_READY}
+    return pb.Worker(**{**given, **values})  # type: ignore[arg-type]
+
+
+def test_workers():
+    found = worker(resident_bytes=61 * 2**20, peak_bytes=70 * 2**20, restarts=2)
+    found.load_time.FromMilliseconds(80)
+    (row,) = rows(tables.workers([found]))
+    assert row == {
+        "MODEL": "digits",
+        "REV": "7",
+        "VARIANT": "fp32",
+        "PID": "99",
+        "STATE": "ready",
+        "MIB": "61",
+        "PEAK MIB": "70",
+        "LOAD": "0.08 s",
+        "RESTARTS": "2",
+    }
+    (row,) = rows(tables.workers([worker(pid=0, state=pb.WORKER_STATE_ENDED)]))
+    assert (row["PID"], row["STATE"], row["MIB"], row["LOAD"]) == ("-", "ended", "-", "-")
+
+
+def test_bounds_of_workers_are_told_once_where_they_are_alike():
+    one, same, other = worker(caps="load 60 s"), worker(model="b", caps="load 60 s"), worker(model="c", caps="512 MiB")
+    assert tables.worker_notes([one]) == ["digits 7 fp32: at most load 60 s"]
+    assert tables.worker_notes([one, same]) == ["all: at most load 60 s"]
+    assert len(tables.worker_notes([one, same, other])) == 3
+    assert tables.worker_notes([worker(), worker()]) == []
+    ended = "digits 7 fp32: the worker before it ended: killed by SIGKILL"
+    assert tables.worker_notes([worker(last_exit="killed by SIGKILL")]) == [ended]
+
+
+def event(sequence: int, at: datetime) -> pb.Event:
+    found = pb.Event(sequence=sequence, severity=pb.SEVERITY_ERROR, code="worker_crashed", subject="digits")
+    found.message = "the worker ended"
+    found.at.FromDatetime(at)
+    return found
+
+
+def test_events_of_today_have_no_date():
+    local = NOW.astimezone()
+    table = tables.events([event(1, local)], local)
+    assert table.rows == [("1", f"{local:%H:%M:%S}", "error", "digits", "the worker ended [worker_crashed]")]
+    table = tables.events([event(1, local - timedelta(days=1)), event(2, local)], local)
+    assert [row[1] for row in table.rows] == [
+        f"{local - timedelta(days=1):%Y-%m-%d %H:%M:%S}",
+        f"{local:%Y-%m-%d %H:%M:%S}",
+    ]
+
+
+@pytest.mark.parametrize("name", ["digits", "a-model-name-of-a-usual-length"])
+def test_a_pipe_gets_every_cell(name: str):
+    text = "\n".join(plain(tables.models([model(name=name, requests_failed=9, requests_ok=10**9)], NOW)))
+    assert all(part in text for part in (name, "onnxruntime", "1000000000 ok, 9 failed", "01234567"))

@@ -1,0 +1,587 @@
+"""The queue of one model: what waits, what is executed together, and who is told what.
+
+The worker is a stand-in that answers when the test says so, and the loop's clock moves only when the test moves it.
+"""
+
+import asyncio
+from collections import deque
+from concurrent.futures import Future
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.standins import Clock, Resident, call, manifest, pending, settle
+
+from edged.errors import Code, EdgedError
+from edged.models.residency import State
+from edged.serving.admission import admit
+from edged.serving.request import Contents
+from edged.serving.scheduler import Bounds, Queue, take_batch
+from edged.worker.messages import Answered, Failed, Form
+
+FAR_S = 3600.0
+
+
+class TestTakingABatch:
+    """`take_batch` alone. A request here is (columns, which make its key; rows; what became of it)."""
+
+    NOW = 100.0
+    WAITS, GAVE_UP, LATE = "waits", "gave up", "late"
+    REQUESTS = st.lists(
+        st.tuples(st.integers(1, 3), st.integers(0, 6), st.sampled_from([WAITS, WAITS, WAITS, GAVE_UP, LATE])),
+        max_size=12,
+    )
+
+    def request(self, columns, rows, fate):
+        answer = Future()
+        if fate == self.GAVE_UP:
+            answer.cancel()
+        return pending(answer, rows, columns, deadline=self.NOW if fate == self.LATE else self.NOW + 1)
+
+    def take(self, requests, max_rows):
+        every = [self.request(*each) for each in requests]
+        waiting = deque(every)
+        batch, late = take_batch(waiting, self.NOW, max_rows)
+        place = {id(each): index for index, each in enumerate(every)}
+        batch, late, left = ([place[id(each)] for each in part] for part in (batch, late, waiting))
+        return batch, late, left
+
+    @given(REQUESTS, st.integers(0, 10))
+    def test_nothing_is_lost_and_nothing_doubled(self, requests, max_rows):
+        batch, late, left = self.take(requests, max_rows)
+        told = batch + late + left
+        assert len(told) == len(set(told))
+        gone = set(range(len(requests))) - set(told)
+        assert all(requests[index][2] == self.GAVE_UP for index in gone)
+
+    @given(REQUESTS, st.integers(0, 10))
+    def test_everybody_keeps_their_place(self, requests, max_rows):
+        for part in self.take(requests, max_rows):
+            assert part == sorted(part)
+
+    @given(REQUESTS, st.integers(0, 10))
+    def test_a_batch_has_one_key(self, requests, max_rows):
+        batch, _, _ = self.take(requests, max_rows)
+        assert len({requests[index][0] for index in batch}) <= 1
+
+    @given(REQUESTS, st.integers(0, 10))
+    def test_a_batch_has_at_most_so_many_rows_unless_its_leader_alone_has_more(self, requests, max_rows):
+        batch, _, _ = self.take(requests, max_rows)
+        assert len(batch) <= 1 or sum(requests[index][1] for index in batch) <= max_rows
+
+    @given(REQUESTS, st.integers(0, 10))
+    def test_only_who_still_waits_is_executed(self, requests, max_rows):
+        batch, late, _ = self.take(requests, max_rows)
+        assert all(requests[index][2] == self.WAITS for index in batch)
+        assert all(requests[index][2] == self.LATE for index in late)
+
+    @given(REQUESTS, st.integers(0, 10))
+    def test_the_oldest_leads(self, requests, max_rows):
+        batch, _, left = self.take(requests, max_rows)
+        live = [index for index, (_, _, fate) in enumerate(requests) if fate == self.WAITS]
+        assert batch[:1] == live[:1]
+        assert batch or not left
+
+    @given(REQUESTS, st.integers(1, 10))
+    def test_whoever_would_have_fitted_came_along(self, requests, max_rows):
+        batch, _, left = self.take(requests, max_rows)
+        rows = sum(requests[index][1] for index in batch)
+        for index in left:
+            columns, own, fate = requests[index]
+            if fate == self.WAITS and columns == requests[batch[0]][0]:
+                assert rows + own > max_rows or rows == max_rows
+
+    def test_without_batching_each_goes_alone(self):
+        assert self.take([(1, 1, self.WAITS)] * 3, 0) == ([0], [], [1, 2])
+
+    def test_others_are_passed_over_not_overtaken_for_ever(self):
+        requests = [(1, 2, self.WAITS), (2, 2, self.WAITS), (1, 2, self.WAITS), (1, 2, self.WAITS)]
+        assert self.take(requests, 4) == ([0, 2], [], [1, 3])
+        assert self.take([requests[1], requests[3]], 4) == ([0], [], [1])
+
+
+class Bench:
+    """A queue before a stand-in worker."""
+
+    def __init__(self, bounds, of):
+        self.clock = Clock()
+        self.resident = Resident(of)
+        self.worker = self.resident.worker
+        self.queue = Queue(self.resident, bounds)
+        self.callers = []
+
+    def send(self, rows=1, columns=2, within_s=FAR_S):
+        """A caller that waits for its answer."""
+        request = call(rows, columns)
+        deadline = asyncio.get_running_loop().time() + within_s
+        admitted = admit(self.resident.manifest, request)
+        caller = asyncio.create_task(self.queue.run(admitted, request.contents, deadline))
+        self.callers.append(caller)
+        return caller
+
+    @property
+    def executed(self):
+        """The rows of each member of each batch that the worker got."""
+        return [asked.rows for asked in self.worker.asked]
+
+    def answer_all(self):
+        for asked in self.worker.asked:
+            if not asked.reply.done():
+                asked.answer()
+
+    async def busy(self):
+        """The worker has a request, so that others wait."""
+        caller = self.send()
+        await settle()
+        assert self.queue.executing == 1
+        return caller
+
+    async def end(self):
+        for caller in self.callers:
+            caller.cancel()
+        while not all(caller.done() for caller in self.callers) or self.queue.waiting or self.queue.executing:
+            self.answer_all()
+            await settle()
+        await asyncio.gather(*self.callers, return_exceptions=True)
+
+
+@pytest.fixture
+async def bench():
+    made = []
+
+    def make(requests=100, size_bytes=10_000, of=None):
+        made.append(Bench(Bounds(requests, size_bytes), of))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.end()
+
+
+def code(caller):
+    """What a caller that got no answer was told."""
+    error = caller.exception()
+    assert isinstance(error, EdgedError), error
+    return error.code
+
+
+class TestOneRequest:
+    async def test_is_executed_and_answered(self, bench):
+        bench = bench()
+        caller = bench.send(rows=3)
+        await settle()
+        (asked,) = bench.worker.asked
+        assert (asked.batch.inputs, asked.batch.outputs, asked.rows) == (("x",), ("y",), [3])
+        asked.answer()
+        answer = await caller
+        assert (answer.model, answer.revision, answer.variant, answer.degraded) == ("doubles", 1, "best", False)
+        (output,) = answer.outputs
+        assert (output.name, output.datatype, output.shape, len(output.data)) == ("y", "FP32", (3, 2), 24)
+
+    async def test_says_that_a_lesser_variant_answered(self, bench):
+        bench = bench()
+        bench.resident.variant = bench.resident.manifest.variants[1]
+        caller = bench.send()
+        await settle()
+        bench.answer_all()
+        answer = await caller
+        assert (answer.variant, answer.degraded) == ("lesser", True)
+
+    async def test_is_named_with_its_model_when_the_worker_refuses_it(self, bench):
+        bench = bench()
+        caller = bench.send()
+        await settle()
+        bench.worker.asked[0].fail(EdgedError(Code.INFERENCE_FAILED, "the engine failed", "see its log"))
+        await settle()
+        assert code(caller) is Code.INFERENCE_FAILED
+        assert str(caller.exception()) == "model 'doubles', revision 1: the engine failed; see its log"
+
+
+class TestBatches:
+    async def test_form_from_what_waits_while_one_is_executed(self, bench):
+        bench = bench()
+        await bench.busy()
+        for rows in (1, 2, 3):
+            bench.send(rows)
+        await settle()
+        assert bench.executed == [[1]], "the worker gets one batch at a time"
+        bench.answer_all()
+        await settle()
+        assert bench.executed == [[1], [1, 2, 3]]
+
+    async def test_whoever_comes_in_the_same_turn_of_the_loop_comes_along(self, bench):
+        bench = bench()
+        bench.send()
+        bench.send()
+        await settle()
+        assert bench.executed == [[1, 1]]
+
+    async def test_are_as_large_as_the_model_allows(self, bench):
+        bench = bench(of=manifest(max_batch_size=4))
+        await bench.busy()
+        for rows in (2, 1, 3, 1):
+            bench.send(rows)
+        for _ in range(3):
+            bench.answer_all()
+            await settle()
+        assert bench.executed == [[1], [2, 1, 1], [3]]
+
+    async def test_hold_one_key_each(self, bench):
+        bench = bench()
+        await bench.busy()
+        for columns in (2, 3, 2, 3):
+            bench.send(columns=columns)
+        for _ in range(3):
+            bench.answer_all()
+            await settle()
+        shapes = [[member[0].shape for member in asked.batch.members] for asked in bench.worker.asked[1:]]
+        assert shapes == [[(1, 2), (1, 2)], [(1, 3), (1, 3)]]
+
+    async def test_are_of_one_where_the_model_takes_no_batch(self, bench):
+        bench = bench(of=manifest(max_batch_size=0))
+        for _ in range(3):
+            bench.send()
+        for _ in range(3):
+            await settle()
+            bench.answer_all()
+        assert bench.executed == [[1], [1], [1]]
+
+    async def test_lie_in_the_body_input_by_input_and_within_it_member_by_member(self, bench):
+        of = manifest(inputs=[("x", "INT8", (-1, 2)), ("y", "INT8", (-1,))], outputs=[("z", "INT8", (-1,))])
+        bench = bench(of=of)
+        loop = asyncio.get_running_loop()
+        for first in (1, 4):
+            request = call()
+            request.inputs = tuple(
+                type(request.inputs[0])(name, "INT8", shape) for name, shape in (("x", (1, 2)), ("y", (1,)))
+            )
+            request.contents = (
+                Contents(Form.RAW, (bytes([first]), bytes([first + 1])), -1),
+                Contents(Form.VARINT, (bytes([first + 2]),), 1),
+            )
+            run = bench.queue.run(admit(of, request), request.contents, loop.time() + FAR_S)
+            bench.callers.append(asyncio.create_task(run))
+        await settle()
+        (asked,) = bench.worker.asked
+        assert asked.body == bytes([1, 2, 4, 5, 3, 6])
+        assert [[(part.shape, part.size, part.form) for part in member] for member in asked.batch.members] == [
+            [((1, 2), 2, Form.RAW), ((1,), 1, Form.VARINT)],
+            [((1, 2), 2, Form.RAW), ((1,), 1, Form.VARINT)],
+        ]
+
+    async def test_give_each_member_its_own_part_of_the_answer(self, bench):
+        bench = bench()
+        callers = [bench.send(rows) for rows in (1, 3)]
+        await settle()
+        bench.answer_all()
+        assert [(await caller).outputs[0].shape for caller in callers] == [(1, 2), (3, 2)]
+        assert [len((await caller).outputs[0].data) for caller in callers] == [8, 24]
+
+    async def test_a_members_own_error_is_told_to_that_member_alone(self, bench):
+        bench = bench()
+        first, second, third = (bench.send() for _ in range(3))
+        await settle()
+        bench.worker.asked[0].answer(failed={1: Failed("invalid_tensor", "element 3 is no text", "send text")})
+        assert (await first).outputs
+        assert (await third).outputs
+        assert code(second) is Code.INVALID_TENSOR
+        assert str(second.exception()) == "model 'doubles', revision 1: element 3 is no text; send text"
+
+    async def test_are_counted_and_so_are_the_rows_that_were_answered(self, bench):
+        bench = bench()
+        for rows in (2, 3):
+            bench.send(rows)
+        await settle()
+        bench.worker.asked[0].answer(failed={0: Failed("invalid_tensor", "", "")})
+        await settle()
+        assert (bench.queue.statistics.batches, bench.queue.statistics.rows) == (1, 3)
+
+    async def test_a_batch_that_failed_as_a_whole_does_not_count(self, bench):
+        bench = bench()
+        bench.send()
+        await settle()
+        bench.worker.asked[0].fail()
+        await settle()
+        assert (bench.queue.statistics.batches, bench.queue.statistics.rows) == (0, 0)
+
+
+class TestBounds:
+    async def test_one_request_more_than_may_wait_is_refused_at_once(self, bench):
+        bench = bench(requests=2)
+        await bench.busy()
+        waiting = [bench.send() for _ in range(2)]
+        refused = bench.send()
+        await settle()
+        assert code(refused) is Code.OVERLOADED
+        assert "has 2 requests of 16 bytes waiting" in str(refused.exception())
+        assert not any(caller.done() for caller in waiting)
+
+    async def test_more_bytes_than_may_wait_are_refused_at_once(self, bench):
+        bench = bench(size_bytes=30)
+        await bench.busy()
+        bench.send(rows=2)
+        await settle()
+        too_much, fits = bench.send(rows=2), bench.send(rows=1)
+        await settle()
+        assert code(too_much) is Code.OVERLOADED
+        assert not fits.done()
+
+    async def test_one_that_is_larger_than_all_that_may_wait_is_taken_when_nothing_does(self, bench):
+        bench = bench(size_bytes=10)
+        await bench.busy()
+        large = bench.send(rows=8)
+        await settle()
+        assert not large.done()
+        assert bench.queue.waiting == 1
+
+    async def test_what_a_worker_has_does_not_wait(self, bench):
+        bench = bench(requests=1)
+        await bench.busy()
+        bench.send()
+        await settle()
+        assert (bench.queue.executing, bench.queue.waiting) == (1, 1)
+
+    async def test_there_is_room_again_when_a_batch_was_formed(self, bench):
+        bench = bench(requests=1, size_bytes=8)
+        await bench.busy()
+        bench.send()
+        await settle()
+        bench.answer_all()
+        await settle()
+        taken = bench.send()
+        await settle()
+        assert not taken.done()
+
+    async def test_new_bounds_hold_for_what_comes_and_what_waits_stays(self, bench):
+        bench = bench(requests=3)
+        await bench.busy()
+        waiting = [bench.send() for _ in range(3)]
+        await settle()
+        bench.queue.bounds = Bounds(1, 10_000)
+        refused = bench.send()
+        await settle()
+        assert code(refused) is Code.OVERLOADED
+        assert not any(caller.done() for caller in waiting)
+
+
+class TestACallerWhoGivesUp:
+    async def test_before_the_queue_has_looked_at_it_is_never_executed(self, bench):
+        bench = bench()
+        caller = bench.send()
+        await asyncio.sleep(0)
+        caller.cancel()
+        await settle()
+        assert caller.cancelled()
+        assert (bench.executed, bench.queue.waiting) == ([], 0)
+
+    async def test_while_it_waits_frees_its_place(self, bench):
+        bench = bench(requests=1, size_bytes=8)
+        await bench.busy()
+        caller = bench.send()
+        await settle()
+        caller.cancel()
+        await settle()
+        assert caller.cancelled()
+        assert bench.queue.waiting == 0
+        after = bench.send()
+        await settle()
+        assert not after.done()
+        bench.answer_all()
+        await settle()
+        assert bench.executed == [[1], [1]], "only what was waited for"
+
+    async def test_among_others_takes_nobody_along(self, bench):
+        bench = bench()
+        await bench.busy()
+        callers = [bench.send(rows) for rows in (1, 2, 3)]
+        await settle()
+        callers[1].cancel()
+        bench.answer_all()
+        await settle()
+        assert bench.executed[1:] == [[1, 3]]
+
+    async def test_while_it_is_executed_harms_nobody_else(self, bench):
+        bench = bench()
+        first, second = bench.send(), bench.send()
+        await settle()
+        first.cancel()
+        await settle()
+        assert first.cancelled()
+        bench.answer_all()
+        assert (await second).outputs
+        assert bench.queue.executing == 0
+
+    async def test_when_its_answer_is_on_its_way_has_given_up(self, bench):
+        bench = bench()
+        caller = bench.send()
+        await settle()
+        bench.answer_all()
+        caller.cancel()
+        await settle()
+        assert caller.cancelled()
+        assert (bench.queue.waiting, bench.queue.executing) == (0, 0)
+
+    async def test_and_all_of_them_at_once_leave_an_empty_queue(self, bench):
+        bench = bench(requests=5, size_bytes=40)
+        await bench.busy()
+        callers = [bench.send() for _ in range(5)]
+        await settle()
+        for caller in callers:
+            caller.cancel()
+        await settle()
+        assert bench.queue.waiting == 0
+        again = [bench.send() for _ in range(5)]
+        await settle()
+        assert not any(caller.done() for caller in again)
+
+
+class TestDeadlines:
+    async def test_that_pass_while_a_request_waits_are_told_and_it_is_never_executed(self, bench):
+        bench = bench()
+        await bench.busy()
+        caller, patient = bench.send(within_s=5), bench.send(rows=2)
+        await settle()
+        bench.clock.forward(5)
+        await settle()
+        assert code(caller) is Code.DEADLINE_EXCEEDED
+        assert "'doubles' did not answer in time" in str(caller.exception())
+        assert bench.queue.waiting == 1
+        bench.answer_all()
+        await settle()
+        assert bench.executed == [[1], [2]]
+        assert not patient.done()
+
+    async def test_that_pass_in_the_turn_in_which_the_worker_becomes_free_count(self, bench):
+        bench = bench()
+        await bench.busy()
+        caller = bench.send(within_s=5)
+        await settle()
+        bench.answer_all()
+        bench.clock.forward(5)
+        await settle()
+        assert code(caller) is Code.DEADLINE_EXCEEDED
+        assert bench.executed == [[1]]
+
+    async def test_that_had_passed_before_are_told_and_nothing_is_executed(self, bench):
+        bench = bench()
+        caller = bench.send(within_s=-1)
+        await settle()
+        assert code(caller) is Code.DEADLINE_EXCEEDED
+        assert (bench.executed, bench.queue.waiting) == ([], 0)
+
+    async def test_that_pass_while_a_request_is_executed_are_told_and_the_answer_goes_nowhere(self, bench):
+        bench = bench()
+        caller, patient = bench.send(within_s=5), bench.send()
+        await settle()
+        bench.clock.forward(5)
+        await settle()
+        assert code(caller) is Code.DEADLINE_EXCEEDED
+        assert not patient.done()
+        bench.answer_all()
+        assert (await patient).outputs
+
+    async def test_free_the_place_of_the_request(self, bench):
+        bench = bench(requests=1, size_bytes=8)
+        await bench.busy()
+        bench.send(within_s=5)
+        await settle()
+        bench.clock.forward(5)
+        await settle()
+        after = bench.send()
+        await settle()
+        assert not after.done()
+
+
+class TestAWorkerThatEnds:
+    async def test_is_told_to_all_whose_batch_it_had(self, bench):
+        bench = bench()
+        callers = [bench.send() for _ in range(3)]
+        await settle()
+        bench.worker.asked[0].fail()
+        await settle()
+        assert [code(caller) for caller in callers] == [Code.WORKER_CRASHED] * 3
+        assert str(callers[0].exception()) == "model 'doubles', revision 1: the worker ended: killed by SIGKILL"
+
+    async def test_and_is_not_there_again_leaves_the_model_unavailable_for_those_who_wait(self, bench):
+        bench = bench()
+        await bench.busy()
+        waiting = [bench.send(), bench.send(columns=3)]
+        await settle()
+        bench.resident.worker = None
+        bench.resident.state, bench.resident.reason = State.LOADING, "its worker ended"
+        bench.worker.asked[0].fail()
+        await settle()
+        assert [code(caller) for caller in waiting] == [Code.MODEL_UNAVAILABLE] * 2
+        assert waiting[0].exception().message == "model 'doubles' is loading: its worker ended"
+
+    async def test_and_is_replaced_at_once_costs_those_who_wait_nothing(self, bench):
+        bench = bench()
+        await bench.busy()
+        waiting = bench.send(rows=2)
+        await settle()
+        bench.resident.worker = Resident().worker
+        bench.worker.asked[0].fail()
+        await settle()
+        (asked,) = bench.resident.worker.asked
+        asked.answer()
+        assert (await waiting).outputs[0].shape == (2, 2)
+
+    @pytest.mark.parametrize(
+        "lie",
+        [
+            pytest.param(lambda asked: asked.fail(ValueError("a defect")), id="a defect of ours"),
+            pytest.param(
+                lambda asked: asked.reply.set_result((Answered([], 0, 0, 0), memoryview(b""))), id="no members"
+            ),
+            pytest.param(
+                lambda asked: asked.answer(failed={0: Failed("no_such_code", "", "")}), id="a code that does not exist"
+            ),
+        ],
+    )
+    async def test_or_makes_no_sense_is_told_too_and_the_next_are_answered(self, bench, lie):
+        bench = bench()
+        caller, other = bench.send(), bench.send()
+        await settle()
+        waiting = bench.send(rows=2)
+        await settle()
+        lie(bench.worker.asked[0])
+        await settle()
+        assert code(caller) is Code.INTERNAL
+        assert other.done()
+        bench.answer_all()
+        assert (await waiting).outputs[0].shape == (2, 2)
+
+
+class TestDrained:
+    async def test_an_idle_queue_is(self, bench):
+        await bench().queue.drained()
+
+    async def test_one_is_when_all_that_waited_was_executed(self, bench):
+        bench = bench()
+        await bench.busy()
+        bench.send(columns=3)
+        drained = asyncio.create_task(bench.queue.drained())
+        bench.callers.append(drained)
+        for _ in range(2):
+            await settle()
+            assert not drained.done()
+            bench.answer_all()
+        await drained
+        assert (bench.queue.waiting, bench.queue.executing) == (0, 0)
+
+    async def test_one_is_when_its_worker_ended(self, bench):
+        bench = bench()
+        await bench.busy()
+        drained = asyncio.create_task(bench.queue.drained())
+        bench.callers.append(drained)
+        bench.worker.asked[0].fail()
+        await drained
+
+    async def test_one_can_be_used_again(self, bench):
+        bench = bench()
+        for _ in range(2):
+            caller = bench.send()
+            await settle()
+            bench.answer_all()
+            assert (await caller).outputs
+            await bench.queue.drained()

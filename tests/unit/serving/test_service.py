@@ -1,0 +1,362 @@
+"""The use cases of serving: who answers, when nobody does, and what is counted."""
+
+import asyncio
+
+import pytest
+from support.standins import Clock, Resident, call, manifest, settle
+
+from edged import clock
+from edged.changes import Changes
+from edged.config.settings import Serving
+from edged.errors import Code, EdgedError
+from edged.models.residency import Residency, State
+from edged.serving import service as under_test
+from edged.serving.service import Service
+from edged.serving.statistics import REFUSALS, Statistics
+from edged.worker.messages import Failed
+
+
+class Bench:
+    """A service over stand-in residents."""
+
+    def __init__(self, residents, settings):
+        self.clock = Clock()
+        self.changes = Changes()
+        self.residency = Residency(self.changes)
+        for resident in residents:
+            self.residency.add(resident)
+        self.service = Service(self.residency, settings)
+        self.callers = []
+
+    def send(self, request=None, remaining_s=None):
+        caller = asyncio.create_task(self.service.infer(request or call(), remaining_s))
+        self.callers.append(caller)
+        return caller
+
+    def asked(self):
+        return [asked for resident in self.residency.all() if resident.worker for asked in resident.worker.asked]
+
+    async def answered(self, request=None):
+        caller = self.send(request)
+        await settle()
+        self.answer_all()
+        return await caller
+
+    def answer_all(self):
+        for asked in self.asked():
+            if not asked.reply.done():
+                asked.answer()
+
+    async def end(self):
+        for caller in self.callers:
+            caller.cancel()
+        self.answer_all()
+        await asyncio.gather(*self.callers, return_exceptions=True)
+        for _ in range(5):
+            await settle()
+            self.answer_all()
+
+
+@pytest.fixture
+async def bench():
+    made = []
+
+    def make(*residents, **settings):
+        made.append(Bench(residents or (Resident(),), Serving(**settings)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.end()
+
+
+async def refusal(caller):
+    with pytest.raises(EdgedError) as caught:
+        await caller
+    return caught.value
+
+
+def revisions(*numbers, name="doubles"):
+    return [Resident(manifest(name=name, revision=number)) for number in numbers]
+
+
+class TestWhoAnswers:
+    @pytest.mark.parametrize(("version", "revision"), [("", 7), ("7", 7), ("3", 3)])
+    async def test_the_revision_that_is_named_or_else_the_one_that_serves(self, bench, version, revision):
+        bench = bench(*revisions(3, 7))
+        assert (await bench.answered(call(version=version))).revision == revision
+
+    async def test_each_model_for_itself(self, bench):
+        bench = bench(*revisions(1, name="one"), *revisions(2, name="other"))
+        assert (await bench.answered(call(model="other"))).model == "other"
+        assert (await bench.answered(call(model="one"))).model == "one"
+
+    @pytest.mark.parametrize(
+        ("model", "version", "code"),
+        [
+            ("none", "", Code.MODEL_NOT_FOUND),
+            ("doubles", "9", Code.REVISION_NOT_FOUND),
+            ("doubles", "2", Code.REVISION_NOT_SERVED),
+            ("doubles", "latest", Code.INVALID_ARGUMENT),
+        ],
+    )
+    async def test_nobody(self, bench, model, version, code):
+        bench = bench(*revisions(3))
+        assert (await refusal(bench.send(call(model=model, version=version)))).code is code
+        with pytest.raises(EdgedError) as caught:
+            bench.service.model_ready(model, version)
+        assert caught.value.code is code
+
+    async def test_the_versions_that_may_be_named(self, bench):
+        assert bench(*revisions(3, 7)).service.versions("doubles") == (3, 7)
+
+
+class TestARequestThatIsWrong:
+    async def test_is_refused_before_it_waits(self, bench):
+        bench = bench()
+        error = await refusal(bench.send(call(rows=9)))
+        assert error.code is Code.INVALID_TENSOR
+        assert bench.asked() == []
+
+    async def test_is_refused_for_its_contents_even_when_its_metadata_is_known(self, bench):
+        bench = bench()
+        await bench.answered()
+        wrong = call()
+        wrong.contents = call(columns=3).contents
+        assert (await refusal(bench.send(wrong))).code is Code.INVALID_TENSOR
+
+    async def test_is_told_what_is_wrong_with_it_even_while_the_model_is_not_ready(self, bench):
+        bench = bench(Resident(state=State.LOADING))
+        assert (await refusal(bench.send(call(rows=9)))).code is Code.INVALID_TENSOR
+
+    async def test_metadata_of_any_number_of_kinds_is_forgotten_again(self, bench, monkeypatch):
+        monkeypatch.setattr(under_test, "_SIGNATURES_KEPT", 3)
+        bench = bench()
+        for columns in (1, 2, 3, 4, 5, 1):
+            assert (await bench.answered(call(columns=columns))).outputs[0].shape == (1, columns)
+        assert all(len(known) <= 3 for known in bench.service._admitted.values())
+
+
+class TestAModelThatIsNotReady:
+    @pytest.mark.parametrize(
+        ("state", "reason", "words"),
+        [
+            (State.LOADING, "", "model 'doubles' is loading"),
+            (State.LOADING, "its worker ended", "model 'doubles' is loading: its worker ended"),
+            (State.FAILED, "no variant can run here", "model 'doubles' is failed: no variant can run here"),
+            (State.UNLOADING, "the daemon stops", "model 'doubles' is unloading: the daemon stops"),
+        ],
+    )
+    async def test_says_so_at_once(self, bench, state, reason, words):
+        bench = bench(Resident(state=state, reason=reason))
+        error = await refusal(bench.send())
+        assert (error.code, error.message) == (Code.MODEL_UNAVAILABLE, words)
+        assert not bench.service.model_ready("doubles", "")
+        assert not bench.service.ready()
+
+    async def test_answers_again_when_it_is(self, bench):
+        resident = Resident(state=State.LOADING)
+        bench = bench(resident)
+        await refusal(bench.send())
+        resident.state = State.READY
+        assert bench.service.ready()
+        assert bench.service.model_ready("doubles", "")
+        assert (await bench.answered()).model == "doubles"
+
+    async def test_makes_the_daemon_not_ready_while_others_answer(self, bench):
+        bench = bench(Resident(), Resident(manifest(name="other"), state=State.FAILED))
+        assert not bench.service.ready()
+        assert bench.service.model_ready("doubles", "")
+        assert (await bench.answered()).model == "doubles"
+
+    async def test_an_older_revision_does_not_matter_to_readiness(self, bench):
+        older = Resident(manifest(revision=1), state=State.UNAVAILABLE)
+        assert bench(older, Resident(manifest(revision=2))).service.ready()
+
+    async def test_no_model_is_one_that_is_not_ready(self):
+        assert Service(Residency(Changes()), Serving()).ready()
+
+
+class TestHowLongARequestMayTake:
+    @pytest.mark.parametrize(
+        ("remaining_s", "timeout_s", "holds_s"),
+        [
+            pytest.param(None, None, 60, id="neither is given: the setting"),
+            pytest.param(5, None, 5, id="the transport's"),
+            pytest.param(None, 7, 7, id="the request's own"),
+            pytest.param(5, 7, 5, id="the transport's, which ends first"),
+            pytest.param(7, 5, 5, id="the request's own, which ends first"),
+            pytest.param(3600, None, 3600, id="the transport's, although the setting is less"),
+        ],
+    )
+    async def test_whichever_ends_first(self, bench, remaining_s, timeout_s, holds_s):
+        bench = bench(default_timeout_s=60)
+        caller = bench.send(call(timeout_s=timeout_s), remaining_s)
+        await settle()
+        bench.clock.forward(holds_s - 1)
+        await settle()
+        assert not caller.done()
+        bench.clock.forward(1)
+        assert (await refusal(caller)).code is Code.DEADLINE_EXCEEDED
+
+    async def test_none_is_left(self, bench):
+        bench = bench()
+        assert (await refusal(bench.send(remaining_s=0.0))).code is Code.DEADLINE_EXCEEDED
+        assert bench.asked() == []
+
+
+class TestStopping:
+    async def test_what_comes_is_refused(self, bench):
+        bench = bench()
+        assert await bench.service.drain(5)
+        assert (await refusal(bench.send())).code is Code.SHUTTING_DOWN
+        assert not bench.service.ready()
+        assert not bench.service.model_ready("doubles", "")
+
+    async def test_whoever_watches_is_told(self, bench):
+        bench = bench()
+        before = bench.changes.count
+        await bench.service.drain(5)
+        assert bench.changes.count > before
+
+    async def test_what_is_here_is_answered(self, bench):
+        bench = bench(*revisions(1, name="one"), *revisions(2, name="other"))
+        callers = [bench.send(call(model=model)) for model in ("one", "other", "other")]
+        await settle()
+        drained = asyncio.create_task(bench.service.drain(5))
+        await settle()
+        assert not drained.done()
+        bench.answer_all()
+        assert await drained
+        assert [(await caller).model for caller in callers] == ["one", "other", "other"]
+
+    async def test_what_is_not_answered_in_time_is_told_so(self, bench):
+        bench = bench()
+        executing = bench.send()
+        await settle()
+        waiting = bench.send()
+        await settle()
+        drained = asyncio.create_task(bench.service.drain(5))
+        await settle()
+        bench.clock.forward(5)
+        assert not await drained
+        assert [(await refusal(caller)).code for caller in (executing, waiting)] == [Code.SHUTTING_DOWN] * 2
+        await settle()
+        assert len(bench.asked()) == 1, "nothing more is executed"
+
+    async def test_it_may_take_no_time_at_all(self, bench):
+        bench = bench()
+        caller = bench.send()
+        await settle()
+        assert not await bench.service.drain(0)
+        assert (await refusal(caller)).code is Code.SHUTTING_DOWN
+
+
+class TestSettings:
+    async def test_new_bounds_hold_at_once(self, bench):
+        bench = bench(queue_requests=5)
+        bench.send()
+        await settle()
+        bench.send()
+        await settle()
+        bench.service.apply(Serving(queue_requests=1))
+        assert (await refusal(bench.send())).code is Code.OVERLOADED
+
+    async def test_a_new_timeout_holds_for_what_comes(self, bench):
+        bench = bench(default_timeout_s=60)
+        bench.service.apply(Serving(default_timeout_s=5))
+        caller = bench.send()
+        await settle()
+        bench.clock.forward(5)
+        assert (await refusal(caller)).code is Code.DEADLINE_EXCEEDED
+
+    async def test_bytes_are_given_in_mib(self, bench):
+        bench = bench(queue_mib=3)
+        resident = bench.residency.all()[0]
+        assert bench.service.queue(resident).bounds.size_bytes == 3 * 1024 * 1024
+
+
+# What a request can meet, and how it is counted: as the model's failure, or as nobody's.
+FAILURES = {Code.INFERENCE_FAILED, Code.WORKER_CRASHED, Code.WORKER_HANG, Code.INTERNAL}
+NOBODYS = {
+    Code.MALFORMED_REQUEST,
+    Code.INVALID_TENSOR,
+    Code.INVALID_ARGUMENT,
+    Code.UNSUPPORTED,
+    Code.REVISION_NOT_FOUND,
+    Code.REVISION_NOT_SERVED,
+    Code.MODEL_UNAVAILABLE,
+    Code.OVERLOADED,
+    Code.DEADLINE_EXCEEDED,
+    Code.CANCELLED,
+    Code.SHUTTING_DOWN,
+}
+
+
+class TestStatistics:
+    def statistics(self, bench):
+        return bench.service.queue(bench.residency.all()[0]).statistics
+
+    async def test_an_answer_counts_with_its_rows_and_its_time(self, bench, monkeypatch):
+        now = clock.wall()
+        monkeypatch.setattr(clock, "wall", lambda: now)
+        bench = bench()
+        await bench.answered(call(rows=3))
+        assert self.statistics(bench) == Statistics(ok=1, rows=3, batches=1, last_success=now)
+
+    @pytest.mark.parametrize("code", sorted(FAILURES | NOBODYS))
+    async def test_an_error_counts_as_what_it_is(self, bench, code):
+        bench = bench()
+        caller = bench.send()
+        await settle()
+        bench.asked()[0].fail(EdgedError(code, "so it is"))
+        assert (await refusal(caller)).code is code
+        found = self.statistics(bench)
+        assert (found.ok, found.failed, found.refused) == (0, int(code in FAILURES), int(code in NOBODYS))
+        assert found.last_success is None
+
+    async def test_a_members_own_error_counts_as_what_it_is(self, bench):
+        bench = bench()
+        caller = bench.send()
+        await settle()
+        bench.asked()[0].answer(failed={0: Failed("invalid_tensor", "element 3 is no text", "")})
+        await refusal(caller)
+        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+
+    @pytest.mark.parametrize(
+        ("request_", "code"),
+        [
+            pytest.param(call(rows=9), Code.INVALID_TENSOR, id="wrong tensor"),
+            pytest.param(call(timeout_s=1e-9), Code.DEADLINE_EXCEEDED, id="no time"),
+        ],
+    )
+    async def test_what_is_turned_away_counts_as_refused(self, bench, request_, code):
+        bench = bench()
+        assert (await refusal(bench.send(request_))).code is code
+        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+
+    async def test_a_caller_who_gives_up_counts_as_refused(self, bench):
+        bench = bench()
+        caller = bench.send()
+        await settle()
+        caller.cancel()
+        await asyncio.wait([caller])
+        assert caller.cancelled()
+        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+
+    async def test_overload_counts_as_refused(self, bench):
+        bench = bench(queue_requests=1)
+        bench.send()
+        await settle()
+        bench.send()
+        await settle()
+        await refusal(bench.send())
+        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+
+    async def test_each_revision_has_its_own(self, bench):
+        bench = bench(*revisions(1, 2))
+        await bench.answered(call(version="1"))
+        assert [bench.service.queue(each).statistics.ok for each in bench.residency.all()] == [1, 0]
+
+    def test_no_code_is_both(self):
+        assert REFUSALS == NOBODYS

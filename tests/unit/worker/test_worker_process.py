@@ -1,0 +1,532 @@
+"""Workers as real processes: started, asked, timed, ended and reaped."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+import pytest
+from onnx import TensorProto, helper
+
+from edged.errors import Code, EdgedError
+from edged.worker import process
+from edged.worker.messages import Answered, Failed, FileRef, Load, RunGolden, WarmupRun
+from edged.worker.process import Limits, Usage, Worker, start
+
+# A bound for what takes well under a second, on a machine that does ten things at once.
+PATIENCE_S = 60.0
+PATIENT = Limits(load_s=PATIENCE_S, first_inference_s=PATIENCE_S, inference_s=PATIENCE_S)
+
+DOUBLE = ([helper.make_node("Add", ["x", "x"], ["y"])], [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
+FOREVER = 2**62
+
+
+def looping() -> Any:
+    """A model that counts to its input; from FOREVER it never comes back."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["goes_on"]),
+            helper.make_node("Add", ["state", "one"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [1]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Constant", [], ["one"], value=helper.make_tensor("one", TensorProto.FLOAT, [1], [1])),
+        helper.make_node("Constant", [], ["zero"], value=helper.make_tensor("zero", TensorProto.FLOAT, [1], [0])),
+        helper.make_node("Loop", ["x", "", "zero"], ["y"], body=body),
+    ]
+    return nodes, [("x", "INT64", [])], [("y", "FP32", [1])]
+
+
+def counting(batch_of: Any, load: Load, turns: int) -> Any:
+    """A request to count to `turns`."""
+    return batch_of(load, [{"x": np.array(turns, np.int64)}])
+
+
+@asynccontextmanager
+async def started(load: Load, limits: Limits = PATIENT) -> AsyncIterator[Worker]:
+    worker = await start(load, limits)
+    try:
+        yield worker
+    finally:
+        worker.kill()
+        await worker.ended
+
+
+async def refusal(asked: Any) -> EdgedError:
+    with pytest.raises(EdgedError) as caught:
+        await asked
+    return caught.value
+
+
+def there(pid: int) -> bool:
+    """Also while it is a zombie."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def status(pid: int) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+
+
+def environment(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(line.split("=", 1) for line in lines if line)
+
+
+def pidfds() -> int:
+    return sum("[pidfd]" in target for target in descriptors("self").values())
+
+
+def descriptors(pid: int | str) -> dict[str, str]:
+    """What each open descriptor of a process is."""
+    found = {}
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found[path.name] = str(path.readlink())
+        except FileNotFoundError:  # the one that read the folder
+            continue
+    return found
+
+
+# A life in order.
+
+
+def test_a_worker_loads_answers_and_ends(run, folder, batch_of):
+    async def test() -> None:
+        load = folder.load(*DOUBLE, warmup=[WarmupRun(folder.npz("w.npz", {"x": np.float32([[1, 2]])}), 2)])
+        worker = await start(load, PATIENT)
+        assert worker.loaded.load_s > 0
+        assert worker.loaded.warmup_s > 0
+        for rows in ([1], [2, 3], [0]):
+            members = [{"x": np.full((count, 2), count, np.float32)} for count in rows]
+            batch = batch_of(load, members)
+            answers = batch.read(*await worker.infer(batch.message, batch.parts))
+            assert [answer["y"].tolist() for answer in answers] == [(2 * member["x"]).tolist() for member in members]
+        assert await worker.stop(PATIENCE_S) == "exit status 0"
+        assert worker.ended.result() == "exit status 0"
+        assert not there(worker.pid)
+
+    run(test())
+
+
+def test_large_tensors_pass(run, folder, batch_of):
+    async def test() -> None:
+        load = folder.load(*DOUBLE)
+        async with started(load) as worker:
+            array = np.arange(2**22, dtype=np.float32).reshape(-1, 2)
+            batch = batch_of(load, [{"x": array}, {"x": -array}])
+            first, second = batch.read(*await worker.infer(batch.message, batch.parts))
+            assert np.array_equal(first["y"], 2 * array)
+            assert np.array_equal(second["y"], -2 * array)
+
+    run(test())
+
+
+def test_many_may_ask_at_the_same_time(run, folder, batch_of):
+    async def test() -> None:
+        load = folder.load(*DOUBLE)
+        async with started(load) as worker:
+            batches = [batch_of(load, [{"x": np.full((1, 2), number, np.float32)}]) for number in range(50)]
+            found = await asyncio.gather(*(worker.infer(batch.message, batch.parts) for batch in batches))
+            for number, (batch, answer) in enumerate(zip(batches, found, strict=True)):
+                assert batch.read(*answer)[0]["y"].tolist() == [[2.0 * number] * 2]
+
+    run(test())
+
+
+async def test_a_golden_is_run(folder):
+    arrays = {"inputs/x": np.float32([[1, 2]]), "outputs/y": np.float32([[2, 4]])}
+    async with started(folder.load(*DOUBLE)) as worker:
+        compared = await worker.golden(RunGolden(folder.npz("g.npz", arrays), 0, 0))
+        assert [(output.output, output.elements, output.outside) for output in compared.outputs] == [("y", 2, 0)]
+
+
+async def test_what_was_wrong_with_a_request_does_not_end_a_worker(folder, batch_of):
+    load = folder.load(*DOUBLE)
+    async with started(load) as worker:
+        batch = batch_of(load, [{"x": np.ones((1, 2), np.float32)}])
+        damaged = batch_of(load, [{"x": np.ones((1, 2), np.float32)}]).damaged(0, shape=(2, 2))
+        answered, _ = await worker.infer(damaged.message, damaged.parts)
+        assert answered.members == [
+            Failed(Code.INVALID_TENSOR, "input 'x' has 8 bytes; FP32 of shape [2, 2] takes 16", "")
+        ]
+        error = await refusal(worker.golden(RunGolden(FileRef("gone.npz", 1, ""), 0, 0)))
+        assert error.code is Code.LOAD_FAILED
+        assert isinstance((await worker.infer(batch.message, batch.parts))[0], Answered)
+
+
+# Loading.
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "text"),
+    [
+        (
+            {"runtime": "abacus"},
+            Code.INCOMPATIBLE_RUNTIME,
+            "runtime 'abacus' does not exist here; there are: onnxruntime",
+        ),
+        (
+            {"device": "TPU"},
+            Code.LOAD_FAILED,
+            "device 'TPU' is not one that onnxruntime can use here; leave options.device out, or use CPU",
+        ),
+        (
+            {"inputs": ()},
+            Code.INCOMPATIBLE_SIGNATURE,
+            "model.onnx is not what the manifest says: input 'x' of the model is not declared",
+        ),
+    ],
+)
+def test_a_load_that_fails_says_why_and_leaves_nothing(run, folder, changes, code, text):
+    async def test() -> None:
+        before = pidfds()
+        error = await refusal(start(msgspec.structs.replace(folder.load(*DOUBLE), **changes), PATIENT))
+        assert (error.code, str(error)) == (code, text)
+        assert not psutil.Process().children()
+        assert pidfds() == before
+
+    run(test())
+
+
+def test_a_load_that_takes_too_long_is_ended(run, folder):
+    async def test() -> None:
+        limits = Limits(load_s=0.001, first_inference_s=0.001, inference_s=PATIENCE_S)
+        error = await refusal(start(folder.load(*DOUBLE), limits))
+        assert (error.code, str(error)) == (Code.WORKER_HANG, "loading took longer than 0.002 s")
+        assert not psutil.Process().children()
+
+    run(test())
+
+
+async def test_a_worker_that_dies_while_it_loads_says_how(folder, monkeypatch):
+    spawn = process._spawn
+
+    def killed(*arguments: Any) -> tuple[int, int]:
+        pid, pidfd = spawn(*arguments)
+        os.kill(pid, signal.SIGKILL)
+        return pid, pidfd
+
+    monkeypatch.setattr(process, "_spawn", killed)
+    error = await refusal(start(folder.load(*DOUBLE), PATIENT))
+    assert error.code is Code.WORKER_CRASHED
+    assert error.message == "the worker ended while it was asked for loading: killed by SIGKILL"
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 50])
+def test_a_load_that_is_given_up_leaves_nothing(run, folder, turns):
+    async def test() -> None:
+        before = pidfds()
+        starting = asyncio.ensure_future(start(folder.load(*DOUBLE), PATIENT))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not psutil.Process().children()
+        assert pidfds() == before
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "problem"),
+    [
+        (sys, "executable", errno.ENOENT),
+        (os, "posix_spawn", errno.EAGAIN),
+        (os, "pidfd_open", errno.EMFILE),
+    ],
+)
+def test_a_process_that_cannot_be_made_leaves_nothing(run, folder, monkeypatch, place, name, problem):
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(problem, os.strerror(problem))
+
+    async def test() -> None:
+        with pytest.raises(OSError, match=os.strerror(problem)):
+            await start(folder.load(*DOUBLE), PATIENT)
+        assert not psutil.Process().children()
+
+    monkeypatch.setattr(place, name, "/nowhere/python" if name == "executable" else failing)
+    run(test())
+
+
+# Deaths.
+
+
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [
+        (signal.SIGKILL, "killed by SIGKILL"),
+        (signal.SIGUSR1, "killed by SIGUSR1"),
+        (signal.SIGRTMIN + 3, f"killed by signal {signal.SIGRTMIN + 3}"),
+    ],
+)
+def test_a_worker_that_is_killed_under_way_says_how(run, folder, batch_of, number, how):
+    async def test() -> None:
+        load = folder.load(*looping(), max_batch_size=0)
+        worker = await start(load, PATIENT)
+        batch = counting(batch_of, load, FOREVER)
+        asked = [asyncio.ensure_future(worker.infer(batch.message, batch.parts)) for _ in range(2)]
+        await asyncio.sleep(0)  # both are sent
+        os.kill(worker.pid, number)
+        for each in asked:
+            error = await refusal(each)
+            assert error.code is Code.WORKER_CRASHED
+            assert error.message == f"the worker ended while it was asked for an inference: {how}"
+        assert await worker.ended == how
+        assert not there(worker.pid)
+        assert await worker.stop(PATIENCE_S) == how
+        error = await refusal(worker.infer(batch.message, batch.parts))
+        assert (error.code, how in error.message) == (Code.WORKER_CRASHED, True)
+
+    run(test())
+
+
+async def test_one_workers_death_is_nothing_to_another(folder, batch_of):
+    load = folder.load(*DOUBLE)
+    async with started(load) as first, started(load) as second:
+        first.kill()
+        assert await first.ended == "killed by SIGKILL"
+        batch = batch_of(load, [{"x": np.ones((1, 2), np.float32)}])
+        assert isinstance((await second.infer(batch.message, batch.parts))[0], Answered)
+
+
+def test_a_model_that_never_comes_back_is_ended(run, folder, batch_of):
+    async def test() -> None:
+        load = folder.load(*looping(), max_batch_size=0)
+        worker = await start(load, PATIENT)
+        answer = counting(batch_of, load, 3)
+        assert answer.read(*await worker.infer(answer.message, answer.parts))[0]["y"].tolist() == [3]
+        worker.limits = msgspec.structs.replace(PATIENT, inference_s=0.5)
+        batch = counting(batch_of, load, FOREVER)
+        error = await refusal(worker.infer(batch.message, batch.parts))
+        assert (error.code, error.message) == (Code.WORKER_HANG, "an inference took longer than 0.5 s")
+        assert await worker.ended == "an inference took longer than 0.5 s (killed by SIGKILL)"
+        assert not there(worker.pid)
+
+    run(test())
+
+
+@pytest.mark.parametrize("what", ["golden", "warm-up"])
+async def test_a_first_inference_has_a_limit_of_its_own(folder, what):
+    endless = np.array(FOREVER)
+    golden = RunGolden(folder.npz("g.npz", {"inputs/x": endless, "outputs/y": np.zeros(1, np.float32)}), 0, 0)
+    warmup = [WarmupRun(folder.npz("w.npz", {"x": endless}), 1)] if what == "warm-up" else []
+    load = folder.load(*looping(), max_batch_size=0, warmup=warmup)
+    if what == "warm-up":
+        error = await refusal(start(load, Limits(load_s=1.0, first_inference_s=0.5, inference_s=PATIENCE_S)))
+        assert error.message == "loading took longer than 1.5 s"
+    else:
+        async with started(load, msgspec.structs.replace(PATIENT, first_inference_s=0.5)) as worker:
+            error = await refusal(worker.golden(golden))
+        assert error.message == "a golden took longer than 0.5 s"
+    assert error.code is Code.WORKER_HANG
+
+
+async def test_a_worker_that_stands_still_is_ended(folder, batch_of):
+    """It does not even read."""
+    load = folder.load(*DOUBLE)
+    async with started(load, msgspec.structs.replace(PATIENT, inference_s=0.5)) as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        batch = batch_of(load, [{"x": np.ones((2**20, 2), np.float32)}])
+        error = await refusal(worker.infer(batch.message, batch.parts))
+        assert error.code is Code.WORKER_HANG
+
+
+async def test_a_worker_that_does_not_go_in_time_is_killed(folder, batch_of):
+    load = folder.load(*looping(), max_batch_size=0)
+    worker = await start(load, PATIENT)
+    batch = counting(batch_of, load, FOREVER)
+    asked = asyncio.ensure_future(worker.infer(batch.message, batch.parts))
+    await asyncio.sleep(0)
+    assert await worker.stop(0.05) == "killed by SIGKILL"
+    error = await refusal(asked)
+    assert error.message == "the worker ended while it was asked for an inference: killed by SIGKILL"
+    assert not there(worker.pid)
+
+
+async def test_a_worker_that_even_a_kill_does_not_end_is_given_up(folder, monkeypatch):
+    worker = await start(folder.load(*DOUBLE), PATIENT)
+    monkeypatch.setattr(process, "_REAP_S", 0.05)
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda *_: None)  # as if it hung in a driver
+    worker.kill()
+    assert await worker.ended == "lost: still there 0.05 s after SIGKILL"
+    os.kill(worker.pid, signal.SIGKILL)
+    await asyncio.to_thread(os.waitpid, worker.pid, 0)
+
+
+def test_ending_is_for_the_front_to_say(run, folder, batch_of, monkeypatch):
+    """From its first instant on: a terminal or a service manager signals the front's whole group."""
+    ignored = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    spawn = process._spawn
+
+    def signalled(*arguments: Any) -> tuple[int, int]:
+        pid, pidfd = spawn(*arguments)
+        for number in ignored:
+            os.kill(pid, number)
+        return pid, pidfd
+
+    async def test() -> None:
+        load = folder.load(*DOUBLE)
+        async with started(load) as worker:
+            for number in ignored:
+                os.kill(worker.pid, number)
+            batch = batch_of(load, [{"x": np.ones((1, 2), np.float32)}])
+            assert isinstance((await worker.infer(batch.message, batch.parts))[0], Answered)
+            assert int(status(worker.pid)["SigBlk"], 16) == 0
+            assert all(int(status(worker.pid)["SigIgn"], 16) >> number - 1 & 1 for number in ignored)
+
+    monkeypatch.setattr(process, "_spawn", signalled)
+    run(test())
+
+
+FRONT = """
+import asyncio, signal, socket, sys
+import msgspec
+from edged.worker import process
+from edged.worker.messages import Infer, Load
+
+load, batch, body = msgspec.msgpack.decode(bytes.fromhex(sys.argv[1]), type=tuple[Load, Infer, bytes])
+
+async def main():
+    worker = await process.start(load, process.Limits(600, 600, 600))
+    asked = asyncio.ensure_future(worker.infer(batch, [body])) if sys.argv[2] == "answering" else None
+    await asyncio.sleep(0)
+    print(worker.pid, flush=True)
+    await asyncio.Event().wait()
+
+if sys.argv[2] == "starting":
+    front, child = socket.socketpair()
+    print(process._spawn(child, "onnxruntime")[0], flush=True)
+    signal.pause()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("when", ["starting", "idle", "answering"])
+def test_a_worker_does_not_outlive_its_front(folder, batch_of, when):
+    load = folder.load(*looping(), max_batch_size=0)
+    batch = counting(batch_of, load, FOREVER)
+    told = msgspec.msgpack.encode((load, batch.message, bytes(batch.body))).hex()
+    with subprocess.Popen([sys.executable, "-c", FRONT, told, when], stdout=subprocess.PIPE) as front:
+        assert front.stdout is not None
+        pidfd = os.pidfd_open(int(front.stdout.readline()))
+        try:
+            front.kill()
+            assert select.select([pidfd], [], [], PATIENCE_S)[0], "the worker is still there"
+        finally:
+            os.close(pidfd)
+
+
+def test_a_worker_whose_front_is_gone_already_does_not_begin():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.set_inheritable(True)
+        done = subprocess.run(
+            [sys.executable, "-I", "-m", "edged.worker.host", str(theirs.fileno()), "1"],
+            pass_fds=[theirs.fileno()],
+            capture_output=True,
+            timeout=PATIENCE_S,
+        )
+    assert (done.returncode, done.stderr) == (1, b"the front is gone\n")
+
+
+# What a worker has of its front.
+
+
+@pytest.mark.parametrize(("libraries", "passed"), [(None, {}), ("/opt/lib", {"LD_LIBRARY_PATH": "/opt/lib"})])
+async def test_a_worker_knows_nothing_of_its_fronts_environment(folder, monkeypatch, libraries, passed):
+    monkeypatch.setenv("SECRET", "the key")
+    monkeypatch.setenv("PYTHONPATH", "/tmp/elsewhere")
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    if libraries:
+        monkeypatch.setenv("LD_LIBRARY_PATH", libraries)
+    async with started(folder.load(*DOUBLE)) as worker:
+        found = environment(worker.pid)
+    assert found == {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "OPENBLAS_NUM_THREADS": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+        **passed,
+    }
+
+
+async def test_a_worker_holds_nothing_of_its_fronts_but_the_link(folder):
+    """Nor what the front itself was given at its start, which it passes on to every child."""
+    one, other = socket.socketpair()
+    reading, writing = os.pipe()
+    file = os.open(folder.path / "secret", os.O_CREAT | os.O_RDWR)
+    for descriptor in (one.fileno(), reading, writing, file):
+        os.set_inheritable(descriptor, True)
+    try:
+        async with started(folder.load(*DOUBLE)) as first, started(folder.load(*DOUBLE)) as second:
+            ours = descriptors("self")
+            for worker in (first, second):
+                theirs = descriptors(worker.pid)
+                assert theirs.pop("0") == "/dev/null"
+                assert theirs.pop("1") == theirs.pop("2") == ours["2"]
+                (link,) = theirs.values()
+                assert link.startswith("socket:")
+                assert link not in ours.values()
+            assert not set(descriptors(first.pid).values()) & set(descriptors(second.pid).values()) - {
+                "/dev/null",
+                ours["2"],
+            }
+    finally:
+        one.close()
+        other.close()
+        for descriptor in (reading, writing, file):
+            os.close(descriptor)
+
+
+async def test_a_worker_runs_one_thread_where_one_is_asked_for(folder):
+    """No telemetry, no spinning pool."""
+    async with started(folder.load(*DOUBLE)) as worker:
+        assert status(worker.pid)["Threads"] == "1"
+
+
+async def test_a_workers_memory_is_told(folder, batch_of):
+    load = folder.load(*DOUBLE)
+    async with started(load) as worker:
+        before = worker.usage()
+        assert 2**20 < before.resident_bytes <= before.peak_bytes < psutil.virtual_memory().total
+        assert before.resident_bytes == pytest.approx(psutil.Process(worker.pid).memory_info().rss, rel=0.2)
+        batch = batch_of(load, [{"x": np.ones((2**22, 2), np.float32)}])
+        await worker.infer(batch.message, batch.parts)
+        assert worker.usage().peak_bytes >= before.peak_bytes + 2**25
+    assert worker.usage() == Usage(0, 0)
+
+
+async def test_whoever_has_its_id_later_is_not_taken_for_it(folder):
+    async with started(folder.load(*DOUBLE)) as worker:
+        pass
+    worker.pid = os.getpid()
+    assert worker.usage() == Usage(0, 0)
+
+
+def test_limits_are_told_in_words():
+    limits = Limits(load_s=60, first_inference_s=30.5, inference_s=10)
+    assert limits.describe() == "load 60 s, first 30.5 s, inference 10 s"
