@@ -18,7 +18,8 @@ from edged.config.load import load
 from edged.config.settings import Listen, Settings
 from edged.errors import EdgedError
 from edged.events import EventLog, Severity
-from edged.models.residency import Residency, Resident, Source
+from edged.models.residency import Residency
+from edged.models.resident import Resident, Source
 from edged.rpc import admin, health, inference, reflection
 from edged.rpc.server import Methods, Server, Tls
 from edged.runtimes.base import ENGINES
@@ -27,6 +28,7 @@ from edged.serving.service import Service
 from edged.system import hardware
 from edged.system.life import Life, Lock, Phase, make_folder, watch_signals
 from edged.system.notify import Notifier
+from edged.worker.templates import Templates
 
 # READY=1 waits for the first loads to come to an end, but not for ever: a slow model must not fail the start.
 _FIRST_LOADS_S = 20.0
@@ -59,6 +61,7 @@ class App:
         self._events = EventLog(settings.log.events_kept)
         self._life = Life(self._changes)
         self._residency = Residency(self._changes)
+        self._templates = Templates(self._events)
         self._service = Service(self._residency, settings.serving)
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
@@ -71,6 +74,7 @@ class App:
         async with contextlib.AsyncExitStack() as stack:
             self._take_folders(stack)
             watch_signals(stop, self._reload)
+            stack.push_async_callback(self._templates.stop)
             self._load_models()
             stack.push_async_callback(self._residency.stop)
             for server in self._servers():
@@ -102,7 +106,9 @@ class App:
                 self._life.degrade(f"factory bundle {found.folder.name} is not usable: {found.error}")
             elif found.manifest is not None and found.manifest.name not in self._residency.routes:
                 source = Source(found.folder, found.manifest, "factory")
-                resident = Resident(source, device, runtimes, self._settings.workers, self._changes, self._events)
+                resident = Resident(
+                    source, device, runtimes, self._settings.workers, self._changes, self._events, self._templates.make
+                )
                 self._residency.add(resident)
 
     def _servers(self) -> list[Server]:

@@ -35,6 +35,7 @@ class Code(StrEnum):
     GOLDEN_MISMATCH = "golden_mismatch"
     WORKER_CRASHED = "worker_crashed"
     WORKER_HANG = "worker_hang"
+    CRASH_LOOP = "crash_loop"
 
     # The daemon and its command line.
     SETTINGS_INVALID = "settings_invalid"

@@ -163,6 +163,24 @@ class Workers(_Table, frozen=True, kw_only=True):
             extra={"unit": "threads", "reload": True},
         ),
     ] = 1
+    memory_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=16_777_216,
+            description="The memory that a worker may take, where the variant does not say; 0: half of the device's.",
+            extra={"unit": "MiB", "reload": True},
+        ),
+    ] = 0
+    arena_mib: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65_536,
+            description="The memory that a worker shares with the front for large tensors; taken only when it is used.",
+            extra={"unit": "MiB", "reload": True},
+        ),
+    ] = 256
     load_s: Annotated[
         float,
         Meta(

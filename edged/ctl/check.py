@@ -16,7 +16,7 @@ from edged.ctl.output import Column, Table
 from edged.ctl.words import count, duration, mib
 from edged.document import DocumentError, Place, Problem
 from edged.errors import Code, EdgedError
-from edged.models.residency import run_golden, start_worker
+from edged.models.loading import Terms, run_golden, start_worker
 from edged.models.selection import PassedOver, select
 from edged.system.hardware import Hardware
 from edged.worker.process import Worker
@@ -81,7 +81,7 @@ async def check(at: Path, hardware: Hardware, runtimes: Mapping[str, str | None]
 
 async def _try(at: Path, manifest: Manifest, variant: Variant) -> Tried:
     try:
-        worker = await start_worker(at, manifest, variant, Workers())
+        worker = await start_worker(at, manifest, variant, Terms(Workers()))
     except EdgedError as error:
         return Tried(variant.name, fault=str(error))
     try:

@@ -14,7 +14,8 @@ from edged import __version__
 from edged._pb.edged.v1 import admin_pb2 as pb
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
-from edged.models.residency import Residency, Resident, State
+from edged.models.residency import Residency
+from edged.models.resident import Resident, State
 from edged.rpc.server import Methods, decode, stream, unary
 from edged.serving import report
 from edged.serving.report import Mode
@@ -185,7 +186,7 @@ def _worker(resident: Resident) -> list[pb.Worker]:
         resident_bytes=usage.resident_bytes,
         peak_bytes=usage.peak_bytes,
         restarts=resident.restarts,
-        caps=worker.limits.describe(),
+        caps=f"{worker.caps.describe()}; {worker.made}",
         last_exit=resident.last_exit,
     )
     found.load_time.FromNanoseconds(int((worker.loaded.load_s + worker.loaded.warmup_s) * 1e9))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import grpc
 
 from edged import __version__
@@ -65,5 +67,5 @@ class Inference:
 
     async def _model_infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         call = wire.read_request(data)
-        answer = await self._service.infer(call, context.time_remaining())
-        return wire.write_answer(answer, call.id, Level.NOMINAL)
+        render = functools.partial(wire.write_answer, identity=call.id, level=Level.NOMINAL)
+        return await self._service.infer(call, context.time_remaining(), render)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from edged.models.residency import Residency, Resident, State
+from edged.models.residency import Residency
+from edged.models.resident import Resident, State
 from edged.system.life import Life, Phase
 
 

@@ -7,18 +7,23 @@ resolved when a batch is formed. Work that was cancelled, or whose deadline has 
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from edged import log
+from edged.bundle.manifest import Manifest
 from edged.errors import Code, EdgedError
-from edged.models.residency import Resident
+from edged.models.resident import Resident
 from edged.serving.admission import Admitted
 from edged.serving.request import Answer, Contents, Output
 from edged.serving.statistics import Statistics
-from edged.worker.messages import Failed, Infer, InputPart
+from edged.types import TensorSpec
+from edged.worker.messages import Answered, Failed, InputPart
+from edged.worker.process import Batch, Parts
 
 _log = log.get("serving")
 
@@ -30,7 +35,11 @@ class Pending(msgspec.Struct, eq=False):
     contents: tuple[Contents, ...]
     size: int
     deadline: float
-    answer: asyncio.Future[Answer]
+    render: Callable[[Answer], bytes]
+    """Makes the reply of an answer, whose parts do not outlive the call."""
+    answer: asyncio.Future[bytes]
+    retried: bool = False
+    """Its worker died once: it is tried once more, alone."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -44,6 +53,7 @@ def take_batch(waiting: deque[Pending], now: float, max_rows: int) -> tuple[list
     """Takes the next batch off the queue, and with it what is past its deadline. Pure but for the queue.
 
     The oldest request leads; others of its key follow while the rows of all are at most `max_rows` (0: no batching).
+    One that is retried stays alone.
     What was cancelled is dropped; the rest keeps its order.
     """
     batch: list[Pending] = []
@@ -78,7 +88,6 @@ class Queue:
         self._size = 0
         self._executing: list[Pending] = []
         self._task: asyncio.Task[None] | None = None
-        self._idle: list[Callable[[], None]] = []
 
     @property
     def waiting(self) -> int:
@@ -90,8 +99,14 @@ class Queue:
         """Requests that a worker has."""
         return len(self._executing)
 
-    async def run(self, admitted: Admitted, contents: tuple[Contents, ...], deadline: float) -> Answer:
-        """Waits for the answer of one request, until `deadline` on the loop's clock.
+    async def run(
+        self,
+        admitted: Admitted,
+        contents: tuple[Contents, ...],
+        deadline: float,
+        render: Callable[[Answer], bytes],
+    ) -> bytes:
+        """Waits for the rendered answer of one request, until `deadline` on the loop's clock.
 
         Raises EdgedError: overloaded at once when the queue is full, deadline_exceeded, or what befell the model.
         """
@@ -103,7 +118,7 @@ class Queue:
                 "send less, or try again later",
             )
         loop = asyncio.get_running_loop()
-        pending = Pending(admitted, contents, size, deadline, loop.create_future())
+        pending = Pending(admitted, contents, size, deadline, render, loop.create_future())
         self._waiting.append(pending)
         self._size += size
         if self._task is None:
@@ -124,6 +139,9 @@ class Queue:
         try:
             await asyncio.sleep(0)  # whoever arrives in the same turn of the loop comes along
             while self._waiting:
+                if not await self._worker_is_there():
+                    self.give_up(unavailable(self._resident))
+                    break
                 batch, late = take_batch(self._waiting, loop.time(), self._resident.manifest.max_batch_size)
                 self._size = sum(pending.size for pending in self._waiting)
                 for pending in late:
@@ -136,8 +154,17 @@ class Queue:
             self._executing = []
             self._task = None
 
+    async def _worker_is_there(self) -> bool:
+        """Waits while the worker is on its way back; False when none is expected soon."""
+        resident = self._resident
+        while not resident.ready:
+            if not resident.expected:
+                return False
+            await resident.changes.after(resident.changes.count)
+        return True
+
     async def _execute(self, batch: Sequence[Pending]) -> None:
-        """Whatever happens, every member is told."""
+        """Whatever happens, every member is told, or tried once more."""
         try:
             await self._ask(batch)
         except EdgedError as error:
@@ -147,34 +174,50 @@ class Queue:
             failure = EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it")
         else:
             return
+        again = []
         for pending in batch:
-            _resolve(pending, failure)
+            if failure.code is Code.WORKER_CRASHED and not pending.retried and not pending.answer.done():
+                pending.retried = True
+                again.append(pending)
+            else:
+                _resolve(pending, failure)
+        self._waiting.extendleft(reversed(again))
+        self._size += sum(pending.size for pending in again)
 
     async def _ask(self, batch: Sequence[Pending]) -> None:
         resident = self._resident
         worker, variant = resident.worker, resident.variant
         if worker is None or variant is None:
             raise unavailable(resident)
+        # A request that has killed a worker and kills another, alone, has shown that it is at fault, not the model.
+        worker.excused = batch[0].retried
         try:
-            answered, body = await worker.infer(*_message(batch))
+            await worker.infer(_batch(resident, batch), functools.partial(self._answer, batch, variant.name))
         except EdgedError as error:
             raise self._named(error) from error
+        worker.excused = False
+        resident.answered()
+
+    def _answer(self, batch: Sequence[Pending], variant: str, answered: Answered, parts: Sequence[Parts]) -> None:
+        """Hands each member its answer."""
+        resident = self._resident
         self.statistics.batches += 1
         datatypes = {spec.name: spec.datatype for spec in resident.manifest.outputs}
-        at = 0
-        for pending, member in zip(batch, answered.members, strict=True):
-            if isinstance(member, Failed):
-                _resolve(pending, self._named(EdgedError(Code(member.code), member.message, member.hint)))
+        for pending, member, found in zip(batch, answered.members, parts, strict=True):
+            if isinstance(member, Failed) or isinstance(found, Failed):
+                failure = member if isinstance(member, Failed) else found
+                assert isinstance(failure, Failed)  # noqa: S101 - narrows the type
+                _resolve(pending, self._named(EdgedError(Code(failure.code), failure.message, failure.hint)))
                 continue
             self.statistics.rows += pending.admitted.rows
-            outputs = []
-            for name, part in zip(pending.admitted.outputs, member.outputs, strict=True):
-                outputs.append(Output(name, datatypes[name], part.shape, body[at : at + part.size]))
-                at += part.size
-            _resolve(
-                pending,
-                Answer(resident.name, resident.revision, variant.name, resident.degraded, tuple(outputs)),
+            if pending.answer.done():
+                continue
+            outputs = tuple(
+                Output(name, datatypes[name], output.shape, data)
+                for name, output, data in zip(pending.admitted.outputs, member.outputs, found, strict=True)
             )
+            answer = Answer(resident.name, resident.revision, variant, resident.degraded, outputs)
+            pending.answer.set_result(pending.render(answer))
 
     def give_up(self, error: EdgedError) -> None:
         """Tells everybody who waits, or whose request a worker has, that no answer will come."""
@@ -202,32 +245,38 @@ def unavailable(resident: Resident) -> EdgedError:
     )
 
 
-def _message(batch: Sequence[Pending]) -> tuple[Infer, list[bytes | memoryview]]:
-    """The message of a batch: its body lies input by input, and within an input member by member."""
+def _batch(resident: Resident, batch: Sequence[Pending]) -> Batch:
+    """The members' tensors, input by input."""
     admitted = batch[0].admitted
-    members = [
-        tuple(
-            InputPart(shape, content.size, content.form)
-            for shape, content in zip(pending.admitted.shapes, pending.contents, strict=True)
-        )
-        for pending in batch
-    ]
-    body = [
-        part
-        for position in range(len(admitted.inputs))
-        for pending in batch
-        for part in pending.contents[position].parts
-    ]
-    return Infer(admitted.inputs, admitted.outputs, members), body
+    specs = {spec.name: spec for spec in resident.manifest.outputs}
+    rows = sum(pending.admitted.rows for pending in batch)
+    return Batch(
+        inputs=admitted.inputs,
+        outputs=admitted.outputs,
+        members=[
+            tuple(
+                InputPart(shape, content.size, content.form)
+                for shape, content in zip(pending.admitted.shapes, pending.contents, strict=True)
+            )
+            for pending in batch
+        ],
+        contents=[
+            [part for pending in batch for part in pending.contents[position].parts]
+            for position in range(len(admitted.inputs))
+        ],
+        expected=tuple(_expected_bytes(specs[name], rows, resident.manifest) for name in admitted.outputs),
+    )
 
 
-def _resolve(pending: Pending, result: Answer | EdgedError) -> None:
-    if pending.answer.done():
-        return
-    if isinstance(result, EdgedError):
-        pending.answer.set_exception(result)
-    else:
-        pending.answer.set_result(result)
+def _expected_bytes(spec: TensorSpec, rows: int, manifest: Manifest) -> int:
+    """What an output of `rows` rows takes; 0 where its declaration leaves that open."""
+    shape = (rows, *spec.shape[1:]) if manifest.max_batch_size else spec.shape
+    return 0 if -1 in shape else math.prod(shape) * spec.datatype.size
+
+
+def _resolve(pending: Pending, error: EdgedError) -> None:
+    if not pending.answer.done():
+        pending.answer.set_exception(error)
 
 
 def _late(model: str) -> EdgedError:

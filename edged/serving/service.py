@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from edged import clock
 from edged.config.settings import Serving as Settings
 from edged.errors import Code, EdgedError
 from edged.models import routes
-from edged.models.residency import Residency, Resident
+from edged.models.residency import Residency
+from edged.models.resident import Resident
 from edged.serving.admission import Admitted, admit, check_contents
 from edged.serving.request import Answer, Call
 from edged.serving.scheduler import Bounds, Queue, unavailable
@@ -34,15 +35,15 @@ class Service:
         for queue in self._queues.values():
             queue.bounds = self._bounds()
 
-    async def infer(self, call: Call, remaining_s: float | None) -> Answer:
-        """Answers a request, within `remaining_s` where the transport knows a deadline.
+    async def infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:
+        """Answers a request with what `render` makes of it, within `remaining_s` where the transport knows a deadline.
 
         Raises EdgedError. A cancelled caller's work is not begun.
         """
         resident = self.find(call.model, call.version)
         queue = self.queue(resident)
         try:
-            answer = await self._infer(resident, queue, call, remaining_s)
+            answer = await self._infer(resident, queue, call, remaining_s, render)
         except EdgedError as error:
             queue.statistics.count_error(error.code)
             raise
@@ -53,7 +54,14 @@ class Service:
         queue.statistics.last_success = clock.wall()
         return answer
 
-    async def _infer(self, resident: Resident, queue: Queue, call: Call, remaining_s: float | None) -> Answer:
+    async def _infer(
+        self,
+        resident: Resident,
+        queue: Queue,
+        call: Call,
+        remaining_s: float | None,
+        render: Callable[[Answer], bytes],
+    ) -> bytes:
         if self._stopping:
             raise _shutting_down()
         known = self._admitted.setdefault((resident.name, resident.revision), {})
@@ -64,11 +72,12 @@ class Service:
                 known.clear()
             known[call.signature] = admitted
         check_contents(resident.manifest, admitted, call.contents)
-        if not resident.ready:
+        if not resident.expected:
             raise unavailable(resident)
         limits = [limit for limit in (remaining_s, call.timeout_s) if limit is not None]
         timeout_s = min(limits) if limits else self._settings.default_timeout_s
-        return await queue.run(admitted, call.contents, asyncio.get_running_loop().time() + timeout_s)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        return await queue.run(admitted, call.contents, deadline, render)
 
     def find(self, model: str, version: str) -> Resident:
         """The resident that answers for a model and version. Raises EdgedError when there is none."""

@@ -24,6 +24,13 @@ MAX_BODY_BYTES = 16 * 1024**3
 MAX_HEAD_BYTES = 64 * 1024**2
 
 
+# What a template says on its control socket; a process id, in digits, is the answer to the descriptors of a worker.
+TEMPLATE_READY = "ready"
+TEMPLATE_THREADS = "threads"
+TEMPLATE_FAILED = "failed"
+TEMPLATE_MESSAGE_BYTES = 4096
+
+
 class Form(IntEnum):
     """How the elements of one tensor are written in the body."""
 
@@ -89,12 +96,16 @@ class InputPart(msgspec.Struct, frozen=True, array_like=True):
 class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """Front to worker: one batch. `members[m][i]` is member m's part of `inputs[i]`.
 
-    Answered by Answered, or by Failed where the whole batch could not be run.
+    Inputs and outputs that are large travel through the arena instead of the body: `slots[i]` is where the contents of
+    `inputs[i]` begin there, -1 where they lie in the body; `rooms[o]` is where, and in how many bytes, `outputs[o]` may
+    be put, (-1, 0) where it may not. Answered by Answered, or by Failed where the whole batch could not be run.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     members: list[tuple[InputPart, ...]]
+    slots: tuple[int, ...]
+    rooms: tuple[tuple[int, int], ...]
 
 
 class OutputPart(msgspec.Struct, frozen=True, array_like=True):
@@ -114,6 +125,8 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """Worker to front: for each member its outputs, or why it has none."""
 
     members: list[MemberAnswer | Failed]
+    placed: tuple[bool, ...]
+    """For each output whether it lies in its room, member after member, and not in the body."""
     input_ns: int
     infer_ns: int
     output_ns: int

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from edged.errors import Code, EdgedError
 from edged.runtimes.base import Session, SessionOptions, load_runtime, signature_problems
-from edged.types import TensorSpec
+from edged.types import Datatype, TensorSpec
 from edged.worker import batch, codec, compare
+from edged.worker.arena import Window
 from edged.worker.messages import (
     Answered,
     Compared,
     Failed,
+    Form,
     Infer,
     Load,
     Loaded,
@@ -26,6 +28,8 @@ from edged.worker.messages import (
     WarmupRun,
 )
 from edged.worker.samples import read_arrays, read_file
+
+Contents = memoryview | bytes
 
 
 class Model:
@@ -62,71 +66,65 @@ class Model:
         except EdgedError as error:
             raise EdgedError(Code.LOAD_FAILED, f"warm-up {run.file.path} fails: {error.message}", error.hint) from error
 
-    def infer(self, asked: Infer, body: memoryview) -> tuple[Answered, list[memoryview | bytes]]:
-        """Runs a batch. A member whose tensors cannot be read has its own error; the others are answered."""
+    def infer(self, asked: Infer, body: memoryview, arena: Window) -> tuple[Answered, list[Contents]]:
+        """Runs a batch. A member that cannot be answered has its own error; the others are answered."""
         began = time.monotonic_ns()
-        members = self._decode(asked, body)
-        good = [index for index, member in enumerate(members) if not isinstance(member, EdgedError)]
-        decoded = time.monotonic_ns()
-        answers: list[list[NDArray[Any]] | EdgedError] = list(members)
+        contents = _contents(asked, body, arena)
+        everybody = range(len(asked.members))
+        answers: list[list[NDArray[Any]] | EdgedError]
         try:
-            for index, outputs in zip(good, self._run([members[index] for index in good], asked), strict=True):
-                answers[index] = outputs
+            decoded = self._decode(asked, everybody, contents)
+            ready = time.monotonic_ns()
+            answers = list(self._run(asked, everybody, decoded))
         except EdgedError as error:
-            for index in good:  # find out whose fault it was: each alone
-                answers[index] = error if len(good) == 1 else self._alone(members[index], asked)
+            # Whose fault was it? Each is tried alone.
+            ready = time.monotonic_ns()
+            answers = [self._alone(asked, each, contents) for each in everybody] if len(everybody) > 1 else [error]
         ran = time.monotonic_ns()
-        heads: list[MemberAnswer | Failed] = []
-        bodies: list[memoryview | bytes] = []
-        for answer in answers:
-            if isinstance(answer, EdgedError):
-                heads.append(failed(answer))
-                continue
-            parts = [
-                codec.encode(array, self._outputs[name].datatype)
-                for name, array in zip(asked.outputs, answer, strict=True)
-            ]
-            sizes = (OutputPart(array.shape, len(part)) for array, part in zip(answer, parts, strict=True))
-            heads.append(MemberAnswer(tuple(sizes)))
-            bodies += parts
+        heads, placed, bodies = self._encode(asked, answers, arena)
         done = time.monotonic_ns()
-        return Answered(heads, decoded - began, ran - decoded, done - ran), bodies
+        return Answered(heads, placed, ready - began, ran - ready, done - ran), bodies
 
-    def _decode(self, asked: Infer, body: memoryview) -> list[Any]:
-        """Each member's arrays by input, or the error that reading them gave."""
-        decoded: list[Any] = [{} for _ in asked.members]
-        at = 0
-        for position, name in enumerate(asked.inputs):
-            datatype = self._inputs[name].datatype
-            for index, member in enumerate(asked.members):
-                part = member[position]
-                data = body[at : at + part.size]
-                at += part.size
-                if isinstance(decoded[index], EdgedError):
-                    continue
-                try:
-                    decoded[index][name] = codec.decode(name, datatype, part.shape, part.form, data)
-                except EdgedError as error:
-                    decoded[index] = error
-        return decoded
-
-    def _alone(self, member: Mapping[str, NDArray[Any]], asked: Infer) -> list[NDArray[Any]] | EdgedError:
+    def _alone(self, asked: Infer, member: int, contents: Sequence[memoryview]) -> list[NDArray[Any]] | EdgedError:
         try:
-            return self._run([member], asked)[0]
+            return self._run(asked, [member], self._decode(asked, [member], contents))[0]
         except EdgedError as error:
             return error
 
-    def _run(self, members: Sequence[Mapping[str, NDArray[Any]]], asked: Infer) -> list[list[NDArray[Any]]]:
+    def _decode(
+        self, asked: Infer, members: Sequence[int], contents: Sequence[memoryview]
+    ) -> dict[str, list[NDArray[Any]]]:
+        """Each input's arrays: one of all members' rows where their contents can be read as one, else one a member."""
+        decoded = {}
+        for position, name in enumerate(asked.inputs):
+            datatype = self._inputs[name].datatype
+            parts = [asked.members[member][position] for member in members]
+            at = sum(member[position].size for member in asked.members[: members[0]])
+            data = contents[position][at : at + sum(part.size for part in parts)]
+            if self._batched and datatype is not Datatype.BYTES and all(part.form == Form.RAW for part in parts):
+                shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+                decoded[name] = [codec.decode(name, datatype, shape, Form.RAW, data)]
+                continue
+            arrays = []
+            at = 0
+            for part in parts:
+                arrays.append(codec.decode(name, datatype, part.shape, part.form, data[at : at + part.size]))
+                at += part.size
+            decoded[name] = arrays
+        return decoded
+
+    def _run(
+        self, asked: Infer, members: Sequence[int], decoded: Mapping[str, Sequence[NDArray[Any]]]
+    ) -> list[list[NDArray[Any]]]:
         """Each member's outputs in the order asked for."""
-        if not members:
-            return []
         specs = [self._outputs[name] for name in asked.outputs]
         if not self._batched:
-            return [self._checked(self._session.run(member, asked.outputs), specs, None) for member in members]
-        rows = [len(next(iter(member.values()))) for member in members]
+            each = ({name: arrays[index] for name, arrays in decoded.items()} for index in range(len(members)))
+            return [self._checked(self._session.run(inputs, asked.outputs), specs, None) for inputs in each]
+        rows = [asked.members[member][0].shape[0] for member in members]
         if not sum(rows):  # nothing to compute: engines differ in what they make of an empty batch
             return [[batch.empty_output(spec, codec.DTYPES[spec.datatype]) for spec in specs] for _ in members]
-        merged = {name: batch.merge([member[name] for member in members]) for name in asked.inputs}
+        merged = {name: batch.merge(arrays) for name, arrays in decoded.items()}
         outputs = self._checked(self._session.run(merged, asked.outputs), specs, sum(rows))
         parts = [batch.split(output, rows) for output in outputs]
         return [[part[index] for part in parts] for index in range(len(members))]
@@ -137,6 +135,41 @@ class Model:
         for spec, output in zip(specs, outputs, strict=True):
             batch.check_output(spec, output, codec.DTYPES[spec.datatype], rows)
         return outputs
+
+    def _raw(self, asked: Infer, answer: list[NDArray[Any]] | EdgedError) -> list[Contents]:
+        """The raw contents of a member's outputs; none where it has an error instead."""
+        if isinstance(answer, EdgedError):
+            return []
+        named = zip(asked.outputs, answer, strict=True)
+        return [codec.encode(array, self._outputs[name].datatype) for name, array in named]
+
+    def _encode(
+        self, asked: Infer, answers: Sequence[list[NDArray[Any]] | EdgedError], arena: Window
+    ) -> tuple[list[MemberAnswer | Failed], tuple[bool, ...], list[Contents]]:
+        """The members' heads; for each output whether it was put into its room; what is left for the body."""
+        encoded = [self._raw(asked, answer) for answer in answers]
+        placed = []
+        for position, (offset, room) in enumerate(asked.rooms):
+            parts = [parts[position] for parts in encoded if parts]
+            size = sum(map(len, parts))
+            fits = 0 < size <= room
+            placed.append(fits)
+            if fits:
+                target = arena.view(offset, size)
+                at = 0
+                for part in parts:
+                    target[at : at + len(part)] = part
+                    at += len(part)
+        heads: list[MemberAnswer | Failed] = []
+        bodies: list[Contents] = []
+        for answer, raw in zip(answers, encoded, strict=True):
+            if isinstance(answer, EdgedError):
+                heads.append(failed(answer))
+                continue
+            shapes = (OutputPart(array.shape, len(part)) for array, part in zip(answer, raw, strict=True))
+            heads.append(MemberAnswer(tuple(shapes)))
+            bodies += [part for part, elsewhere in zip(raw, placed, strict=True) if not elsewhere]
+        return heads, tuple(placed), bodies
 
     def golden(self, asked: RunGolden) -> Compared:
         """Runs a golden's inputs and compares what comes with what it expects."""
@@ -163,6 +196,20 @@ class Model:
             for name, answer in zip(expected, answers, strict=True)
         ]
         return Compared(outputs, took)
+
+
+def _contents(asked: Infer, body: memoryview, arena: Window) -> list[memoryview]:
+    """Each input's contents of all members, from the arena or the body."""
+    found = []
+    at = 0
+    for position, slot in enumerate(asked.slots):
+        size = sum(member[position].size for member in asked.members)
+        if slot >= 0:
+            found.append(arena.view(slot, size))
+        else:
+            found.append(body[at : at + size])
+            at += size
+    return found
 
 
 def failed(error: EdgedError) -> Failed:

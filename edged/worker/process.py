@@ -1,150 +1,232 @@
-"""A worker as the front sees it: started, asked, timed, ended and reaped."""
+"""A worker as the front sees it: started, asked, timed, kept within its caps, ended."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import socket
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from edged import clock
 from edged.errors import Code, EdgedError
-from edged.runtimes.base import ENGINES
+from edged.worker import usage
+from edged.worker.arena import LARGE_BYTES, Arena
+from edged.worker.child import Child, Exit
 from edged.worker.link import Link
-from edged.worker.messages import Answered, Compared, Failed, FromWorker, Infer, Load, Loaded, RunGolden
+from edged.worker.messages import (
+    Answered,
+    Compared,
+    Failed,
+    FromWorker,
+    Infer,
+    InputPart,
+    Load,
+    Loaded,
+    MemberAnswer,
+    RunGolden,
+)
+from edged.worker.templates import Maker, spawned
+from edged.worker.usage import Usage
 
-# How long a process may take to go after SIGKILL before it is given up (uninterruptible sleep in a driver).
-_REAP_S = 5.0
+# How often the memory of a worker is looked at while it works; what does nothing allocates nothing.
+_WATCH_S = 0.1
 
 _Message = TypeVar("_Message")
+_Result = TypeVar("_Result")
+
+Buffer = bytes | memoryview
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """How long each thing that a worker does may take."""
+class Caps(msgspec.Struct, frozen=True):
+    """What a worker may take, in time and in memory."""
 
     load_s: float
     first_inference_s: float
     inference_s: float
+    memory_bytes: int
+    arena_bytes: int
 
     def describe(self) -> str:
         """In words, for status."""
-        return f"load {self.load_s:g} s, first {self.first_inference_s:g} s, inference {self.inference_s:g} s"
+        memory = f"memory {self.memory_bytes // 2**20} MiB, watched"
+        return f"{memory}; load {self.load_s:g} s, first {self.first_inference_s:g} s, then {self.inference_s:g} s"
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Memory of a process, from /proc/PID/status."""
+class Batch(msgspec.Struct, frozen=True):
+    """What a worker is asked: `members[m][i]` describes, and `contents[i]` holds in the members' order, `inputs[i]`."""
 
-    resident_bytes: int = 0
-    peak_bytes: int = 0
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    members: list[tuple[InputPart, ...]]
+    contents: list[list[Buffer]]
+    expected: tuple[int, ...]
+    """How many bytes each output will take; 0 where that cannot be known."""
+
+
+# The outputs of one member in the order asked for, or why it has none.
+Parts = list[memoryview] | Failed
 
 
 class Worker:
-    """One process with one loaded variant. Made by `start`; `ended` resolves, always, to how it ended, in words."""
+    """One process with one loaded variant. Made by `start`; `ended` always resolves, to how it ended."""
 
-    def __init__(self, pid: int, pidfd: int, link: Link, limits: Limits) -> None:
-        self.pid = pid
+    def __init__(self, child: Child, how: str, link: Link, arena: Arena, caps: Caps) -> None:
+        self.pid = child.pid
+        self.made = how
+        self.caps = caps
         self.started_at = clock.wall()
         self.loaded = Loaded(0.0, 0.0)
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._pidfd = pidfd
+        self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self.verdict: EdgedError | None = None
+        """Why the front ended it, where it did."""
+        self.excused = False
+        """Whether its death would be another's fault than its model's."""
+        self._child = child
         self._link = link
-        self.limits = limits
-        self._verdict = ""
-        asyncio.get_running_loop().add_reader(pidfd, self._reap)
+        self._arena = arena
+        child.ended.add_done_callback(self._end)
 
-    async def infer(self, batch: Infer, body: Sequence[bytes | memoryview]) -> tuple[Answered, memoryview]:
-        """Runs one batch. Raises EdgedError: the worker's own, worker_crashed, or worker_hang after its time limit."""
-        message, reply = await self._ask(batch, body, self.limits.inference_s, "an inference")
-        return _expect(message, Answered), reply
+    async def infer(self, batch: Batch, use: Callable[[Answered, list[Parts]], _Result]) -> _Result:
+        """Runs one batch and gives what `use` makes of the answer; the parts are valid until it returns.
+
+        Raises EdgedError: the worker's own, worker_crashed when it ended meanwhile, worker_hang after its time limit.
+        """
+        slots = tuple(self._send_by_arena(contents) for contents in batch.contents)
+        rooms = tuple(self._room(size) for size in batch.expected)
+        body = [part for slot, parts in zip(slots, batch.contents, strict=True) if slot < 0 for part in parts]
+        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms)
+        message, reply = await self._ask(asked, body, self.caps.inference_s, "an inference")
+        try:
+            answered = _expect(message, Answered)
+            return use(answered, self._parts(asked, answered, reply))
+        finally:  # the worker has answered: it has done with them
+            for offset in (*slots, *(offset for offset, _ in rooms)):
+                if offset >= 0:
+                    self._arena.slots.release(offset)
+
+    def _send_by_arena(self, contents: Sequence[Buffer]) -> int:
+        """Copies the contents of a large input into the arena; -1 where it is to go by the link."""
+        size = sum(map(len, contents))
+        offset = self._arena.slots.take(size) if size >= LARGE_BYTES else -1
+        at = offset
+        for part in contents if offset >= 0 else ():
+            self._arena.view[at : at + len(part)] = part
+            at += len(part)
+        return offset
+
+    def _room(self, size: int) -> tuple[int, int]:
+        offset = self._arena.slots.take(size) if size >= LARGE_BYTES else -1
+        return (offset, size) if offset >= 0 else (-1, 0)
+
+    def _parts(self, asked: Infer, answered: Answered, reply: memoryview) -> list[Parts]:
+        """Where each member's outputs lie."""
+        at = 0
+        in_room = [offset for offset, _ in asked.rooms]
+        found: list[Parts] = []
+        for member in answered.members:
+            if not isinstance(member, MemberAnswer):
+                found.append(member)
+                continue
+            parts = []
+            for position, output in enumerate(member.outputs):
+                if answered.placed[position]:
+                    start = in_room[position]
+                    parts.append(self._arena.view[start : start + output.size])
+                    in_room[position] += output.size
+                else:
+                    parts.append(reply[at : at + output.size])
+                    at += output.size
+            found.append(parts)
+        return found
 
     async def golden(self, golden: RunGolden) -> Compared:
         """Runs a golden. Raises as `infer` does."""
-        message, _ = await self._ask(golden, (), self.limits.first_inference_s, "a golden")
+        message, _ = await self._ask(golden, (), self.caps.first_inference_s, "a golden")
         return _expect(message, Compared)
 
     async def load(self, load: Load) -> None:
         """Loads and warms up; asked once. Raises EdgedError with the reason."""
-        limit_s = self.limits.load_s + self.limits.first_inference_s
+        limit_s = self.caps.load_s + self.caps.first_inference_s
         message, _ = await self._ask(load, (), limit_s, "loading")
         self.loaded = _expect(message, Loaded)
 
     async def _ask(
-        self, message: Load | Infer | RunGolden, body: Sequence[bytes | memoryview], limit_s: float, what: str
+        self, message: Load | Infer | RunGolden, body: Sequence[Buffer], limit_s: float, what: str
     ) -> tuple[FromWorker, memoryview]:
+        loop = asyncio.get_running_loop()
         reply = self._link.send(message, body)
-        timer = asyncio.get_running_loop().call_later(limit_s, self._hang, f"{what} took longer than {limit_s:g} s")
+        timer = loop.call_later(limit_s, self._hang, f"{what} took longer than {limit_s:g} s")
+        watch = loop.call_later(_WATCH_S, self._watch)
+        self._watching = watch
         try:
-            return await reply
+            answer = await reply
         except EdgedError as error:
-            if self._verdict:
-                raise EdgedError(Code.WORKER_HANG, self._verdict) from error
             how = await asyncio.shield(self.ended)
-            raise EdgedError(Code.WORKER_CRASHED, f"the worker ended while it was asked for {what}: {how}") from error
+            if self.verdict is not None:
+                raise EdgedError(self.verdict.code, self.verdict.message, self.verdict.hint) from error
+            raise EdgedError(
+                Code.WORKER_CRASHED, f"the worker ended while it was asked for {what}: {how.text}"
+            ) from error
         finally:
             timer.cancel()
+            self._watching.cancel()
+        self._hold_to_memory()
+        return answer
 
-    def _hang(self, verdict: str) -> None:
-        self._verdict = verdict
-        self.kill()
+    def _watch(self) -> None:
+        self._hold_to_memory()
+        self._watching = asyncio.get_running_loop().call_later(_WATCH_S, self._watch)
+
+    def _hold_to_memory(self) -> None:
+        """Ends a worker that takes more memory than its cap."""
+        if self.ended.done() or self.verdict is not None:
+            return
+        taken = usage.resident_bytes(self.pid)
+        if taken > self.caps.memory_bytes:
+            self._condemn(
+                EdgedError(
+                    Code.WORKER_CRASHED,
+                    f"the worker took {taken // 2**20} MiB, its cap is {self.caps.memory_bytes // 2**20} MiB",
+                    "see caps.memory_mib of the variant and workers.memory_mib of the settings",
+                )
+            )
+
+    def _hang(self, text: str) -> None:
+        self._condemn(EdgedError(Code.WORKER_HANG, text, "see caps of the variant and [workers] of the settings"))
+
+    def _condemn(self, verdict: EdgedError) -> None:
+        self.verdict = self.verdict or verdict
+        self._child.kill()
 
     def kill(self) -> None:
         """Sends SIGKILL; `ended` follows."""
-        if not self.ended.done():
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            asyncio.get_running_loop().call_later(_REAP_S, self._lose)
+        self._child.kill()
 
-    async def stop(self, grace_s: float) -> str:
-        """Ends the link, waits `grace_s` seconds, then kills. Says how the process ended."""
+    async def stop(self, grace_s: float) -> Exit:
+        """Ends the link, by which the worker ends; after `grace_s` seconds by force. Says how it ended."""
         self._link.close()
-        await asyncio.wait([self.ended], timeout=grace_s)
-        self.kill()
+        await self._child.stop(grace_s)
         return await asyncio.shield(self.ended)
 
     def usage(self) -> Usage:
         """What it takes now and took at most; zeros once it has ended."""
-        if self.ended.done():  # another process may have its id by now
-            return Usage()
-        found = {}
-        try:
-            with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as status:
-                for line in status:
-                    key, _, rest = line.partition(":")
-                    if key in ("VmRSS", "VmHWM"):
-                        found[key] = int(rest.split()[0]) * 1024
-        except (OSError, ValueError):
-            return Usage()
-        return Usage(found.get("VmRSS", 0), found.get("VmHWM", 0))
+        return Usage() if self.ended.done() else usage.read(self.pid)
 
-    def _reap(self) -> None:
-        result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
-        if result is None:
-            return
-        if result.si_code == os.CLD_EXITED:
-            how = f"exit status {result.si_status}"
-        else:
-            how = f"killed by {_signal_name(result.si_status)}"
-        self._close(f"{self._verdict} ({how})" if self._verdict else how)
-
-    def _lose(self) -> None:
-        self._close(f"lost: still there {_REAP_S:g} s after SIGKILL")
-
-    def _close(self, how: str) -> None:
-        if not self.ended.done():
-            asyncio.get_running_loop().remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._link.close()
-            self.ended.set_result(how)
+    def _end(self, ended: asyncio.Future[Exit]) -> None:
+        how = ended.result()
+        self._link.close()
+        if not how.lost:  # a lost process may still write there
+            self._arena.close()
+        text = f"{self.verdict.message} ({how.text})" if self.verdict else how.text
+        self.ended.set_result(Exit(text, how.lost))
 
 
-async def start(load: Load, limits: Limits) -> Worker:
+async def start(load: Load, caps: Caps, make: Maker = spawned) -> Worker:
     """Starts a worker and has it load. Raises EdgedError with the reason; no process is then left behind."""
-    front, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with child:
+    front, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with other:
         front.setblocking(False)
         try:
             _, link = await asyncio.get_running_loop().create_unix_connection(Link, sock=front)
@@ -152,11 +234,17 @@ async def start(load: Load, limits: Limits) -> Worker:
             front.close()
             raise
         try:
-            pid, pidfd = _spawn(child, load.runtime)
+            arena = Arena(caps.arena_bytes)
         except BaseException:
             link.close()
             raise
-    worker = Worker(pid, pidfd, link, limits)  # nothing has been awaited since there is a process to look after
+        try:
+            child, how = await make(load.runtime, [other.fileno(), arena.descriptor])
+        except BaseException:
+            link.close()
+            arena.close()
+            raise
+    worker = Worker(child, how, link, arena, caps)
     try:
         await worker.load(load)
     except BaseException:
@@ -164,46 +252,6 @@ async def start(load: Load, limits: Limits) -> Worker:
         await asyncio.shield(worker.ended)
         raise
     return worker
-
-
-def _spawn(link: socket.socket, runtime: str) -> tuple[int, int]:
-    """A new process at the other end of `link`, and a descriptor of it."""
-    arguments = [sys.executable, "-I", "-m", "edged.worker.host", str(link.fileno()), str(os.getpid())]
-    files = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
-    link.set_inheritable(True)
-    pid = os.posix_spawn(
-        sys.executable,
-        arguments,
-        _environment(runtime),
-        file_actions=files,
-        setsigmask=(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),  # until the worker ignores them
-    )
-    try:
-        return pid, os.pidfd_open(pid)
-    except OSError:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most of the real-time signals have no name
-        return f"signal {number}"
-
-
-def _environment(runtime: str) -> dict[str, str]:
-    """A worker's environment: nothing of the daemon's own, which may hold credentials' paths or a proxy."""
-    engine = ENGINES.get(runtime)
-    passed_on = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "OPENBLAS_NUM_THREADS": "1",
-        **passed_on,
-        **(engine.environment if engine else {}),
-    }
 
 
 def _expect(message: FromWorker, kind: type[_Message]) -> _Message:

@@ -1,0 +1,64 @@
+"""Starts a worker on a variant of a bundle, and has it run goldens: the same for serving, trials and `edgectl`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edged.bundle.manifest import Golden, Manifest, Variant
+from edged.config.settings import Workers
+from edged.worker import process
+from edged.worker.messages import Compared, FileRef, Load, RunGolden, WarmupRun
+from edged.worker.templates import Maker, spawned
+
+# A worker may take this share of the device's memory where neither variant nor settings say.
+_MEMORY_SHARE = 0.5
+
+# Where the device's memory is not known either.
+_MEMORY_MIB = 1024
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What a worker is started under: the settings, the device's memory, how it is made."""
+
+    settings: Workers
+    device_memory_mib: int = 0
+    make: Maker = spawned
+
+
+def file_ref(manifest: Manifest, path: str) -> FileRef:
+    """A file of the bundle as the link carries it."""
+    file = manifest.file(path)
+    return FileRef(file.path, file.size, file.sha256)
+
+
+async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms: Terms) -> process.Worker:
+    """Starts a worker that has loaded `variant`. Raises EdgedError with the reason, or OSError."""
+    caps, settings = variant.caps, terms.settings
+    load = Load(
+        folder=str(folder),
+        file=file_ref(manifest, variant.file),
+        runtime=variant.runtime,
+        threads=variant.options.threads or settings.threads,
+        precision=variant.options.precision,
+        device=variant.options.device,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        max_batch_size=manifest.max_batch_size,
+        warmup=tuple(WarmupRun(file_ref(manifest, run.file), run.count) for run in manifest.warmup),
+    )
+    half_mib = int(terms.device_memory_mib * _MEMORY_SHARE) or _MEMORY_MIB
+    allowed = process.Caps(
+        load_s=caps.load_s or settings.load_s,
+        first_inference_s=caps.first_inference_s or settings.first_inference_s,
+        inference_s=caps.inference_s or settings.inference_s,
+        memory_bytes=(caps.memory_mib or settings.memory_mib or half_mib) * 2**20,
+        arena_bytes=settings.arena_mib * 2**20,
+    )
+    return await process.start(load, allowed, terms.make)
+
+
+async def run_golden(worker: process.Worker, manifest: Manifest, golden: Golden) -> Compared:
+    """Has a worker run one golden. Raises EdgedError."""
+    return await worker.golden(RunGolden(file_ref(manifest, golden.file), golden.atol, golden.rtol))

@@ -1,0 +1,92 @@
+"""A child process held by descriptor: no process id that can have been used again, no signal handler."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+# How long a process may take to go after SIGKILL before it is given up (uninterruptible sleep in a driver).
+REAP_S = 5.0
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How a process ended. `lost`: it did not; it is still there after SIGKILL, with all that it holds."""
+
+    text: str
+    lost: bool = False
+
+
+class Child:
+    """A process that this one reaps. `ended` always resolves: to how it ended, or that it is lost."""
+
+    def __init__(self, pid: int) -> None:
+        """`pid` is a child of this process, alive or not yet reaped. Raises OSError when it is neither."""
+        loop = asyncio.get_running_loop()
+        self.pid = pid
+        self.ended: asyncio.Future[Exit] = loop.create_future()
+        self._pidfd = os.pidfd_open(pid)
+        loop.add_reader(self._pidfd, self._reap)
+
+    def kill(self) -> None:
+        """Sends SIGKILL; `ended` follows, within REAP_S."""
+        if not self.ended.done():
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            asyncio.get_running_loop().call_later(REAP_S, self._lose)
+
+    async def stop(self, grace_s: float) -> Exit:
+        """Waits `grace_s` seconds for an end that is on its way, then kills."""
+        await asyncio.wait([self.ended], timeout=grace_s)
+        self.kill()
+        return await asyncio.shield(self.ended)
+
+    def _reap(self) -> None:
+        result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        if result is None:
+            return
+        if result.si_code == os.CLD_EXITED:
+            self._settle(Exit(f"exit status {result.si_status}"))
+        else:
+            self._settle(Exit(f"killed by {_signal_name(result.si_status)}"))
+
+    def _lose(self) -> None:
+        self._settle(Exit(f"lost: still there {REAP_S:g} s after SIGKILL", lost=True))
+
+    def _settle(self, how: Exit) -> None:
+        if not self.ended.done():
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self.ended.set_result(how)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def spawn(module: str, arguments: Sequence[str], environment: Mapping[str, str], keep: Sequence[int]) -> int:
+    """Starts `python -I -m module arguments…` with the descriptors `keep` and no other; gives its process id.
+
+    Its standard input is empty; what it prints goes where the daemon's own goes. Raises OSError.
+    """
+    command = [sys.executable, "-I", "-m", module, *arguments]
+    empty = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+    for descriptor in keep:
+        os.set_inheritable(descriptor, True)
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            command,
+            dict(environment),
+            file_actions=empty,
+            setsigmask=(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),  # until the child ignores them
+        )
+    finally:
+        for descriptor in keep:
+            os.set_inheritable(descriptor, False)
