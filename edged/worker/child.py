@@ -48,19 +48,18 @@ class Child:
         result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         if result is None:
             return
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if self.ended.done():  # it was given up, and has gone after all
+            return
         if result.si_code == os.CLD_EXITED:
-            self._settle(Exit(f"exit status {result.si_status}"))
+            self.ended.set_result(Exit(f"exit status {result.si_status}"))
         else:
-            self._settle(Exit(f"killed by {_signal_name(result.si_status)}"))
+            self.ended.set_result(Exit(f"killed by {_signal_name(result.si_status)}"))
 
     def _lose(self) -> None:
-        self._settle(Exit(f"lost: still there {REAP_S:g} s after SIGKILL", lost=True))
-
-    def _settle(self, how: Exit) -> None:
         if not self.ended.done():
-            asyncio.get_running_loop().remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self.ended.set_result(how)
+            self.ended.set_result(Exit(f"lost: still there {REAP_S:g} s after SIGKILL", lost=True))
 
 
 def _signal_name(number: int) -> str:
