@@ -129,10 +129,18 @@ def spent(before: Snapshot, after: Snapshot) -> Spent:
     )
 
 
-def memory(pid: int, proc: Path = PROC) -> Memory:
-    """Of a process that is there. Raises OSError when it is not."""
+def memories(pids: Iterable[int], proc: Path = PROC) -> dict[int, Memory]:
+    """Of those processes that are there."""
+    return {pid: found for pid in pids if (found := _memory(pid, proc))}
+
+
+def _memory(pid: int, proc: Path) -> Memory | None:
+    try:
+        text = (proc / str(pid) / "smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     found: dict[str, int] = {}
-    for line in (proc / str(pid) / "smaps_rollup").read_text().splitlines():
+    for line in text.splitlines():
         name, _, rest = line.partition(":")
         if rest.endswith(" kB"):
             found[name] = 1024 * int(rest.split()[0])
