@@ -19,6 +19,7 @@ class Verdict(msgspec.Struct, frozen=True):
     limit: float
     measured: float | None
     """None when there is nothing to measure."""
+    note: str = ""
 
     @property
     def holds(self) -> bool | None:
@@ -31,11 +32,13 @@ def judge(found: Footprint) -> list[Verdict]:
     alone, crowd = found.held[0], found.held[-1]
     template = None if alone.template is None else alone.template.pss / MIB
     further = [worker.memory.private - worker.model_bytes for worker in crowd.workers[1:]]
+    busiest = max(found.idle, key=lambda idle: idle.busiest_wakes_per_s)
+    thread = f"thread {busiest.busiest} of {busiest.process}"
     return [
         Verdict("ready with one small model, median", "s", 1.0, median(found.ready_s)),
         Verdict("front, PSS, one model, nothing asked", "MiB", 70, alone.front.pss / MIB),
         Verdict("template, PSS", "MiB", 60, template),
         Verdict("a further worker, private, over its model, largest", "MiB", 8, max(further) / MIB),
         Verdict("idle, all processes, of one core", "%", 0.3, sum(idle.cpu_percent for idle in found.idle)),
-        Verdict("idle, wakes of the busiest thread", "/s", 1, max(idle.busiest_wakes_per_s for idle in found.idle)),
+        Verdict("idle, wakes of the busiest thread", "/s", 1, busiest.busiest_wakes_per_s, thread),
     ]

@@ -49,6 +49,8 @@ class Idle(msgspec.Struct, frozen=True):
     """Voluntary context switches of all its threads."""
     busiest_wakes_per_s: float
     """Those of the thread that had most."""
+    busiest: str
+    """That thread's name."""
 
 
 class Footprint(msgspec.Struct, frozen=True):
@@ -107,11 +109,19 @@ def watch(edged: Edged, seconds: float) -> list[Idle]:
     elapsed_s = time.monotonic() - began
     roles = roles_of(edged)
     idle = []
-    for pid in spent.cpu_s_of:
-        wakes = [count for thread, count in spent.voluntary.items() if thread[0] == pid]
+    for pid in (pid for pid in spent.cpu_s_of if pid in roles):
+        wakes = {thread: count for thread, count in spent.voluntary.items() if thread[0] == pid}
+        busiest = max(wakes, key=lambda thread: wakes[thread])
         ran_ns = sum(ran for thread, ran in spent.running_ns.items() if thread[0] == pid)
-        cpu_percent = ran_ns / 1e7 / elapsed_s
-        idle.append(Idle(roles[pid], cpu_percent, sum(wakes) / elapsed_s, max(wakes) / elapsed_s))
+        idle.append(
+            Idle(
+                process=roles[pid],
+                cpu_percent=ran_ns / 1e7 / elapsed_s,
+                wakes_per_s=sum(wakes.values()) / elapsed_s,
+                busiest_wakes_per_s=wakes[busiest] / elapsed_s,
+                busiest=procfs.thread_name(busiest),
+            )
+        )
     return idle
 
 

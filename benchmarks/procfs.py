@@ -157,6 +157,15 @@ def command_line(pid: int, proc: Path = PROC) -> str:
         return ""
 
 
+def thread_name(thread: Thread, proc: Path = PROC) -> str:
+    """The short name of a thread; empty when it is gone."""
+    pid, number = thread
+    try:
+        return (proc / str(pid) / "task" / str(number) / "comm").read_text(errors="replace").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def _threads(pid: int, proc: Path) -> Iterable[int]:
     try:
         return sorted(int(folder.name) for folder in (proc / str(pid) / "task").iterdir())

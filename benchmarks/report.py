@@ -156,12 +156,12 @@ def footprint(out: Console, found: Footprint) -> None:
     out.print(table)
     table = Table(title="Idle with one model", title_justify="left", title_style="bold")
     table.add_column("process")
-    for name in ("% of a core", "wakes/s", "busiest thread"):
+    for name in ("% of a core", "wakes/s", "busiest thread's"):
         table.add_column(name, justify="right")
+    table.add_column("busiest thread")
     for idle in found.idle:
-        table.add_row(
-            idle.process, f"{idle.cpu_percent:.3f}", f"{idle.wakes_per_s:.2f}", f"{idle.busiest_wakes_per_s:.2f}"
-        )
+        numbers = f"{idle.cpu_percent:.3f}", f"{idle.wakes_per_s:.2f}", f"{idle.busiest_wakes_per_s:.2f}"
+        table.add_row(idle.process, *numbers, idle.busiest)
     out.print(table)
 
 
@@ -172,10 +172,11 @@ def verdicts(out: Console, found: Sequence[Verdict]) -> None:
     table.add_column("what")
     for name in ("budget", "measured"):
         table.add_column(name, justify="right")
+    table.add_column("")
     marks = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "–"}
     for verdict in found:
         measured = "there is none" if verdict.measured is None else f"{verdict.measured:.2f} {verdict.unit}"
-        table.add_row(marks[verdict.holds], verdict.what, f"≤ {verdict.limit:g} {verdict.unit}", measured)
+        table.add_row(marks[verdict.holds], verdict.what, f"≤ {verdict.limit:g} {verdict.unit}", measured, verdict.note)
     out.print(table)
 
 
