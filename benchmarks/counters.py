@@ -41,7 +41,7 @@ class State(msgspec.Struct, frozen=True):
 def read(admin_socket: Path) -> State:
     """Asks in a process of its own: the memory of what it imports would be shared with what is measured."""
     printed = subprocess.run(
-        [sys.executable, "-m", "benchmarks.read_counters", str(admin_socket)],
+        [sys.executable, "-m", "benchmarks.programs.counters", str(admin_socket)],
         check=True,
         capture_output=True,
         cwd=REPO,

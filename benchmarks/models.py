@@ -37,7 +37,7 @@ def build(folder: Path, smalls: int = 0) -> dict[str, Model]:
     In a process of its own: what it imports would be shared with the processes whose memory is measured.
     """
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.build_models", str(folder), str(smalls)],
+        [sys.executable, "-m", "benchmarks.programs.models", str(folder), str(smalls)],
         check=True,
         cwd=REPO,
         timeout=BUILD_S,

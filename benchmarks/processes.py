@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
         if found and found.start_ticks == start_ticks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM ends this program as an exception does: what was started is ended too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def tail(log: Path, lines: int = 8) -> str:

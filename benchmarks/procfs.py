@@ -129,10 +129,18 @@ def spent(before: Snapshot, after: Snapshot) -> Spent:
     )
 
 
-def memory(pid: int, proc: Path = PROC) -> Memory:
-    """Of a process that is there. Raises OSError when it is not."""
+def memories(pids: Iterable[int], proc: Path = PROC) -> dict[int, Memory]:
+    """Of those processes that are there."""
+    return {pid: found for pid in pids if (found := _memory(pid, proc))}
+
+
+def _memory(pid: int, proc: Path) -> Memory | None:
+    try:
+        text = (proc / str(pid) / "smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     found: dict[str, int] = {}
-    for line in (proc / str(pid) / "smaps_rollup").read_text().splitlines():
+    for line in text.splitlines():
         name, _, rest = line.partition(":")
         if rest.endswith(" kB"):
             found[name] = 1024 * int(rest.split()[0])
@@ -145,6 +153,15 @@ def command_line(pid: int, proc: Path = PROC) -> str:
         folder = proc / str(pid)
         arguments = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         return f"{arguments.strip()} ({(folder / 'comm').read_text(errors='replace').strip()})"
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def thread_name(thread: Thread, proc: Path = PROC) -> str:
+    """The short name of a thread; empty when it is gone."""
+    pid, number = thread
+    try:
+        return (proc / str(pid) / "task" / str(number) / "comm").read_text(errors="replace").strip()
     except (FileNotFoundError, ProcessLookupError):
         return ""
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,8 @@ from benchmarks.processes import Cores
 
 START_S = 60.0
 
+# The floor's calls are this and a number: the length of the answer.
+FLOOR = "/floor.Floor/"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -42,9 +44,10 @@ class Server(ABC):
 
     name = ""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` is its own, and is there."""
+    def __init__(self, folder: Path, models: Sequence[Model]) -> None:
+        """`folder` is its own, and is there; `models` are those that it serves."""
         self.folder = folder
+        self.models = models
         self.log = folder / "log"
         self.ready_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None
@@ -61,8 +64,8 @@ class Server(ABC):
         """The command that is started."""
 
     @abstractmethod
-    def target(self, model: Model) -> Target | None:
-        """How to ask for a model; None when it is not served here."""
+    def target(self, model: Model) -> Target:
+        """How to ask for a model, once it has started."""
 
     def start(self, cores: Cores) -> None:
         """Starts it and waits for READY=1. Raises ServerError."""
@@ -92,10 +95,10 @@ class Echo(Server):
     name = "bare grpc.aio"
 
     def arguments(self) -> list[str]:
-        return [sys.executable, "-m", "benchmarks.echo", str(self._socket)]
+        return [sys.executable, "-m", "benchmarks.programs.echo", str(self._socket)]
 
     def target(self, model: Model) -> Target:
-        path = f"/floor.Floor/{model.answer_bytes}"
+        path = f"{FLOOR}{model.answer_bytes}"
         return Target(f"unix:{self._socket}", path, model.request, model.answer_bytes)
 
     @property
@@ -108,8 +111,8 @@ class Edged(Server):
 
     name = "edged"
 
-    def __init__(self, folder: Path, models: Iterable[Model]) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, models: Sequence[Model]) -> None:
+        super().__init__(folder, models)
         self._root = folder / "root"
         for model in models:
             place = self._root / "usr/share/edged/models" / model.name
@@ -123,13 +126,11 @@ class Edged(Server):
         return Target(f"unix:{self._root}/run/edged/edged.sock", INFER, model.request, model.answer_bytes)
 
     def state(self) -> counters.State:
-        """What the daemon tells of itself."""
-        return counters.read(self._root / "run/edged-admin/admin.sock")
+        """What the daemon tells of itself. Raises ServerError."""
+        try:
+            return counters.read(self._root / "run/edged-admin/admin.sock")
+        except subprocess.SubprocessError as error:
+            raise ServerError(f"edged does not tell its state: {error}\n{processes.tail(self.log)}") from error
 
     def counted(self, model: Model) -> counters.Counters:
         return self.state().models[model.name]
-
-
-def needed(servers: Iterable[Server], model: Model) -> Mapping[str, Target]:
-    """The targets of a model, by server."""
-    return {server.name: target for server in servers if (target := server.target(model))}

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -21,7 +22,7 @@ from edged.events import EventLog, Severity
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
 from edged.rpc import admin, health, inference, reflection
-from edged.rpc.server import Methods, Server, Tls
+from edged.rpc.server import Methods, Server, Tls, remove_leftovers
 from edged.runtimes.base import ENGINES
 from edged.serving import report
 from edged.serving.service import Service
@@ -52,8 +53,8 @@ class Origin(msgspec.Struct, frozen=True):
 class App:
     """One daemon."""
 
-    def __init__(self, settings: Settings, origin: Origin, degraded: Sequence[str]) -> None:
-        """`settings` as written: their paths are not yet under the root. `degraded`: why it is so from the start."""
+    def __init__(self, settings: Settings, origin: Origin, wrong: Sequence[EdgedError]) -> None:
+        """`settings` as written, their paths not yet under the root; `wrong`: why they are not those of the files."""
         self._settings = settings
         self._placed = settings.under(origin.root)
         self._origin = origin
@@ -65,8 +66,11 @@ class App:
         self._service = Service(self._residency, settings.serving)
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
-        for reason in degraded:
-            self._life.degrade(reason)
+        self._doubts = [_doubt(error) for error in wrong]
+        for error, doubt in zip(wrong, self._doubts, strict=True):
+            text = f"the settings are wrong, so the last good ones hold:\n{error}"
+            self._events.record(Severity.ERROR, error.code, "settings", text)
+            self._life.degrade(doubt)
 
     async def run(self) -> None:
         """Starts in order of dependence, serves until a signal, stops in reverse. Raises EdgedError at the start."""
@@ -77,8 +81,7 @@ class App:
             stack.push_async_callback(self._templates.stop)
             self._load_models()
             stack.push_async_callback(self._residency.stop)
-            for server in self._servers():
-                stack.push_async_callback(server.stop, _CLOSE_S)
+            for server in self._servers(stack):
                 await server.start()
             stack.push_async_callback(self._drain)
             background = [asyncio.create_task(part) for part in (self._notifier.keep_alive(), self._tell())]
@@ -95,6 +98,7 @@ class App:
             folder = Path(socket).parent
             make_folder(folder, 0o750)
             stack.callback(Lock(folder / "edged.lock").release)
+            remove_leftovers(folder)
 
     def _load_models(self) -> None:
         """Starts the newest sound bundle of each factory model."""
@@ -111,8 +115,8 @@ class App:
                 )
                 self._residency.add(resident)
 
-    def _servers(self) -> list[Server]:
-        """Two servers, since grpc offers all services of one on all its addresses."""
+    def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
+        """Two servers, since grpc offers all services of one on all its addresses; stopped with `stack`."""
         listen = self._placed.listen
         protocol = {inference.SERVICE: inference.Inference(self._service).methods()}
         administration = {
@@ -121,10 +125,12 @@ class App:
             ).methods()
         }
         public = self._server(protocol, listen)
+        stack.push_async_callback(public.stop, _CLOSE_S)
         public.add_socket(Path(listen.socket))
         if listen.tcp:
             public.add_tcp(listen.tcp, _tls(listen))
         private = self._server({**protocol, **administration}, listen)
+        stack.push_async_callback(private.stop, _CLOSE_S)
         private.add_socket(Path(listen.admin_socket))
         self._life.listening = [
             f"unix:{listen.socket}",
@@ -144,10 +150,11 @@ class App:
 
     async def _start_up(self, stop: asyncio.Event) -> None:
         """Says READY=1 when every model is loaded or has failed, at the latest after _FIRST_LOADS_S."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FIRST_LOADS_S):
-                while any(resident.loading for resident in self._residency.all()) and not stop.is_set():
-                    await self._changes.after(self._changes.count)
+        either = [asyncio.create_task(part) for part in (self._first_loads(), stop.wait())]
+        await asyncio.wait(either, timeout=_FIRST_LOADS_S, return_when=asyncio.FIRST_COMPLETED)
+        await _end(either)
+        if stop.is_set():
+            return
         self._life.enter(Phase.RUNNING)
         self._remember_settings()
         self._notifier.ready(report.summary(self._life, self._residency))
@@ -158,6 +165,10 @@ class App:
             f"edged {__version__} serves: {report.summary(self._life, self._residency)}",
             listening=", ".join(self._life.listening),
         )
+
+    async def _first_loads(self) -> None:
+        while any(resident.loading for resident in self._residency.all()):
+            await self._changes.after(self._changes.count)
 
     async def _tell(self) -> None:
         """Keeps the line that `systemctl status` shows."""
@@ -176,9 +187,10 @@ class App:
             )
 
     def _remember_settings(self) -> None:
-        if self._life.degraded_reasons:
+        if self._doubts:
             return
         try:
+            self._origin.last_good.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             last_good.remember(self._origin.last_good, self._settings)
         except OSError as error:
             self._events.record(
@@ -190,7 +202,11 @@ class App:
 
     def _reload(self) -> None:
         """SIGHUP: reads the settings again, takes what can change, says what cannot."""
-        self._notifier.reloading()
+        if self._life.phase is Phase.DRAINING:
+            return
+        running = self._life.phase is Phase.RUNNING
+        if running:
+            self._notifier.reloading()
         try:
             new = load(self._origin.root, self._origin.files).settings
         except EdgedError as error:
@@ -199,9 +215,12 @@ class App:
             )
         else:
             self._take(new)
-        self._notifier.ready(report.summary(self._life, self._residency))
+        if running:
+            self._notifier.ready(report.summary(self._life, self._residency))
 
     def _take(self, new: Settings) -> None:
+        while self._doubts:
+            self._life.recover(self._doubts.pop())
         for change in reload.changes(self._settings, new):
             text = f"{change.key} is now {change.new!r}, was {change.old!r}"
             if change.applies:
@@ -224,13 +243,13 @@ def _tls(listen: Listen) -> Tls | None:
     return Tls(Path(listen.tls_certificate), Path(listen.tls_key), Path(listen.tls_client_ca))
 
 
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def settings_for_start(origin: Origin) -> tuple[Settings, list[str]]:
+def settings_for_start(origin: Origin) -> tuple[Settings, list[EdgedError]]:
     """The settings to run on, and why they are not those of the files where they are not.
 
     Raises EdgedError when the files are wrong and no good settings are remembered.
@@ -241,6 +260,11 @@ def settings_for_start(origin: Origin) -> tuple[Settings, list[str]]:
         remembered = last_good.recall(origin.last_good, origin.root)
         if remembered is None:
             raise
-        first, *others = str(error).splitlines()
-        more = f" (and {len(others)} more)" if others else ""
-        return remembered, [f"the settings are wrong, so the last good ones hold: {first}{more}"]
+        return remembered, [error]
+
+
+def _doubt(error: EdgedError) -> str:
+    """Why the daemon is degraded while it runs on remembered settings, in a line."""
+    first, *others = str(error).splitlines()
+    more = f" (and {len(others)} more)" if others else ""
+    return f"the settings are wrong, so the last good ones hold: {first}{more}"

@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="edged-demo-") as folder:
         tour(out, Path(folder))
     if picture is not None:
-        out.save_svg(str(picture), title="make demo", code_format=_svg_format())
+        picture.write_text(_portable(out.export_svg(title="make demo", code_format=_svg_format())))
 
 
 def tour(out: Console, root: Path) -> None:
@@ -195,6 +195,11 @@ def _svg_format() -> str:
 
     before, _, after = CONSOLE_SVG_FORMAT.partition("@font-face")
     return before + after[after.index(".{unique_id}-matrix") :]
+
+
+def _portable(svg: str) -> str:
+    """Spaces as spaces: not every program that shows a picture keeps the no-break ones that begin a text."""
+    return svg.replace("&#160;", " ").replace("<text ", '<text xml:space="preserve" ')
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import subprocess
 NEEDED = [
     ("node", "nodejs", "tests/integration/test_nodejs.py: a client in JavaScript"),
     ("npm", "npm", "tests/integration/test_nodejs.py: a client in JavaScript"),
-    ("zsh", "zsh", "tests/integration/test_edgectl_completion.py: completion in zsh"),
-    ("fish", "fish", "tests/integration/test_edgectl_completion.py: completion in fish"),
+    ("zsh", "zsh", "tests/integration/test_completion.py: completion in zsh"),
+    ("fish", "fish", "tests/integration/test_completion.py: completion in fish"),
 ]
 
 APT = ["apt-get", "--quiet", "--yes", "-o", "DPkg::Lock::Timeout=120"]

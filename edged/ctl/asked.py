@@ -38,7 +38,7 @@ class Asked(msgspec.Struct, dict=True):
                 first, *others = str(error).splitlines()
                 more = f" (and {len(others)} more)" if others else ""
                 check = "edged --check-config" + ("" if self.root == Path("/") else f" --root {self.root}")
-                output.warn(f"the settings are wrong, so the default ones are used: {first}{more}; see `{check}`")
+                output.warn(f"the settings cannot be used, so the default ones are: {first}{more}; see `{check}`")
             return Settings()
 
 

@@ -16,6 +16,7 @@ from edged.ctl.asked import Asked
 from edged.ctl.faults import RefusedError
 from edged.ctl.reach import Door
 from edged.errors import Code, EdgedError
+from edged.rpc.status import CODE_KEY
 
 _ADMIN = "edged.v1.Admin"
 _INFERENCE = "inference.GRPCInferenceService"
@@ -26,9 +27,6 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),
 )
-
-# Where the daemon names the code of an error.
-_CODE_KEY = "edged-code"
 
 _Reply = TypeVar("_Reply", bound=Message)
 
@@ -115,7 +113,7 @@ class Client:
     def _in_words(self, error: Any, method: str) -> EdgedError:
         code, details = error.code(), error.details() or "no reason given"
         for key, value in error.trailing_metadata() or ():
-            if key == _CODE_KEY:
+            if key == CODE_KEY:
                 return RefusedError(value, details)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return EdgedError(Code.NOT_RUNNING, "edged went away before it answered", "see `journalctl -u edged`")

@@ -27,8 +27,8 @@ def completion(shell: str) -> None:
 
     \b
     Have it in every new shell:
-      bash:  edgectl completion bash > ~/.local/share/bash-completion/completions/edgectl
-      zsh:   edgectl completion zsh > ~/.zfunc/_edgectl   (a folder of your $fpath)
+      bash:  edgectl completion bash >> ~/.bashrc
+      zsh:   edgectl completion zsh > ~/.zfunc/_edgectl   (in your $fpath)
       fish:  edgectl completion fish > ~/.config/fish/completions/edgectl.fish
     """
     from edged.ctl.main import COMPLETE_VARIABLE, PROGRAM, cli

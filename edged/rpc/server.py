@@ -22,6 +22,9 @@ from edged.rpc.status import CODE_KEY, STATUS
 # Who may connect is the folder's business and the group's; everybody else is kept out.
 _SOCKET_MODE = 0o660
 
+# Folders in which sockets are made, beside their final place.
+_BIND_PREFIX = ".bind-"
+
 # gRPC's limit on the headers of a message is 8 KiB, and a longer status is lost altogether. These are bytes of UTF-8,
 # three of which each byte takes there that is not ASCII.
 _MAX_DETAILS = 2048
@@ -156,7 +159,7 @@ class Server:
         may be too long for a socket's address. Raises EdgedError (cannot_listen).
         """
         try:
-            folder = Path(tempfile.mkdtemp(prefix=".bind-", dir=path.parent))
+            folder = Path(tempfile.mkdtemp(prefix=_BIND_PREFIX, dir=path.parent))
             descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             # Open until the end: grpc removes its socket by this name then, which must lead nowhere else.
             self._bind_folders.callback(os.close, descriptor)
@@ -210,6 +213,12 @@ class Server:
                     path.unlink()
         self._placed.clear()
         self._bind_folders.close()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a daemon left in `folder` that was killed as it started. Only for the holder of its lock."""
+    for left in folder.glob(f"{_BIND_PREFIX}*"):
+        _remove_folder(left)
 
 
 def _remove_folder(folder: Path) -> None:

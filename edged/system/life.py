@@ -43,9 +43,19 @@ class Life:
         self._changes.mark()
 
     def degrade(self, reason: str) -> None:
-        """Remembers, for as long as the daemon runs, that something is not as it should be."""
-        self.degraded_reasons.append(reason.encode(errors="replace").decode())  # it may name a file that is no text
+        """Remembers that something is not as it should be, until it has recovered or the daemon ends."""
+        self.degraded_reasons.append(_text(reason))
         self._changes.mark()
+
+    def recover(self, reason: str) -> None:
+        """Forgets what `degrade` was told."""
+        self.degraded_reasons.remove(_text(reason))
+        self._changes.mark()
+
+
+def _text(reason: str) -> str:
+    """As text that can be sent: it may name a file whose name is none."""
+    return reason.encode(errors="replace").decode()
 
 
 def watch_signals(stop: asyncio.Event, reload: Callable[[], None]) -> None:

@@ -189,6 +189,12 @@ def test_parameters_that_ask_for_nothing_more_are_taken(daemon: Daemon, paramete
     assert daemon.infer(asked(parameters=parameters[1])).raw_output_contents[0] == pack("FP32", SUM)
 
 
+@pytest.mark.parametrize("admin", [False, True], ids=["public", "admin"])
+def test_both_sockets_answer(daemon: Daemon, *, admin: bool) -> None:
+    answer = daemon.call(f"{SERVICE}/ModelInfer", asked(), pb.ModelInferResponse, admin=admin)
+    assert answer.raw_output_contents[0] == pack("FP32", SUM)
+
+
 # The other calls.
 
 
@@ -551,6 +557,15 @@ def test_a_call_that_does_not_exist_is_unimplemented(daemon: Daemon) -> None:
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_a_message_beyond_the_limit_is_refused(daemon: Daemon) -> None:
+    """64 MiB by default. gRPC itself turns it away, before anything is read."""
+    size = 64 * 1024 * 1024
+    with pytest.raises(grpc.RpcError) as raised:
+        daemon.infer(one_raw("INT8", [8, size // 8], bytes(size)))
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert str(size) in raised.value.details()
+
+
 # Batches.
 
 # Keeps a worker busy while others come: they wait, and make up its next batch.
@@ -616,3 +631,21 @@ def test_work_past_its_deadline_is_not_begun(daemon: Daemon) -> None:
             assert (after.batches - before.batches, after.rows - before.rows) == (1, 8)
             return
     pytest.fail(f"the request was never late in {ROUNDS} rounds")
+
+
+def test_cancelled_work_is_not_begun(daemon: Daemon) -> None:
+    """Its caller gives up while it waits behind another, and it is never run."""
+    for _ in range(ROUNDS):
+        before = counters(daemon, PLUG.model_name)
+        with kept_busy(daemon) as call:
+            waiting = call.future(one_raw("BOOL", [1, 1], b"\1"), timeout=60)
+            while (now := counters(daemon, PLUG.model_name)).executing and not now.queued:
+                pass
+            waiting.cancel()
+        after = counters(daemon, PLUG.model_name)
+        while after.queued or after.executing:
+            after = counters(daemon, PLUG.model_name)
+        if after.requests_refused > before.requests_refused and after.batches - before.batches == 1:
+            assert after.requests_ok - before.requests_ok == 1
+            return
+    pytest.fail(f"the request was never given up in time in {ROUNDS} rounds")

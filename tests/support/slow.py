@@ -8,6 +8,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from edged._pb.inference import grpc_service_pb2 as pb
+from edged.bundle.folder import pack
 from support.bundles import make_bundle, onnx_model
 
 # Turns of the loop that take a few tenths of a second on a slow machine, and more than a minute on any.
@@ -15,8 +16,13 @@ A_WHILE = 300_000
 VERY_LONG = 10**9
 
 
-def counting_bundle(folder: Path, *, name: str = "counts", revision: int = 1, extra: str = "") -> Path:
-    """A model with an INT64 input `turns` of shape [1]: it counts so far, and gives what it counted as `counted`."""
+def counting_bundle(
+    folder: Path, *, name: str = "counts", revision: int = 1, extra: str = "", warmup_turns: int = 0
+) -> Path:
+    """A model with an INT64 input `turns` of shape [1]: it counts so far, and gives what it counted as `counted`.
+
+    With `warmup_turns` it is asked to count so far before it is ready. `extra` belongs to its variant.
+    """
     inputs, outputs = [("turns", "INT64", [1])], [("counted", "INT64", [1])]
     one = numpy_helper.from_array(np.array([1], np.int64), "one")
     body = helper.make_graph(
@@ -39,9 +45,15 @@ def counting_bundle(folder: Path, *, name: str = "counts", revision: int = 1, ex
         helper.make_node("Loop", ["turns", "yes", "none"], ["counted"], body=body),
     ]
     model = onnx_model(nodes, inputs, outputs)
-    return make_bundle(
+    made = make_bundle(
         folder / name, model, inputs, outputs, name=name, revision=revision, max_batch_size=0, extra=extra
     )
+    if warmup_turns:
+        np.savez(made / "warmup.npz", turns=np.array([warmup_turns], np.int64))
+        with (made / "bundle.toml").open("a") as description:
+            description.write('[[warmup]]\nfile = "warmup.npz"\n')
+        pack(made)
+    return made
 
 
 def count_to(turns: int, *, model: str = "counts") -> pb.ModelInferRequest:

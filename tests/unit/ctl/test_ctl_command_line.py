@@ -62,6 +62,17 @@ def test_the_list_of_commands_says_what_each_command_says():
             assert command.help.split("\n\n")[0].split("\b")[0].strip() == entry.short_help
 
 
+@pytest.mark.parametrize("command", [*COMMANDS, "bundle check", "bundle pack", "bundle import"])
+def test_every_help_fits_into_80_columns(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([*command.split(), "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"Usage: edgectl {command} ")
+    assert [line for line in lines if len(line) > 80] == []
+
+
 def test_help_lists_every_command_and_every_exit_status(capsys: pytest.CaptureFixture[str]):
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
@@ -168,7 +179,7 @@ def test_wrong_settings_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixt
     settings.write_text('[listen]\nadmin_socket = 3\nsocket = "/run/other.sock"\n[nonsense]\n')
     assert run(["--root", str(tmp_path), "status"]) == faults.NOT_RUNNING
     warning, failure = capsys.readouterr().err.splitlines()
-    assert warning.startswith(f"edgectl: warning: the settings are wrong, so the default ones are used: {settings}:2: ")
+    assert warning.startswith(f"edgectl: warning: the settings cannot be used, so the default ones are: {settings}:2: ")
     assert warning.endswith(f"(and 1 more); see `edged --check-config --root {tmp_path}`")
     assert failure == "edgectl: " + NOT_RUNNING.format(root=tmp_path)
 

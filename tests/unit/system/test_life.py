@@ -179,6 +179,14 @@ class TestPhases:
         life.degrade("two")
         assert (life.degraded_reasons, changes.count) == (["one", "two"], 2)
 
+    def test_what_has_recovered_is_forgotten(self):
+        changes = Changes()
+        life = Life(changes)
+        life.degrade("one \udcff")
+        life.degrade("two")
+        life.recover("one \udcff")
+        assert (life.degraded_reasons, changes.count) == (["two"], 3)
+
     def test_what_names_a_file_that_is_no_text_can_be_told_all_the_same(self):
         life = Life(Changes())
         life.degrade("bundle \udcff is not usable")

@@ -1,4 +1,4 @@
-"""Asks a running edged for its counters: `python -m benchmarks.read_counters ADMIN_SOCKET` prints them as JSON."""
+"""Asks a running edged for its counters: `python -m benchmarks.programs.counters ADMIN_SOCKET` prints them as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Makes the models of the benchmarks: `python -m benchmarks.build_models FOLDER SMALLS`. Weights come from fixed seeds."""
+"""Makes the models of the benchmarks, with weights from fixed seeds.
+
+Started as `python -m benchmarks.programs.models FOLDER SMALLS`; writes an index of what it made.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ class Net:
         self._constants.append(numpy_helper.from_array(values, name))
         return name
 
-    def add(self, kind: str, *inputs: str, output: str = "", **attributes: object) -> str:
+    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """A node; gives the name of its output."""
         output = output or f"t{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))

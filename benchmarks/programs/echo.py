@@ -1,6 +1,6 @@
 """The floor: a bare grpc.aio server on uvloop. It takes any request and answers with as many bytes as its path says.
 
-Started as `python -m benchmarks.echo SOCKET`; a call is `/floor.Floor/<bytes>`.
+Started as `python -m benchmarks.programs.echo SOCKET`; a call is `/floor.Floor/<bytes>`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import grpc
 import uvloop
 
 from benchmarks import notify
+from benchmarks.servers import FLOOR
 
-PATH = "/floor.Floor/"
 MAX_BYTES = 64 * 1024 * 1024
 
 
-class Handler(grpc.GenericRpcHandler):
+class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Raw bytes in, raw bytes out."""
 
     def __init__(self) -> None:
@@ -27,8 +27,8 @@ class Handler(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """The method of a path."""
         path = handler_call_details.method
-        if path not in self._methods and path.startswith(PATH):
-            self._methods[path] = _method(bytes(int(path.removeprefix(PATH))))
+        if path not in self._methods and path.startswith(FLOOR):
+            self._methods[path] = _method(bytes(int(path.removeprefix(FLOOR))))
         return self._methods.get(path)
 
 

@@ -1,8 +1,8 @@
 """The load generator: callers that each ask again as soon as they are answered, over one channel.
 
-Started as `python -m benchmarks.client ADDRESS PATH REQUEST CALLERS SECONDS`, with the request's bytes in a file. It
-warms up, prints a line, waits for a line, asks for SECONDS, and prints one JSON object. With `--once` for CALLERS it
-waits until the server is there, asks once, and prints the length of the answer.
+Started as `python -m benchmarks.programs.client ADDRESS PATH REQUEST CALLERS SECONDS`, with the request's bytes in a
+file. It warms up, prints a line, waits for a line, asks for SECONDS, and prints one JSON object. With `--once` for
+CALLERS it waits until the server is there, asks once, and prints the length of the answer.
 """
 
 from __future__ import annotations
