@@ -82,6 +82,13 @@ ENGINES = {
             extra="onnxruntime",
             environment={"ORT_DISABLE_TELEMETRY": "1"},
         ),
+        Engine(
+            name="openvino",
+            module="edged.runtimes.openvino",
+            distributions=("openvino",),
+            extra="openvino",
+            environment={},
+        ),
     )
 }
 
