@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -61,6 +62,8 @@ class Engine(msgspec.Struct, frozen=True):
     extra: str
     """The extra of edged that installs it."""
     environment: dict[str, str]
+    hidden: tuple[str, ...] = ()
+    """Modules that it would import and does without: its telemetry, which starts threads and looks hosts up."""
 
     def version(self) -> str | None:
         """The installed version, found without importing the engine; None where it is absent."""
@@ -88,6 +91,7 @@ ENGINES = {
             distributions=("openvino",),
             extra="openvino",
             environment={},
+            hidden=("openvino_telemetry",),
         ),
     )
 }
@@ -100,6 +104,8 @@ def load_runtime(name: str) -> Runtime:
         raise EdgedError(
             Code.INCOMPATIBLE_RUNTIME, f"runtime {name!r} does not exist here", f"there are: {', '.join(ENGINES)}"
         )
+    for module in engine.hidden:
+        sys.modules[module] = None  # type: ignore[assignment] - the import system's sign for a module that is not there
     try:
         return cast("Runtime", importlib.import_module(engine.module))
     except ImportError as error:

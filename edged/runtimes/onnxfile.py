@@ -22,7 +22,7 @@ _TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
 
 
 def refuse_external_data(model: bytes) -> None:
-    """Raises EdgedError (load_failed) naming a tensor whose data lies in another file, or saying that it is no model."""
+    """Raises EdgedError (load_failed) naming a tensor whose data lies in another file, or when it is no model."""
     try:
         for name in _external_tensors(model):
             raise EdgedError(

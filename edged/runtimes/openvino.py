@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
-# Its telemetry starts a thread, writes under the home folder and looks a host up; where the module is missing, openvino
-# does without.
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-
 import openvino
+from numpy.typing import NDArray
 
 from edged.errors import Code, EdgedError
 from edged.runtimes.base import Session, SessionOptions
@@ -86,14 +80,14 @@ class _OpenvinoSession:
         datatype = self._datatypes[name]
         if datatype is Datatype.BF16:
             return openvino.Tensor(array, list(array.shape), openvino.Type.bf16)
-        if datatype in (Datatype.INT64, Datatype.UINT64) and array.size:
+        is_long = datatype in (Datatype.INT64, Datatype.UINT64) and array.size > 0
+        if is_long and (array.max() > _INT32.max or array.min() < _INT32.min):
             # The CPU plugin computes in 32 bits and would answer with other numbers, silently.
-            if array.max() > _INT32.max or array.min() < _INT32.min:
-                raise EdgedError(
-                    Code.INVALID_TENSOR,
-                    f"input {name!r} has an element that takes more than 32 bits, which openvino does not compute with",
-                    "use a variant of onnxruntime for such numbers",
-                )
+            raise EdgedError(
+                Code.INVALID_TENSOR,
+                f"input {name!r} has an element that takes more than 32 bits, which openvino does not compute with",
+                "use a variant of onnxruntime for such numbers",
+            )
         return openvino.Tensor(array, shared_memory=True)
 
     def _array(self, name: str) -> NDArray[Any]:
