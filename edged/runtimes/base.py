@@ -105,7 +105,8 @@ def load_runtime(name: str) -> Runtime:
             Code.INCOMPATIBLE_RUNTIME, f"runtime {name!r} does not exist here", f"there are: {', '.join(ENGINES)}"
         )
     for module in engine.hidden:
-        sys.modules[module] = None  # type: ignore[assignment] - the import system's sign for a module that is not there
+        # The import system's sign for a module that is not there.
+        sys.modules[module] = None  # type: ignore[assignment]
     try:
         return cast("Runtime", importlib.import_module(engine.module))
     except ImportError as error:
