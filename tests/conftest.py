@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 from support import long_lived
+
+# As in a worker: an engine that a test runs in this process leaves nothing in the temporary folder.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # A machine that does ten things at once may take any time over an example.
 hypothesis.settings.register_profile("edged", deadline=None, print_blob=True)

@@ -100,12 +100,13 @@ class Resident:
     @property
     def ready(self) -> bool:
         """Whether a worker answers now."""
-        return self.state is State.READY
+        return self.state is State.READY and self.worker is not None and not self.worker.ended.done()
 
     @property
     def expected(self) -> bool:
         """Whether it answers now, or is expected to shortly: its worker has died and is on its way back."""
-        return self.ready or (self.loading and self._served and self._delay_s <= _WORTH_WAITING_S)
+        just_ended = self.state is State.READY  # what follows from that is not decided yet
+        return just_ended or (self.loading and self._served and self._delay_s <= _WORTH_WAITING_S)
 
     @property
     def loading(self) -> bool:
@@ -145,10 +146,13 @@ class Resident:
                 continue
             try:
                 how = await asyncio.shield(worker.ended)
-            finally:
+            except asyncio.CancelledError:
                 self.worker = None
                 await worker.stop(_STOP_GRACE_S)
+                raise
+            self.worker = None
             self.last_exit = how.text
+            self._become(State.LOADING, f"its worker ended ({how.text})")
             if not worker.excused:
                 self._deaths += 1
             verdict = worker.verdict or EdgedError(Code.WORKER_CRASHED, f"its worker ended: {how.text}")

@@ -53,8 +53,7 @@ def take_batch(waiting: deque[Pending], now: float, max_rows: int) -> tuple[list
     """Takes the next batch off the queue, and with it what is past its deadline. Pure but for the queue.
 
     The oldest request leads; others of its key follow while the rows of all are at most `max_rows` (0: no batching).
-    One that is retried stays alone.
-    What was cancelled is dropped; the rest keeps its order.
+    One that is retried stays alone. What was cancelled is dropped; the rest keeps its order.
     """
     batch: list[Pending] = []
     late: list[Pending] = []
@@ -66,15 +65,20 @@ def take_batch(waiting: deque[Pending], now: float, max_rows: int) -> tuple[list
             continue
         if pending.deadline <= now:
             late.append(pending)
-        elif not batch or (pending.admitted.key == batch[0].admitted.key and rows + pending.admitted.rows <= max_rows):
+        elif not batch or _fits(pending, batch[0], max_rows - rows):
             batch.append(pending)
             rows += pending.admitted.rows
-            if rows >= max_rows:
+            if rows >= max_rows or pending.retried:
                 break
         else:
             left.append(pending)
     waiting.extendleft(reversed(left))
     return batch, late
+
+
+def _fits(pending: Pending, leader: Pending, free_rows: int) -> bool:
+    same = pending.admitted.key == leader.admitted.key and not pending.retried
+    return same and pending.admitted.rows <= free_rows
 
 
 class Queue:
@@ -194,6 +198,7 @@ class Queue:
         try:
             await worker.infer(_batch(resident, batch), functools.partial(self._answer, batch, variant.name))
         except EdgedError as error:
+            worker.excused = worker.excused and error.code is Code.WORKER_CRASHED
             raise self._named(error) from error
         worker.excused = False
         resident.answered()

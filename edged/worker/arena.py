@@ -32,7 +32,7 @@ class Slots:
         self._taken: list[tuple[int, int]] = []
 
     def take(self, size: int) -> int:
-        """The offset of a free part of `size` bytes, taken from now on; -1 when there is none."""
+        """The offset of a free part of `size` bytes, at least one, taken from now on; -1 when there is none."""
         at = 0
         for start, end in self._taken:
             if start - at >= size:
@@ -81,8 +81,8 @@ class Arena:
     def close(self) -> None:
         """Gives the memory back; only once the worker has been reaped."""
         os.close(self.descriptor)
-        self.view.release()
         with contextlib.suppress(BufferError):  # somebody still reads a part: it goes when they have done
+            self.view.release()
             self._memory.close()
 
 

@@ -69,8 +69,8 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def spawn(module: str, arguments: Sequence[str], environment: Mapping[str, str], keep: Sequence[int]) -> int:
-    """Starts `python -I -m module arguments…` with the descriptors `keep` and no other; gives its process id.
+def spawn(module: str, arguments: Sequence[str], environment: Mapping[str, str], keep: Sequence[int]) -> Child:
+    """Starts `python -I -m module arguments…` with the descriptors `keep` and no other.
 
     Its standard input is empty; what it prints goes where the daemon's own goes. Raises OSError.
     """
@@ -79,7 +79,7 @@ def spawn(module: str, arguments: Sequence[str], environment: Mapping[str, str],
     for descriptor in keep:
         os.set_inheritable(descriptor, True)
     try:
-        return os.posix_spawn(
+        pid = os.posix_spawn(
             sys.executable,
             command,
             dict(environment),
@@ -89,3 +89,9 @@ def spawn(module: str, arguments: Sequence[str], environment: Mapping[str, str],
     finally:
         for descriptor in keep:
             os.set_inheritable(descriptor, False)
+    try:
+        return Child(pid)
+    except OSError:  # no descriptor was left to hold it by
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise

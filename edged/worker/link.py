@@ -25,6 +25,8 @@ class Link(asyncio.BufferedProtocol):
     """Bytes of tensors pass through without a copy on the way out, and with one on the way back."""
 
     def __init__(self) -> None:
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the link has ended, by either end."""
         self._transport: asyncio.WriteTransport | None = None
         self._waiting: deque[asyncio.Future[Reply]] = deque()
         self._small = memoryview(bytearray(_BUFFER_BYTES))
@@ -61,6 +63,8 @@ class Link(asyncio.BufferedProtocol):
             future = self._waiting.popleft()
             if not future.done():
                 future.set_exception(_gone())
+        if not self.lost.done():
+            self.lost.set_result(None)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the protocol's signature
         return (self._small if self._large is None else self._large)[self._filled :]

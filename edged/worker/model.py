@@ -95,7 +95,9 @@ class Model:
         self, asked: Infer, members: Sequence[int], contents: Sequence[memoryview]
     ) -> dict[str, list[NDArray[Any]]]:
         """Each input's arrays: one of all members' rows where their contents can be read as one, else one a member."""
-        decoded = {}
+        decoded: dict[str, list[NDArray[Any]]] = {}
+        if not members:
+            return decoded
         for position, name in enumerate(asked.inputs):
             datatype = self._inputs[name].datatype
             parts = [asked.members[member][position] for member in members]

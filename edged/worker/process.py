@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -14,7 +15,7 @@ from edged.errors import Code, EdgedError
 from edged.worker import usage
 from edged.worker.arena import LARGE_BYTES, Arena
 from edged.worker.child import Child, Exit
-from edged.worker.link import Link
+from edged.worker.link import Link, Reply
 from edged.worker.messages import (
     Answered,
     Compared,
@@ -32,6 +33,9 @@ from edged.worker.usage import Usage
 
 # How often the memory of a worker is looked at while it works; what does nothing allocates nothing.
 _WATCH_S = 0.1
+
+# How long a worker may stay once its link has ended, by which it ends of its own accord; `stop` gives it its own time.
+_CUT_OFF_S = 5.0
 
 _Message = TypeVar("_Message")
 _Result = TypeVar("_Result")
@@ -86,25 +90,37 @@ class Worker:
         self._child = child
         self._link = link
         self._arena = arena
+        self._replies_due = 0
+        self._watch: asyncio.TimerHandle | None = None
         child.ended.add_done_callback(self._end)
+        link.lost.add_done_callback(self._cut_off)
 
     async def infer(self, batch: Batch, use: Callable[[Answered, list[Parts]], _Result]) -> _Result:
         """Runs one batch and gives what `use` makes of the answer; the parts are valid until it returns.
 
         Raises EdgedError: the worker's own, worker_crashed when it ended meanwhile, worker_hang after its time limit.
         """
+        if self.ended.done():  # and its arena is gone
+            raise self._death("an inference")
         slots = tuple(self._send_by_arena(contents) for contents in batch.contents)
         rooms = tuple(self._room(size) for size in batch.expected)
         body = [part for slot, parts in zip(slots, batch.contents, strict=True) if slot < 0 for part in parts]
         asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms)
-        message, reply = await self._ask(asked, body, self.caps.inference_s, "an inference")
+        reply = self._link.send(asked, body)
         try:
+            message, rest = await self._answer(reply, self.caps.inference_s, "an inference")
             answered = _expect(message, Answered)
-            return use(answered, self._parts(asked, answered, reply))
-        finally:  # the worker has answered: it has done with them
-            for offset in (*slots, *(offset for offset, _ in rooms)):
-                if offset >= 0:
-                    self._arena.slots.release(offset)
+            return use(answered, self._parts(asked, answered, rest))
+        finally:
+            if reply.done():  # the worker has done with them
+                self._release(asked)
+            else:  # the caller gave up: the worker still reads and writes there
+                reply.add_done_callback(lambda _: self._release(asked))
+
+    def _release(self, asked: Infer) -> None:
+        for offset in (*asked.slots, *(offset for offset, _ in asked.rooms)):
+            if offset >= 0:
+                self._arena.slots.release(offset)
 
     def _send_by_arena(self, contents: Sequence[Buffer]) -> int:
         """Copies the contents of a large input into the arena; -1 where it is to go by the link."""
@@ -121,9 +137,10 @@ class Worker:
         return (offset, size) if offset >= 0 else (-1, 0)
 
     def _parts(self, asked: Infer, answered: Answered, reply: memoryview) -> list[Parts]:
-        """Where each member's outputs lie."""
+        """Where each member's outputs lie. Raises EdgedError when they would lie beyond what the worker was given."""
         at = 0
         in_room = [offset for offset, _ in asked.rooms]
+        ends = [offset + size for offset, size in asked.rooms]
         found: list[Parts] = []
         for member in answered.members:
             if not isinstance(member, MemberAnswer):
@@ -132,56 +149,61 @@ class Worker:
             parts = []
             for position, output in enumerate(member.outputs):
                 if answered.placed[position]:
-                    start = in_room[position]
-                    parts.append(self._arena.view[start : start + output.size])
+                    start, end = in_room[position], ends[position]
                     in_room[position] += output.size
+                    parts.append(_part(self._arena.view, start, output.size, end))
                 else:
-                    parts.append(reply[at : at + output.size])
+                    parts.append(_part(reply, at, output.size, len(reply)))
                     at += output.size
             found.append(parts)
         return found
 
     async def golden(self, golden: RunGolden) -> Compared:
         """Runs a golden. Raises as `infer` does."""
-        message, _ = await self._ask(golden, (), self.caps.first_inference_s, "a golden")
+        message, _ = await self._answer(self._link.send(golden), self.caps.first_inference_s, "a golden")
         return _expect(message, Compared)
 
     async def load(self, load: Load) -> None:
         """Loads and warms up; asked once. Raises EdgedError with the reason."""
         limit_s = self.caps.load_s + self.caps.first_inference_s
-        message, _ = await self._ask(load, (), limit_s, "loading")
+        message, _ = await self._answer(self._link.send(load), limit_s, "loading")
         self.loaded = _expect(message, Loaded)
 
-    async def _ask(
-        self, message: Load | Infer | RunGolden, body: Sequence[Buffer], limit_s: float, what: str
-    ) -> tuple[FromWorker, memoryview]:
+    async def _answer(self, reply: asyncio.Future[Reply], limit_s: float, what: str) -> Reply:
+        """Waits for a reply, and holds the worker to its caps until it is here, even when the caller gives up."""
         loop = asyncio.get_running_loop()
-        reply = self._link.send(message, body)
         timer = loop.call_later(limit_s, self._hang, f"{what} took longer than {limit_s:g} s")
-        watch = loop.call_later(_WATCH_S, self._watch)
-        self._watching = watch
+        if not self._replies_due:
+            self._watch = loop.call_later(_WATCH_S, self._look)
+        self._replies_due += 1
+        reply.add_done_callback(functools.partial(self._replied, timer))
         try:
-            answer = await reply
+            return await asyncio.shield(reply)
         except EdgedError as error:
-            how = await asyncio.shield(self.ended)
-            if self.verdict is not None:
-                raise EdgedError(self.verdict.code, self.verdict.message, self.verdict.hint) from error
-            raise EdgedError(
-                Code.WORKER_CRASHED, f"the worker ended while it was asked for {what}: {how.text}"
-            ) from error
-        finally:
-            timer.cancel()
-            self._watching.cancel()
-        self._hold_to_memory()
-        return answer
+            await asyncio.shield(self.ended)
+            raise self._death(what) from error
 
-    def _watch(self) -> None:
+    def _replied(self, timer: asyncio.TimerHandle, _: object) -> None:
+        timer.cancel()
+        self._replies_due -= 1
+        if not self._replies_due and self._watch is not None:
+            self._watch.cancel()
         self._hold_to_memory()
-        self._watching = asyncio.get_running_loop().call_later(_WATCH_S, self._watch)
+
+    def _look(self) -> None:
+        self._hold_to_memory()
+        self._watch = asyncio.get_running_loop().call_later(_WATCH_S, self._look)
+
+    def _death(self, what: str) -> EdgedError:
+        """What somebody is told who asked for `what` when the worker ended."""
+        if self.verdict is not None:
+            return EdgedError(self.verdict.code, self.verdict.message, self.verdict.hint)
+        text = f"the worker ended while it was asked for {what}: {self.ended.result().text}"
+        return EdgedError(Code.WORKER_CRASHED, text)
 
     def _hold_to_memory(self) -> None:
         """Ends a worker that takes more memory than its cap."""
-        if self.ended.done() or self.verdict is not None:
+        if self._child.ended.done() or self.verdict is not None:
             return
         taken = usage.resident_bytes(self.pid)
         if taken > self.caps.memory_bytes:
@@ -200,6 +222,12 @@ class Worker:
         self.verdict = self.verdict or verdict
         self._child.kill()
 
+    def _cut_off(self, _: object) -> None:
+        """A worker without its link is of no use: it ends, or is ended."""
+        if not self._child.ended.done():
+            timer = asyncio.get_running_loop().call_later(_CUT_OFF_S, self._child.kill)
+            self._child.ended.add_done_callback(lambda _: timer.cancel())
+
     def kill(self) -> None:
         """Sends SIGKILL; `ended` follows."""
         self._child.kill()
@@ -212,7 +240,7 @@ class Worker:
 
     def usage(self) -> Usage:
         """What it takes now and took at most; zeros once it has ended."""
-        return Usage() if self.ended.done() else usage.read(self.pid)
+        return Usage() if self._child.ended.done() else usage.read(self.pid)
 
     def _end(self, ended: asyncio.Future[Exit]) -> None:
         how = ended.result()
@@ -252,6 +280,12 @@ async def start(load: Load, caps: Caps, make: Maker = spawned) -> Worker:
         await asyncio.shield(worker.ended)
         raise
     return worker
+
+
+def _part(of: memoryview, start: int, size: int, end: int) -> memoryview:
+    if not 0 <= size <= end - start:
+        raise EdgedError(Code.INTERNAL, "a worker's answer is larger than what it came in")
+    return of[start : start + size]
 
 
 def _expect(message: FromWorker, kind: type[_Message]) -> _Message:

@@ -13,6 +13,7 @@ template counts its threads, and refuses where there is another than its own.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
@@ -102,8 +103,9 @@ def _work(descriptors: Sequence[int], daemon: int) -> NoReturn:
     except BaseException:  # noqa: BLE001 - a forked child has nobody above it who would tell
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(Exception):  # an engine may have closed them
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(status)
 
 

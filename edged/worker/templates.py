@@ -37,7 +37,7 @@ Maker = Callable[[str, Sequence[int]], Awaitable[tuple[Child, str]]]
 async def spawned(engine: str, descriptors: Sequence[int]) -> tuple[Child, str]:
     """A worker in a fresh process. Raises OSError."""
     arguments = [str(os.getpid()), *map(str, descriptors)]
-    return Child(spawn("edged.worker.host", arguments, environment(engine), descriptors)), "spawned"
+    return spawn("edged.worker.host", arguments, environment(engine), descriptors), "spawned"
 
 
 class _RefusedError(Exception):
@@ -59,11 +59,11 @@ class _Template:
         with other:
             arguments = [str(os.getpid()), engine, str(other.fileno())]
             try:
-                pid = spawn("edged.worker.template", arguments, environment(engine), [other.fileno()])
+                child = spawn("edged.worker.template", arguments, environment(engine), [other.fileno()])
             except OSError:
                 mine.close()
                 raise
-        made = cls(Child(pid), mine)
+        made = cls(child, mine)
         try:
             answer = await made._receive(_WARM_S)
         except BaseException:
@@ -117,25 +117,28 @@ class Templates:
 
     async def make(self, engine: str, descriptors: Sequence[int]) -> tuple[Child, str]:
         """A `Maker`: forks, or spawns where the template cannot fork, and says so. Raises OSError."""
-        async with self._turns.setdefault(engine, asyncio.Lock()):
-            pid, how = await self._forked(engine, descriptors)
-            if pid:
-                child = Child(pid)
-            else:
-                child, _ = await spawned(engine, descriptors)
-            self._keep(child)
-        self._sweep()
+        try:
+            async with self._turns.setdefault(engine, asyncio.Lock()):
+                pid, how = await self._forked(engine, descriptors)
+                if pid:
+                    child = Child(pid)
+                else:
+                    child, _ = await spawned(engine, descriptors)
+                self._keep(child)
+        finally:  # whatever came of it, what nobody knows goes
+            self._sweep()
         return child, how
 
     async def _forked(self, engine: str, descriptors: Sequence[int]) -> tuple[int, str]:
         if engine in self._unsafe:
             return 0, self._unsafe[engine]
         try:
-            warm = self._warm.get(engine)
-            if warm is None or warm.child.ended.done():
-                warm = await _Template.start(engine)
-                self._warm[engine] = warm
-                self._keep(warm.child)
+            if warm := self._warm.get(engine):
+                with contextlib.suppress(ConnectionError):  # it died: the next one does it
+                    return await warm.fork(descriptors), "forked"
+                await self._drop(engine)
+            self._warm[engine] = warm = await _Template.start(engine)
+            self._keep(warm.child)
             return await warm.fork(descriptors), "forked"
         except _RefusedError as refusal:
             why = f"spawned: the template of {engine} does not fork ({refusal})"
@@ -143,10 +146,16 @@ class Templates:
                 self._unsafe[engine] = why
         except (OSError, TimeoutError, EdgedError) as error:
             why = f"spawned: the template of {engine} failed ({str(error) or type(error).__name__})"
-        if broken := self._warm.pop(engine, None):
-            await broken.stop(0)
+        except asyncio.CancelledError:  # its answer, still to come, would be taken for the answer to the next
+            await self._drop(engine)
+            raise
+        await self._drop(engine)
         self._events.record(Severity.WARNING, "template_failed", engine, why)
         return 0, why
+
+    async def _drop(self, engine: str) -> None:
+        if broken := self._warm.pop(engine, None):
+            await broken.stop(0)
 
     def _keep(self, child: Child) -> None:
         self._known.add(child.pid)

@@ -4,18 +4,20 @@ loop whose clock the test moves forward."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edged.bundle.manifest import File, Manifest, Variant
+from edged.changes import Changes
 from edged.errors import Code, EdgedError
-from edged.models.residency import Source, State
+from edged.models.resident import Source, State
 from edged.serving.admission import admit
 from edged.serving.request import Call, Contents, InputMeta
 from edged.serving.scheduler import Pending
 from edged.types import Datatype, TensorSpec
-from edged.worker.messages import Answered, Failed, Form, Infer, MemberAnswer, OutputPart
+from edged.worker.messages import Answered, Failed, Form, MemberAnswer, OutputPart
+from edged.worker.process import Batch, Parts
 
 FP32_BYTES = 4
 
@@ -54,22 +56,27 @@ def call(
     return Call(model, version, "", inputs, (), contents, signature=inputs, timeout_s=timeout_s)
 
 
+def as_it_is(answer: Any) -> Any:
+    """Renders an answer as itself, so that a test can look at it."""
+    return answer
+
+
 def pending(
     answer: Any, rows: int = 1, columns: int = 2, deadline: float = float("inf"), of: Manifest | None = None
 ) -> Pending:
     """A request in a queue, as `call` makes it."""
     request = call(rows, columns)
     admitted = admit(of or manifest(max_batch_size=1000), request)
-    return Pending(admitted, request.contents, rows * columns * FP32_BYTES, deadline, answer)
+    return Pending(admitted, request.contents, rows * columns * FP32_BYTES, deadline, as_it_is, answer)
 
 
 class Asked:
     """A batch that a worker has, until the test lets it answer."""
 
-    def __init__(self, batch: Infer, body: Sequence[bytes | memoryview]) -> None:
+    def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        self.body = b"".join(body)
-        self.reply: asyncio.Future[tuple[Answered, memoryview]] = asyncio.get_running_loop().create_future()
+        self.body = b"".join(part for contents in batch.contents for part in contents)
+        self.reply: asyncio.Future[tuple[Answered, list[Parts]]] = asyncio.get_running_loop().create_future()
 
     @property
     def rows(self) -> list[int]:
@@ -79,17 +86,18 @@ class Asked:
     def answer(self, failed: dict[int, Failed] | None = None) -> None:
         """Each member gets its input back as its output; those in `failed` get their error."""
         members: list[MemberAnswer | Failed] = []
-        bodies = []
+        parts: list[Parts] = []
         begin = 0
         for index, member in enumerate(self.batch.members):
             size = member[0].size
             if failed and index in failed:
                 members.append(failed[index])
+                parts.append(failed[index])
             else:
                 members.append(MemberAnswer((OutputPart(member[0].shape, size),)))
-                bodies.append(self.body[begin : begin + size])
+                parts.append([memoryview(self.body)[begin : begin + size]])
             begin += size
-        self.reply.set_result((Answered(members, 0, 0, 0), memoryview(b"".join(bodies))))
+        self.reply.set_result((Answered(members, (False,), 0, 0, 0), parts))
 
     def fail(self, error: BaseException | None = None) -> None:
         """The worker ends, or what else `error` says."""
@@ -101,12 +109,13 @@ class Worker:
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
+        self.excused = False
 
-    async def infer(self, batch: Infer, body: Sequence[bytes | memoryview]) -> tuple[Answered, memoryview]:
+    async def infer(self, batch: Batch, use: Callable[[Answered, list[Parts]], None]) -> None:
         """Waits for the test."""
-        asked = Asked(batch, body)
+        asked = Asked(batch)
         self.asked.append(asked)
-        return await asked.reply
+        use(*await asked.reply)
 
 
 class Resident:
@@ -120,6 +129,9 @@ class Resident:
         self.reason = reason
         self.variant: Variant | None = self.manifest.variants[0]
         self.worker: Worker | None = Worker()
+        self.changes = Changes()
+        self.coming_back = False
+        self.answers = 0
 
     @property
     def name(self) -> str:
@@ -135,6 +147,31 @@ class Resident:
     def ready(self) -> bool:
         """Whether it answers."""
         return self.state is State.READY
+
+    @property
+    def expected(self) -> bool:
+        """Whether it answers, or will shortly."""
+        return self.ready or self.coming_back
+
+    def answered(self) -> None:
+        """Its worker answered."""
+        self.answers += 1
+
+    def comes_back(self) -> None:
+        """Its worker has died, and the next is on its way."""
+        self.state, self.worker, self.coming_back = State.LOADING, None, True
+        self.changes.mark()
+
+    def is_back(self) -> Worker:
+        """The next worker is there."""
+        self.state, self.worker, self.coming_back = State.READY, Worker(), False
+        self.changes.mark()
+        return self.worker
+
+    def goes(self, state: State, reason: str) -> None:
+        """It does not come back."""
+        self.state, self.reason, self.worker, self.coming_back = state, reason, None, False
+        self.changes.mark()
 
     @property
     def degraded(self) -> bool:

@@ -19,12 +19,17 @@ from edged.changes import Changes
 from edged.config.settings import Workers
 from edged.errors import Code, EdgedError
 from edged.events import EventLog
-from edged.models import residency
-from edged.models.residency import Residency, Resident, Source, State, run_golden
+from edged.models import resident as under_test
+from edged.models.loading import Terms, run_golden, start_worker
+from edged.models.residency import Residency
+from edged.models.resident import Resident, Source, State
 from edged.models.routes import Route
 from edged.runtimes.base import ENGINES
 from edged.system.hardware import Hardware
-from edged.worker.messages import Infer, InputPart, Loaded
+from edged.worker.child import Exit
+from edged.worker.messages import InputPart, Loaded
+from edged.worker.process import Batch
+from edged.worker.templates import spawned
 
 DIGITS = Path(__file__).resolve().parents[3] / "bootc/models/digits/1"
 PATIENCE_S = 60.0
@@ -50,6 +55,11 @@ def variants_bundle(folder, **variants):
     return folder
 
 
+def counting(turns):
+    """The batch of a request to count so far."""
+    return Batch(("turns",), ("counted",), [(InputPart((1,), 8, 0),)], [[turns]], (0,))
+
+
 class Bench:
     """Residents, what changed, and what was recorded."""
 
@@ -61,7 +71,7 @@ class Bench:
     def resident(self, folder, settings=QUICK, hardware=None, manifest=None):
         runtimes = {name: engine.version() for name, engine in ENGINES.items()}
         source = Source(folder, manifest or read_manifest(folder), "factory")
-        made = Resident(source, hardware or Hardware("generic"), runtimes, settings, self.changes, self.events)
+        made = Resident(source, hardware or Hardware("generic"), runtimes, settings, self.changes, self.events, spawned)
         self.residents.append(made)
         return made
 
@@ -115,7 +125,7 @@ class TestWhichVariantServes:
     @pytest.mark.parametrize("name", ["fp32", "int8"])
     async def test_each_of_the_digits_bundle_is_as_its_goldens_say(self, name):
         manifest = read_manifest(DIGITS)
-        worker = await residency.start_worker(DIGITS, manifest, manifest.variant(name), QUICK)
+        worker = await start_worker(DIGITS, manifest, manifest.variant(name), Terms(QUICK))
         try:
             (golden,) = (each for each in manifest.acceptance.goldens if each.variants == (name,))
             compared = await run_golden(worker, manifest, golden)
@@ -235,7 +245,7 @@ class TestAModelThatCannotServe:
         async def defect(*_):
             raise RuntimeError("what nobody thought of")
 
-        monkeypatch.setattr(residency, "start_worker", defect)
+        monkeypatch.setattr(under_test, "start_worker", defect)
         resident = bench.started(identity_bundle(tmp_path, "FP32"))
         await bench.until(lambda: not resident.loading)
         assert (resident.state, resident.reason) == (State.FAILED, "a defect of edged; its log says more")
@@ -250,7 +260,7 @@ class TestAWorkerThatEnds:
         os.kill(first.pid, signal.SIGKILL)
         await bench.until(lambda: not resident.ready)
         assert (resident.state, resident.loading, resident.worker) == (State.LOADING, True, None)
-        assert resident.reason == "its worker ended (killed by SIGKILL); it is started again in 0.01 s"
+        assert resident.reason == "its worker ended (killed by SIGKILL); it is started again now"
         await bench.until(lambda: resident.ready)
         assert (resident.reason, resident.restarts, resident.last_exit) == ("", 1, "killed by SIGKILL")
         assert resident.worker.pid != first.pid
@@ -258,7 +268,7 @@ class TestAWorkerThatEnds:
         ready, crashed, again = bench.events.after(0)
         assert (ready.code, crashed.code, again.code) == ("model_ready", Code.WORKER_CRASHED, "model_ready")
         assert crashed.message == "the worker of revision 1 ended: killed by SIGKILL"
-        assert crashed.details == {"revision": "1", "variant": "cpu", "restart_s": "0.01"}
+        assert crashed.details == {"revision": "1", "variant": "cpu", "restart_s": "0.0"}
         assert again.details["pid"] == str(resident.worker.pid)
 
     async def test_takes_no_other_model_along(self, bench, tmp_path):
@@ -275,9 +285,9 @@ class TestAWorkerThatEnds:
         await bench.until(lambda: resident.ready)
         turns = VERY_LONG.to_bytes(8, "little")
         with pytest.raises(EdgedError, match=r"an inference took longer than 0\.1 s") as caught:
-            await resident.worker.infer(Infer(("turns",), ("counted",), [(InputPart((1,), 8, 0),)]), [turns])
+            await resident.worker.infer(counting(turns), lambda *_: None)
         assert caught.value.code is Code.WORKER_HANG
-        await bench.until(lambda: not resident.ready)
+        await bench.until(lambda: resident.loading)
         assert "an inference took longer than 0.1 s (killed by SIGKILL)" in resident.reason
         await bench.until(lambda: resident.ready)
 
@@ -311,6 +321,9 @@ class DyingWorker:
 
     def __init__(self):
         self.loaded = Loaded(0.0, 0.0)
+        self.made = "made up"
+        self.verdict = None
+        self.excused = False
         self.ended = asyncio.get_running_loop().create_future()
 
     async def stop(self, _):
@@ -328,11 +341,11 @@ class TestTheDelayBeforeAWorkerIsStartedAgain:
             self.workers.append(DyingWorker())
             return self.workers[-1]
 
-        monkeypatch.setattr(residency, "start_worker", start_worker)
+        monkeypatch.setattr(under_test, "start_worker", start_worker)
         return Clock
 
     async def die(self):
-        self.workers[-1].ended.set_result("exit status 1")
+        self.workers[-1].ended.set_result(Exit("exit status 1"))
         await settle()
 
     def delays(self, bench):
@@ -346,6 +359,9 @@ class TestTheDelayBeforeAWorkerIsStartedAgain:
             identity_bundle(tmp_path, "FP32"), settings=Workers(restart_min_s=100, restart_max_s=1000)
         )
         await settle()
+        await self.die()
+        assert self.delays(bench) == [0], "the first is started again at once"
+        await settle()
         for expected in (100, 200, 400, 800, 1000, 1000):
             assert resident.ready
             await self.die()
@@ -357,10 +373,29 @@ class TestTheDelayBeforeAWorkerIsStartedAgain:
             clock.forward(50)
             await settle()
         assert resident.ready
-        assert resident.restarts == 6
+        assert resident.restarts == 7
         await self.finish(resident)
 
-    async def test_begins_anew_for_one_that_served_longer_than_that(self, bench, tmp_path, clock):
+    async def test_begins_anew_for_one_that_has_answered(self, bench, tmp_path, clock):
+        clock = clock()
+        resident = bench.started(
+            identity_bundle(tmp_path, "FP32"), settings=Workers(restart_min_s=100, restart_max_s=1000)
+        )
+        await settle()
+        for _ in range(4):
+            await self.die()
+            clock.forward(1000)
+            await settle()
+        resident.answered()
+        for _ in range(2):
+            await self.die()
+            clock.forward(1000)
+            await settle()
+        assert self.delays(bench) == [0, 100, 200, 400, 0, 100]
+        await self.finish(resident)
+
+    async def test_does_not_grow_with_time_alone(self, bench, tmp_path, clock):
+        """A worker that stands for hours and has answered nobody has proven nothing."""
         clock = clock()
         resident = bench.started(
             identity_bundle(tmp_path, "FP32"), settings=Workers(restart_min_s=100, restart_max_s=1000)
@@ -368,13 +403,23 @@ class TestTheDelayBeforeAWorkerIsStartedAgain:
         await settle()
         for _ in range(3):
             await self.die()
-            clock.forward(1000)
+            clock.forward(100_000)
             await settle()
-        clock.forward(1001)
-        await self.die()
-        assert self.delays(bench) == [100, 200, 400, 100]
-        clock.forward(1000)
+        assert self.delays(bench) == [0, 100, 200]
+        await self.finish(resident)
+
+    async def test_is_none_for_a_death_that_is_excused(self, bench, tmp_path, clock):
+        clock()
+        resident = bench.started(
+            identity_bundle(tmp_path, "FP32"), settings=Workers(restart_min_s=100, restart_max_s=1000)
+        )
         await settle()
+        for _ in range(9):
+            self.workers[-1].excused = True
+            await self.die()
+            await settle()
+            assert resident.ready
+        assert self.delays(bench) == [0] * 9
         await self.finish(resident)
 
     async def test_follows_the_settings(self, bench, tmp_path, clock):
@@ -384,15 +429,72 @@ class TestTheDelayBeforeAWorkerIsStartedAgain:
         )
         await settle()
         resident.settings = Workers(restart_min_s=100, restart_max_s=150)
-        for _ in range(3):
+        for _ in range(4):
             await self.die()
             clock.forward(1000)
             await settle()
-        assert self.delays(bench) == [100, 150, 150]
+        assert self.delays(bench) == [0, 100, 150, 150]
+        await self.finish(resident)
+
+    async def test_is_told_as_a_crash_loop_when_there_are_too_many(self, bench, tmp_path, clock):
+        clock = clock()
+        resident = bench.started(identity_bundle(tmp_path, "FP32"), settings=Workers(restart_min_s=1, restart_max_s=1))
+        await settle()
+        for deaths in range(1, 8):
+            await self.die()
+            assert ("in a crash loop" in resident.reason) == (deaths >= 5)
+            clock.forward(1)
+            await settle()
+        assert resident.ready
+        await self.finish(resident)
+
+    async def test_comes_to_an_end_where_there_is_a_next_variant(self, bench, tmp_path, clock):
+        clock = clock()
+        resident = bench.started(variants_bundle(tmp_path / "neg", dies=GOOD, lives=GOOD))
+        await settle()
+        for _ in range(5):
+            assert (resident.variant.name, resident.degraded) == ("dies", False)
+            await self.die()
+            clock.forward(1000)
+            await settle()
+        assert (resident.state, resident.variant.name, resident.degraded) == (State.READY, "lives", True)
+        (passed,) = resident.passed_over
+        assert (passed.variant, passed.code) == ("dies", Code.CRASH_LOOP)
+        assert passed.reason.startswith("5 workers ended in a row without an answer between; the last: ")
+        assert "exit status 1" in passed.reason
+        await self.finish(resident)
+
+    async def test_of_one_that_is_lost_is_for_ever(self, bench, tmp_path, clock):
+        """What it holds stays its own: it is neither started again nor forgotten."""
+        clock()
+        resident = bench.started(variants_bundle(tmp_path / "neg", stuck=GOOD, lives=GOOD))
+        await settle()
+        stuck = self.workers[-1]
+        stuck.ended.set_result(Exit("lost: still there 5 s after SIGKILL", lost=True))
+        await settle()
+        assert (resident.variant.name, resident.lost) == ("lives", [stuck])
+        assert passed_over(resident) == [("stuck", Code.WORKER_CRASHED)]
+        await self.finish(resident)
+
+    async def test_is_waited_for_by_requests_only_where_it_is_short(self, bench, tmp_path, clock):
+        clock = clock()
+        resident = bench.started(
+            identity_bundle(tmp_path, "FP32"), settings=Workers(restart_min_s=1.5, restart_max_s=1000)
+        )
+        assert not resident.expected, "it never served"
+        await settle()
+        expected = []
+        for _ in range(4):
+            await self.die()
+            expected.append((resident.ready, resident.expected))
+            clock.forward(1000)
+            await settle()
+            assert resident.expected
+        assert expected == [(True, True), (False, True), (False, False), (False, False)], "0, 1.5, 3, 6 s"
         await self.finish(resident)
 
     async def finish(self, resident):
-        self.workers[-1].ended.set_result("exit status 0")
+        self.workers[-1].ended.set_result(Exit("exit status 0"))
         await resident.stop()
 
 
@@ -406,15 +508,11 @@ class TestStop:
         assert (resident.state, resident.worker, resident.ready) == (State.UNAVAILABLE, None, False)
 
     async def test_ends_a_worker_that_is_at_work(self, bench, tmp_path, monkeypatch):
-        monkeypatch.setattr(residency, "_STOP_GRACE_S", 0.01)
+        monkeypatch.setattr(under_test, "_STOP_GRACE_S", 0.01)
         resident = bench.started(counting_bundle(tmp_path))
         await bench.until(lambda: resident.ready)
         process = psutil.Process(resident.worker.pid)
-        asked = asyncio.create_task(
-            resident.worker.infer(
-                Infer(("turns",), ("counted",), [(InputPart((1,), 8, 0),)]), [VERY_LONG.to_bytes(8, "little")]
-            )
-        )
+        asked = asyncio.create_task(resident.worker.infer(counting(VERY_LONG.to_bytes(8, "little")), lambda *_: None))
         await settle()
         await resident.stop()
         assert not process.is_running()

@@ -4,7 +4,8 @@ import pytest
 from support.standins import Resident, manifest
 
 from edged.changes import Changes
-from edged.models.residency import Residency, State
+from edged.models.residency import Residency
+from edged.models.resident import State
 from edged.serving import report
 from edged.serving.report import Mode
 from edged.system.life import Life, Phase

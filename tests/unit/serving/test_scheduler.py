@@ -10,16 +10,15 @@ from concurrent.futures import Future
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.standins import Clock, Resident, call, manifest, pending, settle
+from support.queueing import FAR_S, Bench, code
+from support.standins import Resident, as_it_is, call, manifest, pending, settle
 
 from edged.errors import Code, EdgedError
-from edged.models.residency import State
+from edged.models.resident import State
 from edged.serving.admission import admit
 from edged.serving.request import Contents
-from edged.serving.scheduler import Bounds, Queue, take_batch
+from edged.serving.scheduler import Bounds, take_batch
 from edged.worker.messages import Answered, Failed, Form
-
-FAR_S = 3600.0
 
 
 class TestTakingABatch:
@@ -100,51 +99,6 @@ class TestTakingABatch:
         assert self.take([requests[1], requests[3]], 4) == ([0], [], [1])
 
 
-class Bench:
-    """A queue before a stand-in worker."""
-
-    def __init__(self, bounds, of):
-        self.clock = Clock()
-        self.resident = Resident(of)
-        self.worker = self.resident.worker
-        self.queue = Queue(self.resident, bounds)
-        self.callers = []
-
-    def send(self, rows=1, columns=2, within_s=FAR_S):
-        """A caller that waits for its answer."""
-        request = call(rows, columns)
-        deadline = asyncio.get_running_loop().time() + within_s
-        admitted = admit(self.resident.manifest, request)
-        caller = asyncio.create_task(self.queue.run(admitted, request.contents, deadline))
-        self.callers.append(caller)
-        return caller
-
-    @property
-    def executed(self):
-        """The rows of each member of each batch that the worker got."""
-        return [asked.rows for asked in self.worker.asked]
-
-    def answer_all(self):
-        for asked in self.worker.asked:
-            if not asked.reply.done():
-                asked.answer()
-
-    async def busy(self):
-        """The worker has a request, so that others wait."""
-        caller = self.send()
-        await settle()
-        assert self.queue.executing == 1
-        return caller
-
-    async def end(self):
-        for caller in self.callers:
-            caller.cancel()
-        while not all(caller.done() for caller in self.callers) or self.queue.waiting or self.queue.executing:
-            self.answer_all()
-            await settle()
-        await asyncio.gather(*self.callers, return_exceptions=True)
-
-
 @pytest.fixture
 async def bench():
     made = []
@@ -156,13 +110,6 @@ async def bench():
     yield make
     for each in made:
         await each.end()
-
-
-def code(caller):
-    """What a caller that got no answer was told."""
-    error = caller.exception()
-    assert isinstance(error, EdgedError), error
-    return error.code
 
 
 class TestOneRequest:
@@ -259,7 +206,7 @@ class TestBatches:
                 Contents(Form.RAW, (bytes([first]), bytes([first + 1])), -1),
                 Contents(Form.VARINT, (bytes([first + 2]),), 1),
             )
-            run = bench.queue.run(admit(of, request), request.contents, loop.time() + FAR_S)
+            run = bench.queue.run(admit(of, request), request.contents, loop.time() + FAR_S, as_it_is)
             bench.callers.append(asyncio.create_task(run))
         await settle()
         (asked,) = bench.worker.asked
@@ -300,7 +247,7 @@ class TestBatches:
         bench = bench()
         bench.send()
         await settle()
-        bench.worker.asked[0].fail()
+        bench.worker.asked[0].fail(EdgedError(Code.WORKER_HANG, "it hung"))
         await settle()
         assert (bench.queue.statistics.batches, bench.queue.statistics.rows) == (0, 0)
 
@@ -497,8 +444,10 @@ class TestAWorkerThatEnds:
         bench = bench()
         callers = [bench.send() for _ in range(3)]
         await settle()
-        bench.worker.asked[0].fail()
-        await settle()
+        for death in range(4):
+            bench.worker.asked[death].fail()
+            await settle()
+        assert bench.executed == [[1, 1, 1], [1], [1], [1]], "each was tried once more, alone"
         assert [code(caller) for caller in callers] == [Code.WORKER_CRASHED] * 3
         assert str(callers[0].exception()) == "model 'doubles', revision 1: the worker ended: killed by SIGKILL"
 
@@ -507,8 +456,7 @@ class TestAWorkerThatEnds:
         await bench.busy()
         waiting = [bench.send(), bench.send(columns=3)]
         await settle()
-        bench.resident.worker = None
-        bench.resident.state, bench.resident.reason = State.LOADING, "its worker ended"
+        bench.resident.goes(State.LOADING, "its worker ended")
         bench.worker.asked[0].fail()
         await settle()
         assert [code(caller) for caller in waiting] == [Code.MODEL_UNAVAILABLE] * 2
@@ -522,7 +470,10 @@ class TestAWorkerThatEnds:
         bench.resident.worker = Resident().worker
         bench.worker.asked[0].fail()
         await settle()
-        (asked,) = bench.resident.worker.asked
+        (retried,) = bench.resident.worker.asked
+        retried.answer()
+        await settle()
+        _, asked = bench.resident.worker.asked
         asked.answer()
         assert (await waiting).outputs[0].shape == (2, 2)
 
@@ -530,9 +481,7 @@ class TestAWorkerThatEnds:
         "lie",
         [
             pytest.param(lambda asked: asked.fail(ValueError("a defect")), id="a defect of ours"),
-            pytest.param(
-                lambda asked: asked.reply.set_result((Answered([], 0, 0, 0), memoryview(b""))), id="no members"
-            ),
+            pytest.param(lambda asked: asked.reply.set_result((Answered([], (), 0, 0, 0), [])), id="no members"),
             pytest.param(
                 lambda asked: asked.answer(failed={0: Failed("no_such_code", "", "")}), id="a code that does not exist"
             ),
@@ -575,6 +524,9 @@ class TestDrained:
         drained = asyncio.create_task(bench.queue.drained())
         bench.callers.append(drained)
         bench.worker.asked[0].fail()
+        await settle()
+        assert not drained.done(), "it is tried once more"
+        bench.worker.asked[1].fail()
         await drained
 
     async def test_one_can_be_used_again(self, bench):

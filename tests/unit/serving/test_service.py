@@ -3,13 +3,14 @@
 import asyncio
 
 import pytest
-from support.standins import Clock, Resident, call, manifest, settle
+from support.standins import Clock, Resident, as_it_is, call, manifest, settle
 
 from edged import clock
 from edged.changes import Changes
 from edged.config.settings import Serving
 from edged.errors import Code, EdgedError
-from edged.models.residency import Residency, State
+from edged.models.residency import Residency
+from edged.models.resident import State
 from edged.serving import service as under_test
 from edged.serving.service import Service
 from edged.serving.statistics import REFUSALS, Statistics
@@ -29,7 +30,7 @@ class Bench:
         self.callers = []
 
     def send(self, request=None, remaining_s=None):
-        caller = asyncio.create_task(self.service.infer(request or call(), remaining_s))
+        caller = asyncio.create_task(self.service.infer(request or call(), remaining_s, as_it_is))
         self.callers.append(caller)
         return caller
 
@@ -310,6 +311,9 @@ class TestStatistics:
         caller = bench.send()
         await settle()
         bench.asked()[0].fail(EdgedError(code, "so it is"))
+        await settle()
+        if code is Code.WORKER_CRASHED:  # it was tried once more
+            bench.asked()[1].fail(EdgedError(code, "so it is"))
         assert (await refusal(caller)).code is code
         found = self.statistics(bench)
         assert (found.ok, found.failed, found.refused) == (0, int(code in FAILURES), int(code in NOBODYS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from support.bundles import Tensor, onnx_model
 
 from edged.types import Datatype, TensorSpec
-from edged.worker import codec
-from edged.worker.messages import Answered, FileRef, Form, Infer, InputPart, Load, MemberAnswer, WarmupRun
+from edged.worker import codec, process
+from edged.worker.arena import Window
+from edged.worker.messages import Answered, Failed, FileRef, Form, Infer, InputPart, Load, MemberAnswer, WarmupRun
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -110,12 +111,39 @@ class Batch:
                 )
                 for member, parts in zip(members, encoded, strict=True)
             ],
+            (-1,) * len(names),
+            ((-1, 0),) * len(self._outputs),
         )
-        self.parts = [parts[position] for position in range(len(names)) for parts in encoded]
+        self.contents = [[parts[position] for parts in encoded] for position in range(len(names))]
+        self.expected = (0,) * len(self._outputs)
+
+    @property
+    def parts(self) -> list[bytes]:
+        return [part for parts in self.contents for part in parts]
 
     @property
     def body(self) -> memoryview:
         return memoryview(b"".join(self.parts))
+
+    async def by(self, worker: process.Worker) -> list[Any]:
+        """A worker's answer, read."""
+        message = self.message
+        asked = process.Batch(message.inputs, message.outputs, message.members, self.contents, self.expected)
+        return await worker.infer(asked, self._read_parts)
+
+    def _read_parts(self, answered: Answered, parts: Sequence[process.Parts]) -> list[Any]:
+        found: list[Any] = []
+        for member, given in zip(answered.members, parts, strict=True):
+            if isinstance(member, Failed) or isinstance(given, Failed):
+                assert member == given
+                found.append(member)
+                continue
+            outputs = {}
+            for name, part, data in zip(self._outputs, member.outputs, given, strict=True):
+                assert len(data) == part.size
+                outputs[name] = codec.decode(name, self._datatypes[name], part.shape, Form.RAW, data).copy()
+            found.append(outputs)
+        return found
 
     def damaged(self, member: int, **changes: Any) -> Batch:
         """The same with the first input of a member told otherwise."""
@@ -140,6 +168,14 @@ class Batch:
             found.append(outputs)
         assert at == len(data)
         return found
+
+
+@pytest.fixture
+def arena(tmp_path: Path) -> Iterator[Window]:
+    """An arena of a mebibyte, as a worker sees it."""
+    with (tmp_path / "arena").open("w+b") as file:
+        file.truncate(2**20)
+        yield Window(file.fileno())
 
 
 @pytest.fixture

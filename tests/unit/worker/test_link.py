@@ -29,7 +29,7 @@ from edged.worker.messages import (
     ToWorker,
 )
 
-ASKED = Infer(("x",), ("y",), [(InputPart((1,), 4, 0),)])
+ASKED = Infer(("x",), ("y",), [(InputPart((1,), 4, 0),)], (-1,), ((-1, 0),))
 
 
 def reply(number: int) -> Failed:
@@ -183,9 +183,9 @@ def test_replies_come_in_order(run):
             futures = [link.send(ASKED) for _ in range(3)]
             await peer.send_alone(frame(reply(0), b"zero"))
             assert [future.done() for future in futures] == [True, False, False]
-            await peer.send(frame(Loaded(1.5, 2.5)) + frame(Answered([], 1, 2, 3), b"two"))
+            await peer.send(frame(Loaded(1.5, 2.5)) + frame(Answered([], (), 1, 2, 3), b"two"))
             assert await got(futures[1]) == (Loaded(1.5, 2.5), b"")
-            assert await got(futures[2]) == (Answered([], 1, 2, 3), b"two")
+            assert await got(futures[2]) == (Answered([], (), 1, 2, 3), b"two")
             assert await got(futures[0]) == (reply(0), b"zero")
 
     run(test())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from edged.worker import host
+from edged.worker.arena import Window
 from edged.worker.messages import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
@@ -42,7 +43,7 @@ def served(data: bytes) -> list[tuple[FromWorker, bytes]]:
         front.sendall(data)
         front.shutdown(socket.SHUT_WR)
         with link:
-            host.serve(link)
+            host.serve(link, Window(-1))
         answers = b"".join(iter(lambda: front.recv(65536), b""))
     found: list[tuple[FromWorker, bytes]] = []
     while answers:

@@ -22,13 +22,22 @@ import pytest
 from onnx import TensorProto, helper
 
 from edged.errors import Code, EdgedError
-from edged.worker import process
-from edged.worker.messages import Answered, Failed, FileRef, Load, RunGolden, WarmupRun
-from edged.worker.process import Limits, Usage, Worker, start
+from edged.runtimes.base import ENGINES
+from edged.worker import child, templates
+from edged.worker.child import Child, Exit
+from edged.worker.messages import Failed, FileRef, Load, RunGolden, WarmupRun
+from edged.worker.process import Caps, Worker, start
+from edged.worker.usage import Usage
 
 # A bound for what takes well under a second, on a machine that does ten things at once.
 PATIENCE_S = 60.0
-PATIENT = Limits(load_s=PATIENCE_S, first_inference_s=PATIENCE_S, inference_s=PATIENCE_S)
+PATIENT = Caps(
+    load_s=PATIENCE_S,
+    first_inference_s=PATIENCE_S,
+    inference_s=PATIENCE_S,
+    memory_bytes=2**33,
+    arena_bytes=2**26,
+)
 
 DOUBLE = ([helper.make_node("Add", ["x", "x"], ["y"])], [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
 FOREVER = 2**62
@@ -66,8 +75,8 @@ def counting(batch_of: Any, load: Load, turns: int) -> Any:
 
 
 @asynccontextmanager
-async def started(load: Load, limits: Limits = PATIENT) -> AsyncIterator[Worker]:
-    worker = await start(load, limits)
+async def started(load: Load, caps: Caps = PATIENT) -> AsyncIterator[Worker]:
+    worker = await start(load, caps)
     try:
         yield worker
     finally:
@@ -122,10 +131,10 @@ def test_a_worker_loads_answers_and_ends(run, folder, batch_of):
         for rows in ([1], [2, 3], [0]):
             members = [{"x": np.full((count, 2), count, np.float32)} for count in rows]
             batch = batch_of(load, members)
-            answers = batch.read(*await worker.infer(batch.message, batch.parts))
+            answers = await batch.by(worker)
             assert [answer["y"].tolist() for answer in answers] == [(2 * member["x"]).tolist() for member in members]
-        assert await worker.stop(PATIENCE_S) == "exit status 0"
-        assert worker.ended.result() == "exit status 0"
+        assert await worker.stop(PATIENCE_S) == Exit("exit status 0")
+        assert worker.ended.result() == Exit("exit status 0")
         assert not there(worker.pid)
 
     run(test())
@@ -137,7 +146,7 @@ def test_large_tensors_pass(run, folder, batch_of):
         async with started(load) as worker:
             array = np.arange(2**22, dtype=np.float32).reshape(-1, 2)
             batch = batch_of(load, [{"x": array}, {"x": -array}])
-            first, second = batch.read(*await worker.infer(batch.message, batch.parts))
+            first, second = await batch.by(worker)
             assert np.array_equal(first["y"], 2 * array)
             assert np.array_equal(second["y"], -2 * array)
 
@@ -149,9 +158,9 @@ def test_many_may_ask_at_the_same_time(run, folder, batch_of):
         load = folder.load(*DOUBLE)
         async with started(load) as worker:
             batches = [batch_of(load, [{"x": np.full((1, 2), number, np.float32)}]) for number in range(50)]
-            found = await asyncio.gather(*(worker.infer(batch.message, batch.parts) for batch in batches))
-            for number, (batch, answer) in enumerate(zip(batches, found, strict=True)):
-                assert batch.read(*answer)[0]["y"].tolist() == [[2.0 * number] * 2]
+            found = await asyncio.gather(*(batch.by(worker) for batch in batches))
+            for number, answer in enumerate(found):
+                assert answer[0]["y"].tolist() == [[2.0 * number] * 2]
 
     run(test())
 
@@ -168,13 +177,12 @@ async def test_what_was_wrong_with_a_request_does_not_end_a_worker(folder, batch
     async with started(load) as worker:
         batch = batch_of(load, [{"x": np.ones((1, 2), np.float32)}])
         damaged = batch_of(load, [{"x": np.ones((1, 2), np.float32)}]).damaged(0, shape=(2, 2))
-        answered, _ = await worker.infer(damaged.message, damaged.parts)
-        assert answered.members == [
+        assert await damaged.by(worker) == [
             Failed(Code.INVALID_TENSOR, "input 'x' has 8 bytes; FP32 of shape [2, 2] takes 16", "")
         ]
         error = await refusal(worker.golden(RunGolden(FileRef("gone.npz", 1, ""), 0, 0)))
         assert error.code is Code.LOAD_FAILED
-        assert isinstance((await worker.infer(batch.message, batch.parts))[0], Answered)
+        assert (await batch.by(worker))[0]["y"].tolist() == [[2, 2]]
 
 
 # Loading.
@@ -186,7 +194,7 @@ async def test_what_was_wrong_with_a_request_does_not_end_a_worker(folder, batch
         (
             {"runtime": "abacus"},
             Code.INCOMPATIBLE_RUNTIME,
-            "runtime 'abacus' does not exist here; there are: onnxruntime",
+            f"runtime 'abacus' does not exist here; there are: {', '.join(ENGINES)}",
         ),
         (
             {"device": "TPU"},
@@ -213,23 +221,22 @@ def test_a_load_that_fails_says_why_and_leaves_nothing(run, folder, changes, cod
 
 def test_a_load_that_takes_too_long_is_ended(run, folder):
     async def test() -> None:
-        limits = Limits(load_s=0.001, first_inference_s=0.001, inference_s=PATIENCE_S)
-        error = await refusal(start(folder.load(*DOUBLE), limits))
-        assert (error.code, str(error)) == (Code.WORKER_HANG, "loading took longer than 0.002 s")
+        caps = msgspec.structs.replace(PATIENT, load_s=0.001, first_inference_s=0.001)
+        error = await refusal(start(folder.load(*DOUBLE), caps))
+        assert (error.code, error.message) == (Code.WORKER_HANG, "loading took longer than 0.002 s")
+        assert error.hint == "see caps of the variant and [workers] of the settings"
         assert not psutil.Process().children()
 
     run(test())
 
 
 async def test_a_worker_that_dies_while_it_loads_says_how(folder, monkeypatch):
-    spawn = process._spawn
+    def killed(*arguments: Any) -> Child:
+        made = child.spawn(*arguments)
+        os.kill(made.pid, signal.SIGKILL)
+        return made
 
-    def killed(*arguments: Any) -> tuple[int, int]:
-        pid, pidfd = spawn(*arguments)
-        os.kill(pid, signal.SIGKILL)
-        return pid, pidfd
-
-    monkeypatch.setattr(process, "_spawn", killed)
+    monkeypatch.setattr(templates, "spawn", killed)
     error = await refusal(start(folder.load(*DOUBLE), PATIENT))
     assert error.code is Code.WORKER_CRASHED
     assert error.message == "the worker ended while it was asked for loading: killed by SIGKILL"
@@ -288,17 +295,17 @@ def test_a_worker_that_is_killed_under_way_says_how(run, folder, batch_of, numbe
         load = folder.load(*looping(), max_batch_size=0)
         worker = await start(load, PATIENT)
         batch = counting(batch_of, load, FOREVER)
-        asked = [asyncio.ensure_future(worker.infer(batch.message, batch.parts)) for _ in range(2)]
+        asked = [asyncio.ensure_future(batch.by(worker)) for _ in range(2)]
         await asyncio.sleep(0)  # both are sent
         os.kill(worker.pid, number)
         for each in asked:
             error = await refusal(each)
             assert error.code is Code.WORKER_CRASHED
             assert error.message == f"the worker ended while it was asked for an inference: {how}"
-        assert await worker.ended == how
+        assert (await worker.ended).text == how
         assert not there(worker.pid)
-        assert await worker.stop(PATIENCE_S) == how
-        error = await refusal(worker.infer(batch.message, batch.parts))
+        assert (await worker.stop(PATIENCE_S)).text == how
+        error = await refusal(batch.by(worker))
         assert (error.code, how in error.message) == (Code.WORKER_CRASHED, True)
 
     run(test())
@@ -308,9 +315,9 @@ async def test_one_workers_death_is_nothing_to_another(folder, batch_of):
     load = folder.load(*DOUBLE)
     async with started(load) as first, started(load) as second:
         first.kill()
-        assert await first.ended == "killed by SIGKILL"
+        assert await first.ended == Exit("killed by SIGKILL")
         batch = batch_of(load, [{"x": np.ones((1, 2), np.float32)}])
-        assert isinstance((await second.infer(batch.message, batch.parts))[0], Answered)
+        assert (await batch.by(second))[0]["y"].tolist() == [[2, 2]]
 
 
 def test_a_model_that_never_comes_back_is_ended(run, folder, batch_of):
@@ -318,12 +325,12 @@ def test_a_model_that_never_comes_back_is_ended(run, folder, batch_of):
         load = folder.load(*looping(), max_batch_size=0)
         worker = await start(load, PATIENT)
         answer = counting(batch_of, load, 3)
-        assert answer.read(*await worker.infer(answer.message, answer.parts))[0]["y"].tolist() == [3]
-        worker.limits = msgspec.structs.replace(PATIENT, inference_s=0.5)
+        assert (await answer.by(worker))[0]["y"].tolist() == [3]
+        worker.caps = msgspec.structs.replace(PATIENT, inference_s=0.5)
         batch = counting(batch_of, load, FOREVER)
-        error = await refusal(worker.infer(batch.message, batch.parts))
+        error = await refusal(batch.by(worker))
         assert (error.code, error.message) == (Code.WORKER_HANG, "an inference took longer than 0.5 s")
-        assert await worker.ended == "an inference took longer than 0.5 s (killed by SIGKILL)"
+        assert await worker.ended == Exit("an inference took longer than 0.5 s (killed by SIGKILL)")
         assert not there(worker.pid)
 
     run(test())
@@ -336,7 +343,7 @@ async def test_a_first_inference_has_a_limit_of_its_own(folder, what):
     warmup = [WarmupRun(folder.npz("w.npz", {"x": endless}), 1)] if what == "warm-up" else []
     load = folder.load(*looping(), max_batch_size=0, warmup=warmup)
     if what == "warm-up":
-        error = await refusal(start(load, Limits(load_s=1.0, first_inference_s=0.5, inference_s=PATIENCE_S)))
+        error = await refusal(start(load, msgspec.structs.replace(PATIENT, load_s=1.0, first_inference_s=0.5)))
         assert error.message == "loading took longer than 1.5 s"
     else:
         async with started(load, msgspec.structs.replace(PATIENT, first_inference_s=0.5)) as worker:
@@ -351,7 +358,7 @@ async def test_a_worker_that_stands_still_is_ended(folder, batch_of):
     async with started(load, msgspec.structs.replace(PATIENT, inference_s=0.5)) as worker:
         os.kill(worker.pid, signal.SIGSTOP)
         batch = batch_of(load, [{"x": np.ones((2**20, 2), np.float32)}])
-        error = await refusal(worker.infer(batch.message, batch.parts))
+        error = await refusal(batch.by(worker))
         assert error.code is Code.WORKER_HANG
 
 
@@ -359,9 +366,9 @@ async def test_a_worker_that_does_not_go_in_time_is_killed(folder, batch_of):
     load = folder.load(*looping(), max_batch_size=0)
     worker = await start(load, PATIENT)
     batch = counting(batch_of, load, FOREVER)
-    asked = asyncio.ensure_future(worker.infer(batch.message, batch.parts))
+    asked = asyncio.ensure_future(batch.by(worker))
     await asyncio.sleep(0)
-    assert await worker.stop(0.05) == "killed by SIGKILL"
+    assert await worker.stop(0.05) == Exit("killed by SIGKILL")
     error = await refusal(asked)
     assert error.message == "the worker ended while it was asked for an inference: killed by SIGKILL"
     assert not there(worker.pid)
@@ -369,24 +376,26 @@ async def test_a_worker_that_does_not_go_in_time_is_killed(folder, batch_of):
 
 async def test_a_worker_that_even_a_kill_does_not_end_is_given_up(folder, monkeypatch):
     worker = await start(folder.load(*DOUBLE), PATIENT)
-    monkeypatch.setattr(process, "_REAP_S", 0.05)
+    monkeypatch.setattr(child, "REAP_S", 0.05)
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda *_: None)  # as if it hung in a driver
+    os.kill(worker.pid, signal.SIGSTOP)
     worker.kill()
-    assert await worker.ended == "lost: still there 0.05 s after SIGKILL"
+    assert await worker.ended == Exit("lost: still there 0.05 s after SIGKILL", lost=True)
+    assert len(worker._arena.view) == PATIENT.arena_bytes, "it may still write there"
     os.kill(worker.pid, signal.SIGKILL)
-    await asyncio.to_thread(os.waitpid, worker.pid, 0)
+    while there(worker.pid):  # noqa: ASYNC110 - until it is reaped
+        await asyncio.sleep(0)
 
 
 def test_ending_is_for_the_front_to_say(run, folder, batch_of, monkeypatch):
     """From its first instant on: a terminal or a service manager signals the front's whole group."""
     ignored = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    spawn = process._spawn
 
-    def signalled(*arguments: Any) -> tuple[int, int]:
-        pid, pidfd = spawn(*arguments)
+    def signalled(*arguments: Any) -> Child:
+        made = child.spawn(*arguments)
         for number in ignored:
-            os.kill(pid, number)
-        return pid, pidfd
+            os.kill(made.pid, number)
+        return made
 
     async def test() -> None:
         load = folder.load(*DOUBLE)
@@ -394,33 +403,39 @@ def test_ending_is_for_the_front_to_say(run, folder, batch_of, monkeypatch):
             for number in ignored:
                 os.kill(worker.pid, number)
             batch = batch_of(load, [{"x": np.ones((1, 2), np.float32)}])
-            assert isinstance((await worker.infer(batch.message, batch.parts))[0], Answered)
+            assert (await batch.by(worker))[0]["y"].tolist() == [[2, 2]]
             assert int(status(worker.pid)["SigBlk"], 16) == 0
             assert all(int(status(worker.pid)["SigIgn"], 16) >> number - 1 & 1 for number in ignored)
 
-    monkeypatch.setattr(process, "_spawn", signalled)
+    monkeypatch.setattr(templates, "spawn", signalled)
     run(test())
 
 
 FRONT = """
 import asyncio, signal, socket, sys
 import msgspec
-from edged.worker import process
+from edged.worker import process, templates
 from edged.worker.messages import Infer, Load
 
 load, batch, body = msgspec.msgpack.decode(bytes.fromhex(sys.argv[1]), type=tuple[Load, Infer, bytes])
 
 async def main():
-    worker = await process.start(load, process.Limits(600, 600, 600))
-    asked = asyncio.ensure_future(worker.infer(batch, [body])) if sys.argv[2] == "answering" else None
+    caps = process.Caps(600, 600, 600, 2**33, 2**20)
+    worker = await process.start(load, caps)
+    asked = process.Batch(batch.inputs, batch.outputs, batch.members, [[body]], (0,))
+    asking = asyncio.ensure_future(worker.infer(asked, print)) if sys.argv[2] == "answering" else None
     await asyncio.sleep(0)
     print(worker.pid, flush=True)
     await asyncio.Event().wait()
 
-if sys.argv[2] == "starting":
+async def starting():
     front, child = socket.socketpair()
-    print(process._spawn(child, "onnxruntime")[0], flush=True)
+    made, _ = await templates.spawned("onnxruntime", [child.fileno(), front.fileno()])
+    print(made.pid, flush=True)
     signal.pause()
+
+if sys.argv[2] == "starting":
+    asyncio.run(starting())
 asyncio.run(main())
 """
 
@@ -445,12 +460,12 @@ def test_a_worker_whose_front_is_gone_already_does_not_begin():
     with ours, theirs:
         theirs.set_inheritable(True)
         done = subprocess.run(
-            [sys.executable, "-I", "-m", "edged.worker.host", str(theirs.fileno()), "1"],
+            [sys.executable, "-I", "-m", "edged.worker.host", "1", str(theirs.fileno()), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             capture_output=True,
             timeout=PATIENCE_S,
         )
-    assert (done.returncode, done.stderr) == (1, b"the front is gone\n")
+    assert (done.returncode, done.stderr) == (1, b"the daemon is gone\n")
 
 
 # What a worker has of its front.
@@ -488,11 +503,13 @@ async def test_a_worker_holds_nothing_of_its_fronts_but_the_link(folder):
                 theirs = descriptors(worker.pid)
                 assert theirs.pop("0") == "/dev/null"
                 assert theirs.pop("1") == theirs.pop("2") == ours["2"]
-                (link,) = theirs.values()
+                link, arena = sorted(theirs.values(), reverse=True)
                 assert link.startswith("socket:")
                 assert link not in ours.values()
+                assert arena.startswith("/memfd:edged-arena")
             assert not set(descriptors(first.pid).values()) & set(descriptors(second.pid).values()) - {
                 "/dev/null",
+                "/memfd:edged-arena (deleted)",
                 ours["2"],
             }
     finally:
@@ -515,18 +532,18 @@ async def test_a_workers_memory_is_told(folder, batch_of):
         assert 2**20 < before.resident_bytes <= before.peak_bytes < psutil.virtual_memory().total
         assert before.resident_bytes == pytest.approx(psutil.Process(worker.pid).memory_info().rss, rel=0.2)
         batch = batch_of(load, [{"x": np.ones((2**22, 2), np.float32)}])
-        await worker.infer(batch.message, batch.parts)
+        await batch.by(worker)
         assert worker.usage().peak_bytes >= before.peak_bytes + 2**25
-    assert worker.usage() == Usage(0, 0)
+    assert worker.usage() == Usage()
 
 
 async def test_whoever_has_its_id_later_is_not_taken_for_it(folder):
     async with started(folder.load(*DOUBLE)) as worker:
         pass
     worker.pid = os.getpid()
-    assert worker.usage() == Usage(0, 0)
+    assert worker.usage() == Usage()
 
 
-def test_limits_are_told_in_words():
-    limits = Limits(load_s=60, first_inference_s=30.5, inference_s=10)
-    assert limits.describe() == "load 60 s, first 30.5 s, inference 10 s"
+def test_caps_are_told_in_words():
+    caps = Caps(load_s=60, first_inference_s=30.5, inference_s=10, memory_bytes=200 * 2**20, arena_bytes=2**20)
+    assert caps.describe() == "memory 200 MiB, watched; load 60 s, first 30.5 s, then 10 s"
