@@ -11,6 +11,8 @@ AT_RUN_TIME = {
     "serving.default_timeout_s",
     "serving.drain_s",
     "workers.threads",
+    "workers.memory_mib",
+    "workers.arena_mib",
     "workers.load_s",
     "workers.first_inference_s",
     "workers.inference_s",

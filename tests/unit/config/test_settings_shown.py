@@ -38,6 +38,8 @@ default_timeout_s = 0.0015
 drain_s = 0
 [workers]
 threads = 4
+memory_mib = 300
+arena_mib = 16
 load_s = 1e2
 first_inference_s = 12.25
 inference_s = 0.1
