@@ -34,6 +34,9 @@ from edged.worker.templates import Templates
 # READY=1 waits for the first loads to come to an end, but not for ever: a slow model must not fail the start.
 _FIRST_LOADS_S = 20.0
 
+# What a reply holds beside its tensors: names, shapes, parameters.
+_MESSAGE_MARGIN_BYTES = 64 * 1024
+
 # What calls under way get once the requests they carried are answered or given up.
 _CLOSE_S = 1.0
 
@@ -111,7 +114,14 @@ class App:
             elif found.manifest is not None and found.manifest.name not in self._residency.routes:
                 source = Source(found.folder, found.manifest, "factory")
                 resident = Resident(
-                    source, device, runtimes, self._settings.workers, self._changes, self._events, self._templates.make
+                    source,
+                    device,
+                    runtimes,
+                    self._settings.workers,
+                    self._changes,
+                    self._events,
+                    self._templates.make,
+                    self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
                 )
                 self._residency.add(resident)
 

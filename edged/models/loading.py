@@ -25,6 +25,8 @@ class Terms(msgspec.Struct, frozen=True):
     settings: Workers
     device_memory_mib: int = 0
     make: Maker = spawned
+    max_answer_bytes: int = 0
+    """What one answer may take; 0: no bound."""
 
 
 def file_ref(manifest: Manifest, path: str) -> FileRef:
@@ -46,6 +48,7 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
         inputs=manifest.inputs,
         outputs=manifest.outputs,
         max_batch_size=manifest.max_batch_size,
+        max_answer_bytes=terms.max_answer_bytes,
         warmup=tuple(WarmupRun(file_ref(manifest, run.file), run.count) for run in manifest.warmup),
     )
     half_mib = int(terms.device_memory_mib * _MEMORY_SHARE) or _MEMORY_MIB

@@ -62,6 +62,7 @@ class Resident:
         changes: Changes,
         events: EventLog,
         make: Maker,
+        max_answer_bytes: int = 0,
     ) -> None:
         self.source = source
         self.manifest = source.manifest
@@ -81,6 +82,7 @@ class Resident:
         self._hardware = hardware
         self._events = events
         self._make = make
+        self._max_answer_bytes = max_answer_bytes
         self._served = False
         self._deaths = 0
         """In a row, with no answer between."""
@@ -220,7 +222,7 @@ class Resident:
         self._deaths = 0
 
     def _terms(self) -> Terms:
-        return Terms(self.settings, self._hardware.memory_mib, self._make)
+        return Terms(self.settings, self._hardware.memory_mib, self._make, self._max_answer_bytes)
 
     def _pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:
         code = error.code if isinstance(error, EdgedError) else Code.LOAD_FAILED

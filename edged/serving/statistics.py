@@ -19,6 +19,7 @@ REFUSALS = frozenset(
         Code.REVISION_NOT_SERVED,
         Code.MODEL_UNAVAILABLE,
         Code.OVERLOADED,
+        Code.ANSWER_TOO_LARGE,
         Code.DEADLINE_EXCEEDED,
         Code.CANCELLED,
         Code.SHUTTING_DOWN,

@@ -24,7 +24,9 @@ _decoder = msgspec.msgpack.Decoder(FromWorker)
 class Link(asyncio.BufferedProtocol):
     """Bytes of tensors pass through without a copy on the way out, and with one on the way back."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        """A worker that claims to answer with more than `max_body_bytes` is not believed: the link ends."""
+        self._max_body_bytes = max_body_bytes
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the link has ended, by either end."""
         self._transport: asyncio.WriteTransport | None = None
@@ -80,7 +82,7 @@ class Link(asyncio.BufferedProtocol):
         at = 0
         while self._filled - at >= PREFIX.size:
             head_size, body_size = PREFIX.unpack_from(self._small, at)
-            if head_size > MAX_HEAD_BYTES or body_size > MAX_BODY_BYTES:
+            if head_size > MAX_HEAD_BYTES or body_size > self._max_body_bytes:
                 self.close()
                 return
             total = PREFIX.size + head_size + body_size

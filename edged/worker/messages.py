@@ -19,7 +19,7 @@ from edged.types import TensorSpec
 
 PREFIX = struct.Struct("<IQ")
 
-# No frame is longer: the front bounds a message, and a batch, far below this.
+# No frame is longer: settings bound a message, and so a batch, below this.
 MAX_BODY_BYTES = 16 * 1024**3
 MAX_HEAD_BYTES = 64 * 1024**2
 
@@ -67,6 +67,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
+    max_answer_bytes: int
+    """What the outputs of one member may take in all: what can be sent to a caller. 0: no bound."""
     warmup: tuple[WarmupRun, ...]
 
 

@@ -42,6 +42,7 @@ class Model:
         self._inputs = {spec.name: spec for spec in load.inputs}
         self._outputs = {spec.name: spec for spec in load.outputs}
         self._batched = load.max_batch_size > 0
+        self._max_answer_bytes = load.max_answer_bytes
         runtime = load_runtime(load.runtime)
         model = read_file(self._folder, load.file)
         options = SessionOptions(threads=load.threads, precision=load.precision, device=load.device)
@@ -146,10 +147,14 @@ class Model:
         return [codec.encode(array, self._outputs[name].datatype) for name, array in named]
 
     def _encode(
-        self, asked: Infer, answers: Sequence[list[NDArray[Any]] | EdgedError], arena: Window
+        self, asked: Infer, answers: list[list[NDArray[Any]] | EdgedError], arena: Window
     ) -> tuple[list[MemberAnswer | Failed], tuple[bool, ...], list[Contents]]:
         """The members' heads; for each output whether it was put into its room; what is left for the body."""
         encoded = [self._raw(asked, answer) for answer in answers]
+        for index, raw in enumerate(encoded):
+            size = sum(map(len, raw))
+            if self._max_answer_bytes and size > self._max_answer_bytes:
+                answers[index], encoded[index] = _too_large(size, self._max_answer_bytes), []
         placed = []
         for position, (offset, room) in enumerate(asked.rooms):
             parts = [parts[position] for parts in encoded if parts]
@@ -212,6 +217,14 @@ def _contents(asked: Infer, body: memoryview, arena: Window) -> list[memoryview]
             found.append(body[at : at + size])
             at += size
     return found
+
+
+def _too_large(size: int, allowed: int) -> EdgedError:
+    return EdgedError(
+        Code.ANSWER_TOO_LARGE,
+        f"the answer takes {size} bytes, at most {allowed} can be sent",
+        "ask for less in one request, or raise listen.max_message_mib",
+    )
 
 
 def failed(error: EdgedError) -> Failed:

@@ -17,6 +17,7 @@ from edged.worker.arena import LARGE_BYTES, Arena
 from edged.worker.child import Child, Exit
 from edged.worker.link import Link, Reply
 from edged.worker.messages import (
+    MAX_BODY_BYTES,
     Answered,
     Compared,
     Failed,
@@ -257,7 +258,9 @@ async def start(load: Load, caps: Caps, make: Maker = spawned) -> Worker:
     with other:
         front.setblocking(False)
         try:
-            _, link = await asyncio.get_running_loop().create_unix_connection(Link, sock=front)
+            _, link = await asyncio.get_running_loop().create_unix_connection(
+                lambda: Link(_max_body_bytes(load)), sock=front
+            )
         except BaseException:
             front.close()
             raise
@@ -286,6 +289,11 @@ def _part(of: memoryview, start: int, size: int, end: int) -> memoryview:
     if not 0 <= size <= end - start:
         raise EdgedError(Code.INTERNAL, "a worker's answer is larger than what it came in")
     return of[start : start + size]
+
+
+def _max_body_bytes(load: Load) -> int:
+    """What a worker can have to say: the answers of a whole batch."""
+    return max(load.max_batch_size, 1) * load.max_answer_bytes or MAX_BODY_BYTES
 
 
 def _expect(message: FromWorker, kind: type[_Message]) -> _Message:
