@@ -162,6 +162,9 @@ def test_while_a_model_is_away_every_call_says_so_and_the_others_serve(lasting: 
         assert next(other).status == SERVING
         kill_worker(daemon, "sums")
         assert next(heard).status == NOT_SERVING
+        assert next(heard).status == SERVING, "the first is replaced at once"
+        kill_worker(daemon, "sums")
+        assert next(heard).status == NOT_SERVING
         assert not ready(daemon)
         assert not ready(daemon, "sums")
         assert ready(daemon, "identity-bool")
@@ -171,6 +174,7 @@ def test_while_a_model_is_away_every_call_says_so_and_the_others_serve(lasting: 
         status, code, message = refused(daemon, request("sums", *row))
         assert (status, code) == (grpc.StatusCode.UNAVAILABLE, "model_unavailable")
         assert "model 'sums' is loading: its worker ended (killed by SIGKILL)" in message
+        assert "started again in 3600 s" in message
         answer = daemon.infer(request("identity-bool", tensor("x", "BOOL", [1, 1]), raw=[pack("BOOL", [True])]))
         assert list(answer.raw_output_contents) == [b"\1"]
         told = daemon.status()
