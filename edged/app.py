@@ -177,7 +177,7 @@ class App:
         )
 
     async def _first_loads(self) -> None:
-        while any(resident.loading for resident in self._residency.all()):
+        while not all(resident.settled for resident in self._residency.all()):
             await self._changes.after(self._changes.count)
 
     async def _tell(self) -> None:

@@ -116,6 +116,11 @@ class Resident:
         return self.state is State.LOADING
 
     @property
+    def settled(self) -> bool:
+        """Whether its first load has come to an end, good or bad."""
+        return not self.loading or self._deaths > 0
+
+    @property
     def degraded(self) -> bool:
         """Whether something else than the bundle's best variant answers."""
         return self.ready and self.variant is not self.manifest.variants[0]
@@ -171,7 +176,7 @@ class Resident:
         try:
             worker = await start_worker(self.source.folder, self.manifest, variant, self._terms())
         except (EdgedError, OSError) as error:
-            if self._served and self._runnable == [variant] and _may_pass(error):
+            if _may_pass(error) and (self._runnable == [variant] or not _is_hang(error)):
                 self.last_exit = str(error)
                 self._deaths += 1
                 await self._come_back(error)
@@ -251,3 +256,8 @@ class Resident:
 def _may_pass(error: EdgedError | OSError) -> bool:
     """Whether what kept a worker from coming up may be gone the next time: it was killed, or the device was short."""
     return isinstance(error, OSError) or error.code in (Code.WORKER_CRASHED, Code.WORKER_HANG)
+
+
+def _is_hang(error: EdgedError | OSError) -> bool:
+    """Whether trying again would cost the whole time limit again, which another variant may do better without."""
+    return isinstance(error, EdgedError) and error.code is Code.WORKER_HANG

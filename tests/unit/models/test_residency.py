@@ -176,32 +176,39 @@ class TestWhichVariantServes:
         assert passed_over(resident) == [("gone", Code.LOAD_FAILED)]
         assert "gone.onnx cannot be read: No such file" in resident.passed_over[0].reason
 
-    async def test_none_that_takes_longer_than_it_may(self, bench, tmp_path):
-        folder = variants_bundle(tmp_path / "neg", slow=GOOD)
+    async def test_none_that_takes_longer_than_it_may_while_there_is_another(self, bench, tmp_path):
+        folder = variants_bundle(tmp_path / "neg", slow=GOOD, other=GOOD)
         resident = bench.started(folder, settings=Workers(load_s=0.001, first_inference_s=0.001))
-        await bench.until(lambda: not resident.loading)
+        await bench.until(lambda: resident.passed_over and resident.settled)
         assert passed_over(resident) == [("slow", Code.WORKER_HANG)]
-        assert "loading took longer than 0.002 s" in resident.reason
+        assert "loading took longer than 0.002 s" in resident.passed_over[0].reason
 
-    async def test_none_whose_process_dies_as_it_loads(self, bench, tmp_path):
-        folder = variants_bundle(tmp_path / "neg", dies=GOOD, lives=GOOD)
+    async def test_one_whose_process_dies_as_it_loads_is_tried_again(self, bench, tmp_path):
+        folder = variants_bundle(tmp_path / "neg", dies=GOOD, other=GOOD)
         resident = bench.started(folder)
         (await child()).kill()
-        await bench.until(lambda: not resident.loading)
-        assert resident.variant.name == "lives"
-        assert passed_over(resident) == [("dies", Code.WORKER_CRASHED)]
-        assert "killed by SIGKILL" in resident.passed_over[0].reason
+        await bench.until(lambda: resident.ready)
+        assert (resident.variant.name, resident.passed_over, resident.restarts) == ("dies", [], 1)
+        assert resident.last_exit.endswith("killed by SIGKILL")
 
-    async def test_none_that_the_device_cannot_start_a_process_for(self, bench, tmp_path, monkeypatch):
-        def no_process(*_, **__):
-            raise BlockingIOError(11, "Resource temporarily unavailable")
+    async def test_one_that_the_device_cannot_start_a_process_for_now_is_tried_again(
+        self, bench, tmp_path, monkeypatch
+    ):
+        spawn, refused = os.posix_spawn, []
+
+        def no_process(*arguments, **options):
+            if len(refused) < 2:
+                refused.append(arguments)
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            return spawn(*arguments, **options)
 
         folder = variants_bundle(tmp_path / "neg", only=GOOD)
         monkeypatch.setattr(os, "posix_spawn", no_process)
         resident = bench.started(folder)
-        await bench.until(lambda: not resident.loading)
-        assert passed_over(resident) == [("only", Code.LOAD_FAILED)]
+        await bench.until(lambda: resident.settled)
         assert "Resource temporarily unavailable" in resident.reason
+        await bench.until(lambda: resident.ready)
+        assert (len(refused), resident.passed_over) == (2, [])
 
     async def test_what_is_passed_over_is_told_in_the_bundles_order(self, bench, tmp_path):
         folder = variants_bundle(tmp_path / "neg", fails=GARBAGE, elsewhere=GOOD, fits=GOOD)

@@ -66,6 +66,7 @@ class Folder:
         outputs: Sequence[Tensor],
         *,
         max_batch_size: int = 8,
+        max_answer_bytes: int = 0,
         warmup: Sequence[WarmupRun] = (),
         declared: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> Load:
@@ -81,6 +82,7 @@ class Folder:
             inputs=specs((declared or {}).get("inputs", inputs)),
             outputs=specs((declared or {}).get("outputs", outputs)),
             max_batch_size=max_batch_size,
+            max_answer_bytes=max_answer_bytes,
             warmup=tuple(warmup),
         )
 

@@ -481,3 +481,11 @@ def test_a_golden_that_was_changed_is_refused(folder):
     golden = golden_of(folder, INPUTS | {"outputs/sum": SUM})
     folder.npz("g.npz", INPUTS | {"outputs/sum": SUM + 1})
     assert told(model.golden, golden).code is Code.DIGEST_MISMATCH
+
+
+def test_an_answer_that_is_too_large_to_send_is_that_members_error_and_no_other(folder, batch_of):
+    load = folder.load(*identity("FP32", [-1, -1]), max_answer_bytes=64)
+    batch = batch_of(load, [{"x": np.ones((1, 16), np.float32)}, {"x": np.ones((2, 16), np.float32)}])
+    small, large = batch.read(*Model(load).infer(batch.message, batch.body, NO_ARENA))
+    assert np.array_equal(small["y"], np.ones((1, 16), np.float32))
+    assert (large.code, large.message) == ("answer_too_large", "the answer takes 128 bytes, at most 64 can be sent")
