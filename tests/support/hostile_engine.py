@@ -99,12 +99,14 @@ def _fork(answer: Answer) -> Answer:
     if not os.fork():
         while True:
             signal.pause()
-    if not os.fork():
+    between = os.fork()
+    if not between:
         os.setsid()
         if os.fork():
             os._exit(0)
         while True:
             signal.pause()
+    os.waitpid(between, 0)
     return answer
 
 

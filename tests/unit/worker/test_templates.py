@@ -90,6 +90,10 @@ def interpreter(tmp_path, monkeypatch):
         monkeypatch.setitem(ENGINES, name, Engine(name, f"support.{name}_engine", ("msgspec",), "none", {}))
 
 
+def oom_score_adj(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 def hostile(folder, does: str, runtime: str = "hostile"):
     """Has a worker load a model of the engine that misbehaves."""
     load = folder.load(*DOUBLE)
@@ -139,7 +143,7 @@ async def test_a_worker_has_nothing_of_its_template(bench, folder):
     assert any("edged-arena" in target for target in others)
     assert not others & {target for number, target in held(bench.template()).items() if number > 2}
     assert count("edged-arena", bench.template()) == 0
-    assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text() == "500\n"
+    assert oom_score_adj(worker.pid) == 500
 
 
 async def test_the_death_of_a_template_touches_no_worker_and_the_next_comes_from_a_new_one(bench, folder, batch_of):
