@@ -184,8 +184,9 @@ class Worker:
             await asyncio.shield(self.ended)
             raise self._death(what) from error
 
-    def _replied(self, timer: asyncio.TimerHandle, _: object) -> None:
+    def _replied(self, timer: asyncio.TimerHandle, reply: asyncio.Future[Reply]) -> None:
         timer.cancel()
+        reply.exception()  # nobody may wait for it any more
         self._replies_due -= 1
         if not self._replies_due and self._watch is not None:
             self._watch.cancel()

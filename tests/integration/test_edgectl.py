@@ -322,8 +322,11 @@ def watching(root: Path, *arguments: str) -> Iterator[Watch]:
 
 
 def test_watching_a_worker_die_and_the_daemon_stop(tmp_path: Path):
-    with Daemon(tmp_path, [DIGITS]) as daemon:
+    with Daemon(tmp_path, [DIGITS], "[workers]\nrestart_min_s = 1\n") as daemon:
         daemon.start()
+        (worker,) = daemon.status().workers
+        os.kill(worker.pid, signal.SIGKILL)  # the first is replaced too fast to be seen
+        daemon.wait_for(lambda status: status.ready and status.workers[0].pid != worker.pid)
         with watching(tmp_path) as watch, watching(tmp_path, "--json") as program:
             assert re.fullmatch(r"\d\d:\d\d:\d\d  serving, 1 of 1 models ready", watch.line())
             first = json.loads(program.line())

@@ -53,6 +53,7 @@ def make_bundle(
     revision: int = 1,
     max_batch_size: int = 8,
     extra: str = "",
+    runtime: str = "onnxruntime",
 ) -> Path:
     """A packed bundle with one variant `cpu`; `extra` is appended to its bundle.toml."""
 
@@ -68,7 +69,7 @@ def make_bundle(
         f'name = "{name}"\nrevision = {revision}\nmax_batch_size = {max_batch_size}\n'
         + tensors("inputs", inputs)
         + tensors("outputs", outputs)
-        + '[[variants]]\nname = "cpu"\nruntime = "onnxruntime"\nfile = "model.onnx"\n'
+        + f'[[variants]]\nname = "cpu"\nruntime = "{runtime}"\nfile = "model.onnx"\n'
         + extra
     )
     pack(folder)

@@ -29,9 +29,12 @@ PATIENCE_S = 60.0
 class Daemon:
     """A process of `edged --root`, its sockets, and what it told its service manager."""
 
-    def __init__(self, root: Path, bundles: Sequence[Path] = (), settings: str = "") -> None:
+    def __init__(
+        self, root: Path, bundles: Sequence[Path] = (), settings: str = "", interpreter: Path | None = None
+    ) -> None:
         """`bundles`: packed bundle folders `…/<name>/<revision>`, copied in as the image's own."""
         self.root = root
+        self._interpreter = interpreter or sys.executable
         self.socket = root / "run/edged/edged.sock"
         self.admin_socket = root / "run/edged-admin/admin.sock"
         self.log_file = root / "edged.log"
@@ -59,7 +62,7 @@ class Daemon:
         self._manager.bind(str(notify))
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "edged", "--root", str(self.root), *arguments],
+                [str(self._interpreter), "-m", "edged", "--root", str(self.root), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

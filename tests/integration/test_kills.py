@@ -1,0 +1,167 @@
+"""kill -9 of workers, templates and the daemon at random under load: no orphan, no wrong answer, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import struct
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from support import bundles
+from support.calls import pack, refusal, request, tensor
+from support.daemon import PATIENCE_S, Daemon
+
+COLUMNS = 40_000  # 160 kB a row: some batches go through the arena, some do not
+CALLERS = 4
+
+# What a request may be told when its worker was killed, and then the next, which had it alone.
+ALLOWED = {"worker_crashed", "model_unavailable"}
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon with `sums` and `identity-fp32`, which starts workers again at once."""
+    made = [bundles.sums_bundle(tmp_path), bundles.identity_bundle(tmp_path, "FP32")]
+    settings = "[workers]\nrestart_min_s = 0.001\nrestart_max_s = 0.001\n"
+    with Daemon(tmp_path / "root", made, settings) as daemon:
+        daemon.start()
+        daemon.wait_for(lambda status: status.ready)
+        yield daemon
+
+
+class Load:
+    """Callers without end; each answer is held against what was sent."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.told: Counter[str] = Counter()
+        self._daemon = daemon
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(CALLERS)
+        self._callers = [self._pool.submit(self._call, number) for number in range(CALLERS)]
+
+    def _call(self, caller: int) -> None:
+        number = caller
+        while not self._stop.is_set():
+            number += CALLERS
+            try:
+                (self._sum if number % 3 else self._same)(number)
+                self.told["answered"] += 1
+            except grpc.RpcError as error:
+                self.told[refusal(error).code or str(error.code())] += 1
+
+    def _sum(self, number: int) -> None:
+        a, b = ([number % 1000 + offset, number % 7, offset] for offset in (1, 2))
+        asked = request(
+            "sums", *(tensor(name, "FP32", [1, 3]) for name in "ab"), raw=[pack("FP32", a), pack("FP32", b)]
+        )
+        answer = self._daemon.infer(asked)
+        assert struct.unpack("<3f", answer.raw_output_contents[0]) == tuple(x + y for x, y in zip(a, b, strict=True))
+
+    def _same(self, number: int) -> None:
+        sent = struct.pack("<f", number) * (COLUMNS * (1 + number % 2))
+        asked = request("identity-fp32", tensor("x", "FP32", [1 + number % 2, COLUMNS]), raw=[sent])
+        assert self._daemon.infer(asked).raw_output_contents[0] == sent
+
+    def answered(self, more: int) -> None:
+        """Waits until so many more requests were answered."""
+        wanted = self.told["answered"] + more
+        waited = threading.Event()
+        for _ in range(int(PATIENCE_S / 0.002)):
+            if self.told["answered"] >= wanted or any(caller.done() for caller in self._callers):
+                return
+            waited.wait(0.002)
+        raise AssertionError(f"nothing is answered any more: {self.told}\n{self._daemon.log()[-3000:]}")
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        with self._pool:
+            for caller in self._callers:
+                caller.result()
+
+
+def seeded() -> random.Random:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201 - to run it again
+    return random.Random(seed)
+
+
+def kill_children(daemon: Daemon, kills: int) -> None:
+    chance = seeded()
+    killed = 0
+    with Load(daemon) as load:
+        while killed < kills:
+            load.answered(chance.randrange(1, 20))
+            children = psutil.Process(daemon.pid).children()
+            if not children:
+                continue
+            try:
+                os.kill(chance.choice(children).pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            killed += 1
+        load.answered(CALLERS * 2)
+    assert set(load.told) <= {"answered", *ALLOWED}, load.told
+    # Each request is tried twice, so that only two kills that hit the same one cost it.
+    assert sum(load.told[code] for code in ALLOWED) <= kills / 4, load.told
+    status = daemon.wait_for(lambda status: status.ready)
+    templates = psutil.Process(daemon.pid).children()
+    known = {worker.pid for worker in status.workers}
+    others = [process for process in templates if process.pid not in known]
+    assert all("edged.worker.template" in process.cmdline() for process in others), others
+    assert len(others) <= 1
+    everybody = psutil.Process(daemon.pid).children(recursive=True)
+    assert daemon.stop() == 0
+    _, alive = psutil.wait_procs(everybody, timeout=PATIENCE_S)
+    assert not alive
+
+
+def kill_daemon(daemon: Daemon, kills: int) -> None:
+    """Its workers and templates go with it, whatever they are at."""
+    chance = seeded()
+    for _ in range(kills):
+        everybody = psutil.Process(daemon.pid).children(recursive=True)
+        with Load(daemon) as load:
+            load.answered(chance.randrange(1, 50))
+            if chance.random() < 0.5:  # while a worker is on its way back
+                os.kill(chance.choice(everybody).pid, signal.SIGKILL)
+            everybody = psutil.Process(daemon.pid).children(recursive=True)
+            daemon.signal(signal.SIGKILL)
+            daemon.wait_end()
+            _, alive = psutil.wait_procs(everybody, timeout=PATIENCE_S)
+            assert not alive, "they outlived the daemon"
+            load._stop.set()
+        left = set(load.told) - {"answered", *ALLOWED}
+        assert left <= {"StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"}, load.told
+        daemon.stop()
+        daemon.told.clear()
+        daemon.start()
+        daemon.wait_for(lambda status: status.ready)
+
+
+def test_forty_kills_of_workers_and_templates(target: Daemon) -> None:
+    kill_children(target, 40)
+
+
+@pytest.mark.slow
+def test_a_thousand_kills_of_workers_and_templates(target: Daemon) -> None:
+    kill_children(target, 1000)
+
+
+def test_three_kills_of_the_daemon(target: Daemon) -> None:
+    kill_daemon(target, 3)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_of_the_daemon(target: Daemon) -> None:
+    kill_daemon(target, 100)
