@@ -5,7 +5,7 @@ VENV := .venv
 PIP := $(VENV)/bin/pip --quiet --disable-pip-version-check
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-slow check format lock generate clean
+.PHONY: help demo test test-slow bench check format generate lock clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -19,6 +19,9 @@ test: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests
 
 test-slow: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed ## the tests that take minutes
 	$(RUN) -m pytest -m slow
+
+bench: $(VENV)/.installed-dev ## what edged costs, beside what cannot be avoided; some seven minutes
+	$(RUN) benchmarks/serving.py
 
 check: $(VENV)/.installed-dev ## lint, format, types, generated files
 	$(RUN) -m ruff check

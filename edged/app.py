@@ -63,11 +63,12 @@ class App:
         self._service = Service(self._residency, settings.serving)
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
-        self._doubts = [_doubt(error) for error in wrong]
-        for error, doubt in zip(wrong, self._doubts, strict=True):
-            text = f"the settings are wrong, so the last good ones hold:\n{error}"
-            self._events.record(Severity.ERROR, error.code, "settings", text)
-            self._life.degrade(doubt)
+        self._doubts: list[str] = []
+        for error in wrong:
+            what = "the settings are wrong, so the last good ones hold"
+            self._events.record(Severity.ERROR, error.code, "settings", f"{what}:\n{error}")
+            self._doubts.append(f"{what}: {_in_a_line(error)}")
+            self._life.degrade(self._doubts[-1])
 
     async def run(self) -> None:
         """Starts in order of dependence, serves until a signal, stops in reverse. Raises EdgedError at the start."""
@@ -85,6 +86,7 @@ class App:
             await self._start_up(stop)
             await stop.wait()
             self._log.info("stopping", phase=self._life.phase)
+            self._life.enter(Phase.DRAINING)
             self._notifier.stopping("answering what is under way")
 
     def _take_folders(self, stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> None:
@@ -100,10 +102,12 @@ class App:
         """Starts the newest sound bundle of each factory model."""
         runtimes = {name: engine.version() for name, engine in ENGINES.items()}
         device = hardware.read(self._settings.device.hardware_class)
-        for found in factory.discover(Path(self._placed.paths.factory)):
+        folder = Path(self._placed.paths.factory)
+        for found in factory.discover(folder):
             if found.error is not None:
                 self._events.record(Severity.ERROR, found.error.code, found.model or "factory", str(found.error))
-                self._life.degrade(f"factory bundle {found.folder.name} is not usable: {found.error}")
+                name = found.folder.relative_to(folder)
+                self._life.degrade(f"factory bundle {name} is not usable: {_in_a_line(found.error)}")
             elif found.manifest is not None and found.manifest.name not in self._residency.routes:
                 source = Source(found.folder, found.manifest, "factory")
                 resident = Resident(source, device, runtimes, self._settings.workers, self._changes, self._events)
@@ -173,7 +177,6 @@ class App:
             await self._changes.after(count)
 
     async def _drain(self) -> None:
-        self._life.enter(Phase.DRAINING)
         limit_s = self._settings.serving.drain_s
         if not await self._service.drain(limit_s):
             self._events.record(
@@ -257,8 +260,7 @@ def settings_for_start(origin: Origin) -> tuple[Settings, list[EdgedError]]:
         return remembered, [error]
 
 
-def _doubt(error: EdgedError) -> str:
-    """Why the daemon is degraded while it runs on remembered settings, in a line."""
+def _in_a_line(error: EdgedError) -> str:
+    """The first of its problems, and how many there are."""
     first, *others = str(error).splitlines()
-    more = f" (and {len(others)} more)" if others else ""
-    return f"the settings are wrong, so the last good ones hold: {first}{more}"
+    return f"{first} (and {len(others)} more)" if others else first

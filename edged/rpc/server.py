@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -117,21 +118,42 @@ class Tls:
     """What a TCP address beyond loopback demands: our certificate and key, and the CA of the clients' ones."""
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path) -> None:
-        """Reads the files. Raises EdgedError (cannot_listen) naming one that cannot be read."""
+        """Reads the files. Raises EdgedError (cannot_listen) naming one that cannot be read or used.
+
+        grpc says neither which file is wrong nor, where it is the clients' authorities that are missing, that one is.
+        """
         contents = []
         for path in (key, certificate, client_ca):
             try:
                 contents.append(path.read_bytes())
             except OSError as error:
-                raise EdgedError(
-                    Code.CANNOT_LISTEN, f"{path} cannot be read: {error.strerror}", "see [listen] in the settings"
-                ) from error
+                raise _unusable(path, f"cannot be read: {error.strerror}") from error
+        for path, content in ((certificate, contents[1]), (client_ca, contents[2])):
+            if not _holds_certificates(content):
+                raise _unusable(path, "holds no certificate in PEM form")
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+        except (OSError, ValueError) as error:
+            raise _unusable(key, f"is no private key in PEM form that belongs to {certificate}") from error
         pair, self._client_ca = (contents[0], contents[1]), contents[2]
         self._pairs = [pair]
 
     def credentials(self) -> grpc.ServerCredentials:
         """Mutual TLS."""
         return grpc.ssl_server_credentials(self._pairs, self._client_ca, require_client_auth=True)
+
+
+def _holds_certificates(content: bytes) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(cadata=content.decode("ascii", "ignore"))
+    except (OSError, ValueError):
+        return False
+    return context.cert_store_stats()["x509"] > 0
+
+
+def _unusable(path: Path, why: str) -> EdgedError:
+    return EdgedError(Code.CANNOT_LISTEN, f"{path} {why}", "see tls_certificate, tls_key and tls_client_ca in [listen]")
 
 
 class Server:
