@@ -196,6 +196,16 @@ class TestStart:
         assert [message.splitlines()[0] for message in told] == ["STOPPING=1"]
         wait_gone(worker.pid for worker in workers)
 
+    def test_is_not_told_because_settings_are_read_again_before_it_is_done(self, make, tmp_path):
+        daemon = make([counting_bundle(tmp_path / "made", warmup_turns=VERY_LONG)]).start(wait=False)
+        self.wait_starting(daemon)
+        daemon.write_settings("serving.drain_s = 1.5")
+        daemon.signal(signal.SIGHUP)
+        end = time.monotonic() + PATIENCE_S
+        while "setting_changed" not in codes(daemon):
+            assert time.monotonic() < end
+        assert everything_told(daemon) == []
+
     def wait_starting(self, daemon):
         end = time.monotonic() + PATIENCE_S
         while not (daemon.socket.exists() and daemon.admin_socket.exists()):
