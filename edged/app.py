@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from edged.runtimes.base import ENGINES
 from edged.serving import report
 from edged.serving.service import Service
 from edged.system import hardware
-from edged.system.life import Life, Lock, Phase, make_folder, watch_signals
+from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
+from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
 
 # READY=1 waits for the first loads to come to an end, but not for ever: a slow model must not fail the start.
@@ -76,13 +77,13 @@ class App:
         async with contextlib.AsyncExitStack() as stack:
             self._take_folders(stack)
             watch_signals(stop, self._reload)
-            self._load_models()
+            self._in_background(stack, "watchdog", self._notifier.keep_alive())  # fed until the very end
             stack.push_async_callback(self._residency.stop)
+            self._load_models()
             for server in self._servers(stack):
                 await server.start()
             stack.push_async_callback(self._drain)
-            background = [asyncio.create_task(part) for part in (self._notifier.keep_alive(), self._tell())]
-            stack.push_async_callback(_end, background)
+            self._in_background(stack, "status line", self._tell())
             await self._start_up(stop)
             await stop.wait()
             self._log.info("stopping", phase=self._life.phase)
@@ -91,12 +92,30 @@ class App:
 
     def _take_folders(self, stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> None:
         listen, paths = self._placed.listen, self._placed.paths
-        make_folder(Path(paths.state), 0o700)
+        state = Path(paths.state)
+        make_folder(state, 0o700)
+        if fault := keep_private(state):
+            self._life.degrade(fault)
         for socket in (listen.socket, listen.admin_socket):
             folder = Path(socket).parent
             make_folder(folder, 0o750)
+            if fault := open_to_all(folder):
+                self._life.degrade(fault)
             stack.callback(Lock(folder / "edged.lock").release)
             remove_leftovers(folder)
+        stack.callback(FolderLock(state).release)
+
+    def _in_background(self, stack: contextlib.AsyncExitStack, what: str, part: Coroutine[Any, Any, None]) -> None:
+        """Runs `part` until the stack is left. Its end by a defect is told, since nobody else would notice."""
+        task = asyncio.create_task(part, name=what)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._log.error("a part of edged has ended by a defect", what=what, exc_info=error)
+                self._life.degrade(f"the {what} has ended by a defect of edged; its log says more")
+
+        task.add_done_callback(ended)
+        stack.push_async_callback(_end, [task])
 
     def _load_models(self) -> None:
         """Starts the newest sound bundle of each factory model."""
@@ -154,7 +173,7 @@ class App:
         if stop.is_set():
             return
         self._life.enter(Phase.RUNNING)
-        self._remember_settings()
+        self._remember_settings(self._settings)
         self._notifier.ready(report.summary(self._life, self._residency))
         self._events.record(
             Severity.INFO,
@@ -183,12 +202,12 @@ class App:
                 Severity.WARNING, "drain_incomplete", "edged", f"requests were still under way after {limit_s:g} s"
             )
 
-    def _remember_settings(self) -> None:
+    def _remember_settings(self, settings: Settings) -> None:
         if self._doubts:
             return
         try:
             self._origin.last_good.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            last_good.remember(self._origin.last_good, self._settings)
+            last_good.remember(self._origin.last_good, settings)
         except OSError as error:
             self._events.record(
                 Severity.WARNING,
@@ -205,15 +224,14 @@ class App:
         if running:
             self._notifier.reloading()
         try:
-            new = load(self._origin.root, self._origin.files).settings
+            self._take(load(self._origin.root, self._origin.files).settings)
         except EdgedError as error:
             self._events.record(
                 Severity.ERROR, error.code, "settings", f"nothing was changed; the settings are wrong:\n{error}"
             )
-        else:
-            self._take(new)
-        if running:
-            self._notifier.ready(report.summary(self._life, self._residency))
+        finally:  # the service manager waits for it, whatever happened
+            if running:
+                self._notifier.ready(report.summary(self._life, self._residency))
 
     def _take(self, new: Settings) -> None:
         while self._doubts:
@@ -227,6 +245,7 @@ class App:
                     Severity.WARNING, "restart_needed", change.key, f"{text}; this takes effect when edged is restarted"
                 )
         self._settings = reload.applied(self._settings, new)
+        self._remember_settings(new)
         log.configure(self._settings.log.level, self._settings.log.format)
         self._service.apply(self._settings.serving)
         for resident in self._residency.all():

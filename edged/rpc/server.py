@@ -30,6 +30,10 @@ _BIND_PREFIX = ".bind-"
 # three of which each byte takes there that is not ASCII.
 _MAX_DETAILS = 2048
 
+# Calls and streams under way at once, on one server; grpc refuses further ones with RESOURCE_EXHAUSTED. Far above what
+# queues hold, far below what would fill the memory.
+_MAX_CALLS = 4096
+
 # Asked of clients that have a retry policy, when the queue was full.
 _PUSHBACK_MS = "100"
 
@@ -165,7 +169,8 @@ class Server:
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
+            maximum_concurrent_rpcs=_MAX_CALLS,
         )
         for name, methods in services.items():
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, dict(methods)),))
@@ -182,10 +187,10 @@ class Server:
         """
         try:
             folder = Path(tempfile.mkdtemp(prefix=_BIND_PREFIX, dir=path.parent))
+            self._bind_folders.callback(_remove_folder, folder)
             descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             # Open until the end: grpc removes its socket by this name then, which must lead nowhere else.
             self._bind_folders.callback(os.close, descriptor)
-            self._bind_folders.callback(_remove_folder, folder)
             self._server.add_insecure_port(f"unix:/proc/self/fd/{descriptor}/s")
         except (OSError, RuntimeError) as error:
             raise EdgedError(
@@ -216,6 +221,7 @@ class Server:
                 group = path.parent.stat().st_gid
                 if made.stat().st_gid != group:
                     os.chown(made, -1, group)
+                self._placed.append((path, made.stat().st_ino))
                 durable.place(made, path)
             except OSError as error:
                 raise EdgedError(
@@ -223,7 +229,6 @@ class Server:
                     f"{path} cannot be put in place: {error.strerror}",
                     "check who owns its folder",
                 ) from error
-            self._placed.append((path, path.stat().st_ino))
             _remove_folder(made.parent)
 
     async def stop(self, grace_s: float) -> None:

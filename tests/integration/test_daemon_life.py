@@ -523,33 +523,38 @@ class TestFoldersThatCannotBeUsed:
             "start edged as its service does, or give it a folder of yours with --root\n"
         )
 
+    @pytest.fixture
+    def read_only(self, tmp_path):
+        """Makes a folder that can only be read, until the daemon has ended."""
+        mounted = []
+
+        def mount(name):
+            folder = tmp_path / name
+            folder.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,mode=0700", "edged-test", folder], check=True)
+            mounted.append(folder)
+            return folder
+
+        yield mount
+        for folder in mounted:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+
     @AS_ROOT
-    def test_a_runtime_folder_that_may_not_be_written_to(self, tmp_path):
-        (tmp_path / "run/edged").mkdir(parents=True)
-        (tmp_path / "run/edged-admin").mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "edged-test", tmp_path / "run/edged"], check=True)
-        try:
-            status, said = fails(tmp_path)
-        finally:
-            subprocess.run(["umount", tmp_path / "run/edged"], check=True)
+    def test_a_runtime_folder_that_may_not_be_written_to(self, read_only, tmp_path):
+        folder = read_only("run/edged")
+        status, said = fails(tmp_path)
         assert status == 71
         assert said == (
-            f"edged: {tmp_path}/run/edged/edged.lock cannot be opened: Read-only file system; "
-            "check who may write to its folder\n"
+            f"edged: {folder}/edged.lock cannot be opened: Read-only file system; check who may write to its folder\n"
         )
 
     @AS_ROOT
-    def test_a_state_that_may_not_be_written_to_hinders_nobody(self, make, tmp_path):
-        state = tmp_path / "var/lib/edged"
-        state.mkdir(parents=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "edged-test", state], check=True)
-        try:
-            daemon = make([DIGITS]).start()
-            (event,) = (event for event in events(daemon) if event.code == "settings_not_kept")
-            assert "Read-only file system" in event.message
-            assert daemon.infer(digits_request()).model_version == "1"
-        finally:
-            subprocess.run(["umount", state], check=True)
+    def test_a_state_that_may_not_be_written_to_hinders_nobody(self, read_only, make):
+        read_only("var/lib/edged")
+        daemon = make([DIGITS]).start()
+        (event,) = (event for event in events(daemon) if event.code == "settings_not_kept")
+        assert "Read-only file system" in event.message
+        assert daemon.infer(digits_request()).model_version == "1"
 
     def test_a_log_that_cannot_be_written_to_hinders_nobody(self, make):
         daemon = make([DIGITS])
