@@ -17,6 +17,7 @@ from edged.changes import Changes
 from edged.config import last_good, reload
 from edged.config.load import load
 from edged.config.settings import Listen, Settings
+from edged.document import DocumentError
 from edged.errors import EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency, Resident, Source
@@ -45,8 +46,8 @@ class Origin(msgspec.Struct, frozen=True):
 
     @property
     def last_good(self) -> Path:
-        """Where the last good settings are kept: a fixed place, since what the settings say is then in doubt."""
-        return Path(Settings().under(self.root).paths.state) / last_good.NAME
+        """Where the last good settings from these files are kept."""
+        return last_good.place(self.root, self.files)
 
 
 class App:
@@ -268,11 +269,11 @@ async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
 def settings_for_start(origin: Origin) -> tuple[Settings, list[EdgedError]]:
     """The settings to run on, and why they are not those of the files where they are not.
 
-    Raises EdgedError when the files are wrong and no good settings are remembered.
+    Raises EdgedError when the files are wrong and no good settings are remembered, or a path cannot be used at all.
     """
     try:
         return load(origin.root, origin.files).settings, []
-    except EdgedError as error:
+    except DocumentError as error:
         remembered = last_good.recall(origin.last_good, origin.root)
         if remembered is None:
             raise
