@@ -2,10 +2,12 @@
 
 PYTHON ?= python3
 VENV := .venv
-PIP := $(VENV)/bin/pip --quiet --disable-pip-version-check
+# Twice quiet: errors only, and no word of an index of this machine's own that has not everything.
+QUIET := --quiet --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/pip $(QUIET)
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-slow check format lock generate clean
+.PHONY: help demo test test-slow bench check format generate lock clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -19,6 +21,9 @@ test: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests
 
 test-slow: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed ## the tests that take minutes
 	$(RUN) -m pytest -m slow
+
+bench: $(VENV)/.installed-dev ## what edged costs, beside what cannot be avoided; some seven minutes
+	$(RUN) benchmarks/serving.py
 
 check: $(VENV)/.installed-dev ## lint, format, types, generated files
 	$(RUN) -m ruff check
@@ -49,12 +54,15 @@ clean: ## removes what make made
 system-packages:
 	@$(PYTHON) tools/system_packages.py
 
-$(VENV)/bin/python:
+# An environment is there when its pip is. Where that fails, as without Debian's python3-venv, nothing half made stays.
+$(VENV)/bin/pip .venv-tritonclient/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit("edged needs Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	@echo "making $(@:/bin/pip=)"
+	@$(PYTHON) -m venv --clear $(@:/bin/pip=) || { rm -rf $(@:/bin/pip=); \
+	  echo "$(@:/bin/pip=) cannot be made: install python3-venv (Debian, Ubuntu) or set PYTHON=…" >&2; exit 1; }
 
-$(VENV)/.installed: requirements.lock requirements-build.lock pyproject.toml | $(VENV)/bin/python
-	@echo "installing edged into $(VENV)"
+$(VENV)/.installed: requirements.lock requirements-build.lock pyproject.toml $(VENV)/bin/pip
+	@echo "installing edged into $(VENV) (about a minute)"
 	@$(PIP) install --require-hashes -r requirements-build.lock
 	@$(PIP) install --require-hashes -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
@@ -66,10 +74,9 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	@touch $@
 
 # tritonclient needs an older protobuf than edged, so it has an environment of its own.
-.venv-tritonclient/.installed: tests/tritonclient/requirements.lock
+.venv-tritonclient/.installed: tests/tritonclient/requirements.lock .venv-tritonclient/bin/pip
 	@echo "installing tritonclient into .venv-tritonclient"
-	@$(PYTHON) -m venv .venv-tritonclient
-	@.venv-tritonclient/bin/pip --quiet --disable-pip-version-check install --require-hashes -r $<
+	@.venv-tritonclient/bin/pip $(QUIET) install --require-hashes -r $<
 	@touch $@
 
 tests/nodejs/node_modules/.installed: tests/nodejs/package-lock.json

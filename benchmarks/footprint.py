@@ -17,7 +17,7 @@ COUNTS = (1, 2, 4)
 TEMPLATE = "edged.worker.template"
 
 # What a start leaves behind is over by then.
-SETTLE_S = 1.0
+SETTLE_S = 2.0
 
 
 class Worker(msgspec.Struct, frozen=True):

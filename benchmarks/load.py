@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import msgspec
@@ -93,14 +93,13 @@ class GrpcClient:
                 assert client.stdin
                 assert client.stdout
                 try:
-                    line = client.stdout.readline()
+                    client.stdout.readline()  # it is warm
                     with meter.running():
-                        if line:
+                        with suppress(BrokenPipeError):  # it has ended: there is no line then
                             client.stdin.write(b"go\n")
-                            client.stdin.flush()
+                            client.stdin.close()
                         line = client.stdout.readline()
                 finally:
-                    client.stdin.close()
                     client.kill()
             if line:
                 return msgspec.json.decode(line, type=Answered)

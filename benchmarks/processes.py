@@ -63,6 +63,8 @@ def start(
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Asks a process to end, kills it when it does not, and kills what it leaves behind of its descendants."""
+    if process.returncode is not None:  # its id may be another's by now
+        return
     left = {pid: found.start_ticks for pid in procfs.tree(process.pid)[1:] if (found := procfs.stat(pid))}
     if process.poll() is None:
         process.terminate()

@@ -16,7 +16,7 @@ from benchmarks.measure import Sample, Spread, ratios, spread
 from benchmarks.procfs import Memory
 from benchmarks.rows import Row
 
-WIDTH = 140
+WIDTH = 150
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def main(root: Path, files: tuple[Path, ...], *, check_config: bool, print_confi
 
 def _serve(root: Path, files: tuple[Path, ...]) -> None:
     guard.install()
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes past the log, in a form of its own
     # Imported here: grpc takes a tenth of a second, which --check-config need not.
     import asyncio
 

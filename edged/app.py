@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edged.changes import Changes
 from edged.config import last_good, reload
 from edged.config.load import load
 from edged.config.settings import Listen, Settings
+from edged.document import DocumentError
 from edged.errors import EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency
@@ -27,7 +28,8 @@ from edged.runtimes.base import ENGINES
 from edged.serving import report
 from edged.serving.service import Service
 from edged.system import hardware
-from edged.system.life import Life, Lock, Phase, make_folder, watch_signals
+from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
+from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
 from edged.worker.templates import Templates
 
@@ -49,8 +51,8 @@ class Origin(msgspec.Struct, frozen=True):
 
     @property
     def last_good(self) -> Path:
-        """Where the last good settings are kept: a fixed place, since what the settings say is then in doubt."""
-        return Path(Settings().under(self.root).paths.state) / last_good.NAME
+        """Where the last good settings from these files are kept."""
+        return last_good.place(self.root, self.files)
 
 
 class App:
@@ -69,11 +71,12 @@ class App:
         self._service = Service(self._residency, settings.serving)
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
-        self._doubts = [_doubt(error) for error in wrong]
-        for error, doubt in zip(wrong, self._doubts, strict=True):
-            text = f"the settings are wrong, so the last good ones hold:\n{error}"
-            self._events.record(Severity.ERROR, error.code, "settings", text)
-            self._life.degrade(doubt)
+        self._doubts: list[str] = []
+        for error in wrong:
+            what = "the settings are wrong, so the last good ones hold"
+            self._events.record(Severity.ERROR, error.code, "settings", f"{what}:\n{error}")
+            self._doubts.append(f"{what}: {_in_a_line(error)}")
+            self._life.degrade(self._doubts[-1])
 
     async def run(self) -> None:
         """Starts in order of dependence, serves until a signal, stops in reverse. Raises EdgedError at the start."""
@@ -81,36 +84,57 @@ class App:
         async with contextlib.AsyncExitStack() as stack:
             self._take_folders(stack)
             watch_signals(stop, self._reload)
+            self._in_background(stack, "watchdog", self._notifier.keep_alive())  # fed until the very end
             stack.push_async_callback(self._templates.stop)
-            self._load_models()
             stack.push_async_callback(self._residency.stop)
+            self._load_models()
             for server in self._servers(stack):
                 await server.start()
             stack.push_async_callback(self._drain)
-            background = [asyncio.create_task(part) for part in (self._notifier.keep_alive(), self._tell())]
-            stack.push_async_callback(_end, background)
+            self._in_background(stack, "status line", self._tell())
             await self._start_up(stop)
             await stop.wait()
             self._log.info("stopping", phase=self._life.phase)
+            self._life.enter(Phase.DRAINING)
             self._notifier.stopping("answering what is under way")
 
     def _take_folders(self, stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> None:
         listen, paths = self._placed.listen, self._placed.paths
-        make_folder(Path(paths.state), 0o700)
+        state = Path(paths.state)
+        make_folder(state, 0o700)
+        if fault := keep_private(state):
+            self._life.degrade(fault)
         for socket in (listen.socket, listen.admin_socket):
             folder = Path(socket).parent
             make_folder(folder, 0o750)
+            if fault := open_to_all(folder):
+                self._life.degrade(fault)
             stack.callback(Lock(folder / "edged.lock").release)
             remove_leftovers(folder)
+        stack.callback(FolderLock(state).release)
+
+    def _in_background(self, stack: contextlib.AsyncExitStack, what: str, part: Coroutine[Any, Any, None]) -> None:
+        """Runs `part` until the stack is left. Its end by a defect is told, since nobody else would notice."""
+        task = asyncio.create_task(part, name=what)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._log.error("a part of edged has ended by a defect", what=what, exc_info=error)
+                self._life.degrade(f"the {what} has ended by a defect of edged; its log says more")
+
+        task.add_done_callback(ended)
+        stack.push_async_callback(_end, [task])
 
     def _load_models(self) -> None:
         """Starts the newest sound bundle of each factory model."""
         runtimes = {name: engine.version() for name, engine in ENGINES.items()}
         device = hardware.read(self._settings.device.hardware_class)
-        for found in factory.discover(Path(self._placed.paths.factory)):
+        folder = Path(self._placed.paths.factory)
+        for found in factory.discover(folder):
             if found.error is not None:
                 self._events.record(Severity.ERROR, found.error.code, found.model or "factory", str(found.error))
-                self._life.degrade(f"factory bundle {found.folder.name} is not usable: {found.error}")
+                name = found.folder.relative_to(folder)
+                self._life.degrade(f"factory bundle {name} is not usable: {_in_a_line(found.error)}")
             elif found.manifest is not None and found.manifest.name not in self._residency.routes:
                 source = Source(found.folder, found.manifest, "factory")
                 resident = Resident(
@@ -166,7 +190,7 @@ class App:
         if stop.is_set():
             return
         self._life.enter(Phase.RUNNING)
-        self._remember_settings()
+        self._remember_settings(self._settings)
         self._notifier.ready(report.summary(self._life, self._residency))
         self._events.record(
             Severity.INFO,
@@ -189,19 +213,18 @@ class App:
             await self._changes.after(count)
 
     async def _drain(self) -> None:
-        self._life.enter(Phase.DRAINING)
         limit_s = self._settings.serving.drain_s
         if not await self._service.drain(limit_s):
             self._events.record(
                 Severity.WARNING, "drain_incomplete", "edged", f"requests were still under way after {limit_s:g} s"
             )
 
-    def _remember_settings(self) -> None:
+    def _remember_settings(self, settings: Settings) -> None:
         if self._doubts:
             return
         try:
             self._origin.last_good.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            last_good.remember(self._origin.last_good, self._settings)
+            last_good.remember(self._origin.last_good, settings)
         except OSError as error:
             self._events.record(
                 Severity.WARNING,
@@ -218,15 +241,14 @@ class App:
         if running:
             self._notifier.reloading()
         try:
-            new = load(self._origin.root, self._origin.files).settings
+            self._take(load(self._origin.root, self._origin.files).settings)
         except EdgedError as error:
             self._events.record(
                 Severity.ERROR, error.code, "settings", f"nothing was changed; the settings are wrong:\n{error}"
             )
-        else:
-            self._take(new)
-        if running:
-            self._notifier.ready(report.summary(self._life, self._residency))
+        finally:  # the service manager waits for it, whatever happened
+            if running:
+                self._notifier.ready(report.summary(self._life, self._residency))
 
     def _take(self, new: Settings) -> None:
         while self._doubts:
@@ -240,6 +262,7 @@ class App:
                     Severity.WARNING, "restart_needed", change.key, f"{text}; this takes effect when edged is restarted"
                 )
         self._settings = reload.applied(self._settings, new)
+        self._remember_settings(new)
         log.configure(self._settings.log.level, self._settings.log.format)
         self._service.apply(self._settings.serving)
         for resident in self._residency.all():
@@ -262,19 +285,18 @@ async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
 def settings_for_start(origin: Origin) -> tuple[Settings, list[EdgedError]]:
     """The settings to run on, and why they are not those of the files where they are not.
 
-    Raises EdgedError when the files are wrong and no good settings are remembered.
+    Raises EdgedError when the files are wrong and no good settings are remembered, or a path cannot be used at all.
     """
     try:
         return load(origin.root, origin.files).settings, []
-    except EdgedError as error:
+    except DocumentError as error:
         remembered = last_good.recall(origin.last_good, origin.root)
         if remembered is None:
             raise
         return remembered, [error]
 
 
-def _doubt(error: EdgedError) -> str:
-    """Why the daemon is degraded while it runs on remembered settings, in a line."""
+def _in_a_line(error: EdgedError) -> str:
+    """The first of its problems, and how many there are."""
     first, *others = str(error).splitlines()
-    more = f" (and {len(others)} more)" if others else ""
-    return f"the settings are wrong, so the last good ones hold: {first}{more}"
+    return f"{first} (and {len(others)} more)" if others else first

@@ -10,7 +10,8 @@ from pathlib import Path
 def write(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Writes `content` so that after a power cut `path` holds either what it held before or all of it.
 
-    Raises OSError (ENOSPC, EROFS, EACCES…); what `path` held is then untouched and nothing is left behind.
+    Raises OSError (ENOSPC, EROFS, EACCES…); nothing is left behind then, and `path` holds what it held, or all of
+    `content` where only the last step failed, which is to make the new name survive a power cut.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)

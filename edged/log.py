@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -41,6 +42,19 @@ def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Undaunted(out))),
         cache_logger_on_first_use=False,
     )
+    # What libraries log by the standard way takes the same chain; asyncio tells of lost exceptions so.
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Forwarder) for handler in root.handlers):
+        root.addHandler(_Forwarder(logging.WARNING))
+
+
+class _Forwarder(logging.Handler):
+    """Hands a record of the standard library's logging on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Logs it under the name of its logger."""
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.ERROR)
+        get(record.name).log(level, record.getMessage(), exc_info=record.exc_info)
 
 
 def get(part: str) -> Any:

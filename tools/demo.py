@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -80,7 +81,27 @@ def tour(out: Console, root: Path) -> None:
             status = daemon.wait()
     if status != 0:
         sys.exit(f"edged ended with status {status}; its log:\n{log.read_text()}")
+    if left := [*left_in(root / "run"), *workers_of(daemon.pid)]:
+        sys.exit(f"edged left behind: {', '.join(left)}; its log:\n{log.read_text()}")
     step(out, "edged stopped", "SIGTERM, exit status 0, nothing left behind")
+
+
+def left_in(run: Path) -> list[str]:
+    """Sockets below `run`, and the folders in which edged makes them."""
+    return [str(path) for path in sorted(run.rglob("*")) if path.is_socket() or path.name.startswith(".bind-")]
+
+
+def workers_of(daemon: int) -> list[str]:
+    """Processes that the process `daemon` started as its workers and that run still, whoever their parent is now."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        if b"edged.worker.host" in words and str(daemon).encode() in words:
+            found.append(f"worker process {entry.name}")
+    return found
 
 
 def step(out: Console, title: str, text: str = "") -> None:
@@ -89,20 +110,28 @@ def step(out: Console, title: str, text: str = "") -> None:
 
 
 def wait_until_ready(channel: grpc.Channel, daemon: subprocess.Popen[bytes], log: Path) -> None:
-    """Follows the gRPC health service until the server says SERVING."""
+    """Follows the gRPC health service until the server says SERVING. Exits with its log when it ends before that."""
     watch = channel.unary_stream(
         "/grpc.health.v1.Health/Watch",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
         response_deserializer=health_pb2.HealthCheckResponse.FromString,
     )(health_pb2.HealthCheckRequest(), timeout=START_S, wait_for_ready=True)
+
+    def give_up_with_it() -> None:
+        daemon.wait()
+        watch.cancel()
+
+    threading.Thread(target=give_up_with_it, daemon=True).start()
     try:
         for state in watch:
             if state.status == health_pb2.HealthCheckResponse.SERVING:
                 break
     except grpc.RpcError as error:
+        status = daemon.poll()
         daemon.terminate()
         daemon.wait()
-        sys.exit(f"edged did not become ready: {error.details()}; its log:\n{log.read_text()}")
+        why = str(error.details()) if status is None else f"it ended with status {status}"
+        sys.exit(f"edged did not become ready: {why}; its log:\n{log.read_text()}")
     finally:
         watch.cancel()
 

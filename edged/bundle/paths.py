@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import unicodedata
 from pathlib import Path
 
+from edged import inside
 from edged.bundle.manifest import MANIFEST_NAME
 from edged.errors import Code, EdgedError
 
@@ -61,63 +60,10 @@ def open_inside(folder: Path, path: str) -> int:
 
 def open_regular(folder: Path, path: str) -> int:
     """As open_inside, for a path that is known to be safe."""
-    at = _open_folder(folder)
-    *parents, name = path.split("/")
     try:
-        for index, parent in enumerate(parents):
-            shown = folder.joinpath(*parents[: index + 1])
-            _check_kind(at, parent, shown, folder_wanted=True)
-            below = _open_at(at, parent, shown, os.O_DIRECTORY)
-            os.close(at)
-            at = below
-        _check_kind(at, name, folder / path, folder_wanted=False)
-        # Should a pipe have taken the file's place since, O_NONBLOCK keeps this from waiting for its writer.
-        descriptor = _open_at(at, name, folder / path, os.O_NONBLOCK | os.O_NOCTTY)
-    finally:
-        os.close(at)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise EdgedError(Code.BUNDLE_INVALID, f"{folder / path}: changed while it was opened", "try again")
-    return descriptor
-
-
-def _open_folder(folder: Path) -> int:
-    try:
-        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return inside.open_regular(folder, path)
+    except inside.UnfitError as error:
+        raise EdgedError(Code.BUNDLE_INVALID, f"{error.filename}: {error.what}", error.remedy) from error
     except OSError as error:
-        hint = "name a folder that is there and may be read"
-        raise EdgedError(Code.BUNDLE_INVALID, f"{folder}: cannot be opened: {error.strerror}", hint) from error
-
-
-def _open_at(at: int, name: str, shown: Path, flags: int) -> int:
-    try:
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=at)
-    except OSError as error:
-        hint = "check who may read it"
-        raise EdgedError(Code.BUNDLE_INVALID, f"{shown}: cannot be opened: {error.strerror}", hint) from error
-
-
-def _check_kind(at: int, name: str, shown: Path, *, folder_wanted: bool) -> None:
-    """Says what stands under a name that is not what is wanted, without opening it."""
-    try:
-        mode = os.stat(name, dir_fd=at, follow_symlinks=False).st_mode
-    except FileNotFoundError as error:
-        hint = "put it there, or mend the path that names it"
-        raise EdgedError(Code.BUNDLE_INVALID, f"{shown}: does not exist", hint) from error
-    except OSError as error:
-        hint = "check who may read it"
-        raise EdgedError(Code.BUNDLE_INVALID, f"{shown}: cannot be read: {error.strerror}", hint) from error
-    if not (stat.S_ISDIR(mode) if folder_wanted else stat.S_ISREG(mode)):
-        hint = "put the folder itself there" if folder_wanted else "put the file itself there"
-        raise EdgedError(Code.BUNDLE_INVALID, f"{shown}: is {_kind(mode)}", hint)
-
-
-def _kind(mode: int) -> str:
-    kinds = {
-        stat.S_IFLNK: "a link",
-        stat.S_IFDIR: "a folder",
-        stat.S_IFREG: "a file",
-        stat.S_IFIFO: "a named pipe (FIFO)",
-        stat.S_IFSOCK: "a socket",
-    }
-    return kinds.get(stat.S_IFMT(mode), "a device")
+        hint = "check that it is there and who may read it"
+        raise EdgedError(Code.BUNDLE_INVALID, f"{error.filename}: cannot be opened: {error.strerror}", hint) from error

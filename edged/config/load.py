@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edged import schema
-from edged.config import fragments
+from edged.config import fragments, names
 from edged.config.fragments import Fragment
 from edged.config.rules import objections
 from edged.config.settings import FIELDS, Settings
@@ -35,14 +35,16 @@ class Loaded(msgspec.Struct, frozen=True):
 def load(root: Path = Path("/"), files: Sequence[Path] = ()) -> Loaded:
     """The settings from `files` or, where none are given, from those found below `root`.
 
-    Raises DocumentError with SETTINGS_INVALID and every problem of every file. The paths in the settings are as
-    written: `loaded.settings.under(root)` has those to open.
+    Raises DocumentError with SETTINGS_INVALID and every problem of every file, and another EdgedError when `root` or
+    one of `files` has a name that cannot be used at all. The paths in the settings are as written:
+    `loaded.settings.under(root)` has those to open.
     """
+    names.check(root, *files)
     return merge(fragments.read(root, files), root)
 
 
 def merge(read: Iterable[Fragment], root: PurePath = Path("/")) -> Loaded:
-    """The settings that `read` makes, later fragments over earlier, tables merged key by key. Raises as `load`."""
+    """The settings that `read` makes, later fragments over earlier, tables merged key by key. Raises DocumentError."""
     problems: list[Problem] = []
     files: list[str] = []
     data: dict[str, dict[str, Any]] = {}

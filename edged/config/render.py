@@ -85,11 +85,15 @@ earlier; each may give any part, tables are merged key by key, and a key given a
 }
 
 Hidden files and files that do not end in `.toml` are ignored. `edged --config FILE`, given once or several times,
-reads only those files. `edged --root DIR` puts `DIR` before the paths above and before every path in the settings.
+reads only those files. Each must be a regular file, or `/dev/null`, which stands for an empty one; pipes are refused,
+since files are read again. `edged --root DIR` puts `DIR` before the paths above and before every path in the settings.
+Paths must be UTF-8.
 
 - `edged --check-config` names everything that is wrong, each with its file, line and key, and what is allowed.
 - `edged --print-config` prints the merged settings, each with the file and line that it came from.
 - `systemctl reload edged` reads the files again and applies the keys marked *reload*; the others wait for a restart.
 
-A daemon that starts with settings that are wrong runs on the last ones that were right, and says so.
+A daemon that starts with settings that are wrong runs on the last ones that were right, and says so. They are kept in
+`/var/lib/edged`, whatever `paths.state` says, for each list of files given with `--config` apart. Only what edged's own
+user or root owns, and nobody else may write, is believed.
 """

@@ -31,8 +31,9 @@ def bundle() -> None:
 def check(asked: Asked, folder: Path) -> int:
     """Say everything that is wrong with the bundle in DIR, and try it.
 
-    Every variant that can run on this device is loaded as edged would load it, and shown the goldens that apply to it.
-    Nothing is written. Where there is a bundle.toml it is believed, and not the manifest that was packed before.
+    Every variant that can run on this device is loaded as edged would load it, with this device's settings, and shown
+    the goldens that apply to it. Nothing is written. Where there is a bundle.toml it is believed, and not the manifest
+    that was packed before.
 
     Exit status: 0 the bundle is good, 1 it is not.
     """
@@ -44,7 +45,7 @@ def check(asked: Asked, folder: Path) -> int:
 
     device = hardware.read(asked.settings.device.hardware_class)
     runtimes = {name: engine.version() for name, engine in ENGINES.items()}
-    checked = asyncio.run(checking.check(folder.absolute(), device, runtimes))
+    checked = asyncio.run(checking.check(folder.absolute(), device, runtimes, asked.settings.workers))
     if asked.as_json:
         output.document(checking.data(checked))
         return faults.NO if checked.verdict else faults.DONE

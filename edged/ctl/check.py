@@ -62,8 +62,8 @@ class Checked(msgspec.Struct, frozen=True):
         return ""
 
 
-async def check(at: Path, hardware: Hardware, runtimes: Mapping[str, str | None]) -> Checked:
-    """Checks the bundle in the folder `at`; its files are only read. Raises OSError when no process can be started."""
+async def check(at: Path, hardware: Hardware, runtimes: Mapping[str, str | None], settings: Workers) -> Checked:
+    """Checks the bundle in the folder `at`, its variants under `settings`; its files are only read. Raises nothing."""
     try:
         warnings = folder.check(at)
         described = (at / paths.DESCRIPTION_NAME).is_file()
@@ -74,16 +74,19 @@ async def check(at: Path, hardware: Hardware, runtimes: Mapping[str, str | None]
         return Checked((Problem(Place(str(at)), "", error.message.removeprefix(f"{at}: "), error.hint),))
     runnable, passed_over = select(manifest, hardware, runtimes)
     tried = {passed.variant: Tried(passed.variant, passed) for passed in passed_over}
+    terms = Terms(settings, hardware.memory_mib)
     for variant in runnable:  # one after the other: each one's memory is to be seen, and the device may be small
-        tried[variant.name] = await _try(at, manifest, variant)
+        tried[variant.name] = await _try(at, manifest, variant, terms)
     return Checked((), tuple(warnings), manifest, tuple(tried[variant.name] for variant in manifest.variants))
 
 
-async def _try(at: Path, manifest: Manifest, variant: Variant) -> Tried:
+async def _try(at: Path, manifest: Manifest, variant: Variant, terms: Terms) -> Tried:
     try:
-        worker = await start_worker(at, manifest, variant, Terms(Workers()))
+        worker = await start_worker(at, manifest, variant, terms)
     except EdgedError as error:
         return Tried(variant.name, fault=str(error))
+    except OSError as error:
+        return Tried(variant.name, fault=f"its worker cannot be started: {error.strerror or error}")
     try:
         verdicts = [
             (golden.file, await _judge(worker, manifest, golden))

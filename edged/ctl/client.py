@@ -38,7 +38,7 @@ class Client:
         """Raises EdgedError: not_running or not_permitted."""
         listen = asked.settings.under(asked.root).listen
         self._timeout_s = asked.timeout_s
-        self._door = Door(Path(listen.admin_socket if admin else listen.socket), asked.root, asked.timeout_s)
+        self._door = Door(Path(listen.admin_socket if admin else listen.socket), asked.start_hint, asked.timeout_s)
         folder, _, name = self._door.path.rpartition("/")
         self._channel = grpc.insecure_channel(f"unix:{folder}/{quote(name)}", _OPTIONS)
 

@@ -33,7 +33,7 @@ def version(asked: Asked) -> None:
     daemon, reason = "", ""
     try:
         # A socket that nobody answers on is found without the library that would then ask.
-        Door(Path(asked.settings.under(asked.root).listen.socket), asked.root, asked.timeout_s).close()
+        Door(Path(asked.settings.under(asked.root).listen.socket), asked.start_hint, asked.timeout_s).close()
         with _client(asked, admin=False) as client:
             daemon = client.server().version
     except EdgedError as error:

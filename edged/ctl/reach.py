@@ -14,12 +14,12 @@ from edged.errors import Code, EdgedError
 class Door:
     """The folder of a socket, held open: by its descriptor, a path of any length and spelling can be connected to."""
 
-    def __init__(self, path: Path, root: Path, timeout_s: float) -> None:
-        """Connects once. Raises EdgedError: not_running or not_permitted, with what to do."""
+    def __init__(self, path: Path, start_hint: str, timeout_s: float) -> None:
+        """Connects once. Raises EdgedError: not_running, with `start_hint`, or not_permitted, with what to do."""
         try:
             self._folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise _closed(path, root, error) from error
+            raise _closed(path, start_hint, error) from error
         self.path = f"/proc/self/fd/{self._folder}/{path.name}"
         try:
             with socket.socket(socket.AF_UNIX) as knock:
@@ -27,28 +27,26 @@ class Door:
                 knock.connect(self.path)
         except OSError as error:
             self.close()
-            raise _closed(path, root, error) from error
+            raise _closed(path, start_hint, error) from error
 
     def close(self) -> None:
         """Lets go of the folder."""
         os.close(self._folder)
 
 
-def _closed(path: Path, root: Path, error: OSError) -> EdgedError:
-    start = "start it with `systemctl start edged`, or `edged --root DIR` for a try"
-    if root != Path("/"):
-        start = f"start it with `edged --root {root}`"
+def _closed(path: Path, start_hint: str, error: OSError) -> EdgedError:
+    absent = "edged is not running, or it listens elsewhere"  # on other settings than those at hand
     match error:
         case PermissionError():
             return _denied(path)
         case FileNotFoundError() | NotADirectoryError():
-            return EdgedError(Code.NOT_RUNNING, f"edged is not running: {path} is not there", start)
+            return EdgedError(Code.NOT_RUNNING, f"{absent}: {path} is not there", start_hint)
         case ConnectionRefusedError():
-            return EdgedError(Code.NOT_RUNNING, f"edged is not running: nobody listens on {path}", start)
+            return EdgedError(Code.NOT_RUNNING, f"{absent}: nobody listens on {path}", start_hint)
         case BlockingIOError() | TimeoutError():
             hint = "it may hang or have too much to do; see `journalctl -u edged`"
             return EdgedError(Code.NOT_RUNNING, f"edged does not answer on {path}", hint)
-    return EdgedError(Code.NOT_RUNNING, f"{path} cannot be connected to: {error.strerror}", start)
+    return EdgedError(Code.NOT_RUNNING, f"{path} cannot be connected to: {error.strerror}", start_hint)
 
 
 def _denied(path: Path) -> EdgedError:

@@ -24,7 +24,7 @@ def parse_version(model: str, version: str) -> int | None:
     if not (version.isascii() and version.isdigit() and len(version) <= 16) or version[0] == "0":
         raise EdgedError(
             Code.INVALID_ARGUMENT,
-            f"model {model!r}: {version[:32]!r} is no version",
+            f"model {_short(model)}: {version[:32]!r} is no version",
             "leave model_version empty, or give a revision such as 7",
         )
     return int(version)
@@ -32,11 +32,11 @@ def parse_version(model: str, version: str) -> int | None:
 
 def resolve(routes: Mapping[str, Route], model: str, version: str) -> tuple[str, int]:
     """The model and revision that answer. Raises EdgedError when there is no such model or revision."""
-    revision = parse_version(model, version)
     route = routes.get(model)
     if route is None:
         names = ", ".join(sorted(routes)[:10]) or "none"
-        raise EdgedError(Code.MODEL_NOT_FOUND, f"there is no model {model[:64]!r}", f"models here: {names}")
+        raise EdgedError(Code.MODEL_NOT_FOUND, f"there is no model {_short(model)}", f"models here: {names}")
+    revision = parse_version(model, version)
     if revision is None:
         return model, route.serving
     if revision in route.loaded:
@@ -44,11 +44,16 @@ def resolve(routes: Mapping[str, Route], model: str, version: str) -> tuple[str,
     if revision in route.known or revision < route.serving:
         raise EdgedError(
             Code.REVISION_NOT_SERVED,
-            f"revision {revision} of model {model!r} is not served any more",
+            f"revision {revision} of model {_short(model)} is not served any more",
             f"revision {route.serving} is; leave model_version empty to follow it",
         )
     raise EdgedError(
         Code.REVISION_NOT_FOUND,
-        f"model {model!r} has no revision {revision}",
+        f"model {_short(model)} has no revision {revision}",
         f"revision {route.serving} serves; leave model_version empty to follow it",
     )
+
+
+def _short(model: str) -> str:
+    """A name for a message: a request may bring one of megabytes."""
+    return repr(model[:64])

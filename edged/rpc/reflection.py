@@ -15,7 +15,11 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
+from edged.errors import Code, EdgedError
 from edged.rpc.server import Methods, chat, decode
+
+# Whoever asks, asks once and goes; nobody needs this many conversations at a time.
+_MAX_CHATS = 64
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
@@ -25,13 +29,21 @@ def methods(services: Sequence[str]) -> Methods:
     names = [*services, SERVICES[1]]
     servicer = reflection.aio.ReflectionServicer(names, _pool(names))
 
+    chats: set[grpc.aio.ServicerContext] = set()
+
     async def info(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
         async def decoded() -> AsyncIterator[pb.ServerReflectionRequest]:
             async for data in requests:
                 yield decode(pb.ServerReflectionRequest, data)
 
-        async for reply in servicer.ServerReflectionInfo(decoded(), context):
-            yield reply.SerializeToString()
+        if len(chats) >= _MAX_CHATS:
+            raise EdgedError(Code.OVERLOADED, f"{len(chats)} callers ask for reflection already", "try again later")
+        chats.add(context)
+        try:
+            async for reply in servicer.ServerReflectionInfo(decoded(), context):
+                yield reply.SerializeToString()
+        finally:
+            chats.discard(context)
 
     return {"ServerReflectionInfo": chat(info)}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,10 @@ _BIND_PREFIX = ".bind-"
 # gRPC's limit on the headers of a message is 8 KiB, and a longer status is lost altogether. These are bytes of UTF-8,
 # three of which each byte takes there that is not ASCII.
 _MAX_DETAILS = 2048
+
+# Calls and streams under way at once, on one server; grpc refuses further ones with RESOURCE_EXHAUSTED. Far above what
+# queues hold, far below what would fill the memory.
+_MAX_CALLS = 4096
 
 # Asked of clients that have a retry policy, when the queue was full.
 _PUSHBACK_MS = "100"
@@ -117,21 +122,42 @@ class Tls:
     """What a TCP address beyond loopback demands: our certificate and key, and the CA of the clients' ones."""
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path) -> None:
-        """Reads the files. Raises EdgedError (cannot_listen) naming one that cannot be read."""
+        """Reads the files. Raises EdgedError (cannot_listen) naming one that cannot be read or used.
+
+        grpc says neither which file is wrong nor, where it is the clients' authorities that are missing, that one is.
+        """
         contents = []
         for path in (key, certificate, client_ca):
             try:
                 contents.append(path.read_bytes())
             except OSError as error:
-                raise EdgedError(
-                    Code.CANNOT_LISTEN, f"{path} cannot be read: {error.strerror}", "see [listen] in the settings"
-                ) from error
+                raise _unusable(path, f"cannot be read: {error.strerror}") from error
+        for path, content in ((certificate, contents[1]), (client_ca, contents[2])):
+            if not _holds_certificates(content):
+                raise _unusable(path, "holds no certificate in PEM form")
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+        except (OSError, ValueError) as error:
+            raise _unusable(key, f"is no private key in PEM form that belongs to {certificate}") from error
         pair, self._client_ca = (contents[0], contents[1]), contents[2]
         self._pairs = [pair]
 
     def credentials(self) -> grpc.ServerCredentials:
         """Mutual TLS."""
         return grpc.ssl_server_credentials(self._pairs, self._client_ca, require_client_auth=True)
+
+
+def _holds_certificates(content: bytes) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(cadata=content.decode("ascii", "ignore"))
+    except (OSError, ValueError):
+        return False
+    return context.cert_store_stats()["x509"] > 0
+
+
+def _unusable(path: Path, why: str) -> EdgedError:
+    return EdgedError(Code.CANNOT_LISTEN, f"{path} {why}", "see tls_certificate, tls_key and tls_client_ca in [listen]")
 
 
 class Server:
@@ -143,7 +169,8 @@ class Server:
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
+            maximum_concurrent_rpcs=_MAX_CALLS,
         )
         for name, methods in services.items():
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, dict(methods)),))
@@ -160,10 +187,10 @@ class Server:
         """
         try:
             folder = Path(tempfile.mkdtemp(prefix=_BIND_PREFIX, dir=path.parent))
+            self._bind_folders.callback(_remove_folder, folder)
             descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             # Open until the end: grpc removes its socket by this name then, which must lead nowhere else.
             self._bind_folders.callback(os.close, descriptor)
-            self._bind_folders.callback(_remove_folder, folder)
             self._server.add_insecure_port(f"unix:/proc/self/fd/{descriptor}/s")
         except (OSError, RuntimeError) as error:
             raise EdgedError(
@@ -194,6 +221,7 @@ class Server:
                 group = path.parent.stat().st_gid
                 if made.stat().st_gid != group:
                     os.chown(made, -1, group)
+                self._placed.append((path, made.stat().st_ino))
                 durable.place(made, path)
             except OSError as error:
                 raise EdgedError(
@@ -201,7 +229,6 @@ class Server:
                     f"{path} cannot be put in place: {error.strerror}",
                     "check who owns its folder",
                 ) from error
-            self._placed.append((path, path.stat().st_ino))
             _remove_folder(made.parent)
 
     async def stop(self, grace_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edged import inside
 from edged.errors import Code, EdgedError
 from edged.types import Datatype, TensorSpec
 from edged.worker import codec
@@ -22,14 +24,25 @@ MAX_UNPACKED_BYTES = 1024**3
 
 
 def read_file(folder: Path, file: FileRef) -> bytes:
-    """The file's bytes, hashed: what is checked is what is used.
+    """The file's bytes, hashed: what is checked is what is used. No link below `folder` is followed.
 
     Raises EdgedError: load_failed when it cannot be read, digest_mismatch when it is not what its manifest says.
     """
     try:
-        content = (folder / file.path).read_bytes()
+        with open(inside.open_regular(folder, file.path), "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            content = b""
+            if size == file.size:
+                content = stream.read(file.size + 1)
+                size = len(content)
     except OSError as error:
         raise EdgedError(Code.LOAD_FAILED, f"{file.path} cannot be read: {error.strerror}") from error
+    if size != file.size:
+        raise EdgedError(
+            Code.DIGEST_MISMATCH,
+            f"{file.path} has {size} bytes, its manifest says {file.size}",
+            "the file was changed or damaged after it was packed",
+        )
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise EdgedError(

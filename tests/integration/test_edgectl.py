@@ -433,7 +433,9 @@ def test_a_daemon_that_was_killed_leaves_a_socket_that_nobody_listens_on(tmp_pat
         daemon.wait_end()
         done = edgectl("status", root=tmp_path)
     assert done.returncode == 3
-    assert done.stderr.startswith(f"edgectl: edged is not running: nobody listens on {daemon.admin_socket}; start it")
+    assert done.stderr.startswith(
+        f"edgectl: edged is not running, or it listens elsewhere: nobody listens on {daemon.admin_socket}; start it"
+    )
 
 
 @pytest.fixture
@@ -502,6 +504,16 @@ def test_a_good_bundle_is_good():
     assert found["problems"] == found["warnings"] == []
     assert [variant["loads"] for variant in found["variants"]] == [True, True]
     assert all(variant["peak_bytes"] > 2**20 for variant in found["variants"])
+
+
+def test_a_bundle_is_loaded_under_the_settings_of_the_device(tmp_path: Path):
+    settings = tmp_path / "etc/edged/edged.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[workers]\nload_s = 0.001\nfirst_inference_s = 0.002\n")
+    done = edgectl("bundle", "check", DIGITS, root=tmp_path)
+    assert done.returncode == 1
+    for variant in ("fp32", "int8"):
+        assert f"{variant} does not load: loading took longer than 0.003 s\n" in done.stdout
 
 
 def test_a_bundle_that_fails_its_goldens_is_not():

@@ -29,6 +29,7 @@ INFER = "inference.GRPCInferenceService/ModelInfer"
 
 # Requests under way at a time: enough that they share batches, too few to be turned away.
 UNDER_WAY = 48
+TOGETHER = 40
 
 # How a message may be answered. Neither INTERNAL nor UNKNOWN: nothing that comes from outside is a defect of edged; not
 # UNAVAILABLE: no message ends a worker.
@@ -179,11 +180,11 @@ class Unique:
         )[number % 5]
 
     def run(self) -> None:
-        """Asks until told to stop, a few at a time."""
-        for first in itertools.count(1, 10):
+        """Asks until told to stop, some at a time, so that those of one model share batches."""
+        for first in itertools.count(1, TOGETHER):
             if self._stop.is_set():
                 return
-            numbers = range(first, first + 10)
+            numbers = range(first, first + TOGETHER)
             asked = [self._request(number) for number in numbers]
             for number, (each, _) in zip(numbers, asked, strict=True):
                 each.id = str(number)
@@ -253,9 +254,14 @@ def test_no_message_hurts_the_daemon_or_another_caller(daemon: Daemon, count: in
     assert answers["OK"] >= count / 20
     assert REACHED - set(answers) == set()
     after = daemon.status()
+    models = after.models, before.models
     assert after.ready
     assert [(worker.pid, worker.restarts) for worker in after.workers] == [
         (worker.pid, worker.restarts) for worker in before.workers
     ]
     assert [model.requests_failed for model in after.models] == [model.requests_failed for model in before.models]
+    shared = [
+        now.requests_ok - then.requests_ok > now.batches - then.batches for now, then in zip(*models, strict=True)
+    ]
+    assert any(shared), "no two requests ever shared a batch, in which they could have been mixed up"
     assert "defect" not in daemon.log()[logged:]

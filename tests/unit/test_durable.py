@@ -256,7 +256,7 @@ class TestARealFileSystem:
 
         yield mount
         while os.path.ismount(folder):
-            subprocess.run(["umount", folder], check=True)
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
     def test_that_is_full_keeps_what_was_there(self, mounted):
         path = mounted("size=64k") / "settings.json"

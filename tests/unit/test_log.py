@@ -1,6 +1,7 @@
 """The log: one line an entry, JSON where a machine reads it, nothing that must stay secret."""
 
 import json
+import logging
 import os
 from datetime import datetime
 from io import StringIO
@@ -240,3 +241,26 @@ class TestSecrets:
 def test_what_cannot_be_written_is_no_reason_to_stop(logged, error):
     logged(stream=Broken(error))
     log.get("app").info("said")
+
+
+class TestWhatLibrariesLog:
+    def test_takes_the_same_chain(self, logged):
+        out = logged("info")
+        logging.getLogger("asyncio").error("Task exception was never retrieved")
+        entry = json.loads(out.getvalue())
+        assert (entry["level"], entry["message"], entry["part"]) == (
+            "error",
+            "Task exception was never retrieved",
+            "asyncio",
+        )
+
+    def test_is_written_once_however_often_the_log_was_set_up(self, logged):
+        logged("info")
+        out = logged("info")
+        logging.getLogger("asyncio").warning("once")
+        assert len(out.getvalue().splitlines()) == 1
+
+    def test_is_left_out_below_a_warning(self, logged):
+        out = logged("debug")
+        logging.getLogger("asyncio").info("Using selector: EpollSelector")
+        assert out.getvalue() == ""

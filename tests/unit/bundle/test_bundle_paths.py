@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.bundle import paths
+from edged import inside
 from edged.bundle.paths import fault, open_inside
 from edged.errors import Code, EdgedError
 
@@ -158,7 +158,7 @@ def test_what_is_no_file_of_the_bundle_is_told_and_not_opened(tmp_path, path, sh
 )
 def test_what_took_a_files_place_after_the_look_is_refused_without_waiting(tmp_path, monkeypatch, path, what):
     folder = lay_out(tmp_path)
-    monkeypatch.setattr(paths, "_check_kind", lambda *_, **__: None)
+    monkeypatch.setattr(inside, "_check_kind", lambda *_, **__: None)
     before = open_files()
     with pytest.raises(EdgedError) as raised:
         open_inside(folder, path)

@@ -132,6 +132,62 @@ class TestNothingThatCanBeRecalled:
         assert recall(path, Path("/a/longer/root")) is None
 
 
+class TestWhereTheyAreKept:
+    def test_in_a_fixed_place(self):
+        assert last_good.place(Path("/r")) == Path("/r/var/lib/edged/settings.last-good.json")
+
+    def test_for_each_list_of_files_apart(self, tmp_path, monkeypatch):
+        a, b = Path("/a"), Path("/b")
+        lists = [[], [a], [b], [a, b], [b, a], [Path("/a\n/b")], [Path("/\udcff")]]
+        places = {last_good.place(tmp_path, files) for files in lists}
+        assert len(places) == len(lists)
+        assert {place.parent for place in places} == {tmp_path / "var/lib/edged"}
+        monkeypatch.chdir("/")
+        assert last_good.place(tmp_path, [Path("a")]) == last_good.place(tmp_path, [a]), "as it was named elsewhere"
+
+
+class TestNobodyElseCanHavePutItThere:
+    """Who may write to a folder on the way could make edged listen, and load models, where it suits them."""
+
+    @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+    def test_it_may_not_be_written_by_others(self, mode, path):
+        remember(path, SOME)
+        path.chmod(mode)
+        assert recall(path) is None
+        assert remember(path, SOME), "it is not taken for ours"
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert recall(path) == SOME
+
+    def test_it_may_be_read_by_others(self, path):
+        remember(path, SOME)
+        path.chmod(0o644)
+        assert recall(path) == SOME
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+    def test_it_is_the_daemons_own_or_roots(self, path):
+        remember(path, SOME)
+        assert recall(path, user=1234) == SOME, "root's"
+        os.chown(path, 1234, 1234)
+        assert recall(path) is None
+        assert recall(path, user=1234) == SOME
+        assert recall(path, user=4321) is None
+        assert remember(path, SOME), "it is not taken for ours"
+        assert path.stat().st_uid == 0
+
+    def test_it_is_no_link(self, path):
+        elsewhere = path.with_name("elsewhere")
+        remember(elsewhere, SOME)
+        path.symlink_to(elsewhere)
+        assert recall(path) is None
+        assert remember(path, Settings())
+        assert recall(path) == Settings()
+        assert recall(elsewhere) == SOME
+
+    def test_a_pipe_is_not_waited_for(self, path):
+        os.mkfifo(path)
+        assert recall(path) is None
+
+
 def test_a_release_before_the_one_that_wrote_recalls_what_it_knows(path):
     remember(path, SOME)
     rewrite(path, lambda record: record["settings"]["log"].update(colour=True))

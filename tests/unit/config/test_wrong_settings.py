@@ -1,14 +1,16 @@
 """Every way to write settings wrongly that we know of: line and key are named, what came, and what is allowed."""
 
 import os
-import threading
+import socket
 from pathlib import Path
 
 import pytest
 
+from edged.config import names
 from edged.config.load import load
+from edged.config.settings import Settings
 from edged.document import MAX_BYTES, MAX_DEPTH, DocumentError
-from edged.errors import Code
+from edged.errors import Code, EdgedError
 
 TLS = 'tls_certificate = "/c.pem"\ntls_key = "/k.pem"\ntls_client_ca = "/ca.pem"\n'
 LONG = "/run/" + "s" * 99 + "/edged.sock"
@@ -361,7 +363,7 @@ def test_a_file_that_is_named_and_missing(tmp_path):
 def test_a_folder_in_place_of_a_file(tmp_path):
     (tmp_path / "etc/edged/edged.toml.d/10.toml").mkdir(parents=True)
     place = tmp_path / "etc/edged/edged.toml.d/10.toml"
-    assert_told(problems(tmp_path), [(place, 0, "", "Is a directory", "check that it is a file")])
+    assert_told(problems(tmp_path), [(place, 0, "", "is a folder, not a regular file", "put a file there")])
 
 
 def test_a_file_in_place_of_the_folder_of_fragments(tmp_path):
@@ -389,16 +391,75 @@ def test_a_pipe_among_the_fragments_is_not_waited_for(tmp_path):
     place = tmp_path / "etc/edged/edged.toml.d/10.toml"
     place.parent.mkdir(parents=True)
     os.mkfifo(place)
-    assert_told(problems(tmp_path), [(place, 0, "", "is a pipe", "put a file here")])
+    assert_told(problems(tmp_path), [(place, 0, "", "is a pipe, not a regular file", "put a file there")])
 
 
-def test_a_pipe_named_on_the_command_line_is_read(tmp_path):
+@pytest.mark.parametrize("by", ["its name", "its descriptor"])
+def test_a_pipe_named_on_the_command_line_is_not_read_since_it_could_not_be_read_again(by, tmp_path):
     place = tmp_path / "pipe"
     os.mkfifo(place)
-    writer = threading.Thread(target=place.write_text, args=("[log]\nlevel = 'debug'\n",))
-    writer.start()
-    assert load(files=[place]).settings.log.level == "debug"
-    writer.join()
+    writer = os.open(place, os.O_RDWR)  # there is one, so that nothing waits for it
+    os.write(writer, b"[log]\nlevel = 'debug'\n")
+    if by == "its descriptor":  # as a shell names what it puts in the place of <(…)
+        place = Path(f"/dev/fd/{writer}")
+    try:
+        assert_told(problems(Path("/"), place), [(place, 0, "", "is a pipe, not a regular file", "`<(…)` of a shell")])
+    finally:
+        os.close(writer)
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_as_it_is_read_is_not_waited_for(tmp_path, monkeypatch):
+    place, regular = tmp_path / "pipe", write(tmp_path, "regular", "")
+    os.mkfifo(place)
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **given: stat(regular if path == place else path, **given))
+    assert_told(problems(Path("/"), place), [(place, 0, "", "is a pipe, not a regular file", "put a file there")])
+
+
+def test_devices_and_sockets_are_not_read_and_devices_not_opened(tmp_path, monkeypatch):
+    at = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(at))
+        monkeypatch.setattr(os, "open", lambda *_: pytest.fail("some devices act when they are opened"))
+        assert_told(
+            problems(Path("/"), Path("/dev/zero"), at),
+            [
+                (Path("/dev/zero"), 0, "", "is a device, not a regular file", "put a file there"),
+                (at, 0, "", "is a socket, not a regular file", "put a file there"),
+            ],
+        )
+
+
+def test_no_settings_are_named_by_the_null_device(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    assert load(files=[Path("/dev/null"), link]).settings == Settings()
+
+
+class TestNamesThatAreNotUtf8:
+    """Neither the log nor any answer of edged could tell of them."""
+
+    BAD = "caf\udce9"
+
+    @pytest.mark.parametrize("of", ["the root", "a file"])
+    def test_are_refused(self, of, tmp_path):
+        bad = tmp_path / self.BAD
+        with pytest.raises(EdgedError) as caught:
+            load(*((bad,) if of == "the root" else (tmp_path, [bad])))
+        assert not isinstance(caught.value, DocumentError), "so that no last good settings are taken"
+        assert caught.value.code is Code.SETTINGS_INVALID
+        assert caught.value.message == rf"the path {tmp_path}/caf\xe9 is not UTF-8"
+        assert caught.value.hint == "give it a name in UTF-8, or use a link that has one"
+
+    def test_are_a_problem_among_the_fragments(self, tmp_path):
+        write(tmp_path, f"etc/edged/edged.toml.d/{self.BAD}.toml", "")
+        place = rf"{tmp_path}/etc/edged/edged.toml.d/caf\xe9.toml"
+        assert problems(tmp_path) == [(place, 0, "", "has a name that is not UTF-8", "rename it")]
+        (tmp_path / f"etc/edged/edged.toml.d/{self.BAD}.toml").rename(tmp_path / "etc/edged/edged.toml.d/café.toml")
+        assert len(load(tmp_path).files) == 1
+
+    def test_are_shown_so_that_no_terminal_is_steered(self):
+        assert names.printable(Path("/é\x1b[2J\udcff\n")) == r"/é\x1b[2J\xff\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")

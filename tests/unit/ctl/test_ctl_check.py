@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import DIGITS
+
 from edged.bundle.acceptance import Verdict
+from edged.config.settings import Workers
+from edged.ctl import check as checking
 from edged.ctl.check import Checked, Tried, data, notes, table
 from edged.document import Place, Problem
 from edged.errors import Code
 from edged.models.selection import PassedOver
+from edged.system import hardware
 
 GOOD = Verdict(ok=True, code=None, text="goldens.npz: as expected: scores")
 BAD = Verdict(ok=False, code=Code.GOLDEN_MISMATCH, text="goldens.npz: output scores: 6 of 64 rows agree")
@@ -64,3 +74,22 @@ def test_programs_get_all_of_it():
     assert (broken["loads"], broken["fault"]) == (False, "model.onnx is no model")
     assert passed["passed_over"] == {"code": "incompatible_hardware", "reason": "needs the accelerator edgetpu"}
     assert not passed["loads"]
+
+
+async def test_each_variant_is_started_under_the_settings_given_and_told_of_when_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    settings, seen = Workers(threads=3, load_s=7.0), []
+
+    async def no_process(_: Path, __: Any, variant: Any, given: Workers) -> None:
+        seen.append((variant.name, given))
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(checking, "start_worker", no_process)
+    checked = await checking.check(DIGITS, hardware.read("generic"), {"onnxruntime": "1.25"}, settings)
+    assert seen == [("fp32", settings), ("int8", settings)]
+    assert checked.verdict == "2 variants failed: fp32, int8"
+    assert notes(checked) == [
+        f"{variant} does not load: its worker cannot be started: Resource temporarily unavailable"
+        for variant in ("fp32", "int8")
+    ]

@@ -13,12 +13,17 @@ import click
 import pytest
 
 from edged import __version__
+from edged.config import last_good
+from edged.config.settings import Listen, Settings
 from edged.ctl import faults, query
+from edged.ctl.asked import Asked
 from edged.ctl.main import COMMANDS, cli, run
 from edged.errors import Code, EdgedError
 
+ABSENT = "not running, or it listens elsewhere"
 NOT_RUNNING = (
-    "edged is not running: {root}/run/edged-admin/admin.sock is not there; start it with `edged --root {root}`"
+    f"edged is {ABSENT}: {{root}}/run/edged-admin/admin.sock is not there; "
+    "start it with `edged --root {root}`, or say with --config how it was started"
 )
 
 
@@ -166,7 +171,7 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
 
 def test_the_version_is_told_without_a_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["--root", str(tmp_path), "version"]) == 0
-    said = f"not running: {tmp_path}/run/edged/edged.sock is not there"
+    said = f"{ABSENT}: {tmp_path}/run/edged/edged.sock is not there"
     assert capsys.readouterr().out == f"edgectl  {__version__}\nedged    {said}\n"
     assert run(["--root", str(tmp_path), "--json", "version"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -190,6 +195,90 @@ def test_sockets_are_found_where_the_settings_say(tmp_path: Path, capsys: pytest
     settings.write_text('[listen]\nadmin_socket = "/srv/here/admin.sock"\n')
     run(["--root", str(tmp_path), "status"])
     assert f"{tmp_path}/srv/here/admin.sock is not there" in capsys.readouterr().err
+
+
+LISTENS = '[listen]\nadmin_socket = "{path}"\n'
+
+
+def test_settings_files_are_named_as_for_edged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "one.toml").write_text(LISTENS.format(path="/srv/one/s"))
+    (tmp_path / "two.toml").write_text(LISTENS.format(path="/srv/two/s"))
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ["--config", "one.toml", "--config", "two.toml", "status"],
+        ["status", "--config", "one.toml", "--config", "two.toml"],
+        ["--config", "one.toml", "status", "--config", "two.toml"],
+    ):
+        assert run(["--root", str(tmp_path / "r"), *arguments]) == faults.NOT_RUNNING
+        start = f"edged --root {tmp_path}/r --config {tmp_path}/one.toml --config {tmp_path}/two.toml"
+        said = f"edgectl: edged is {ABSENT}: {tmp_path}/r/srv/two/s is not there; start it with `{start}`\n"
+        assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        (Asked(), "start it with `systemctl start edged`, or say with --root or --config how it was started"),
+        (Asked(root=Path("/a b")), "start it with `edged --root '/a b'`, or say with --config how it was started"),
+        (Asked(files=(Path("/c"),)), "start it with `edged --config /c`, or say with --root how it was started"),
+        (Asked(root=Path("/r"), files=(Path("/c"),)), "start it with `edged --root /r --config /c`"),
+    ],
+)
+def test_what_to_do_where_nobody_listens(asked: Asked, hint: str):
+    assert asked.start_hint == hint
+
+
+@pytest.mark.parametrize("given", [(), ("mine.toml",)])
+def test_on_wrong_settings_the_last_good_ones_are_taken(
+    given: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    files = [tmp_path / name for name in given]
+    broken = files[0] if files else tmp_path / "etc/edged/edged.toml"
+    broken.parent.mkdir(parents=True, exist_ok=True)
+    broken.write_text("nonsense = 1\n")
+    record = last_good.place(tmp_path, files)
+    record.parent.mkdir(parents=True)
+    last_good.remember(record, Settings(listen=Listen(admin_socket="/srv/good/s")))
+    options = [word for file in files for word in ("--config", str(file))]
+    assert run(["--root", str(tmp_path), *options, "status"]) == faults.NOT_RUNNING
+    warning, failure = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"edgectl: warning: the settings cannot be used, so the last good ones are: {broken}:1: ")
+    assert warning.endswith(" ".join(["; see `edged --check-config --root", str(tmp_path), *options]) + "`")
+    assert f"{tmp_path}/srv/good/s is not there" in failure
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(("folder_too", "which"), [(True, "last good"), (False, "default")])
+def test_the_last_good_ones_are_those_of_the_user_that_edged_runs_as(
+    folder_too: bool, which: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "etc/edged").mkdir(parents=True)
+    (tmp_path / "etc/edged/edged.toml").write_text("nonsense = 1\n")
+    record = last_good.place(tmp_path)
+    record.parent.mkdir(parents=True)
+    last_good.remember(record, Settings())
+    os.chown(record, 1234, 1234)
+    if folder_too:
+        os.chown(record.parent, 1234, 1234)
+    run(["--root", str(tmp_path), "status"])
+    assert f"so the {which} ones are: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--root", "--config"])
+def test_a_path_that_is_not_utf8_is_refused_in_words(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    bad = f"{tmp_path}/caf\udce9"
+    said = f"edgectl: invalid value for '{option}': the path {tmp_path}/caf\\xe9 is not UTF-8; give it a name in UTF-8"
+    for arguments in ([option, bad, "status"], ["status", option, bad]):
+        assert run(arguments) == faults.WRONG_USAGE
+        assert capsys.readouterr().err.startswith(said)
+    if option == "--root":
+        monkeypatch.setenv("EDGED_ROOT", bad)
+        assert run(["status"]) == faults.WRONG_USAGE
+        assert capsys.readouterr().err.startswith(said)
 
 
 @pytest.mark.parametrize(

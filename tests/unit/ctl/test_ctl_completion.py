@@ -61,7 +61,7 @@ def test_commands_and_options_are_offered(tmp_path: Path):
     assert complete("edgectl b", tmp_path) == ["bundle"]
     assert complete("edgectl bundle ", tmp_path) == ["check", "import", "pack"]
     assert complete("edgectl completion ", tmp_path) == ["bash", "zsh", "fish"]
-    assert complete("edgectl --", tmp_path) == ["--root", "--timeout", "--json", "--help"]
+    assert complete("edgectl --", tmp_path) == ["--root", "--config", "--timeout", "--json", "--help"]
     assert complete("edgectl infer m --", tmp_path) == ["--json", "--revision", "--output", "--top", "--help"]
 
 

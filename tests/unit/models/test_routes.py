@@ -38,6 +38,9 @@ def test_who_answers(model, version, revision):
         pytest.param("", "", Code.MODEL_NOT_FOUND, "there is no model ''", id="no model named"),
         pytest.param("x" * 5000, "", Code.MODEL_NOT_FOUND, f"there is no model '{'x' * 64}';", id="a very long name"),
         pytest.param(
+            "x" * 5000, "latest", Code.MODEL_NOT_FOUND, f"there is no model '{'x' * 64}';", id="and no version either"
+        ),
+        pytest.param(
             "digits",
             "6",
             Code.REVISION_NOT_SERVED,
@@ -69,6 +72,16 @@ def test_who_does_not(model, version, code, message):
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize("version", ["latest", "8", "2"])
+def test_no_message_holds_a_long_name_whole(version):
+    """Names of models are short; whoever asks may give any."""
+    name = "x" * 5000
+    with pytest.raises(EdgedError) as caught:
+        resolve({name: ROUTES["digits"]}, name, version)
+    assert f"model '{'x' * 64}'" in caught.value.message
+    assert len(str(caught.value)) < 200
+
+
 def test_a_device_without_models_says_so():
     with pytest.raises(EdgedError, match="models here: none"):
         resolve({}, "digits", "")
@@ -97,3 +110,8 @@ class TestVersions:
             parse_version("digits", version)
         assert caught.value.code is Code.INVALID_ARGUMENT
         assert len(str(caught.value)) < 200
+
+    def test_of_a_model_with_a_long_name(self):
+        with pytest.raises(EdgedError) as caught:
+            parse_version("x" * 5000, "latest")
+        assert caught.value.message == f"model '{'x' * 64}': 'latest' is no version"

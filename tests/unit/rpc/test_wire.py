@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 from collections.abc import Sequence
 from random import Random
 
@@ -294,6 +295,87 @@ def test_packed_contents_are_one_field_however_long() -> None:
     )
     call = read_request(pb.ModelInferRequest(inputs=[tensor]).SerializeToString())
     assert elements("INT32", call.contents[0]) == list(range(200_000))
+
+
+LIMIT = 1024 * 1024
+TAKES_S = 0.25  # a hundred times what it takes, for a machine that does ten things at once
+REFUSED = f"input 'x' brings the bool, int and uint contents above {LIMIT} bytes; give the tensors in raw_input_"
+
+
+def packed(elements: bytes, *, name: str = "x", number: int = 2, datatype: str = "INT32") -> bytes:
+    """An input with `elements`, varints, in one field of its contents."""
+    return field(5, LEN, Input(name=name, datatype=datatype).SerializeToString() + contents(elements, number=number))
+
+
+def contents(elements: bytes, *, number: int = 2) -> bytes:
+    return field(5, LEN, field(number, LEN, elements))
+
+
+# Sound messages that are too long by a byte, or by far.
+LONG = {
+    "a byte too many": packed(b"\1" * (LIMIT + 1)),
+    "8 MiB": packed(b"\1" * 8 * LIMIT),
+    "10 MiB of the longest elements": packed((b"\xff" * 9 + b"\1") * LIMIT),
+    "8 MiB of elements that are too long": packed(b"\xff" * (8 * LIMIT - 1) + b"\1"),
+    "bool_contents": packed(b"\1" * (LIMIT + 1), number=1, datatype="BOOL"),
+    "int64_contents": packed(b"\1" * (LIMIT + 1), number=3, datatype="INT64"),
+    "uint_contents": packed(b"\1" * (LIMIT + 1), number=4, datatype="UINT8"),
+    "uint64_contents": packed(b"\1" * (LIMIT + 1), number=5, datatype="UINT64"),
+    "two fields": field(
+        5, LEN, Input(name="x", datatype="INT32").SerializeToString() + 2 * contents(b"\1" * (LIMIT // 2 + 1))
+    ),
+    "8 inputs, each of which may be": packed(b"\1" * LIMIT, name="w") + 7 * packed(b"\1" * LIMIT),
+    "many short inputs": packed(b"\1" * (LIMIT - 1000), name="w") + 3 * packed(b"\1" * 500),
+    "unpacked, on top": packed(b"\1" * LIMIT, name="w")
+    + field(5, LEN, Input(name="x", datatype="INT32").SerializeToString() + field(5, LEN, field(2, VARINT, b"\1"))),
+}
+
+
+@pytest.mark.parametrize("data", LONG.values(), ids=LONG)
+def test_long_contents_of_varints_are_refused_at_once(data: bytes) -> None:
+    began = time.perf_counter()
+    with pytest.raises(EdgedError, match=REFUSED) as raised:
+        read_request(data)
+    assert time.perf_counter() - began < TAKES_S
+    assert raised.value.code is Code.INVALID_TENSOR
+
+
+@pytest.mark.parametrize(
+    "elements", [b"\1" * LIMIT, b"\x81\1" * (LIMIT // 2), (b"\xff" * 9 + b"\1") * (LIMIT // 10)], ids=["1", "2", "10"]
+)
+def test_the_longest_contents_of_varints_are_read_in_a_moment(elements: bytes) -> None:
+    data = packed(elements)
+    began = time.perf_counter()
+    call = read_request(data)
+    assert time.perf_counter() - began < TAKES_S
+    assert call.contents[0].count == sum(byte < 0x80 for byte in elements)
+
+
+@pytest.mark.parametrize("before", [b"", b"\1" * 50_000], ids=["alone", "after others"])
+@pytest.mark.parametrize(
+    ("element", "fault"),
+    [
+        (b"\xff" * 9 + b"\1", ""),
+        (b"\xff" * 10 + b"\1", "int_contents has a varint of more than 10 bytes"),
+        (b"\x80", "int_contents ends inside an element"),
+    ],
+    ids=["longest", "too long", "cut off"],
+)
+def test_a_varint_has_an_end_after_ten_bytes_at_most(before: bytes, element: bytes, fault: str) -> None:
+    data = packed(before + element)
+    if not fault:
+        assert read_request(data).contents[0].count == len(before) + 1
+        return
+    with pytest.raises(EdgedError, match=fault) as raised:
+        read_request(data)
+    assert raised.value.code is Code.MALFORMED_REQUEST
+
+
+def test_contents_that_are_no_varints_are_as_long_as_the_message() -> None:
+    raw = pb.ModelInferRequest(inputs=[Input(name="x", datatype="INT32")], raw_input_contents=[bytes(4 * LIMIT)])
+    assert read_request(raw.SerializeToString()).contents[0].size == 4 * LIMIT
+    data = packed(bytes(4 * LIMIT), number=6, datatype="FP32")
+    assert read_request(data).contents[0].size == 4 * LIMIT
 
 
 outputs = st.builds(

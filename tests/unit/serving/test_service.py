@@ -72,6 +72,9 @@ async def bench():
 
 
 async def refusal(caller):
+    """What a caller is told, at once."""
+    await settle()
+    assert caller.done()
     with pytest.raises(EdgedError) as caught:
         await caller
     return caught.value
