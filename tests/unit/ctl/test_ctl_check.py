@@ -15,6 +15,7 @@ from edged.ctl import check as checking
 from edged.ctl.check import Checked, Tried, data, notes, table
 from edged.document import Place, Problem
 from edged.errors import Code
+from edged.models.loading import Terms
 from edged.models.selection import PassedOver
 from edged.system import hardware
 
@@ -81,8 +82,8 @@ async def test_each_variant_is_started_under_the_settings_given_and_told_of_when
 ):
     settings, seen = Workers(threads=3, load_s=7.0), []
 
-    async def no_process(_: Path, __: Any, variant: Any, given: Workers) -> None:
-        seen.append((variant.name, given))
+    async def no_process(_: Path, __: Any, variant: Any, given: Terms) -> None:
+        seen.append((variant.name, given.settings))
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(checking, "start_worker", no_process)
