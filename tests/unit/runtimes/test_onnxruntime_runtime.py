@@ -14,7 +14,7 @@ from support.bundles import ONNX_TYPES, onnx_model
 
 from edged import protowire
 from edged.errors import Code, EdgedError
-from edged.runtimes import onnxruntime
+from edged.runtimes import onnxfile, onnxruntime
 from edged.runtimes.base import Session, SessionOptions
 from edged.types import Datatype, TensorSpec
 from edged.worker.codec import DTYPES
@@ -437,7 +437,7 @@ def test_weights_inside_are_loaded():
 
 def test_every_field_of_onnx_that_holds_a_tensor_is_looked_into():
     """Read off onnx.proto itself, so that a newer one is not forgotten."""
-    kinds = {f"{kind}Proto": kind for kind in onnxruntime._MESSAGES} | {"TrainingInfoProto": "Training"}
+    kinds = {f"{kind}Proto": kind for kind in onnxfile._MESSAGES} | {"TrainingInfoProto": "Training"}
     wanted = onnx.ModelProto.DESCRIPTOR.file.message_types_by_name
     holds: dict[str, bool] = {}
 
@@ -458,7 +458,7 @@ def test_every_field_of_onnx_that_holds_a_tensor_is_looked_into():
             if field.message_type and tensors_in(field.message_type)
         }
         if name in kinds:
-            assert onnxruntime._MESSAGES[kinds[name]] == fields, name
+            assert onnxfile._MESSAGES[kinds[name]] == fields, name
 
 
 # How it runs.
