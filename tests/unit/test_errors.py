@@ -17,6 +17,7 @@ WORDS = {
     "revision_not_served",
     "model_unavailable",
     "overloaded",
+    "answer_too_large",
     "deadline_exceeded",
     "cancelled",
     "inference_failed",
@@ -36,6 +37,7 @@ WORDS = {
     "not_running",
     "cannot_listen",
     "internal",
+    "crash_loop",
 }
 
 
