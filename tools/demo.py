@@ -99,7 +99,7 @@ def workers_of(daemon: int) -> list[str]:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it has ended meanwhile
             continue
-        if b"edged.worker.host" in words and str(daemon).encode() in words:
+        if b"edged.worker.host" in words and words[-2] == str(daemon).encode():
             found.append(f"worker process {entry.name}")
     return found
 

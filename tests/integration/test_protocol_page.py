@@ -1,0 +1,145 @@
+"""docs/protocol.md says what is so: its names and numbers are the code's, and its retry policy works."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from edged._pb.inference import grpc_service_pb2 as pb
+from edged.config.settings import Settings
+from edged.errors import Code, EdgedError
+from edged.rpc import health, inference, reflection, server, wire
+from edged.rpc.status import STATUS
+from edged.types import Datatype, Level
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/protocol.md").read_text()
+PATIENCE_S = 60
+
+
+def section(heading: str) -> str:
+    """What stands under a heading, in one line."""
+    return " ".join(PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0].split())
+
+
+def words(text: str) -> set[str]:
+    """All that is set as code."""
+    return set(re.findall(r"`([^`]+)`", text))
+
+
+def test_the_calls_are_those_that_are_served(daemon: Any):
+    answered = inference.Inference(None).methods()  # type: ignore[arg-type]
+    assert set(answered) <= words(section("Calls"))
+    others = set(pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name) - set(answered)
+    assert others
+    for name in others:
+        with pytest.raises(grpc.RpcError) as raised:
+            daemon.channel().stream_stream(f"/{inference.SERVICE}/{name}")(iter([b""]), timeout=PATIENCE_S).__next__()
+        assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_the_table_of_tensors_is_what_is_read():
+    rows = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if re.match(r"\| [A-Z]", line)]
+    sizes = {
+        datatype: size
+        for datatypes, _, raw in rows
+        for datatype, size in zip(datatypes.split(", "), re.findall(r"\d+", raw.split(" byte")[0]) * 2, strict=False)
+    }
+    assert sizes == {str(each): str(each.size or 4) for each in Datatype}
+    fields = {
+        datatype: fields[min(at, len(fields) - 1)] if (fields := re.findall(r"`(\w+)`", typed)) else None
+        for datatypes, typed, _ in rows
+        for at, datatype in enumerate(datatypes.split(", "))
+    }
+    assert fields == dict.fromkeys(Datatype) | {
+        datatype: field for field, datatypes in wire._TYPED.values() for datatype in datatypes
+    }
+
+
+def test_the_bounds_are_the_codes():
+    tensors = section("Tensors")
+    assert f"{wire._MAX_VARINT_BYTES:,} bytes at most" in tensors
+    assert f"{wire._MAX_FIELDS:,} protobuf fields at most" in tensors
+    varints = {name for number, (name, _) in wire._TYPED.items() if number not in (*wire._SIZES, 8)}
+    [sentence] = re.findall(r"All (.*?) of a request have", tensors)
+    assert words(sentence) == varints
+    assert f"{Settings().listen.max_message_mib} MiB by default" in section("Sizes")
+    assert f"while {server._MAX_CALLS:,} calls are under way" in section("When it is busy")
+
+
+def test_the_parameters_are_those_that_are_given_and_refused():
+    page = section("Parameters")
+    assert {*wire._UNSUPPORTED_REQUEST, *wire._UNSUPPORTED_TENSOR, "timeout", Level.NOMINAL} <= words(page)
+    given = pb.ModelInferResponse.FromString(wire._head("m", 1, "v", Level.NOMINAL, False)).parameters
+    assert {name for name in words(page) if name.startswith("edged_")} == set(given)
+
+
+def test_every_setting_service_and_code_that_it_names_is_there():
+    settings = Settings()
+    for name in words(PAGE):
+        if re.fullmatch(r"(listen|serving)\.\w+", name):
+            table, key = name.split(".")
+            assert hasattr(getattr(settings, table), key), name
+    assert {"", inference.SERVICE, health.SERVICE, *reflection.SERVICES} - {""} <= words(
+        section("Health and reflection")
+    )
+    codes = set(re.findall(r"\[`(\w+)`\]", PAGE))
+    assert codes
+    for code in codes:
+        assert Code(code) in STATUS
+    for status, code in re.findall(r"\b([A-Z]+_?[A-Z]+) \[`(\w+)`\]", PAGE):
+        assert STATUS[Code(code)].name == status
+
+
+class Busy:
+    """A server whose queue is full for the first attempts."""
+
+    def __init__(self, full: int) -> None:
+        self.attempts = 0
+        self._full = full
+
+    async def infer(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        self.attempts += 1
+        if self.attempts <= self._full:
+            raise EdgedError(Code.OVERLOADED, "the queue is full", "try again later")
+        return data[:1]
+
+
+def options(*, buffer: bool) -> list[tuple[str, Any]]:
+    """What the page tells clients to set."""
+    [config] = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    [code] = re.findall(r"```python\n(options = .*?)\n", PAGE)
+    scope: dict[str, Any] = {"config": json.dumps(json.loads(config))}
+    exec(code, scope)
+    found: list[tuple[str, Any]] = scope["options"]
+    return found if buffer else found[:1]
+
+
+@pytest.mark.parametrize(
+    ("full", "size", "buffer", "attempts"),
+    [
+        pytest.param(0, 10, False, 1, id="not busy"),
+        pytest.param(4, 10, False, 5, id="busy"),
+        pytest.param(5, 10, False, 5, id="busy for too long"),
+        pytest.param(2, 1024 * 1024, False, 1, id="a large request without the second option"),
+        pytest.param(2, 1024 * 1024, True, 3, id="a large request"),
+    ],
+)
+async def test_the_retry_policy_retries(
+    tmp_path_factory: pytest.TempPathFactory, full: int, size: int, buffer: bool, attempts: int
+):
+    socket = tmp_path_factory.mktemp("s") / "s"
+    busy = Busy(full)
+    serving = server.Server({inference.SERVICE: {"ModelInfer": server.unary(busy.infer)}}, 8 * 1024 * 1024)
+    serving.add_socket(socket)
+    await serving.start()
+    async with grpc.aio.insecure_channel(f"unix:{socket}", options(buffer=buffer)) as channel:
+        call = channel.unary_unary(f"/{inference.SERVICE}/ModelInfer")(b"x" * size, timeout=PATIENCE_S)
+        status = await call.code()
+    await serving.stop(0)
+    assert busy.attempts == attempts
+    assert (status is grpc.StatusCode.OK) is (attempts > full)
