@@ -1,0 +1,103 @@
+"""Workers of OpenVINO, beside those of ONNX Runtime on the same models."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from onnx import helper
+from support.bundles import ONNX_TYPES
+
+from edged.errors import Code, EdgedError
+from edged.runtimes.base import ENGINES
+from edged.types import Datatype
+from edged.worker import process
+from edged.worker.codec import DTYPES
+from edged.worker.messages import Failed, Load
+
+pytestmark = pytest.mark.skipif(ENGINES["openvino"].version() is None, reason="openvino is not installed")
+
+CAPS = process.Caps(load_s=60, first_inference_s=60, inference_s=60, memory_bytes=4 * 2**30, arena_bytes=16 * 2**20)
+SERVED = [datatype for datatype in Datatype if datatype is not Datatype.BYTES]
+
+
+def identity(datatype: str) -> tuple[list[object], list[tuple[str, str, list[int]]], list[tuple[str, str, list[int]]]]:
+    return [helper.make_node("Identity", ["x"], ["y"])], [("x", datatype, [-1, -1])], [("y", datatype, [-1, -1])]
+
+
+def by_openvino(load: Load) -> Load:
+    return msgspec.structs.replace(load, runtime="openvino")
+
+
+@asynccontextmanager
+async def worker(load: Load) -> AsyncIterator[process.Worker]:
+    started = await process.start(load, CAPS)
+    try:
+        yield started
+    finally:
+        await started.stop(5)
+
+
+def sockets_of(pid: int) -> list[str]:
+    targets = [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return [target for target in targets if target.startswith("socket:")]
+
+
+def test_every_datatype_is_tried_here():
+    assert set(ONNX_TYPES) == {*SERVED, "BYTES"}
+
+
+@pytest.mark.parametrize("datatype", SERVED)
+async def test_what_it_gets_it_gives(folder, batch_of: Callable, datatype: Datatype):
+    load = by_openvino(folder.load(*identity(datatype)))
+    numbers = np.arange(6).reshape(3, 2)
+    sent = (numbers % 2 == 1) if datatype is Datatype.BOOL else numbers.astype(DTYPES[datatype])
+    async with worker(load) as started:
+        (answer,) = await batch_of(load, [{"x": sent}]).by(started)
+    assert np.array_equal(answer["y"], sent)
+
+
+async def test_members_of_a_batch_get_what_they_would_alone(folder, batch_of: Callable):
+    load = by_openvino(folder.load(*identity("FP32")))
+    members = [{"x": np.full((rows, 3), rows, np.float32)} for rows in (1, 3, 2)]
+    async with worker(load) as started:
+        answers = await batch_of(load, members).by(started)
+        again = await batch_of(load, members[:1]).by(started)
+    assert [answer["y"].tolist() for answer in answers] == [member["x"].tolist() for member in members]
+    assert again[0]["y"].tolist() == members[0]["x"].tolist(), "an answer does not change with the next one"
+
+
+@pytest.mark.parametrize("value", [2**31, -(2**31) - 1, 2**62])
+async def test_numbers_that_it_would_cut_to_32_bits_are_refused(folder, batch_of: Callable, value: int):
+    load = by_openvino(folder.load(*identity("INT64")))
+    async with worker(load) as started:
+        (answer,) = await batch_of(load, [{"x": np.array([[value]], np.int64)}]).by(started)
+    assert isinstance(answer, Failed)
+    assert answer.code == Code.INVALID_TENSOR
+    assert "'x' has an element that takes more than 32 bits" in answer.message
+
+
+async def test_a_model_with_strings_is_not_loaded(folder):
+    with pytest.raises(EdgedError, match="string") as caught:
+        await process.start(by_openvino(folder.load(*identity("BYTES"))), CAPS)
+    assert caught.value.code is Code.LOAD_FAILED
+
+
+async def test_what_is_no_model_is_told_in_the_engines_words(folder):
+    load = by_openvino(folder.load(*identity("FP32")))
+    with pytest.raises(EdgedError, match="openvino does not load it") as caught:
+        await process.start(msgspec.structs.replace(load, file=folder.file("model.onnx", b"")), CAPS)
+    assert caught.value.code is Code.LOAD_FAILED
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+async def test_a_worker_of_any_engine_has_no_connection_but_its_link(folder, batch_of: Callable, engine: str):
+    load = msgspec.structs.replace(folder.load(*identity("FP32")), runtime=engine)
+    async with worker(load) as started:
+        await batch_of(load, [{"x": np.ones((1, 1), np.float32)}]).by(started)
+        opened = sockets_of(started.pid)
+    assert len(opened) == 1
