@@ -92,14 +92,16 @@ def left_in(run: Path) -> list[str]:
 
 
 def workers_of(daemon: int) -> list[str]:
-    """Processes that the process `daemon` started as its workers and that run still, whoever their parent is now."""
+    """Workers and templates of the process `daemon` that run still, whoever their parent is now."""
+    programs = (b"edged.worker.host", b"edged.worker.template")
+    ours = [[program, str(daemon).encode()] for program in programs]
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it has ended meanwhile
             continue
-        if b"edged.worker.host" in words and words[-2] == str(daemon).encode():
+        if any(words[at : at + 2] in ours for at in range(len(words))):
             found.append(f"worker process {entry.name}")
     return found
 
