@@ -31,6 +31,7 @@ from edged.system import hardware
 from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
+from edged.worker.cgroup import Groups
 from edged.worker.templates import Templates
 
 # READY=1 waits for the first loads to come to an end, but not for ever: a slow model must not fail the start.
@@ -68,6 +69,7 @@ class App:
         self._life = Life(self._changes)
         self._residency = Residency(self._changes)
         self._templates = Templates(self._events)
+        self._groups = Groups.find()
         self._service = Service(self._residency, settings.serving)
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
@@ -146,6 +148,7 @@ class App:
                     self._events,
                     self._templates.make,
                     self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
+                    self._groups,
                 )
                 self._residency.add(resident)
 

@@ -479,7 +479,8 @@ class TestTheDelayBeforeAWorkerIsStartedAgain:
         stuck = self.workers[-1]
         stuck.ended.set_result(Exit("lost: still there 5 s after SIGKILL", lost=True))
         await settle()
-        assert (resident.variant.name, resident.lost) == ("lives", [stuck])
+        assert (resident.variant.name, [lost.worker for lost in resident.lost]) == ("lives", [stuck])
+        assert resident.lost[0].variant.name == "stuck"
         assert passed_over(resident) == [("stuck", Code.WORKER_CRASHED)]
         await self.finish(resident)
 
