@@ -38,14 +38,12 @@ def read(pid: int) -> Usage:
     """What the process tells of itself; zeros where there is no such process."""
     resident, shared = _statm(pid)
     status = _status(pid)
-    own = max(resident - status.get(b"RssShmem", 0), 0)
-    return Usage(resident, resident - shared, own, status.get(b"VmHWM", 0), _cpu_s(pid))
+    return Usage(resident, resident - shared, _own(status), status.get(b"VmHWM", 0), _cpu_s(pid))
 
 
 def own_bytes(pid: int) -> int:
     """Its resident size but for shared memory; 0 where there is no such process."""
-    status = _status(pid)
-    return status.get(b"RssAnon", 0) + status.get(b"RssFile", 0)
+    return _own(_status(pid))
 
 
 def pss_bytes(pid: int) -> int:
@@ -67,7 +65,11 @@ def _statm(pid: int) -> tuple[int, int]:
 
 
 def _status(pid: int) -> dict[bytes, int]:
-    return _sizes(f"/proc/{pid}/status", (b"VmHWM", b"RssAnon", b"RssFile", b"RssShmem"))
+    return _sizes(f"/proc/{pid}/status", (b"VmHWM", b"RssAnon", b"RssFile"))
+
+
+def _own(status: dict[bytes, int]) -> int:
+    return status.get(b"RssAnon", 0) + status.get(b"RssFile", 0)
 
 
 def _sizes(path: str, names: tuple[bytes, ...]) -> dict[bytes, int]:

@@ -131,18 +131,7 @@ class TestWhichVariantServes:
             compared = await run_golden(worker, manifest, golden)
         finally:
             await worker.stop(PATIENCE_S)
-        (output,) = compared.outputs
-        measured = acceptance.Measured(
-            golden=golden.file,
-            output=output.output,
-            elements=output.elements,
-            outside=output.outside,
-            worst_abs=output.worst_abs,
-            rows=output.rows,
-            agreeing_rows=output.agreeing_rows,
-            shape_matches=output.shape_matches,
-        )
-        assert acceptance.judge(golden, [measured]).ok
+        assert acceptance.judge(golden, compared.outputs).ok
 
     async def test_the_first_that_loads(self, bench, tmp_path):
         folder = variants_bundle(tmp_path / "neg", garbage=GARBAGE, other=OTHER, fits=GOOD, spare=GOOD)
@@ -332,6 +321,7 @@ class DyingWorker:
         self.verdict = None
         self.excused = False
         self.ended = asyncio.get_running_loop().create_future()
+        self.gone = asyncio.get_running_loop().create_future()
 
     async def stop(self, _):
         return await self.ended
@@ -472,7 +462,7 @@ class TestTheDelayBeforeAWorkerIsStartedAgain:
         await self.finish(resident)
 
     async def test_of_one_that_is_lost_is_for_ever(self, bench, tmp_path, clock):
-        """What it holds stays its own: it is neither started again nor forgotten."""
+        """What it holds stays its own: it is neither started again nor forgotten, until it goes after all."""
         clock()
         resident = bench.started(variants_bundle(tmp_path / "neg", stuck=GOOD, lives=GOOD))
         await settle()
@@ -481,6 +471,11 @@ class TestTheDelayBeforeAWorkerIsStartedAgain:
         await settle()
         assert (resident.variant.name, [lost.worker for lost in resident.lost]) == ("lives", [stuck])
         assert resident.lost[0].variant.name == "stuck"
+        count = resident.changes.count
+        stuck.gone.set_result(None)
+        await settle()
+        assert resident.lost == []
+        assert resident.changes.count > count
         assert passed_over(resident) == [("stuck", Code.WORKER_CRASHED)]
         await self.finish(resident)
 
