@@ -29,7 +29,10 @@ def tree(
     (inner / "cgroup.controllers").write_text(f"{controllers}\n")
     (inner / "cgroup.subtree_control").write_text(f"{on}\n")
     if delegated is not None:
-        os.setxattr(inner, "user.delegate", delegated)
+        try:
+            os.setxattr(inner, "user.delegate", delegated)
+        except OSError as error:
+            pytest.skip(f"files in {root} take no attributes: {error.strerror}")
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(f"4:memory:/elsewhere\n0::{own}\n")
     return inner

@@ -28,7 +28,7 @@ from edged.runtimes.base import ENGINES
 from edged.system.hardware import Hardware
 from edged.worker.child import Exit
 from edged.worker.messages import InputPart, Loaded
-from edged.worker.process import Batch
+from edged.worker.process import Batch, LostError
 from edged.worker.templates import spawned
 
 DIGITS = Path(__file__).resolve().parents[3] / "bootc/models/digits/1"
@@ -478,6 +478,26 @@ class TestTheDelayBeforeAWorkerIsStartedAgain:
         assert resident.changes.count > count
         assert passed_over(resident) == [("stuck", Code.WORKER_CRASHED)]
         await self.finish(resident)
+
+    async def test_of_one_that_did_not_even_load_is_for_ever_too(self, bench, tmp_path, monkeypatch):
+        stuck, lives = DyingWorker(), DyingWorker()
+        stuck.ended.set_result(Exit("lost: still there 5 s after SIGKILL", lost=True))
+
+        async def start_worker(_folder, _manifest, variant, _terms):
+            if variant.name == "lives":
+                return lives
+            raise LostError(stuck, EdgedError(Code.WORKER_HANG, "loading took longer than 1 s"))
+
+        monkeypatch.setattr(under_test, "start_worker", start_worker)
+        resident = bench.started(variants_bundle(tmp_path / "neg", stuck=GOOD, lives=GOOD))
+        await settle()
+        assert (resident.variant.name, [lost.worker for lost in resident.lost]) == ("lives", [stuck])
+        assert passed_over(resident) == [("stuck", Code.WORKER_HANG)]
+        stopping = asyncio.create_task(resident.stop())
+        await settle()
+        lives.ended.set_result(Exit("lost: still there 5 s after SIGKILL", lost=True))
+        await stopping
+        assert [lost.worker for lost in resident.lost] == [stuck, lives], "nor is one that did not unload"
 
     async def test_is_waited_for_by_requests_only_where_it_is_short(self, bench, tmp_path, clock):
         clock = clock()
