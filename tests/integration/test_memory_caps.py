@@ -66,10 +66,12 @@ def test_groups_that_a_killed_daemon_left_are_gone_after_the_next_start(beside: 
     left = groups(inner)
     workers = [psutil.Process(pid) for pids in left.values() for pid in pids]
     beside.signal(signal.SIGKILL)
-    beside.wait_end()
+    assert beside.stop() == -signal.SIGKILL
     psutil.wait_procs(workers, 60)
-    beside.start()
-    beside.wait_for(lambda status: status.ready)
-    assert not left.keys() & groups(inner).keys()
-    assert beside.stop() == 0
-    assert groups(inner) == {}
+    with Daemon(beside.root, interpreter=beside.root.parent / "venv/bin/python") as daemon:
+        daemon.start()
+        daemon.wait_for(lambda status: status.ready)
+        assert not left.keys() & groups(inner).keys()
+        assert len(groups(inner)) == 2
+        assert daemon.stop() == 0
+        assert groups(inner) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import sys
@@ -107,10 +108,17 @@ async def test_what_a_worker_forked_is_in_its_group_and_goes_with_it(groups, hos
     psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], PATIENCE_S)
 
 
-async def test_forked_workers_have_groups_of_their_own(groups, folder, batch_of):
+@pytest.fixture
+async def templates():
     made = Templates(EventLog(10))
+    yield made
+    await made.stop()
+    ctypes.CDLL(None).prctl(36, 0)  # orphans are nobody's here again
+
+
+async def test_forked_workers_have_groups_of_their_own(groups, templates, folder, batch_of):
     load = folder.load(*DOUBLE)
-    workers = [await start(load, CAPS, made.make, groups) for _ in range(3)]
+    workers = [await start(load, CAPS, templates.make, groups) for _ in range(3)]
     assert {worker.made for worker in workers} == {"forked"}
     assert len({group_of(worker) for worker in workers}) == 3
     for worker in workers:
@@ -118,7 +126,6 @@ async def test_forked_workers_have_groups_of_their_own(groups, folder, batch_of)
         assert own == [str(worker.pid)]
         assert await asked(worker, batch_of, load, 2.0) == [[4.0, 4.0]]
         await worker.stop(PATIENCE_S)
-    await made.stop()
     assert not [worker.pid for worker in workers if there(worker.pid)]
 
 
