@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import os
 from pathlib import Path
@@ -48,16 +49,8 @@ class Group:
     @property
     def taken_bytes(self) -> int:
         """What is charged to it now; 0 where that cannot be known."""
-        return self._number("memory.current")
-
-    @property
-    def peak_bytes(self) -> int:
-        """What was charged to it at most; 0 where that cannot be known (a kernel before 5.19)."""
-        return self._number("memory.peak")
-
-    def _number(self, name: str) -> int:
         try:
-            return int((self.folder / name).read_text(encoding="ascii"))
+            return int((self.folder / "memory.current").read_text(encoding="ascii"))
         except (OSError, ValueError):
             return 0
 
@@ -91,22 +84,24 @@ class Groups:
 
     @classmethod
     def find(cls, root: Path = Path("/")) -> Groups:
-        """Those of this process, where they are delegated and can be used; `root` holds /proc and /sys. Reads, and
-        switches controllers on."""
+        """Those of this process, where they are delegated, and with their controllers switched on.
+
+        `root` is the folder that holds /proc and /sys.
+        """
         try:
             return cls(_delegated(root))
         except LookupError as reason:
             return cls(None, str(reason.args[0]))
         except OSError as error:
-            return cls(None, f"{error.filename}: {error.strerror}")
+            return cls(None, in_words(error))
 
     def place(self, pid: int, memory_bytes: int) -> Group:
         """Moves a process to a group of its own. Memory that it has touched until now stays charged where it was.
 
-        It may block for some milliseconds. Raises OSError; there is then no group, and none where `why_not` is said.
+        It may block for some milliseconds. Raises OSError; there is then no group, and none where there is a `why_not`.
         """
         if self._folder is None:
-            raise OSError(0, self.why_not)
+            raise OSError(errno.ENOTSUP, self.why_not)
         self._remove_leftovers()
         group = Group(self._folder / f"{_PREFIX}{os.getpid()}-{next(self._numbers)}", memory_bytes)
         group.folder.mkdir()
@@ -179,6 +174,12 @@ def _delegated(root: Path) -> Path:
         if controller in offered and controller not in on:
             control.write_text(f"+{controller}", encoding="ascii")
     return inner
+
+
+def in_words(error: OSError) -> str:
+    """What failed, and with which file where that is known."""
+    what = error.strerror or str(error)
+    return f"{error.filename}: {what}" if error.filename else what
 
 
 def _words(path: Path) -> list[str]:

@@ -203,11 +203,14 @@ class Worker:
 
     async def enter(self, groups: Groups) -> None:
         """Has the kernel hold it to its memory, where it can; it is watched from here where not."""
+        if groups.why_not:
+            self._not_grouped = groups.why_not
+            return
         try:
-            # Moving a process waits for all processors to take notice.
+            # Aside, since moving a process waits until all processors have taken notice.
             self._group = await asyncio.to_thread(groups.place, self.pid, self.caps.memory_bytes)
         except OSError as error:
-            self._not_grouped = error.strerror or str(error)
+            self._not_grouped = cgroup.in_words(error)
             return
         self._groups = groups
         self._watch.stop()

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from onnx import helper
+from support import cgroups
 from support.standins import Clock
 
 from edged.errors import Code, EdgedError
@@ -96,6 +97,38 @@ async def test_how_memory_is_held_is_said(made, folder):
     other = await start(folder.load(*DOUBLE), CAPS, groups=groups)
     assert "watched (no delegated memory controller)" in other.bounds()
     await other.stop(PATIENCE_S)
+
+
+async def test_a_worker_whose_group_cannot_be_made_is_watched(folder, tmp_path, batch_of):
+    (tmp_path / "no-folder").write_text("")
+    load = folder.load(*DOUBLE)
+    worker = await start(load, CAPS, groups=Groups(tmp_path / "no-folder"))
+    assert f"watched ({tmp_path}/no-folder/worker-" in worker.bounds()
+    assert "Not a directory" in worker.bounds()
+    worker.caps = msgspec.structs.replace(CAPS, memory_bytes=2**20)
+    await batch_of(load, [{"x": np.ones((1, 2), np.float32)}]).by(worker)
+    assert "its cap is 1 MiB" in (await worker.ended).text
+
+
+async def test_a_worker_in_a_group_is_ended_by_it_and_not_watched(folder, tmp_path):
+    """On a laid-out tree: what the kernel would do with it is another test's."""
+    inner = cgroups.tree(tmp_path / "root")
+    worker = await start(
+        folder.load(*DOUBLE), msgspec.structs.replace(CAPS, memory_bytes=2**20), groups=Groups.find(tmp_path / "root")
+    )
+    (group,) = inner.glob("worker-*")
+    assert (group / "cgroup.procs").read_text() == str(worker.pid)
+    assert worker.bounds().startswith("memory 1 MiB, held by the kernel; load")
+    worker._hold_to_memory()
+    assert worker.verdict is None, "it takes more, and that is the kernel's to judge"
+    (group / "memory.current").write_text(str(2**25))
+    assert worker.usage().charged_bytes == 2**25
+    (group / "memory.events").write_text("oom 1\noom_kill 1\n")
+    worker.kill()
+    assert (group / "cgroup.kill").read_text() == "1"
+    told = "the kernel ended the worker, which had used up the memory of its cap of 1 MiB (killed by SIGKILL)"
+    assert (await worker.ended).text == told
+    assert worker.verdict.code is Code.WORKER_CRASHED
 
 
 @pytest.mark.parametrize(("start_", "size", "end"), [(0, 11, 10), (5, 6, 10), (0, -1, 10), (11, 0, 10)])
