@@ -31,6 +31,8 @@ from edged.system import hardware
 from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
+from edged.worker import cgroup
+from edged.worker.cgroup import Groups
 from edged.worker.templates import Templates
 
 # READY=1 waits for the first loads to come to an end, but not for ever: a slow model must not fail the start.
@@ -68,6 +70,7 @@ class App:
         self._life = Life(self._changes)
         self._residency = Residency(self._changes)
         self._templates = Templates(self._events)
+        self._groups = cgroup.NONE
         self._service = Service(self._residency, settings.serving)
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
@@ -83,6 +86,8 @@ class App:
         stop = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
             self._take_folders(stack)
+            self._groups = Groups.find()  # only now: the workers of a daemon that runs already are none of ours
+            self._log.info("workers are held to their memory", by="watching" if self._groups.why_not else "the kernel")
             watch_signals(stop, self._reload)
             self._in_background(stack, "watchdog", self._notifier.keep_alive())  # fed until the very end
             stack.push_async_callback(self._templates.stop)
@@ -146,6 +151,7 @@ class App:
                     self._events,
                     self._templates.make,
                     self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
+                    self._groups,
                 )
                 self._residency.add(resident)
 

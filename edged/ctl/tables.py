@@ -93,14 +93,18 @@ def _told_by_variants(model: pb.Model) -> bool:
     return bool(model.passed_over) and all(passed.reason in model.reason for passed in model.passed_over)
 
 
-def workers(workers: Sequence[pb.Worker]) -> Table:
-    """The workers, but for what `worker_notes` says."""
+def workers(workers: Sequence[pb.Worker], *, pss: bool = False) -> Table:
+    """The workers, but for what `worker_notes` says; with their proportional share of memory where `pss`."""
     columns = (
         *_MODEL,
         Column("PID", right=True),
         Column("STATE"),
+        Column("CPU", right=True),
         Column("MIB", right=True),
-        Column("PEAK MIB", right=True),
+        Column("PRIVATE", right=True),
+        *([Column("PSS", right=True)] if pss else []),
+        Column("PEAK", right=True),
+        Column("ARENA", right=True),
         Column("LOAD", right=True),
         Column("RESTARTS", right=True),
     )
@@ -111,8 +115,12 @@ def workers(workers: Sequence[pb.Worker]) -> Table:
             each.variant,
             str(each.pid or "-"),
             word(each, "state"),
+            duration(each.cpu_time.ToNanoseconds() / 1e9) if each.HasField("cpu_time") else "-",
             mib(each.resident_bytes),
+            mib(each.private_bytes),
+            *([mib(each.pss_bytes)] if pss else []),
             mib(each.peak_bytes),
+            mib(each.arena_bytes),
             duration(each.load_time.ToNanoseconds() / 1e9) if each.HasField("load_time") else "-",
             str(each.restarts),
         )
@@ -129,7 +137,10 @@ def worker_notes(workers: Sequence[pb.Worker]) -> list[str]:
         name = f"{each.model} {each.revision} {each.variant}"
         if each.caps and not alike:
             notes.append(f"{name}: at most {each.caps}")
-        if each.last_exit:
+        if each.state == pb.WORKER_STATE_LOST:
+            held = f"keeps {mib(each.charged_bytes)} MiB and its device until it does"
+            notes.append(f"{name}: process {each.pid} was killed and does not end; it {held}")
+        elif each.last_exit:
             notes.append(f"{name}: the worker before it ended: {each.last_exit}")
     return notes
 
