@@ -188,6 +188,8 @@ def _worker(resident: Resident) -> list[pb.Worker]:
         restarts=resident.restarts,
         caps=f"{worker.caps.describe()}; {worker.made}",
         last_exit=resident.last_exit,
+        sandbox=worker.loaded.sandbox,
+        sandbox_lacks=worker.loaded.sandbox_lacks,
     )
     found.load_time.FromNanoseconds(int((worker.loaded.load_s + worker.loaded.warmup_s) * 1e9))
     return [found]

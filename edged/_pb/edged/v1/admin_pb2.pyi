@@ -551,6 +551,8 @@ class Worker(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     CAPS_FIELD_NUMBER: _builtins.int
     LAST_EXIT_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    SANDBOX_LACKS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     revision: _builtins.int
@@ -583,6 +585,14 @@ class Worker(_message.Message):
     def load_time(self) -> _duration_pb2.Duration:
         """From the start of the process until it was ready; unset: it is not yet."""
 
+    @_builtins.property
+    def sandbox(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What keeps it from what is not its own, for people: `Landlock ABI 7`, `system-call filter`."""
+
+    @_builtins.property
+    def sandbox_lacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What should too and does not, with the reason, for people: `Landlock (this kernel has none, …)`."""
+
     def __init__(
         self,
         *,
@@ -600,10 +610,12 @@ class Worker(_message.Message):
         restarts: _builtins.int = ...,
         caps: _builtins.str = ...,
         last_exit: _builtins.str = ...,
+        sandbox: _abc.Iterable[_builtins.str] | None = ...,
+        sandbox_lacks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caps", b"caps", "last_exit", b"last_exit", "load_time", b"load_time", "model", b"model", "peak_bytes", b"peak_bytes", "pid", b"pid", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "revision", b"revision", "runtime", b"runtime", "runtime_version", b"runtime_version", "started_at", b"started_at", "state", b"state", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caps", b"caps", "last_exit", b"last_exit", "load_time", b"load_time", "model", b"model", "peak_bytes", b"peak_bytes", "pid", b"pid", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "revision", b"revision", "runtime", b"runtime", "runtime_version", b"runtime_version", "sandbox", b"sandbox", "sandbox_lacks", b"sandbox_lacks", "started_at", b"started_at", "state", b"state", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
