@@ -1,6 +1,6 @@
 """The worker's main program: loads one variant of one revision and answers what comes over the link.
 
-Started as `python -I -m edged.worker.host DAEMON LINK ARENA`, or forked by a template. It ends when the link does.
+Started as `python -I -B -m edged.worker.host DAEMON LINK ARENA`, or forked by a template. It ends when the link does.
 """
 
 from __future__ import annotations
