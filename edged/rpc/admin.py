@@ -190,6 +190,7 @@ def _worker(resident: Resident) -> list[pb.Worker]:
         last_exit=resident.last_exit,
         sandbox=worker.loaded.sandbox,
         sandbox_lacks=worker.loaded.sandbox_lacks,
+        arena_bytes=worker.arena_bytes,
     )
     found.load_time.FromNanoseconds(int((worker.loaded.load_s + worker.loaded.warmup_s) * 1e9))
     return [found]

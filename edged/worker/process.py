@@ -244,6 +244,11 @@ class Worker:
         """What it takes now and took at most; zeros once it has ended."""
         return Usage() if self._child.ended.done() else usage.read(self.pid)
 
+    @property
+    def arena_bytes(self) -> int:
+        """What requests under way hold of the memory that it shares with the front."""
+        return self._arena.slots.taken_bytes
+
     def _end(self, ended: asyncio.Future[Exit]) -> None:
         how = ended.result()
         self._link.close()

@@ -553,6 +553,7 @@ class Worker(_message.Message):
     LAST_EXIT_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
     SANDBOX_LACKS_FIELD_NUMBER: _builtins.int
+    ARENA_BYTES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     revision: _builtins.int
@@ -577,6 +578,8 @@ class Worker(_message.Message):
     """What holds its memory and time within bounds, for people."""
     last_exit: _builtins.str
     """How the last process of this variant ended, for people; empty: none has."""
+    arena_bytes: _builtins.int
+    """Bytes of its shared memory that requests under way hold now."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When the process began, by the device's clock."""
@@ -612,10 +615,11 @@ class Worker(_message.Message):
         last_exit: _builtins.str = ...,
         sandbox: _abc.Iterable[_builtins.str] | None = ...,
         sandbox_lacks: _abc.Iterable[_builtins.str] | None = ...,
+        arena_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caps", b"caps", "last_exit", b"last_exit", "load_time", b"load_time", "model", b"model", "peak_bytes", b"peak_bytes", "pid", b"pid", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "revision", b"revision", "runtime", b"runtime", "runtime_version", b"runtime_version", "sandbox", b"sandbox", "sandbox_lacks", b"sandbox_lacks", "started_at", b"started_at", "state", b"state", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arena_bytes", b"arena_bytes", "caps", b"caps", "last_exit", b"last_exit", "load_time", b"load_time", "model", b"model", "peak_bytes", b"peak_bytes", "pid", b"pid", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "revision", b"revision", "runtime", b"runtime", "runtime_version", b"runtime_version", "sandbox", b"sandbox", "sandbox_lacks", b"sandbox_lacks", "started_at", b"started_at", "state", b"state", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
