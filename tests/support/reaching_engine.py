@@ -67,6 +67,7 @@ def attempts(root: Path) -> dict[str, Callable[[], object]]:
     daemon = os.getppid()
     state = root / "var/lib/edged"
     return {
+        "own bundle": (root / "usr/share/edged/models/reaching/1/bundle.toml").read_bytes,
         **{f"file: {name}": attempt for name, attempt in _files(root, state).items()},
         "file: daemon's memory": Path(f"/proc/{daemon}/mem").open,
         "file: daemon's arguments": Path(f"/proc/{daemon}/cmdline").read_bytes,
@@ -102,6 +103,7 @@ def _files(root: Path, state: Path) -> dict[str, Callable[[], object]]:
         "remove state": (state / "removable").unlink,
         "move state": lambda: (state / "movable").rename(state / "moved"),
         "read settings": (root / "etc/edged/edged.toml").read_bytes,
+        "read another's bundle": (root / "usr/share/edged/models/digits/1/bundle.toml").read_bytes,
         "write bundle": lambda: (root / "usr/share/edged/models/reaching/1/bundle.toml").open("r+b").close(),
         "write temporary": lambda: tempfile.NamedTemporaryFile(dir=root.parent).close(),
         "write shared memory": lambda: tempfile.NamedTemporaryFile(dir="/dev/shm").close(),

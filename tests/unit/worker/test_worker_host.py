@@ -69,6 +69,7 @@ def test_each_message_is_answered_in_order(folder, batch_of):
     assert [type(message) for message, _ in found] == [Loaded, Answered, Failed, Answered]
     for batch, (message, body), value in ((one, found[1], 2), (two, found[3], 4)):
         assert batch.read(message, memoryview(body))[0]["y"].tolist() == [[value, value]]
+    assert found[0][0].sandbox == (f"kept to {load.folder} for onnxruntime",), "what holds it is told"
     assert found[2][0] == Failed("load_failed", "gone.npz cannot be read: No such file or directory", "")
 
 
