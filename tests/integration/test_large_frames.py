@@ -24,7 +24,7 @@ from edged._pb.inference import grpc_service_pb2 as pb
 FRAME = [1, 1080, 1920, 3]
 FRAME_BYTES = 1080 * 1920 * 3
 CALLERS = 6
-ROUNDS = 25
+ROUNDS = 15
 
 # What a caller that gives up is told, and one whose deadline passes before or after its request has come in.
 GIVEN_UP = {"StatusCode.CANCELLED", "StatusCode.DEADLINE_EXCEEDED", "deadline_exceeded"}
@@ -133,4 +133,4 @@ def test_frames_given_up_at_random_leak_no_slot_and_reuse_none_too_early(target:
     assert (after.pid, after.restarts) == (before.pid, 0)
     assert len(held(daemon.pid)) <= descriptors + 2 * CALLERS, "connections of callers at most"
     # What grpc and the allocator keep goes up and down by some frames; what leaks does not come down.
-    assert front.memory_info().rss - resident < given_up / 4 * FRAME_BYTES
+    assert front.memory_info().rss - resident < given_up / 8 * FRAME_BYTES
