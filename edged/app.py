@@ -18,7 +18,7 @@ from edged.config import last_good, reload
 from edged.config.load import load
 from edged.config.settings import Listen, Settings
 from edged.document import DocumentError
-from edged.errors import EdgedError
+from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
@@ -252,14 +252,20 @@ class App:
             self._events.record(
                 Severity.ERROR, error.code, "settings", f"nothing was changed; the settings are wrong:\n{error}"
             )
+        except Exception:  # noqa: BLE001 - logged, and told as an event
+            self._log.exception("a reload met a defect of edged")
+            self._events.record(
+                Severity.ERROR, Code.INTERNAL, "settings", "the reload met a defect of edged; its log says more"
+            )
         finally:  # the service manager waits for it, whatever happened
             if running:
                 self._notifier.ready(report.summary(self._life, self._residency))
 
     def _take(self, new: Settings) -> None:
+        changes = reload.changes(self._settings, new)
         while self._doubts:
             self._life.recover(self._doubts.pop())
-        for change in reload.changes(self._settings, new):
+        for change in changes:
             text = f"{change.key} is now {change.new!r}, was {change.old!r}"
             if change.applies:
                 self._events.record(Severity.INFO, "setting_changed", change.key, text)

@@ -15,6 +15,7 @@ NEEDED = [
     ("npm", "npm", "tests/integration/test_nodejs.py: a client in JavaScript"),
     ("zsh", "zsh", "tests/integration/test_completion.py: completion in zsh"),
     ("fish", "fish", "tests/integration/test_completion.py: completion in fish"),
+    ("strace", "strace", "tests/integration/test_writes.py: what templates and workers write"),
     ("h2load", "nghttp2-client", "make bench: the load generator in C"),
 ]
 

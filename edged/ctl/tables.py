@@ -34,6 +34,7 @@ def status(found: pb.Status, now: datetime) -> Table:
             ("level", word(found, "level")),
             *listening,
             *reasons,
+            *[("sandbox", f"workers lack: {lacking}") for lacking in _lacking(found.workers)],
         ]
     )
 
@@ -130,9 +131,10 @@ def workers(workers: Sequence[pb.Worker], *, pss: bool = False) -> Table:
 
 
 def worker_notes(workers: Sequence[pb.Worker]) -> list[str]:
-    """What bounds each worker, and how the one before it ended."""
+    """What bounds each worker, what it is not kept from though it should be, and how the one before it ended."""
     alike = len(workers) > 1 and len({each.caps for each in workers}) == 1
     notes = [f"all: at most {workers[0].caps}"] if alike and workers[0].caps else []
+    notes += [f"the sandbox lacks: {lacking}" for lacking in _lacking(workers)]
     for each in workers:
         name = f"{each.model} {each.revision} {each.variant}"
         if each.caps and not alike:
@@ -180,3 +182,8 @@ def _state(model: pb.Model) -> str:
 def _requests(model: pb.Model) -> str:
     counted = ((model.requests_failed, "failed"), (model.requests_refused, "refused"))
     return ", ".join([f"{model.requests_ok} ok", *(f"{number} {name}" for number, name in counted if number)])
+
+
+def _lacking(workers: Sequence[pb.Worker]) -> list[str]:
+    """What the sandboxes lack, each once: it is the kernel that lacks it."""
+    return sorted({lacking for each in workers for lacking in each.sandbox_lacks})

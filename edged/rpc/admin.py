@@ -203,6 +203,9 @@ def _worker(resident: Resident, variant: Variant, worker: Worker, state: pb.Work
         restarts=resident.restarts,
         caps=f"{worker.bounds()}; {worker.made}",
         last_exit=resident.last_exit,
+        sandbox=worker.loaded.sandbox,
+        sandbox_lacks=worker.loaded.sandbox_lacks,
+        arena_held_bytes=worker.arena_held_bytes,
     )
     found.cpu_time.FromNanoseconds(int(taken.cpu_s * 1e9))
     found.load_time.FromNanoseconds(int((worker.loaded.load_s + worker.loaded.warmup_s) * 1e9))

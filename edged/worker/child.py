@@ -82,11 +82,12 @@ def _signal_name(number: int) -> str:
 
 
 def spawn(module: str, arguments: Sequence[str], environment: Mapping[str, str], keep: Sequence[int]) -> Child:
-    """Starts `python -I -m module arguments…` with the descriptors `keep` and no other.
+    """Starts `python -I -B -m module arguments…` with the descriptors `keep` and no other.
 
-    Its standard input is empty; what it prints goes where the daemon's own goes. Raises OSError.
+    It leaves no compiled code behind. Its standard input is empty; what it prints goes where the daemon's own goes.
+    Raises OSError.
     """
-    command = [sys.executable, "-I", "-m", module, *arguments]
+    command = [sys.executable, "-I", "-B", "-m", module, *arguments]
     empty = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
     for descriptor in keep:
         os.set_inheritable(descriptor, True)

@@ -77,6 +77,10 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     load_s: float
     warmup_s: float
+    sandbox: tuple[str, ...] = ()
+    """What keeps the worker from what is not its own, for people."""
+    sandbox_lacks: tuple[str, ...] = ()
+    """What should too, and why it does not."""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):

@@ -279,6 +279,11 @@ class Worker:
         if self._group is not None:
             self._groups.remove(self._group)
 
+    @property
+    def arena_held_bytes(self) -> int:
+        """What requests under way hold of the memory that it shares with the front."""
+        return self._arena.slots.taken_bytes
+
     def _end(self, ended: asyncio.Future[Exit]) -> None:
         how = ended.result()
         self._link.close()

@@ -211,6 +211,7 @@ def environment(engine: str) -> Mapping[str, str]:
     return {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
+        "HOME": "/nonexistent",  # else Python looks its user up, for which the C library may ask a server
         "OPENBLAS_NUM_THREADS": "1",
         **passed_on,
         **own,

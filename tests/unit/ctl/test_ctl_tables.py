@@ -143,6 +143,16 @@ def test_bounds_of_workers_are_told_once_where_they_are_alike():
     assert tables.worker_notes([worker(last_exit="killed by SIGKILL")]) == [ended]
 
 
+def test_what_the_sandboxes_lack_is_told_once():
+    lacks = "Landlock (this kernel has none)"
+    workers = [worker(sandbox_lacks=[lacks]), worker(model="b", sandbox_lacks=[lacks]), worker(model="c")]
+    assert tables.worker_notes(workers) == [f"the sandbox lacks: {lacks}"]
+    status = pb.Status(workers=workers)
+    assert [row for row in tables.status(status, NOW).rows if row[0] == "sandbox"] == [
+        ("sandbox", f"workers lack: {lacks}")
+    ]
+
+
 def event(sequence: int, at: datetime) -> pb.Event:
     found = pb.Event(sequence=sequence, severity=pb.SEVERITY_ERROR, code="worker_crashed", subject="digits")
     found.message = "the worker ended"

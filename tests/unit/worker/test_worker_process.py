@@ -498,6 +498,7 @@ async def test_a_worker_knows_nothing_of_its_fronts_environment(folder, monkeypa
     assert found == {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
+        "HOME": "/nonexistent",
         "OPENBLAS_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         **passed,

@@ -569,6 +569,9 @@ class Worker(_message.Message):
     ARENA_BYTES_FIELD_NUMBER: _builtins.int
     CHARGED_BYTES_FIELD_NUMBER: _builtins.int
     PSS_BYTES_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    SANDBOX_LACKS_FIELD_NUMBER: _builtins.int
+    ARENA_HELD_BYTES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     revision: _builtins.int
@@ -607,6 +610,8 @@ class Worker(_message.Message):
     """Bytes that are resident, each page divided by the number of processes that share it; 0: not asked for, or not to
     be found out.
     """
+    arena_held_bytes: _builtins.int
+    """Bytes of its shared memory that requests under way hold now."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When the process began, by the device's clock."""
@@ -618,6 +623,14 @@ class Worker(_message.Message):
     @_builtins.property
     def cpu_time(self) -> _duration_pb2.Duration:
         """Processor time that it has used, on all cores together."""
+
+    @_builtins.property
+    def sandbox(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What keeps it from what is not its own, for people: `Landlock ABI 7`, `system-call filter`."""
+
+    @_builtins.property
+    def sandbox_lacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What should too and does not, with the reason, for people: `Landlock (this kernel has none, …)`."""
 
     def __init__(
         self,
@@ -641,10 +654,13 @@ class Worker(_message.Message):
         arena_bytes: _builtins.int = ...,
         charged_bytes: _builtins.int = ...,
         pss_bytes: _builtins.int = ...,
+        sandbox: _abc.Iterable[_builtins.str] | None = ...,
+        sandbox_lacks: _abc.Iterable[_builtins.str] | None = ...,
+        arena_held_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "load_time", b"load_time", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arena_bytes", b"arena_bytes", "caps", b"caps", "charged_bytes", b"charged_bytes", "cpu_time", b"cpu_time", "last_exit", b"last_exit", "load_time", b"load_time", "model", b"model", "peak_bytes", b"peak_bytes", "pid", b"pid", "private_bytes", b"private_bytes", "pss_bytes", b"pss_bytes", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "revision", b"revision", "runtime", b"runtime", "runtime_version", b"runtime_version", "started_at", b"started_at", "state", b"state", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arena_bytes", b"arena_bytes", "arena_held_bytes", b"arena_held_bytes", "caps", b"caps", "charged_bytes", b"charged_bytes", "cpu_time", b"cpu_time", "last_exit", b"last_exit", "load_time", b"load_time", "model", b"model", "peak_bytes", b"peak_bytes", "pid", b"pid", "private_bytes", b"private_bytes", "pss_bytes", b"pss_bytes", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "revision", b"revision", "runtime", b"runtime", "runtime_version", b"runtime_version", "sandbox", b"sandbox", "sandbox_lacks", b"sandbox_lacks", "started_at", b"started_at", "state", b"state", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
