@@ -1,8 +1,9 @@
-"""The Open Inference Protocol: its six calls, over the services."""
+"""The Open Inference Protocol's six calls, and inference over a stream."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import grpc
 
@@ -10,9 +11,10 @@ from edged import __version__
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.rpc import parameters
 from edged.rpc.answer import write_answer
-from edged.rpc.server import Methods, decode, unary
+from edged.rpc.server import Methods, decode, duplex, unary
+from edged.rpc.stream import Streams
 from edged.rpc.wire import read_request
-from edged.serving.request import Call
+from edged.serving.request import Answer, Call
 from edged.serving.service import Service
 from edged.types import Level
 
@@ -24,6 +26,7 @@ class Inference:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._streams = Streams(self._infer)
 
     def methods(self) -> Methods:
         """The calls by name."""
@@ -34,6 +37,7 @@ class Inference:
             "ServerMetadata": unary(self._server_metadata),
             "ModelMetadata": unary(self._model_metadata),
             "ModelInfer": unary(self._model_infer),
+            "ModelStreamInfer": duplex(self._streams.converse),
         }
 
     async def _server_live(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -70,9 +74,12 @@ class Inference:
 
     async def _model_infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         call = read_request(data)
-        _refuse_what_is_to_come(call)
         render = functools.partial(write_answer, identity=call.id, level=Level.NOMINAL)
-        return await self._service.infer(call, context.time_remaining(), render)
+        return await self._infer(call, context.time_remaining(), render)
+
+    async def _infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:
+        _refuse_what_is_to_come(call)
+        return await self._service.infer(call, remaining_s, render)
 
 
 def _refuse_what_is_to_come(call: Call) -> None:
