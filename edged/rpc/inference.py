@@ -90,5 +90,3 @@ def _refuse_what_is_to_come(call: Call) -> None:
     for asked in call.outputs:
         if asked.place is not None:
             raise parameters.unsupported("shared_memory_region", f" of output {asked.name[:64]!r}")
-        if asked.classes:
-            raise parameters.unsupported("classification", f" of output {asked.name[:64]!r}")

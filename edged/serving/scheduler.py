@@ -21,7 +21,7 @@ from edged.models.resident import Resident
 from edged.serving.admission import Admitted
 from edged.serving.request import Answer, Contents, Output
 from edged.serving.statistics import Statistics
-from edged.types import TensorSpec
+from edged.types import Datatype, TensorSpec
 from edged.worker.messages import Answered, Failed, InputPart
 from edged.worker.process import Batch, Parts
 
@@ -225,8 +225,10 @@ class Queue:
             if pending.answer.done():
                 continue
             outputs = tuple(
-                Output(name, datatypes[name], output.shape, data)
-                for name, output, data in zip(pending.admitted.outputs, member.outputs, found, strict=True)
+                Output(name, Datatype.BYTES if classes else datatypes[name], output.shape, data)
+                for name, classes, output, data in zip(
+                    pending.admitted.outputs, pending.admitted.classes, member.outputs, found, strict=True
+                )
             )
             answer = Answer(resident.name, resident.revision, variant, resident.degraded, outputs)
             pending.answer.set_result(pending.render(answer))
@@ -280,7 +282,11 @@ def _batch(resident: Resident, batch: Sequence[Pending]) -> Batch:
             [part for pending in batch for part in pending.contents[position].parts]
             for position in range(len(admitted.inputs))
         ],
-        expected=tuple(_expected_bytes(specs[name], rows, resident.manifest) for name in admitted.outputs),
+        expected=tuple(
+            0 if count else _expected_bytes(specs[name], rows, resident.manifest)
+            for name, count in zip(admitted.outputs, admitted.classes, strict=True)
+        ),
+        classes=admitted.classes if any(admitted.classes) else (),
     )
 
 

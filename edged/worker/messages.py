@@ -100,7 +100,9 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
     Inputs and outputs that are large travel through the arena instead of the body: `slots[i]` is where the contents of
     `inputs[i]` begin there, -1 where they lie in the body; `rooms[o]` is where, and in how many bytes, `outputs[o]` may
-    be put, (-1, 0) where it may not. Answered by Answered, or by Failed where the whole batch could not be run.
+    be put, (-1, 0) where it may not. `classes[o]` is how many classes of each row are wanted instead of the elements of
+    `outputs[o]`, 0 where none are; empty: none anywhere. Answered by Answered, or by Failed where the whole batch could
+    not be run.
     """
 
     inputs: tuple[str, ...]
@@ -108,6 +110,7 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
     members: list[tuple[InputPart, ...]]
     slots: tuple[int, ...]
     rooms: tuple[tuple[int, int], ...]
+    classes: tuple[int, ...] = ()
 
 
 class OutputPart(msgspec.Struct, frozen=True, array_like=True):

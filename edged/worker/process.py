@@ -68,6 +68,8 @@ class Batch(msgspec.Struct, frozen=True):
     contents: list[list[Buffer]]
     expected: tuple[int, ...]
     """How many bytes each output will take; 0 where that cannot be known."""
+    classes: tuple[int, ...] = ()
+    """For each output how many classes of each row are wanted instead of its elements; 0, or empty: none."""
 
 
 # The outputs of one member in the order asked for, or why it has none.
@@ -106,7 +108,7 @@ class Worker:
         slots = tuple(self._send_by_arena(contents) for contents in batch.contents)
         rooms = tuple(self._room(size) for size in batch.expected)
         body = [part for slot, parts in zip(slots, batch.contents, strict=True) if slot < 0 for part in parts]
-        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms)
+        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.classes)
         reply = self._link.send(asked, body)
         try:
             message, rest = await self._answer(reply, self.caps.inference_s, "an inference")
