@@ -23,9 +23,12 @@ from edged.events import EventLog, Severity
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
 from edged.rpc import admin, health, inference, reflection
+from edged.rpc.log_settings import LogSettings
+from edged.rpc.repository import RepositoryCalls, elsewhere
 from edged.rpc.server import Methods, Server, Tls, remove_leftovers
 from edged.runtimes.base import ENGINES
 from edged.serving import report
+from edged.serving.repository import Repository
 from edged.serving.service import Service
 from edged.system import hardware
 from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
@@ -126,7 +129,7 @@ class App:
         stack.push_async_callback(_end, [task])
 
     def _load_models(self) -> None:
-        """Starts the newest sound bundle of each factory model."""
+        """Starts the newest sound bundle of each factory model; the others may be asked for."""
         runtimes = {name: engine.version() for name, engine in ENGINES.items()}
         device = hardware.read(self._settings.device.hardware_class)
         folder = Path(self._placed.paths.factory)
@@ -135,7 +138,7 @@ class App:
                 self._events.record(Severity.ERROR, found.error.code, found.model or "factory", str(found.error))
                 name = found.folder.relative_to(folder)
                 self._life.degrade(f"factory bundle {name} is not usable: {_in_a_line(found.error)}")
-            elif found.manifest is not None and found.manifest.name not in self._residency.routes:
+            elif found.manifest is not None:
                 source = Source(found.folder, found.manifest, "factory")
                 resident = Resident(
                     source,
@@ -147,23 +150,42 @@ class App:
                     self._templates.make,
                     self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
                 )
-                self._residency.add(resident)
+                if found.manifest.name in self._residency.routes:  # the newest comes first
+                    self._residency.know(resident)
+                else:
+                    self._residency.add(resident)
 
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
         """Two servers, since grpc offers all services of one on all its addresses; stopped with `stack`."""
         listen = self._placed.listen
-        protocol = {inference.SERVICE: inference.Inference(self._service).methods()}
+        protocol = inference.Inference(self._service).methods()
+        repository = Repository(
+            self._residency,
+            lambda resident: self._service.release(resident, self._settings.serving.drain_s),
+            self._events,
+        )
+        stack.push_async_callback(repository.stop)
+        offered = {
+            **protocol,
+            **elsewhere(listen.admin_socket),
+            **LogSettings(self._events, admin_socket=listen.admin_socket).methods(),
+        }
         administration = {
+            inference.SERVICE: {
+                **protocol,
+                **RepositoryCalls(repository).methods(),
+                **LogSettings(self._events, admin_socket="").methods(),
+            },
             admin.SERVICE: admin.Admin(
                 self._service, self._residency, self._life, self._events, self._settings.device.hardware_class
-            ).methods()
+            ).methods(),
         }
-        public = self._server(protocol, listen)
+        public = self._server({inference.SERVICE: offered}, listen)
         stack.push_async_callback(public.stop, _CLOSE_S)
         public.add_socket(Path(listen.socket))
         if listen.tcp:
             public.add_tcp(listen.tcp, _tls(listen))
-        private = self._server({**protocol, **administration}, listen)
+        private = self._server(administration, listen)
         stack.push_async_callback(private.stop, _CLOSE_S)
         private.add_socket(Path(listen.admin_socket))
         self._life.listening = [
@@ -265,7 +287,7 @@ class App:
         self._remember_settings(new)
         log.configure(self._settings.log.level, self._settings.log.format)
         self._service.apply(self._settings.serving)
-        for resident in self._residency.all():
+        for resident in self._residency.known():
             resident.settings = self._settings.workers
         self._changes.mark()
 

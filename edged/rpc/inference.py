@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's six calls, and inference over a stream."""
+"""The calls that ask models, and about them: those of the Open Inference Protocol, and what Triton adds to these."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import grpc
 
 from edged import __version__
 from edged._pb.inference import grpc_service_pb2 as pb
+from edged.errors import Code, EdgedError
 from edged.rpc import parameters
 from edged.rpc.answer import write_answer
-from edged.rpc.server import Methods, decode, duplex, unary
+from edged.rpc.model_config import model_config, platform
+from edged.rpc.model_statistics import model_statistics
+from edged.rpc.server import Methods, Unary, decode, duplex, unary
 from edged.rpc.stream import Streams
 from edged.rpc.wire import read_request
 from edged.serving.request import Answer, Call
@@ -19,6 +22,25 @@ from edged.serving.service import Service
 from edged.types import Level
 
 SERVICE = "inference.GRPCInferenceService"
+
+# By the names that Triton gives its extensions of the protocol.
+_EXTENSIONS = (
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+    "logging",
+)
+
+_NOT_CARRIED_OUT = (
+    "CudaSharedMemoryStatus",
+    "CudaSharedMemoryRegister",
+    "CudaSharedMemoryUnregister",
+    "TraceSetting",
+)
 
 
 class Inference:
@@ -37,7 +59,10 @@ class Inference:
             "ServerMetadata": unary(self._server_metadata),
             "ModelMetadata": unary(self._model_metadata),
             "ModelInfer": unary(self._model_infer),
+            "ModelConfig": unary(self._model_config),
+            "ModelStatistics": unary(self._model_statistics),
             "ModelStreamInfer": duplex(self._streams.converse),
+            **{name: unary(_refused(name)) for name in _NOT_CARRIED_OUT},
         }
 
     async def _server_live(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -55,7 +80,7 @@ class Inference:
 
     async def _server_metadata(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         decode(pb.ServerMetadataRequest, data)
-        return pb.ServerMetadataResponse(name="edged", version=__version__, extensions=[]).SerializeToString()
+        return pb.ServerMetadataResponse(name="edged", version=__version__, extensions=_EXTENSIONS).SerializeToString()
 
     async def _model_metadata(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         request = decode(pb.ModelMetadataRequest, data)
@@ -66,10 +91,24 @@ class Inference:
         return pb.ModelMetadataResponse(
             name=manifest.name,
             versions=[str(revision) for revision in self._service.versions(manifest.name)],
-            platform=variant.runtime,
+            platform=platform(variant),
             inputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in manifest.inputs],
             outputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in manifest.outputs],
             properties={"edged_digest": resident.digest, "edged_variant": variant.name},
+        ).SerializeToString()
+
+    async def _model_config(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        request = decode(pb.ModelConfigRequest, data)
+        resident = self._service.find(request.name, request.version)
+        variant = resident.variant or resident.manifest.variants[0]
+        config = model_config(resident.manifest, variant, resident.digest)
+        return pb.ModelConfigResponse(config=config).SerializeToString()
+
+    async def _model_statistics(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        request = decode(pb.ModelStatisticsRequest, data)
+        found = self._service.residents(request.name, request.version)
+        return pb.ModelStatisticsResponse(
+            model_stats=[model_statistics(each, self._service.queue(each).statistics) for each in found]
         ).SerializeToString()
 
     async def _model_infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
@@ -80,6 +119,13 @@ class Inference:
     async def _infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:
         _refuse_what_is_to_come(call)
         return await self._service.infer(call, remaining_s, render)
+
+
+def _refused(name: str) -> Unary:
+    async def call(_: bytes, __: grpc.aio.ServicerContext) -> bytes:
+        raise EdgedError(Code.UNSUPPORTED, f"{name} is not supported", "ServerMetadata lists the extensions that are")
+
+    return call
 
 
 def _refuse_what_is_to_come(call: Call) -> None:

@@ -164,7 +164,7 @@ class Queue:
     async def _worker_is_there(self) -> bool:
         """Waits while the worker is on its way back; False when none is expected soon."""
         resident = self._resident
-        while not resident.ready:
+        while not resident.working:
             if not resident.expected:
                 return False
             await resident.changes.after(resident.changes.count)
