@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 
 import grpc
 
 from edged import __version__
 from edged._pb.inference import grpc_service_pb2 as pb
+from edged.bundle.manifest import Manifest
 from edged.errors import Code, EdgedError
 from edged.rpc import parameters
 from edged.rpc.answer import write_answer
@@ -34,6 +36,9 @@ _EXTENSIONS = (
     "statistics",
     "logging",
 )
+
+# Labels that take more are not told with the metadata, which is asked for often.
+_MAX_LABELS_BYTES = 64 * 1024
 
 _NOT_CARRIED_OUT = (
     "CudaSharedMemoryStatus",
@@ -94,7 +99,7 @@ class Inference:
             platform=platform(variant),
             inputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in manifest.inputs],
             outputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in manifest.outputs],
-            properties={"edged_digest": resident.digest, "edged_variant": variant.name},
+            properties={"edged_digest": resident.digest, "edged_variant": variant.name, **_properties(manifest)},
         ).SerializeToString()
 
     async def _model_config(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -119,6 +124,15 @@ class Inference:
     async def _infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:
         _refuse_what_is_to_come(call)
         return await self._service.infer(call, remaining_s, render)
+
+
+def _properties(manifest: Manifest) -> dict[str, str]:
+    """What the message has no field for."""
+    labels = {f"edged_labels.{spec.name}": json.dumps(spec.labels) for spec in manifest.outputs if spec.labels}
+    return {
+        "edged_max_batch_size": str(manifest.max_batch_size),
+        **{name: text for name, text in labels.items() if len(text) <= _MAX_LABELS_BYTES},
+    }
 
 
 def _refused(name: str) -> Unary:
