@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from edged.bundle.manifest import Queue as Rules
 
-# Turns without an arrival after which a batch is closed, and how long that may take in all (benchmarks/serving.py).
-QUIET_TURNS = 10
+# Turns without an arrival after which a batch is closed, and how long that may take (benchmarks/serving.py).
+QUIET_TURNS = 30
 LONGEST_NS = 200_000
 
 # After so many batches that waited in vain only every so many waits.
@@ -26,7 +26,7 @@ class Closing:
         self._delay_ns = rules.max_delay_us * 1000
         self._preferred = rules.preferred_batch_size
         self._in_vain = 0
-        self._began_ns = 0
+        self._since_ns = 0
         self._quiet = 0
         self._first = self._count = 0
 
@@ -36,7 +36,7 @@ class Closing:
 
     def begin(self, count: int, now_ns: int) -> None:
         """A batch may be formed from now on; `count` requests wait."""
-        self._began_ns = now_ns
+        self._since_ns = now_ns
         self._first = self._count = count
         self._quiet = 0
 
@@ -52,9 +52,12 @@ class Closing:
         if self._first == count == 1 and self._in_vain >= _IN_VAIN and self._in_vain % _EVERY:
             self._in_vain += 1
             return -1.0
-        self._quiet = self._quiet + 1 if count == self._count else 0
+        if count == self._count:
+            self._quiet += 1
+        else:
+            self._quiet, self._since_ns = 0, now_ns
         self._count = count
-        if self._quiet <= QUIET_TURNS and now_ns - self._began_ns < LONGEST_NS:
+        if self._quiet <= QUIET_TURNS and now_ns - self._since_ns < LONGEST_NS:
             return 0.0
         self._in_vain = self._in_vain + 1 if count == 1 else 0
         return -1.0

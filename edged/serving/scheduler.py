@@ -263,12 +263,13 @@ class Queue:
     def _answer(self, batch: Sequence[Pending], variant: str, answered: Answered, parts: Sequence[Parts]) -> None:
         """Hands each member its answer."""
         resident = self._resident
-        degraded = resident.degraded
-        statistics = self.statistics
-        now_ns = clock.monotonic_ns()
-        rows = good = 0
+        name, revision, degraded, datatypes = resident.name, resident.revision, resident.degraded, self._datatypes
+        rows: list[int] = []
+        arrived_ns: list[int] = []
+        executed = 0
         for pending, member, found in zip(batch, answered.members, parts, strict=True):
-            rows += pending.admitted.rows
+            admitted = pending.admitted
+            executed += admitted.rows
             if isinstance(member, Failed) or isinstance(found, Failed):
                 failure = member if isinstance(member, Failed) else found
                 assert isinstance(failure, Failed)  # noqa: S101 - narrows the type
@@ -277,16 +278,16 @@ class Queue:
             if pending.answer.done():
                 continue
             outputs = tuple(
-                Output(name, self._datatypes[name], output.shape, data)
-                for name, output, data in zip(pending.admitted.outputs, member.outputs, found, strict=True)
+                [
+                    Output(output, datatypes[output], head.shape, data)
+                    for output, head, data in zip(admitted.outputs, member.outputs, found, strict=True)
+                ]
             )
-            answer = Answer(resident.name, resident.revision, variant, degraded, outputs)
-            pending.answer.set_result(pending.render(answer))
-            statistics.count_answer(pending.admitted.rows, pending.arrived_ns, self._sent_ns, now_ns, answered)
-            good += 1
-        if good:
-            statistics.count_execution(rows, answered, clock.wall_ms())
-        self._forecast.learn(rows, (now_ns - self._sent_ns) / 1e9)
+            pending.answer.set_result(pending.render(Answer(name, revision, variant, degraded, outputs)))
+            rows.append(admitted.rows)
+            arrived_ns.append(pending.arrived_ns)
+        self.statistics.count_execution(answered, executed, rows, arrived_ns, self._sent_ns)
+        self._forecast.learn(executed, (clock.monotonic_ns() - self._sent_ns) / 1e9)
         self._duty.spent(answered.infer_ns / 1e9, clock.monotonic())
 
     def give_up(self, error: EdgedError) -> None:
