@@ -15,10 +15,14 @@ REAP_S = 5.0
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a process ended. `lost`: it did not; it is still there after SIGKILL, with all that it holds."""
+    """How a process ended, and by which signal, if by one.
+
+    `lost`: it did not; it is still there after SIGKILL, with all that it holds.
+    """
 
     text: str
     lost: bool = False
+    signal: int = 0
 
 
 class Child:
@@ -55,7 +59,7 @@ class Child:
         if result.si_code == os.CLD_EXITED:
             self.ended.set_result(Exit(f"exit status {result.si_status}"))
         else:
-            self.ended.set_result(Exit(f"killed by {_signal_name(result.si_status)}"))
+            self.ended.set_result(Exit(f"killed by {_signal_name(result.si_status)}", signal=result.si_status))
 
     def _lose(self) -> None:
         if not self.ended.done():
