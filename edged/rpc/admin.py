@@ -154,14 +154,14 @@ class Admin:
                 pb.Model.PassedOver(variant=passed.variant, code=passed.code, reason=passed.reason)
                 for passed in resident.passed_over
             ],
-            requests_ok=counted.ok,
-            requests_failed=counted.failed,
-            requests_refused=counted.refused,
-            rows=counted.rows,
-            batches=counted.batches,
+            requests_ok=counted.success.count,
+            requests_failed=counted.fail.count,
+            requests_refused=counted.refusals,
+            rows=counted.inference_count,
+            batches=counted.execution_count,
             queued=queue.waiting,
             executing=queue.executing,
-            last_success=_timestamp(counted.last_success) if counted.last_success else None,
+            last_success=_from_ms(counted.last_success_ms) if counted.last_success_ms else None,
         )
 
     def _workers(self) -> list[pb.Worker]:
@@ -196,4 +196,10 @@ def _worker(resident: Resident) -> list[pb.Worker]:
 def _timestamp(at: datetime) -> Timestamp:
     found = Timestamp()
     found.FromDatetime(at)
+    return found
+
+
+def _from_ms(at_ms: int) -> Timestamp:
+    found = Timestamp()
+    found.FromMilliseconds(at_ms)
     return found

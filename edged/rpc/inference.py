@@ -8,8 +8,11 @@ import grpc
 
 from edged import __version__
 from edged._pb.inference import grpc_service_pb2 as pb
-from edged.rpc import wire
+from edged.rpc import parameters
+from edged.rpc.answer import write_answer
 from edged.rpc.server import Methods, decode, unary
+from edged.rpc.wire import read_request
+from edged.serving.request import Call
 from edged.serving.service import Service
 from edged.types import Level
 
@@ -66,6 +69,19 @@ class Inference:
         ).SerializeToString()
 
     async def _model_infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        call = wire.read_request(data)
-        render = functools.partial(wire.write_answer, identity=call.id, level=Level.NOMINAL)
+        call = read_request(data)
+        _refuse_what_is_to_come(call)
+        render = functools.partial(write_answer, identity=call.id, level=Level.NOMINAL)
         return await self._service.infer(call, context.time_remaining(), render)
+
+
+def _refuse_what_is_to_come(call: Call) -> None:
+    """Refuses by name what is read and not yet carried out. Raises EdgedError (unsupported)."""
+    for meta, contents in zip(call.inputs, call.contents, strict=True):
+        if contents.place is not None:
+            raise parameters.unsupported("shared_memory_region", f" of input {meta.name[:64]!r}")
+    for asked in call.outputs:
+        if asked.place is not None:
+            raise parameters.unsupported("shared_memory_region", f" of output {asked.name[:64]!r}")
+        if asked.classes:
+            raise parameters.unsupported("classification", f" of output {asked.name[:64]!r}")

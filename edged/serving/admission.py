@@ -13,7 +13,7 @@ import msgspec
 
 from edged.bundle.manifest import Manifest
 from edged.errors import Code, EdgedError
-from edged.serving.request import Call, Contents, InputMeta
+from edged.serving.request import Asked, Call, Contents, InputMeta
 from edged.types import Datatype, TensorSpec
 from edged.worker.messages import Form
 
@@ -32,6 +32,8 @@ class Admitted(msgspec.Struct, frozen=True):
     """Axis 0 of every input where there is a batch, else 1."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    classes: tuple[int, ...]
+    """For each of `outputs` how many classes of each row are asked for; 0: its elements."""
     shapes: tuple[tuple[int, ...], ...]
     elements: tuple[int, ...]
     datatypes: tuple[Datatype, ...]
@@ -52,16 +54,19 @@ def admit(manifest: Manifest, call: Call) -> Admitted:
         raise _invalid(manifest, f"misses input {missing[0]!r}", f"its inputs: {', '.join(declared)}")
     rows = _rows(manifest, call.inputs)
     outputs = _outputs(manifest, call.outputs)
+    classes = tuple(each.classes for each in call.outputs) or (0,) * len(outputs)
     batched = manifest.max_batch_size > 0
     key = (
         tuple((meta.name, meta.datatype, meta.shape[1:] if batched else meta.shape) for meta in call.inputs),
         outputs,
+        classes,
     )
     return Admitted(
         key=key,
         rows=rows,
         inputs=tuple(meta.name for meta in call.inputs),
         outputs=outputs,
+        classes=classes,
         shapes=tuple(meta.shape for meta in call.inputs),
         elements=tuple(math.prod(meta.shape) for meta in call.inputs),
         datatypes=tuple(Datatype(meta.datatype) for meta in call.inputs),
@@ -102,14 +107,15 @@ def _rows(manifest: Manifest, inputs: Sequence[InputMeta]) -> int:
     return rows
 
 
-def _outputs(manifest: Manifest, asked: Sequence[str]) -> tuple[str, ...]:
+def _outputs(manifest: Manifest, asked: Sequence[Asked]) -> tuple[str, ...]:
     declared = [spec.name for spec in manifest.outputs]
-    for position, name in enumerate(asked):
+    names = tuple(each.name for each in asked)
+    for position, name in enumerate(names):
         if name not in declared:
             raise _invalid(manifest, f"has no output {_short(name)}", f"its outputs: {', '.join(declared)}")
-        if name in asked[:position]:
+        if name in names[:position]:
             raise _invalid(manifest, f"was asked for output {name!r} twice", "ask for each output once")
-    return tuple(asked) or tuple(declared)
+    return names or tuple(declared)
 
 
 def check_contents(manifest: Manifest, admitted: Admitted, contents: Sequence[Contents]) -> None:

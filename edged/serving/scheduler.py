@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from edged import log
+from edged import clock, log
 from edged.bundle.manifest import Manifest
 from edged.errors import Code, EdgedError
 from edged.models.resident import Resident
@@ -38,6 +38,8 @@ class Pending(msgspec.Struct, eq=False):
     render: Callable[[Answer], bytes]
     """Makes the reply of an answer, whose parts do not outlive the call."""
     answer: asyncio.Future[bytes]
+    arrived_ns: int = 0
+    """Of the monotonic clock."""
     retried: bool = False
     """Its worker died once: it is tried once more, alone."""
 
@@ -122,7 +124,7 @@ class Queue:
                 "send less, or try again later",
             )
         loop = asyncio.get_running_loop()
-        pending = Pending(admitted, contents, size, deadline, render, loop.create_future())
+        pending = Pending(admitted, contents, size, deadline, render, loop.create_future(), clock.monotonic_ns())
         self._waiting.append(pending)
         self._size += size
         if self._task is None:
@@ -148,6 +150,7 @@ class Queue:
                     break
                 batch, late = take_batch(self._waiting, loop.time(), self._resident.manifest.max_batch_size)
                 self._size = sum(pending.size for pending in self._waiting)
+                self.statistics.expired += len(late)
                 for pending in late:
                     pending.answer.set_exception(_late(self._resident.name))
                 if batch:
@@ -195,18 +198,23 @@ class Queue:
             raise unavailable(resident)
         # A request that has killed a worker and kills another, alone, has shown that it is at fault, not the model.
         worker.excused = batch[0].retried
+        self.statistics.last_inference_ms = clock.wall_ms()
+        answer = functools.partial(self._answer, batch, variant.name, clock.monotonic_ns())
         try:
-            await worker.infer(_batch(resident, batch), functools.partial(self._answer, batch, variant.name))
+            await worker.infer(_batch(resident, batch), answer)
         except EdgedError as error:
             worker.excused = worker.excused and error.code is Code.WORKER_CRASHED
             raise self._named(error) from error
         worker.excused = False
         resident.answered()
 
-    def _answer(self, batch: Sequence[Pending], variant: str, answered: Answered, parts: Sequence[Parts]) -> None:
+    def _answer(
+        self, batch: Sequence[Pending], variant: str, sent_ns: int, answered: Answered, parts: Sequence[Parts]
+    ) -> None:
         """Hands each member its answer."""
         resident = self._resident
-        self.statistics.batches += 1
+        statistics = self.statistics
+        count = statistics.success.count
         datatypes = {spec.name: spec.datatype for spec in resident.manifest.outputs}
         for pending, member, found in zip(batch, answered.members, parts, strict=True):
             if isinstance(member, Failed) or isinstance(found, Failed):
@@ -214,7 +222,6 @@ class Queue:
                 assert isinstance(failure, Failed)  # noqa: S101 - narrows the type
                 _resolve(pending, self._named(EdgedError(Code(failure.code), failure.message, failure.hint)))
                 continue
-            self.statistics.rows += pending.admitted.rows
             if pending.answer.done():
                 continue
             outputs = tuple(
@@ -223,6 +230,10 @@ class Queue:
             )
             answer = Answer(resident.name, resident.revision, variant, resident.degraded, outputs)
             pending.answer.set_result(pending.render(answer))
+            rows, now_ns = pending.admitted.rows, clock.monotonic_ns()
+            statistics.count_answer(rows, pending.arrived_ns, sent_ns, now_ns, answered)
+        if statistics.success.count > count:
+            statistics.count_execution(sum(pending.admitted.rows for pending in batch), answered, clock.wall_ms())
 
     def give_up(self, error: EdgedError) -> None:
         """Tells everybody who waits, or whose request a worker has, that no answer will come."""

@@ -42,17 +42,15 @@ class Service:
         """
         resident = self.find(call.model, call.version)
         queue = self.queue(resident)
+        arrived_ns = clock.monotonic_ns()
         try:
-            answer = await self._infer(resident, queue, call, remaining_s, render)
+            return await self._infer(resident, queue, call, remaining_s, render)
         except EdgedError as error:
-            queue.statistics.count_error(error.code)
+            queue.statistics.count_error(error.code, clock.monotonic_ns() - arrived_ns)
             raise
         except asyncio.CancelledError:
-            queue.statistics.count_error(Code.CANCELLED)
+            queue.statistics.count_error(Code.CANCELLED, 0)
             raise
-        queue.statistics.ok += 1
-        queue.statistics.last_success = clock.wall()
-        return answer
 
     async def _infer(
         self,

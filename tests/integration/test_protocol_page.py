@@ -13,7 +13,7 @@ import pytest
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.config.settings import Settings
 from edged.errors import Code, EdgedError
-from edged.rpc import health, inference, reflection, server, wire
+from edged.rpc import answer, bounds, contents, health, inference, parameters, reflection, server
 from edged.rpc.status import STATUS
 from edged.types import Datatype, Level
 
@@ -56,15 +56,15 @@ def test_the_table_of_tensors_is_what_is_read():
         for at, datatype in enumerate(datatypes.split(", "))
     }
     assert fields == dict.fromkeys(Datatype) | {
-        datatype: field for field, datatypes in wire._TYPED.values() for datatype in datatypes
+        datatype: field for field, datatypes in contents._TYPED.values() for datatype in datatypes
     }
 
 
 def test_the_bounds_are_the_codes():
     tensors = section("Tensors")
-    assert f"{wire._MAX_VARINT_BYTES:,} bytes at most" in tensors
-    assert f"{wire._MAX_FIELDS:,} protobuf fields at most" in tensors
-    varints = {name for number, (name, _) in wire._TYPED.items() if number not in (*wire._SIZES, 8)}
+    assert f"{contents._MAX_VARINT_BYTES:,} bytes at most" in tensors
+    assert f"{bounds.MAX_FIELDS:,} protobuf fields at most" in tensors
+    varints = {name for number, (name, _) in contents._TYPED.items() if number not in (*contents._SIZES, 8)}
     [sentence] = re.findall(r"All (.*?) of a request have", tensors)
     assert words(sentence) == varints
     assert f"{Settings().listen.max_message_mib} MiB by default" in section("Sizes")
@@ -73,8 +73,8 @@ def test_the_bounds_are_the_codes():
 
 def test_the_parameters_are_those_that_are_given_and_refused():
     page = section("Parameters")
-    assert {*wire._UNSUPPORTED_REQUEST, *wire._UNSUPPORTED_TENSOR, "timeout", Level.NOMINAL} <= words(page)
-    given = pb.ModelInferResponse.FromString(wire._head("m", 1, "v", Level.NOMINAL, False)).parameters
+    assert {*parameters._UNSUPPORTED, *parameters.RESERVED, Level.NOMINAL} <= words(page)
+    given = pb.ModelInferResponse.FromString(answer._head("m", 1, "v", Level.NOMINAL, False)).parameters
     assert {name for name in words(page) if name.startswith("edged_")} == set(given)
 
 

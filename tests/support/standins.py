@@ -83,7 +83,7 @@ class Asked:
         """Axis 0 of each member's first input."""
         return [member[0].shape[0] for member in self.batch.members]
 
-    def answer(self, failed: dict[int, Failed] | None = None) -> None:
+    def answer(self, failed: dict[int, Failed] | None = None, took_ns: tuple[int, int, int] = (0, 0, 0)) -> None:
         """Each member gets its input back as its output; those in `failed` get their error."""
         members: list[MemberAnswer | Failed] = []
         parts: list[Parts] = []
@@ -97,7 +97,7 @@ class Asked:
                 members.append(MemberAnswer((OutputPart(member[0].shape, size),)))
                 parts.append([memoryview(self.body)[begin : begin + size]])
             begin += size
-        self.reply.set_result((Answered(members, (False,), 0, 0, 0), parts))
+        self.reply.set_result((Answered(members, (False,), *took_ns), parts))
 
     def fail(self, error: BaseException | None = None) -> None:
         """The worker ends, or what else `error` says."""

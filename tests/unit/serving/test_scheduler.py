@@ -241,7 +241,9 @@ class TestBatches:
         await settle()
         bench.worker.asked[0].answer(failed={0: Failed("invalid_tensor", "", "")})
         await settle()
-        assert (bench.queue.statistics.batches, bench.queue.statistics.rows) == (1, 3)
+        counted = bench.queue.statistics
+        assert (counted.execution_count, counted.inference_count) == (1, 3)
+        assert counted.batch_sizes[5].compute_infer.count == 1, "what was executed, answered or not"
 
     async def test_a_batch_that_failed_as_a_whole_does_not_count(self, bench):
         bench = bench()
@@ -249,7 +251,8 @@ class TestBatches:
         await settle()
         bench.worker.asked[0].fail(EdgedError(Code.WORKER_HANG, "it hung"))
         await settle()
-        assert (bench.queue.statistics.batches, bench.queue.statistics.rows) == (0, 0)
+        counted = bench.queue.statistics
+        assert (counted.execution_count, counted.inference_count, counted.batch_sizes) == (0, 0, {})
 
 
 class TestBounds:

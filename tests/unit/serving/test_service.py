@@ -13,7 +13,7 @@ from edged.models.residency import Residency
 from edged.models.resident import State
 from edged.serving import service as under_test
 from edged.serving.service import Service
-from edged.serving.statistics import REFUSALS, Statistics
+from edged.serving.statistics import REFUSALS, BatchSize, Duration
 from edged.worker.messages import Failed
 
 
@@ -302,12 +302,40 @@ class TestStatistics:
     def statistics(self, bench):
         return bench.service.queue(bench.residency.all()[0]).statistics
 
+    def told(self, bench):
+        found = self.statistics(bench)
+        return found.fail.count, found.refusals
+
     async def test_an_answer_counts_with_its_rows_and_its_time(self, bench, monkeypatch):
-        now = clock.wall()
-        monkeypatch.setattr(clock, "wall", lambda: now)
+        monkeypatch.setattr(clock, "wall_ms", lambda: 1_700_000_000_123)
         bench = bench()
         await bench.answered(call(rows=3))
-        assert self.statistics(bench) == Statistics(ok=1, rows=3, batches=1, last_success=now)
+        found = self.statistics(bench)
+        assert (found.success.count, found.inference_count, found.execution_count) == (1, 3, 1)
+        assert found.last_success_ms == found.last_inference_ms == 1_700_000_000_123
+        assert 0 < found.queue.ns < found.success.ns
+
+    async def test_each_member_carries_the_whole_of_its_batchs_compute_time(self, bench):
+        bench = bench()
+        callers = [bench.send(call(rows=rows)) for rows in (1, 2)]
+        await settle()
+        bench.asked()[0].answer(took_ns=(10, 200, 3000))
+        await asyncio.gather(*callers)
+        found = self.statistics(bench)
+        computed = (found.compute_input, found.compute_infer, found.compute_output)
+        assert computed == (Duration(2, 20), Duration(2, 400), Duration(2, 6000))
+        assert found.batch_sizes == {3: BatchSize(Duration(1, 10), Duration(1, 200), Duration(1, 3000))}
+
+    async def test_an_execution_of_which_nobody_was_answered_is_no_success(self, bench):
+        bench = bench()
+        caller = bench.send()
+        await settle()
+        bench.asked()[0].answer(failed={0: Failed("inference_failed", "it broke", "")})
+        await refusal(caller)
+        found = self.statistics(bench)
+        assert (found.execution_count, found.batch_sizes, found.fail.count) == (0, {}, 1)
+        assert found.fail.ns > 0
+        assert found.last_inference_ms > found.last_success_ms == 0
 
     @pytest.mark.parametrize("code", sorted(FAILURES | NOBODYS))
     async def test_an_error_counts_as_what_it_is(self, bench, code):
@@ -320,8 +348,9 @@ class TestStatistics:
             bench.asked()[1].fail(EdgedError(code, "so it is"))
         assert (await refusal(caller)).code is code
         found = self.statistics(bench)
-        assert (found.ok, found.failed, found.refused) == (0, int(code in FAILURES), int(code in NOBODYS))
-        assert found.last_success is None
+        assert (found.success.count, found.fail.count) == (0, int(code in FAILURES))
+        assert found.refused == ({code: 1} if code in NOBODYS else {})
+        assert found.last_success_ms == 0
 
     async def test_a_members_own_error_counts_as_what_it_is(self, bench):
         bench = bench()
@@ -329,7 +358,7 @@ class TestStatistics:
         await settle()
         bench.asked()[0].answer(failed={0: Failed("invalid_tensor", "element 3 is no text", "")})
         await refusal(caller)
-        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+        assert self.told(bench) == (0, 1)
 
     @pytest.mark.parametrize(
         ("request_", "code"),
@@ -341,7 +370,7 @@ class TestStatistics:
     async def test_what_is_turned_away_counts_as_refused(self, bench, request_, code):
         bench = bench()
         assert (await refusal(bench.send(request_))).code is code
-        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+        assert self.told(bench) == (0, 1)
 
     async def test_a_caller_who_gives_up_counts_as_refused(self, bench):
         bench = bench()
@@ -350,7 +379,7 @@ class TestStatistics:
         caller.cancel()
         await asyncio.wait([caller])
         assert caller.cancelled()
-        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+        assert self.told(bench) == (0, 1)
 
     async def test_overload_counts_as_refused(self, bench):
         bench = bench(queue_requests=1)
@@ -359,12 +388,12 @@ class TestStatistics:
         bench.send()
         await settle()
         await refusal(bench.send())
-        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+        assert self.told(bench) == (0, 1)
 
     async def test_each_revision_has_its_own(self, bench):
         bench = bench(*revisions(1, 2))
         await bench.answered(call(version="1"))
-        assert [bench.service.queue(each).statistics.ok for each in bench.residency.all()] == [1, 0]
+        assert [bench.service.queue(each).statistics.success.count for each in bench.residency.all()] == [1, 0]
 
     def test_no_code_is_both(self):
         assert REFUSALS == NOBODYS

@@ -1,0 +1,53 @@
+"""Writes the answer to an inference request; the parts that repeat are made once. Pure.
+
+The message is `ModelInferResponse` of `protos/inference/grpc_service.proto`; the field numbers stand there.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from edged.protowire import BYTES, encode_bytes, encode_varint
+from edged.rpc.parameters import bool_parameter, string_parameter
+from edged.serving.request import Answer
+from edged.types import Level
+
+_KEPT = 1024
+
+_PARAMETERS = 4
+
+
+def write_answer(answer: Answer, identity: str, level: Level) -> bytes:
+    """A ModelInferResponse."""
+    parts: list[bytes | memoryview] = [_head(answer.model, answer.revision, answer.variant, level, answer.degraded)]
+    if identity:
+        parts.append(encode_bytes(3, identity.encode()))
+    parts += [_output_meta(output.name, output.datatype, output.shape) for output in answer.outputs]
+    for output in answer.outputs:
+        parts += [_raw_prefix(len(output.data)), output.data]
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=_KEPT)
+def _head(model: str, revision: int, variant: str, level: Level, degraded: bool) -> bytes:
+    return b"".join(
+        (
+            encode_bytes(1, model.encode()),
+            encode_bytes(2, str(revision).encode()),
+            string_parameter(_PARAMETERS, "edged_variant", variant),
+            string_parameter(_PARAMETERS, "edged_level", level),
+            bool_parameter(_PARAMETERS, "edged_degraded", degraded),
+        )
+    )
+
+
+@lru_cache(maxsize=_KEPT)
+def _output_meta(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    sizes = b"".join(encode_varint(size) for size in shape)
+    packed = encode_bytes(3, sizes) if sizes else b""
+    return encode_bytes(5, encode_bytes(1, name.encode()) + encode_bytes(2, datatype.encode()) + packed)
+
+
+@lru_cache(maxsize=_KEPT)
+def _raw_prefix(size: int) -> bytes:
+    return encode_varint(6 << 3 | BYTES) + encode_varint(size)
