@@ -19,6 +19,7 @@ from edged.bundle.manifest import Manifest
 from edged.errors import Code, EdgedError
 from edged.models.resident import Resident
 from edged.serving.admission import Admitted
+from edged.serving.regions import Shared
 from edged.serving.request import Answer, Contents, Output
 from edged.serving.statistics import Statistics
 from edged.types import TensorSpec
@@ -40,6 +41,8 @@ class Pending(msgspec.Struct, eq=False):
     answer: asyncio.Future[bytes]
     arrived_ns: int = 0
     """Of the monotonic clock."""
+    shared: Shared | None = None
+    """What of it lies in shared memory; None: nothing."""
     retried: bool = False
     """Its worker died once: it is tried once more, alone."""
 
@@ -111,12 +114,13 @@ class Queue:
         contents: tuple[Contents, ...],
         deadline: float,
         render: Callable[[Answer], bytes],
+        shared: Shared | None = None,
     ) -> bytes:
         """Waits for the rendered answer of one request, until `deadline` on the loop's clock.
 
         Raises EdgedError: overloaded at once when the queue is full, deadline_exceeded, or what befell the model.
         """
-        size = sum(content.size for content in contents)
+        size = sum(content.size for content in contents if content.place is None)
         if len(self._waiting) >= self.bounds.requests or (self._waiting and self._size + size > self.bounds.size_bytes):
             raise EdgedError(
                 Code.OVERLOADED,
@@ -124,7 +128,8 @@ class Queue:
                 "send less, or try again later",
             )
         loop = asyncio.get_running_loop()
-        pending = Pending(admitted, contents, size, deadline, render, loop.create_future(), clock.monotonic_ns())
+        answer, arrived_ns = loop.create_future(), clock.monotonic_ns()
+        pending = Pending(admitted, contents, size, deadline, render, answer, arrived_ns, shared)
         self._waiting.append(pending)
         self._size += size
         if self._task is None:
@@ -153,6 +158,7 @@ class Queue:
                 self.statistics.expired += len(late)
                 for pending in late:
                     pending.answer.set_exception(_late(self._resident.name))
+                batch = [pending for pending in batch if not self._refused(pending)]
                 if batch:
                     self._executing = batch
                     await self._execute(batch)
@@ -183,6 +189,8 @@ class Queue:
             return
         again = []
         for pending in batch:
+            if failure.code is Code.WORKER_CRASHED and self._refused(pending):
+                continue
             if failure.code is Code.WORKER_CRASHED and not pending.retried and not pending.answer.done():
                 pending.retried = True
                 again.append(pending)
@@ -190,6 +198,13 @@ class Queue:
                 _resolve(pending, failure)
         self._waiting.extendleft(reversed(again))
         self._size += sum(pending.size for pending in again)
+
+    def _refused(self, pending: Pending) -> bool:
+        """Whether a request cannot be executed for want of its shared memory; it is told then."""
+        problem = pending.shared.problem() if pending.shared is not None else None
+        if problem is not None:
+            _resolve(pending, self._named(problem))
+        return problem is not None
 
     async def _ask(self, batch: Sequence[Pending]) -> None:
         resident = self._resident
@@ -228,6 +243,8 @@ class Queue:
                 Output(name, datatypes[name], output.shape, data)
                 for name, output, data in zip(pending.admitted.outputs, member.outputs, found, strict=True)
             )
+            if pending.shared is not None:
+                outputs = pending.shared.placed(outputs, [output.size for output in member.outputs])
             answer = Answer(resident.name, resident.revision, variant, resident.degraded, outputs)
             pending.answer.set_result(pending.render(answer))
             rows, now_ns = pending.admitted.rows, clock.monotonic_ns()
@@ -265,22 +282,39 @@ def _batch(resident: Resident, batch: Sequence[Pending]) -> Batch:
     """The members' tensors, input by input."""
     admitted = batch[0].admitted
     specs = {spec.name: spec for spec in resident.manifest.outputs}
-    rows = sum(pending.admitted.rows for pending in batch)
+    sharing = [pending.shared for pending in batch if pending.shared is not None]
+    targets = tuple(pending.shared.targets if pending.shared else () for pending in batch) if sharing else ()
     return Batch(
         inputs=admitted.inputs,
         outputs=admitted.outputs,
-        members=[
-            tuple(
-                InputPart(shape, content.size, content.form)
-                for shape, content in zip(pending.admitted.shapes, pending.contents, strict=True)
-            )
-            for pending in batch
-        ],
+        members=[_described(pending) for pending in batch],
         contents=[
             [part for pending in batch for part in pending.contents[position].parts]
             for position in range(len(admitted.inputs))
         ],
-        expected=tuple(_expected_bytes(specs[name], rows, resident.manifest) for name in admitted.outputs),
+        expected=tuple(
+            _expected_bytes(specs[name], _carried_rows(batch, position), resident.manifest)
+            for position, name in enumerate(admitted.outputs)
+        ),
+        targets=targets,
+        regions=tuple({region for shared in sharing for region in shared.regions}),
+    )
+
+
+def _described(pending: Pending) -> tuple[InputPart, ...]:
+    plain = zip(pending.admitted.shapes, pending.contents, strict=True)
+    if pending.shared is None:
+        return tuple(InputPart(shape, content.size, content.form) for shape, content in plain)
+    return tuple(
+        InputPart(shape, content.size, content.form, *(spot.where if spot else ()))
+        for (shape, content), spot in zip(plain, pending.shared.inputs, strict=True)
+    )
+
+
+def _carried_rows(batch: Sequence[Pending], output: int) -> int:
+    """The rows of those who want this output in their answer."""
+    return sum(
+        pending.admitted.rows for pending in batch if pending.shared is None or pending.shared.outputs[output] is None
     )
 
 

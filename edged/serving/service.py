@@ -12,6 +12,7 @@ from edged.models import routes
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.serving.admission import Admitted, admit, check_contents
+from edged.serving.regions import Regions
 from edged.serving.request import Answer, Call
 from edged.serving.scheduler import Bounds, Queue, unavailable
 
@@ -23,6 +24,7 @@ class Service:
     """Answers requests from what is resident."""
 
     def __init__(self, residency: Residency, settings: Settings) -> None:
+        self.regions = Regions()
         self._residency = residency
         self._settings = settings
         self._queues: dict[tuple[str, int], Queue] = {}
@@ -70,12 +72,13 @@ class Service:
                 known.clear()
             known[call.signature] = admitted
         check_contents(resident.manifest, admitted, call.contents)
+        shared = self.regions.resolve(call, len(admitted.outputs))
         if not resident.expected:
             raise unavailable(resident)
         limits = [limit for limit in (remaining_s, call.timeout_s) if limit is not None]
         timeout_s = min(limits) if limits else self._settings.default_timeout_s
         deadline = asyncio.get_running_loop().time() + timeout_s
-        return await queue.run(admitted, call.contents, deadline, render)
+        return await queue.run(admitted, call.contents, deadline, render, shared)
 
     def find(self, model: str, version: str) -> Resident:
         """The resident that answers for a model and version. Raises EdgedError when there is none."""

@@ -1,6 +1,7 @@
 """The worker's main program: loads one variant of one revision and answers what comes over the link.
 
-Started as `python -I -m edged.worker.host DAEMON LINK ARENA REGIONS`, or forked by a template. It ends when the link does.
+Started as `python -I -m edged.worker.host DAEMON LINK ARENA REGIONS`, or forked by a template. It ends when the link
+does.
 """
 
 from __future__ import annotations
@@ -137,6 +138,7 @@ def run(descriptor: int, arena: int, regions: int) -> None:
     ):
         link.set_inheritable(False)
         control.set_inheritable(False)
+        control.setblocking(False)
         serve(link, Window(arena), Mappings(control))
 
 

@@ -113,8 +113,9 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
     Inputs and outputs that are large travel through the arena instead of the body: `slots[i]` is where the contents of
     `inputs[i]` begin there, -1 where they lie in the body; `rooms[o]` is where, and in how many bytes, `outputs[o]` may
-    be put, (-1, 0) where it may not. `targets[m][o]` is where member m wants `outputs[o]` instead; it is empty where
-    nobody wants any in a region. Answered by Answered, or by Failed where the whole batch could not be run.
+    be put, (-1, 0) where it may not. `targets[m][o]` is where member m wants `outputs[o]` instead; `targets` and
+    `targets[m]` are empty where nobody, or not this member, wants any in a region. Answered by Answered, or by Failed
+    where the whole batch could not be run.
     """
 
     inputs: tuple[str, ...]

@@ -200,7 +200,7 @@ class Model:
         nowhere = (None,) * len(asked.outputs)
         for index, parts in enumerate(raw):
             try:
-                targets = asked.targets[index] if asked.targets else nowhere
+                targets = (asked.targets and asked.targets[index]) or nowhere
                 encoded.append(self._put(parts, targets, asked.outputs, regions) if parts else [])
             except EdgedError as error:
                 answers[index] = error

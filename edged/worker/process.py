@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import signal
 import socket
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -154,8 +153,8 @@ class Worker:
             _expect(message, Unmapped)
 
     def _charge_regions(self, how: Exit) -> None:
-        """A region that was shrunk under a worker has killed it, and not its model."""
-        if how.signal != signal.SIGBUS or not self._using:
+        """Where a region was shrunk under the worker, that has killed it, and not its model."""
+        if not how.by_lost_memory or not self._using:
             return
         self.excused = True
         for batch in self._using:
@@ -197,7 +196,7 @@ class Worker:
                 found.append(member)
                 continue
             parts = []
-            targets = asked.targets[index] if asked.targets else nowhere
+            targets = (asked.targets and asked.targets[index]) or nowhere
             for position, output in enumerate(member.outputs):
                 if targets[position] is not None:
                     parts.append(_NOTHING)
@@ -305,13 +304,13 @@ class Worker:
         if not how.lost:  # a lost process may still write there
             self._arena.close()
         text = f"{self.verdict.message} ({how.text})" if self.verdict else how.text
-        self.ended.set_result(Exit(text, how.lost, how.signal))
+        self.ended.set_result(Exit(text, how.lost, how.by_lost_memory))
 
 
 async def start(load: Load, caps: Caps, make: Maker = spawned) -> Worker:
     """Starts a worker and has it load. Raises EdgedError with the reason; no process is then left behind."""
     front, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with other:
+    with other, contextlib.ExitStack() as undo:
         front.setblocking(False)
         try:
             _, link = await asyncio.get_running_loop().create_unix_connection(
@@ -320,20 +319,14 @@ async def start(load: Load, caps: Caps, make: Maker = spawned) -> Worker:
         except BaseException:
             front.close()
             raise
-        try:
-            arena = Arena(caps.arena_bytes)
-        except BaseException:
-            link.close()
-            raise
+        undo.callback(link.close)
+        arena = Arena(caps.arena_bytes)
+        undo.callback(arena.close)
         passing, control = passing_pair()
+        undo.callback(passing.close)
         with control:
-            try:
-                child, how = await make(load.runtime, [other.fileno(), arena.descriptor, control.fileno()])
-            except BaseException:
-                link.close()
-                arena.close()
-                passing.close()
-                raise
+            child, how = await make(load.runtime, [other.fileno(), arena.descriptor, control.fileno()])
+        undo.pop_all()
     worker = Worker(child, how, link, arena, passing, caps)
     try:
         await worker.load(load)

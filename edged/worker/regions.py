@@ -115,8 +115,7 @@ class Passing:
     """The front's end of the socket by which one worker gets regions, each once."""
 
     def __init__(self, control: socket.socket) -> None:
-        """`control` keeps messages apart."""
-        control.setblocking(False)
+        """`control` keeps messages apart, and does not block."""
         self._control = control
         self._passed: dict[int, Region] = {}
 
@@ -156,6 +155,8 @@ class Passing:
 def passing_pair() -> tuple[Passing, socket.socket]:
     """The front's end, and the worker's. Raises OSError."""
     mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (mine, other):
+        end.setblocking(False)
     return Passing(mine), other
 
 
@@ -163,7 +164,7 @@ class Mappings:
     """The worker's end: what it got, mapped when it is first used."""
 
     def __init__(self, control: socket.socket) -> None:
-        """`control` keeps messages apart, and blocks."""
+        """`control` keeps messages apart, and does not block."""
         self._control = control
         self._got: dict[int, tuple[_Told, int]] = {}
         self._mapped: dict[int, tuple[_Told, mmap.mmap, memoryview]] = {}
@@ -212,9 +213,7 @@ class Mappings:
         """Takes what the front has passed on; it has done so before it named any of it."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                data, descriptors, _, _ = socket.recv_fds(
-                    self._control, _MESSAGE_BYTES, MAX_REGIONS, socket.MSG_DONTWAIT
-                )
+                data, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, MAX_REGIONS)
                 if not data:
                     return
                 for told, descriptor in zip(_decoder.decode(data), descriptors, strict=True):
