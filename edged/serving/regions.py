@@ -19,7 +19,7 @@ from msgspec import structs
 from edged.errors import Code, EdgedError
 from edged.serving.request import Call, Output, Place
 from edged.worker.messages import Target
-from edged.worker.regions import MAX_REGIONS, Region, check_size, not_found
+from edged.worker.regions import MAX_REGIONS, Region, not_found
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where shm_open(3) makes its files
 
@@ -73,12 +73,7 @@ class Shared(msgspec.Struct, frozen=True):
 
     def problem(self) -> EdgedError | None:
         """Why it cannot be carried out now, where it cannot."""
-        try:
-            for region in self.regions:
-                region.check()
-        except EdgedError as error:
-            return error
-        return None
+        return next((problem for region in self.regions if (problem := region.problem())), None)
 
 
 class Regions:
@@ -110,12 +105,11 @@ class Regions:
             raise EdgedError(Code.INVALID_ARGUMENT, f"region {name!r} has no byte", "give its byte_size")
         file = _file_name(key)
         descriptor = _open(name, file)
-        try:
-            check_size(name, file, offset + size, os.fstat(descriptor).st_size)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._named[name] = Region(name, file, offset, size, descriptor)
+        region = Region(name, file, offset, size, descriptor)
+        if problem := region.problem():
+            region.close()
+            raise problem
+        self._named[name] = region
 
     async def unregister(self, name: str) -> None:
         """Forgets a region, all of them where `name` is empty, once nothing uses them any more; none is no error.
@@ -158,8 +152,9 @@ class Regions:
             ),
             tuple(self._spot("output", asked.name, asked.place) for asked in call.outputs) or (None,) * outputs,
         )
+        if problem := shared.problem():
+            raise problem
         for region in shared.regions:
-            region.check()
             region.requests += 1
         return shared
 

@@ -70,15 +70,14 @@ class Region:
         """Whether the file ends before the region does."""
         return self.file().st_size < self.begin + self.size
 
-    def check(self) -> None:
-        """Raises EdgedError (region_not_found, region_unusable) where it may not be used."""
+    def problem(self) -> EdgedError | None:
+        """Why it may not be used (region_not_found, region_unusable); None: it may."""
         if self.gone:
-            raise not_found(self.name)
+            return not_found(self.name)
         if self.fault:
-            raise EdgedError(
-                Code.REGION_UNUSABLE, f"region {self.name!r} {self.fault}", "unregister it, and register it anew"
-            )
-        check_size(self.name, self.key, self.begin + self.size, self.file().st_size)
+            what = f"region {self.name!r} {self.fault}"
+            return EdgedError(Code.REGION_UNUSABLE, what, "unregister it, and register it anew")
+        return too_short(self.name, self.key, self.begin + self.size, self.file().st_size)
 
     async def leave(self) -> None:
         """Has every worker unmap it, then closes the file. What uses it now is waited for."""
@@ -101,14 +100,15 @@ def not_found(name: str) -> EdgedError:
     )
 
 
-def check_size(name: str, key: str, wanted: int, found: int) -> None:
-    """Raises EdgedError (region_unusable) where a file of `found` bytes is too short."""
-    if found < wanted:
-        raise EdgedError(
-            Code.REGION_UNUSABLE,
-            f"region {name!r} reaches to byte {wanted} of /dev/shm/{key}, which has {found} bytes",
-            "make the file as large as what is registered of it",
-        )
+def too_short(name: str, key: str, wanted: int, found: int) -> EdgedError | None:
+    """The error (region_unusable) of a region that reaches to byte `wanted` of a file of `found` bytes, if any."""
+    if found >= wanted:
+        return None
+    return EdgedError(
+        Code.REGION_UNUSABLE,
+        f"region {name!r} reaches to byte {wanted} of /dev/shm/{key}, which has {found} bytes",
+        "make the file as large as what is registered of it",
+    )
 
 
 class Passing:
@@ -177,7 +177,8 @@ class Mappings:
         if number not in self._mapped:
             self._map(number)
         told, mapping, view = self._mapped[number]
-        check_size(told.name, told.key, told.begin + offset + size, mapping.size())
+        if problem := too_short(told.name, told.key, told.begin + offset + size, mapping.size()):
+            raise problem
         if not 0 <= offset <= offset + size <= told.size:
             raise EdgedError(Code.INTERNAL, f"region {told.name!r} was asked for beyond its end")
         return view[offset : offset + size]
@@ -199,7 +200,8 @@ class Mappings:
         told, descriptor = self._got[number]
         begin = told.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         before = told.begin - begin
-        check_size(told.name, told.key, told.begin + told.size, os.fstat(descriptor).st_size)
+        if problem := too_short(told.name, told.key, told.begin + told.size, os.fstat(descriptor).st_size):
+            raise problem
         try:
             mapping = mmap.mmap(descriptor, before + told.size, offset=begin)
         except (OSError, ValueError) as error:
