@@ -151,20 +151,23 @@ class App:
                 self._residency.add(resident)
 
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
-        """Two servers, since grpc offers all services of one on all its addresses; stopped with `stack`."""
+        """A server each way in, since grpc offers all services of one on all its addresses; stopped with `stack`."""
         listen = self._placed.listen
-        protocol = {inference.SERVICE: inference.Inference(self._service).methods()}
         administration = {
             admin.SERVICE: admin.Admin(
                 self._service, self._residency, self._life, self._events, self._settings.device.hardware_class
             ).methods()
         }
-        public = self._server(protocol, listen)
+        public = self._server(self._protocol(listen.socket_priority), listen)
         stack.push_async_callback(public.stop, _CLOSE_S)
         public.add_socket(Path(listen.socket))
+        servers = [public]
         if listen.tcp:
-            public.add_tcp(listen.tcp, _tls(listen))
-        private = self._server({**protocol, **administration}, listen)
+            tcp = self._server(self._protocol(listen.tcp_priority), listen)
+            stack.push_async_callback(tcp.stop, _CLOSE_S)
+            tcp.add_tcp(listen.tcp, _tls(listen))
+            servers.append(tcp)
+        private = self._server({**self._protocol(best_priority=1), **administration}, listen)
         stack.push_async_callback(private.stop, _CLOSE_S)
         private.add_socket(Path(listen.admin_socket))
         self._life.listening = [
@@ -172,7 +175,10 @@ class App:
             f"unix:{listen.admin_socket}",
             *([listen.tcp] if listen.tcp else []),
         ]
-        return [public, private]
+        return [*servers, private]
+
+    def _protocol(self, best_priority: int) -> dict[str, Methods]:
+        return {inference.SERVICE: inference.Inference(self._service, best_priority).methods()}
 
     def _server(self, services: Mapping[str, Methods], listen: Listen) -> Server:
         names = [*services, health.SERVICE]

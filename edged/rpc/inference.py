@@ -23,8 +23,10 @@ SERVICE = "inference.GRPCInferenceService"
 class Inference:
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, best_priority: int = 1) -> None:
+        """`best_priority`: what requests get at most that come this way."""
         self._service = service
+        self._best_priority = best_priority
 
     def methods(self) -> Methods:
         """The calls by name."""
@@ -76,7 +78,7 @@ class Inference:
         call = read_request(data)
         _refuse_what_is_to_come(call)
         render = functools.partial(write_answer, identity=call.id, level=Level.NOMINAL)
-        return await self._service.infer(call, context.time_remaining(), render)
+        return await self._service.infer(call, context.time_remaining(), render, self._best_priority)
 
 
 def _refuse_what_is_to_come(call: Call) -> None:
