@@ -86,6 +86,7 @@ class App:
             watch_signals(stop, self._reload)
             self._in_background(stack, "watchdog", self._notifier.keep_alive())  # fed until the very end
             stack.push_async_callback(self._templates.stop)
+            stack.callback(self._service.regions.close)
             stack.push_async_callback(self._residency.stop)
             self._load_models()
             for server in self._servers(stack):

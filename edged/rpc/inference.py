@@ -11,6 +11,7 @@ from edged._pb.inference import grpc_service_pb2 as pb
 from edged.rpc import parameters
 from edged.rpc.answer import write_answer
 from edged.rpc.server import Methods, decode, unary
+from edged.rpc.shm import SharedMemory
 from edged.rpc.wire import read_request
 from edged.serving.request import Call
 from edged.serving.service import Service
@@ -36,6 +37,7 @@ class Inference:
             "ServerMetadata": unary(self._server_metadata),
             "ModelMetadata": unary(self._model_metadata),
             "ModelInfer": unary(self._model_infer),
+            **SharedMemory(self._service.regions).methods(),
         }
 
     async def _server_live(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -53,7 +55,9 @@ class Inference:
 
     async def _server_metadata(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         decode(pb.ServerMetadataRequest, data)
-        return pb.ServerMetadataResponse(name="edged", version=__version__, extensions=[]).SerializeToString()
+        return pb.ServerMetadataResponse(
+            name="edged", version=__version__, extensions=["system_shared_memory"]
+        ).SerializeToString()
 
     async def _model_metadata(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         request = decode(pb.ModelMetadataRequest, data)
@@ -79,11 +83,6 @@ class Inference:
 
 def _refuse_what_is_to_come(call: Call) -> None:
     """Refuses by name what is read and not yet carried out. Raises EdgedError (unsupported)."""
-    for meta, contents in zip(call.inputs, call.contents, strict=True):
-        if contents.place is not None:
-            raise parameters.unsupported("shared_memory_region", f" of input {meta.name[:64]!r}")
     for asked in call.outputs:
-        if asked.place is not None:
-            raise parameters.unsupported("shared_memory_region", f" of output {asked.name[:64]!r}")
         if asked.classes:
             raise parameters.unsupported("classification", f" of output {asked.name[:64]!r}")

@@ -16,22 +16,38 @@ def join(manifest: Manifest, members: Sequence[Pending]) -> Batch:
     """The members' tensors, input by input. They are of one key."""
     admitted = members[0].admitted
     specs = {spec.name: spec for spec in manifest.outputs}
-    rows = sum(pending.admitted.rows for pending in members)
+    sharing = [pending.shared for pending in members if pending.shared is not None]
     return Batch(
         inputs=admitted.inputs,
         outputs=admitted.outputs,
-        members=[
-            tuple(
-                InputPart(shape, content.size, content.form)
-                for shape, content in zip(pending.admitted.shapes, pending.contents, strict=True)
-            )
-            for pending in members
-        ],
+        members=[_described(pending) for pending in members],
         contents=[
             [part for pending in members for part in pending.contents[position].parts]
             for position in range(len(admitted.inputs))
         ],
-        expected=tuple(_expected_bytes(specs[name], rows, manifest) for name in admitted.outputs),
+        expected=tuple(
+            _expected_bytes(specs[name], _carried_rows(members, position), manifest)
+            for position, name in enumerate(admitted.outputs)
+        ),
+        targets=tuple(pending.shared.targets if pending.shared else () for pending in members) if sharing else (),
+        regions=tuple({region for shared in sharing for region in shared.regions}),
+    )
+
+
+def _described(pending: Pending) -> tuple[InputPart, ...]:
+    plain = zip(pending.admitted.shapes, pending.contents, strict=True)
+    if pending.shared is None:
+        return tuple(InputPart(shape, content.size, content.form) for shape, content in plain)
+    return tuple(
+        InputPart(shape, content.size, content.form, *(spot.where if spot else ()))
+        for (shape, content), spot in zip(plain, pending.shared.inputs, strict=True)
+    )
+
+
+def _carried_rows(members: Sequence[Pending], output: int) -> int:
+    """The rows of those who want this output in their answer."""
+    return sum(
+        pending.admitted.rows for pending in members if pending.shared is None or pending.shared.outputs[output] is None
     )
 
 

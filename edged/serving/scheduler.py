@@ -22,6 +22,7 @@ from edged.serving.duty import Duty
 from edged.serving.forecast import Forecast
 from edged.serving.overload import Bounds
 from edged.serving.rate import Bucket
+from edged.serving.regions import Shared
 from edged.serving.request import Answer, Contents, Output
 from edged.serving.statistics import Statistics
 from edged.serving.waiting import Pending, Waiting
@@ -91,6 +92,7 @@ class Queue:
         deadline: float,
         render: Callable[[Answer], bytes],
         level: int = 1,
+        shared: Shared | None = None,
     ) -> bytes:
         """Waits for the rendered answer of one request of priority `level`, until `deadline` on the loop's clock.
 
@@ -98,10 +100,11 @@ class Queue:
         """
         size = 0
         for content in contents:
-            size += content.size
+            size += content.size if content.place is None else 0
         self._make_room(level, size, deadline)
         answer: asyncio.Future[bytes] = self._loop.create_future()
         pending = Pending(admitted, contents, size, deadline, render, answer, level, clock.monotonic_ns())
+        pending.shared = shared
         self._waiting.add(pending)
         if self._deadlines.add(pending):
             self._expire()  # sets its timer
@@ -187,8 +190,9 @@ class Queue:
                     continue
                 left_s = leader.deadline - now
                 max_rows = self._forecast.rows_within(left_s, self._max_rows, leader.admitted.rows)
-                self._executing = self._waiting.take(max_rows)
-                await self._execute(self._executing)
+                self._executing = [each for each in self._waiting.take(max_rows) if not self._refused(each)]
+                if self._executing:
+                    await self._execute(self._executing)
                 self._executing = []
         finally:
             self._executing = []
@@ -235,11 +239,20 @@ class Queue:
         else:
             return
         for pending in batch:
+            if failure.code is Code.WORKER_CRASHED and self._refused(pending):
+                continue
             if failure.code is Code.WORKER_CRASHED and not pending.retried and not pending.answer.done():
                 pending.retried = True
                 self._waiting.add(pending)
             else:
                 _resolve(pending, failure)
+
+    def _refused(self, pending: Pending) -> bool:
+        """Whether a request cannot be executed for want of its shared memory; it is told then."""
+        problem = pending.shared.problem() if pending.shared is not None else None
+        if problem is not None:
+            _resolve(pending, self._named(problem))
+        return problem is not None
 
     async def _ask(self, batch: Sequence[Pending]) -> None:
         resident = self._resident
@@ -283,6 +296,8 @@ class Queue:
                     for output, head, data in zip(admitted.outputs, member.outputs, found, strict=True)
                 ]
             )
+            if pending.shared is not None:
+                outputs = pending.shared.placed(outputs, [head.size for head in member.outputs])
             pending.answer.set_result(pending.render(Answer(name, revision, variant, degraded, outputs)))
             rows.append(admitted.rows)
             arrived_ns.append(pending.arrived_ns)

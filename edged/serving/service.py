@@ -14,6 +14,7 @@ from edged.models.resident import Resident
 from edged.serving.admission import Admitted, admit, check_contents
 from edged.serving.duty import Duty
 from edged.serving.overload import Bounds
+from edged.serving.regions import Regions
 from edged.serving.request import Answer, Call
 from edged.serving.scheduler import Queue, unavailable
 from edged.types import Limits
@@ -26,6 +27,7 @@ class Service:
     """Answers requests from what is resident."""
 
     def __init__(self, residency: Residency, settings: Settings) -> None:
+        self.regions = Regions()
         self._residency = residency
         self._settings = settings
         self._queues: dict[tuple[str, int], Queue] = {}
@@ -87,6 +89,7 @@ class Service:
                 known.clear()
             known[call.signature] = admitted
         check_contents(resident.manifest, admitted, call.contents)
+        shared = self.regions.resolve(call, len(admitted.outputs))
         if not resident.expected:
             raise unavailable(resident)
         timeout_s = call.timeout_s if remaining_s is None else remaining_s
@@ -95,7 +98,7 @@ class Service:
         elif call.timeout_s is not None and call.timeout_s < timeout_s:
             timeout_s = call.timeout_s
         level = resident.manifest.queue.level(call.priority, best_priority)
-        return await queue.run(admitted, call.contents, self._loop.time() + timeout_s, render, level)
+        return await queue.run(admitted, call.contents, self._loop.time() + timeout_s, render, level, shared)
 
     def find(self, model: str, version: str) -> Resident:
         """The resident that answers for a model and version. Raises EdgedError when there is none."""

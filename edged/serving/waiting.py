@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from edged.serving.admission import Admitted, BatchKey
+from edged.serving.regions import Shared
 from edged.serving.request import Answer, Contents
 
 # Of so many batches in a row at least one is led by whoever waits longest, whatever its priority.
@@ -25,7 +26,7 @@ class Pending(msgspec.Struct, eq=False):
     admitted: Admitted
     contents: tuple[Contents, ...]
     size: int
-    """Bytes of the contents."""
+    """Bytes of the contents, those in shared memory apart."""
     deadline: float
     render: Callable[[Answer], bytes]
     """Makes the reply of an answer, whose parts do not outlive the call."""
@@ -40,6 +41,8 @@ class Pending(msgspec.Struct, eq=False):
     """Where it stands among all that ever waited; 0: it does not wait."""
     number: int = 0
     """Its number among all that were ever under way."""
+    shared: Shared | None = None
+    """What of it lies in shared memory; None: nothing."""
 
 
 _Line = OrderedDict[int, Pending]
