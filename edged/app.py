@@ -22,9 +22,8 @@ from edged.errors import EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
-from edged.rpc import admin, health, inference, reflection
+from edged.rpc import admin, health, inference, reflection, repository
 from edged.rpc.log_settings import LogSettings
-from edged.rpc.repository import RepositoryCalls, elsewhere
 from edged.rpc.server import Methods, Server, Tls, remove_leftovers
 from edged.runtimes.base import ENGINES
 from edged.serving import report
@@ -72,6 +71,7 @@ class App:
         self._residency = Residency(self._changes)
         self._templates = Templates(self._events)
         self._service = Service(self._residency, settings.serving)
+        self._repository = Repository(self._residency, self._release, self._events)
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
         self._doubts: list[str] = []
@@ -89,6 +89,7 @@ class App:
             watch_signals(stop, self._reload)
             self._in_background(stack, "watchdog", self._notifier.keep_alive())  # fed until the very end
             stack.push_async_callback(self._templates.stop)
+            stack.callback(self._service.regions.close)
             stack.push_async_callback(self._residency.stop)
             self._load_models()
             for server in self._servers(stack):
@@ -156,36 +157,19 @@ class App:
                     self._residency.add(resident)
 
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
-        """Two servers, since grpc offers all services of one on all its addresses; stopped with `stack`."""
+        """A server each way in, since grpc offers all services of one on all its addresses; stopped with `stack`."""
         listen = self._placed.listen
-        protocol = inference.Inference(self._service).methods()
-        repository = Repository(
-            self._residency,
-            lambda resident: self._service.release(resident, self._settings.serving.drain_s),
-            self._events,
-        )
-        stack.push_async_callback(repository.stop)
-        offered = {
-            **protocol,
-            **elsewhere(listen.admin_socket),
-            **LogSettings(self._events, admin_socket=listen.admin_socket).methods(),
-        }
-        administration = {
-            inference.SERVICE: {
-                **protocol,
-                **RepositoryCalls(repository).methods(),
-                **LogSettings(self._events, admin_socket="").methods(),
-            },
-            admin.SERVICE: admin.Admin(
-                self._service, self._residency, self._life, self._events, self._settings.device.hardware_class
-            ).methods(),
-        }
-        public = self._server({inference.SERVICE: offered}, listen)
+        stack.push_async_callback(self._repository.stop)
+        public = self._server(self._protocol(listen.socket_priority), listen)
         stack.push_async_callback(public.stop, _CLOSE_S)
         public.add_socket(Path(listen.socket))
+        servers = [public]
         if listen.tcp:
-            public.add_tcp(listen.tcp, _tls(listen))
-        private = self._server(administration, listen)
+            tcp = self._server(self._protocol(listen.tcp_priority), listen)
+            stack.push_async_callback(tcp.stop, _CLOSE_S)
+            tcp.add_tcp(listen.tcp, _tls(listen))
+            servers.append(tcp)
+        private = self._server(self._administration(), listen)
         stack.push_async_callback(private.stop, _CLOSE_S)
         private.add_socket(Path(listen.admin_socket))
         self._life.listening = [
@@ -193,7 +177,35 @@ class App:
             f"unix:{listen.admin_socket}",
             *([listen.tcp] if listen.tcp else []),
         ]
-        return [public, private]
+        return [*servers, private]
+
+    def _protocol(self, best_priority: int) -> dict[str, Methods]:
+        """What applications are offered."""
+        admin_socket = self._placed.listen.admin_socket
+        return {
+            inference.SERVICE: {
+                **inference.Inference(self._service, best_priority).methods(),
+                **repository.elsewhere(admin_socket),
+                **LogSettings(self._events, admin_socket=admin_socket).methods(),
+            }
+        }
+
+    def _administration(self) -> dict[str, Methods]:
+        """What administrators are offered."""
+        hardware_class = self._settings.device.hardware_class
+        return {
+            inference.SERVICE: {
+                **inference.Inference(self._service).methods(),
+                **repository.RepositoryCalls(self._repository).methods(),
+                **LogSettings(self._events, admin_socket="").methods(),
+            },
+            admin.SERVICE: admin.Admin(
+                self._service, self._residency, self._life, self._events, hardware_class
+            ).methods(),
+        }
+
+    async def _release(self, resident: Resident) -> bool:
+        return await self._service.release(resident, self._settings.serving.drain_s)
 
     def _server(self, services: Mapping[str, Methods], listen: Listen) -> Server:
         names = [*services, health.SERVICE]

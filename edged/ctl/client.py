@@ -66,6 +66,10 @@ class Client:
         request = admin_pb2.ListEventsRequest(limit=limit, after_sequence=after)
         return self._ask(_ADMIN, "ListEvents", request, admin_pb2.ListEventsResponse)
 
+    def regions(self) -> admin_pb2.ListRegionsResponse:
+        """The regions of shared memory that are registered."""
+        return self._ask(_ADMIN, "ListRegions", admin_pb2.ListRegionsRequest(), admin_pb2.ListRegionsResponse)
+
     def watch(self, for_s: float | None = None) -> Iterator[admin_pb2.Status]:
         """The whole state at once and after each change, until the daemon ends or `for_s` seconds are over.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import AsyncIterator
 from datetime import datetime
 
@@ -21,6 +22,7 @@ from edged.serving import report
 from edged.serving.report import Mode
 from edged.serving.service import Service
 from edged.system.life import Life
+from edged.worker.regions import Region
 
 SERVICE = "edged.v1.Admin"
 
@@ -71,6 +73,7 @@ class Admin:
             "ListModels": unary(self._list_models),
             "ListWorkers": unary(self._list_workers),
             "ListEvents": unary(self._list_events),
+            "ListRegions": unary(self._list_regions),
         }
 
     async def _get_status(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -115,6 +118,12 @@ class Admin:
             for event in self._events.after(request.after_sequence, request.limit)
         ]
         return pb.ListEventsResponse(events=events).SerializeToString()
+
+    async def _list_regions(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        decode(pb.ListRegionsRequest, data)
+        return pb.ListRegionsResponse(
+            regions=[_region(region) for region in self._service.regions.all()]
+        ).SerializeToString()
 
     def _status(self) -> pb.Status:
         return pb.Status(
@@ -191,6 +200,23 @@ def _worker(resident: Resident) -> list[pb.Worker]:
     )
     found.load_time.FromNanoseconds(int((worker.loaded.load_s + worker.loaded.warmup_s) * 1e9))
     return [found]
+
+
+def _region(region: Region) -> pb.Region:
+    file, problem = region.file(), region.problem()
+    return pb.Region(
+        name=region.name,
+        key=f"/{region.key}",
+        offset=region.begin,
+        byte_size=region.size,
+        file_bytes=file.st_size,
+        user_id=file.st_uid,
+        group_id=file.st_gid,
+        mode=stat.S_IMODE(file.st_mode),
+        requests=region.requests,
+        worker_pids=sorted(region.holders),
+        fault=problem.message if problem else "",
+    )
 
 
 def _timestamp(at: datetime) -> Timestamp:

@@ -10,8 +10,8 @@ from functools import lru_cache
 
 from edged.errors import EdgedError
 from edged.protowire import BYTES, encode_bytes, encode_varint
-from edged.rpc.parameters import bool_parameter, string_parameter
-from edged.serving.request import Answer
+from edged.rpc.parameters import bool_parameter, place_parameters, string_parameter
+from edged.serving.request import Answer, Place
 from edged.types import Level
 
 _KEPT = 1024
@@ -46,7 +46,7 @@ def _parts(answer: Answer, identity: str, level: Level) -> list[bytes | memoryvi
     parts: list[bytes | memoryview] = [_head(answer.model, answer.revision, answer.variant, level, answer.degraded)]
     if identity:
         parts.append(encode_bytes(3, identity.encode()))
-    parts += [_output_meta(output.name, output.datatype, output.shape) for output in answer.outputs]
+    parts += [_output_meta(output.name, output.datatype, output.shape, output.place) for output in answer.outputs]
     for output in answer.outputs:
         parts += [_raw_prefix(len(output.data)), output.data]
     return parts
@@ -66,10 +66,11 @@ def _head(model: str, revision: int, variant: str, level: Level, degraded: bool)
 
 
 @lru_cache(maxsize=_KEPT)
-def _output_meta(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+def _output_meta(name: str, datatype: str, shape: tuple[int, ...], place: Place | None) -> bytes:
     sizes = b"".join(encode_varint(size) for size in shape)
     packed = encode_bytes(3, sizes) if sizes else b""
-    return encode_bytes(5, encode_bytes(1, name.encode()) + encode_bytes(2, datatype.encode()) + packed)
+    where = place_parameters(_PARAMETERS, place) if place is not None else b""
+    return encode_bytes(5, encode_bytes(1, name.encode()) + encode_bytes(2, datatype.encode()) + packed + where)
 
 
 @lru_cache(maxsize=_KEPT)

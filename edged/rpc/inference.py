@@ -12,11 +12,11 @@ from edged import __version__
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.bundle.manifest import Manifest
 from edged.errors import Code, EdgedError
-from edged.rpc import parameters
 from edged.rpc.answer import write_answer
 from edged.rpc.model_config import model_config, platform
 from edged.rpc.model_statistics import model_statistics
 from edged.rpc.server import Methods, Unary, decode, duplex, unary
+from edged.rpc.shm import SharedMemory
 from edged.rpc.stream import Streams
 from edged.rpc.wire import read_request
 from edged.serving.request import Answer, Call
@@ -34,6 +34,7 @@ _EXTENSIONS = (
     "parameters",
     "schedule_policy",
     "statistics",
+    "system_shared_memory",
     "logging",
 )
 
@@ -51,8 +52,10 @@ _NOT_CARRIED_OUT = (
 class Inference:
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, best_priority: int = 1) -> None:
+        """`best_priority`: what requests get at most that come this way."""
         self._service = service
+        self._best_priority = best_priority
         self._streams = Streams(self._infer)
 
     def methods(self) -> Methods:
@@ -68,6 +71,7 @@ class Inference:
             "ModelStatistics": unary(self._model_statistics),
             "ModelStreamInfer": duplex(self._streams.converse),
             **{name: unary(_refused(name)) for name in _NOT_CARRIED_OUT},
+            **SharedMemory(self._service.regions).methods(),
         }
 
     async def _server_live(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -122,8 +126,7 @@ class Inference:
         return await self._infer(call, context.time_remaining(), render)
 
     async def _infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:
-        _refuse_what_is_to_come(call)
-        return await self._service.infer(call, remaining_s, render)
+        return await self._service.infer(call, remaining_s, render, self._best_priority)
 
 
 def _properties(manifest: Manifest) -> dict[str, str]:
@@ -140,13 +143,3 @@ def _refused(name: str) -> Unary:
         raise EdgedError(Code.UNSUPPORTED, f"{name} is not supported", "ServerMetadata lists the extensions that are")
 
     return call
-
-
-def _refuse_what_is_to_come(call: Call) -> None:
-    """Refuses by name what is read and not yet carried out. Raises EdgedError (unsupported)."""
-    for meta, contents in zip(call.inputs, call.contents, strict=True):
-        if contents.place is not None:
-            raise parameters.unsupported("shared_memory_region", f" of input {meta.name[:64]!r}")
-    for asked in call.outputs:
-        if asked.place is not None:
-            raise parameters.unsupported("shared_memory_region", f" of output {asked.name[:64]!r}")

@@ -36,7 +36,7 @@ def model_config(manifest: Manifest, variant: Variant, digest: str) -> pb.ModelC
             pb.ModelOutput(name=spec.name, data_type=data_type(spec.datatype), dims=_dims(manifest, spec))
             for spec in manifest.outputs
         ],
-        dynamic_batching=pb.ModelDynamicBatching(),
+        dynamic_batching=_batching(manifest),
         instance_group=[pb.ModelInstanceGroup(name=variant.name, kind=_kind(variant), count=1)],
         default_model_filename=variant.file,
         model_warmup=_warmup(manifest),
@@ -57,6 +57,17 @@ def data_type(datatype: Datatype) -> pb.DataType.ValueType:
 def _dims(manifest: Manifest, spec: TensorSpec) -> Sequence[int]:
     """The shape without the batch axis, which Triton leaves out where there is one."""
     return spec.shape[1:] if manifest.max_batch_size else spec.shape
+
+
+def _batching(manifest: Manifest) -> pb.ModelDynamicBatching:
+    queue = manifest.queue
+    return pb.ModelDynamicBatching(
+        preferred_batch_size=[queue.preferred_batch_size] if queue.preferred_batch_size else [],
+        max_queue_delay_microseconds=queue.max_delay_us,
+        preserve_ordering=queue.preserve_ordering,
+        priority_levels=queue.levels,
+        default_priority_level=queue.level(0),
+    )
 
 
 def _kind(variant: Variant) -> pb.ModelInstanceGroup.Kind.ValueType:

@@ -65,6 +65,17 @@ def bool_parameter(number: int, name: str, value: bool) -> bytes:
     return _entry(number, name, encode_varint(1 << 3 | VARINT) + encode_varint(value))
 
 
+def place_parameters(number: int, place: Place) -> bytes:
+    """Where in shared memory a tensor lies, as entries of the map<string, InferParameter> that is field `number`."""
+    offset = _integer_parameter(number, _OFFSET, place.offset) if place.offset else b""
+    size = _integer_parameter(number, _SIZE, place.size)
+    return string_parameter(number, _REGION, place.region) + size + offset
+
+
+def _integer_parameter(number: int, name: str, value: int) -> bytes:
+    return _entry(number, name, encode_varint(2 << 3 | VARINT) + encode_varint(value))
+
+
 def _entry(number: int, name: str, value: bytes) -> bytes:
     return encode_bytes(number, encode_bytes(1, name.encode()) + encode_bytes(2, value))
 

@@ -34,6 +34,13 @@ _MAX_DETAILS = 2048
 # queues hold, far below what would fill the memory.
 _MAX_CALLS = 4096
 
+# Of these so many on one connection: a client that opens more has them wait at its own end. It bounds what one
+# connection can hold of ours when its answers are not read.
+_MAX_CALLS_PER_CONNECTION = 256
+
+# Connections at once, to one server; further ones are closed. Callers on a Unix socket cannot be told apart.
+_MAX_CONNECTIONS = 256
+
 # Asked of clients that have a retry policy, when the queue was full.
 _PUSHBACK_MS = "100"
 
@@ -184,6 +191,8 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),
+                ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
+                ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
                 ("grpc.so_reuseport", 0),
             ],
             maximum_concurrent_rpcs=_MAX_CALLS,

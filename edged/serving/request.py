@@ -40,8 +40,8 @@ class Contents(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """Bytes of all parts."""
-        return sum(map(len, self.parts))
+        """Bytes of it, wherever they lie."""
+        return sum(map(len, self.parts)) if self.place is None else self.place.size
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -73,12 +73,13 @@ class Call(msgspec.Struct):
 
 
 class Output(msgspec.Struct, frozen=True):
-    """One output of an answer; `data` is raw, little-endian."""
+    """One output of an answer; `data` is raw, little-endian, and empty where it was put into shared memory."""
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
     data: memoryview
+    place: Place | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):

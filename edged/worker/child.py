@@ -15,10 +15,15 @@ REAP_S = 5.0
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a process ended. `lost`: it did not; it is still there after SIGKILL, with all that it holds."""
+    """How a process ended.
+
+    `lost`: it did not; it is still there after SIGKILL, with all that it holds. `by_lost_memory`: by SIGBUS, since
+    memory that it used was not there any more.
+    """
 
     text: str
     lost: bool = False
+    by_lost_memory: bool = False
 
 
 class Child:
@@ -55,7 +60,8 @@ class Child:
         if result.si_code == os.CLD_EXITED:
             self.ended.set_result(Exit(f"exit status {result.si_status}"))
         else:
-            self.ended.set_result(Exit(f"killed by {_signal_name(result.si_status)}"))
+            text = f"killed by {_signal_name(result.si_status)}"
+            self.ended.set_result(Exit(text, by_lost_memory=result.si_status == signal.SIGBUS))
 
     def _lose(self) -> None:
         if not self.ended.done():

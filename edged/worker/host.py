@@ -1,6 +1,7 @@
 """The worker's main program: loads one variant of one revision and answers what comes over the link.
 
-Started as `python -I -m edged.worker.host DAEMON LINK ARENA`, or forked by a template. It ends when the link does.
+Started as `python -I -m edged.worker.host DAEMON LINK ARENA REGIONS`, or forked by a template. It ends when the link
+does.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from edged.worker.messages import (
     Infer,
     Load,
     ToWorker,
+    Unmap,
+    Unmapped,
 )
 from edged.worker.model import Model, failed
+from edged.worker.regions import Mappings
 
 # prctl(2).
 _PR_SET_PDEATHSIG = 1
@@ -66,7 +70,7 @@ def _send(link: socket.socket, message: FromWorker, body: Sequence[memoryview | 
             parts[0] = memoryview(parts[0])[sent:]
 
 
-def serve(link: socket.socket, arena: Window) -> None:
+def serve(link: socket.socket, arena: Window, regions: Mappings) -> None:
     """Answers what comes over the link until it ends."""
     model: Model | None = None
     while prefix := _receive(link, PREFIX.size):
@@ -82,10 +86,13 @@ def serve(link: socket.socket, arena: Window) -> None:
             if isinstance(message, Load):
                 model = Model(message)
                 _send(link, model.loaded)
+            elif isinstance(message, Unmap):
+                regions.drop(message.region)
+                _send(link, Unmapped())
             elif model is None:
                 raise SystemExit("asked for answers before a model was loaded")
             elif isinstance(message, Infer):
-                answered, bodies = model.infer(message, body, arena)
+                answered, bodies = model.infer(message, body, arena, regions)
                 _send(link, answered, bodies)
             else:
                 _send(link, model.golden(message))
@@ -118,15 +125,21 @@ def close_all_but(*kept: int) -> None:
                 os.close(descriptor)
 
 
-def run(descriptor: int, arena: int) -> None:
+def run(descriptor: int, arena: int, regions: int) -> None:
     """Serves the link until it ends."""
-    close_all_but(descriptor, arena)
+    close_all_but(descriptor, arena, regions)
     os.dup2(2, 1)  # what an engine prints belongs into the log
     os.chdir("/")
     _be_first_to_go()
-    with socket.socket(fileno=descriptor) as link, contextlib.suppress(ConnectionError):
+    with (
+        socket.socket(fileno=descriptor) as link,
+        socket.socket(fileno=regions) as control,
+        contextlib.suppress(ConnectionError),
+    ):
         link.set_inheritable(False)
-        serve(link, Window(arena))
+        control.set_inheritable(False)
+        control.setblocking(False)
+        serve(link, Window(arena), Mappings(control))
 
 
 def _be_first_to_go() -> None:
@@ -137,9 +150,9 @@ def _be_first_to_go() -> None:
 
 def main() -> None:
     """Ties this process to its parent, then serves."""
-    daemon, link, arena = map(int, sys.argv[1:])
+    daemon, *descriptors = map(int, sys.argv[1:])
     tie_to(daemon)
-    run(link, arena)
+    run(*descriptors)
 
 
 if __name__ == "__main__":

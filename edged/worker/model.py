@@ -21,16 +21,23 @@ from edged.worker.messages import (
     Failed,
     Form,
     Infer,
+    InputPart,
     Load,
     Loaded,
     MemberAnswer,
     OutputPart,
     RunGolden,
+    Target,
     WarmupRun,
 )
+from edged.worker.regions import Mappings
 from edged.worker.samples import read_arrays, read_file
 
 Contents = memoryview | bytes
+
+# Engines look at elements of these once and then trust them, as indices or as truth values; so they are copied out of
+# memory that another process may change meanwhile. All else is only computed with.
+_TRUSTED_ONCE_SEEN = (Datatype.BOOL, Datatype.INT32, Datatype.INT64)
 
 
 class Model:
@@ -68,35 +75,41 @@ class Model:
         except EdgedError as error:
             raise EdgedError(Code.LOAD_FAILED, f"warm-up {run.file.path} fails: {error.message}", error.hint) from error
 
-    def infer(self, asked: Infer, body: memoryview, arena: Window) -> tuple[Answered, list[Contents]]:
+    def infer(
+        self, asked: Infer, body: memoryview, arena: Window, regions: Mappings
+    ) -> tuple[Answered, list[Contents]]:
         """Runs a batch. A member that cannot be answered has its own error; the others are answered."""
         began = time.monotonic_ns()
         contents = _contents(asked, body, arena)
         everybody = range(len(asked.members))
         answers: list[list[NDArray[Any]] | EdgedError]
         try:
-            decoded = self._decode(asked, everybody, contents)
+            decoded = self._decode(asked, everybody, contents, regions)
             ready = time.monotonic_ns()
             answers = list(self._run(asked, everybody, decoded))
         except EdgedError as error:
             # Whose fault was it? Each is tried alone.
             ready = time.monotonic_ns()
-            answers = [self._alone(asked, each, contents) for each in everybody] if len(everybody) > 1 else [error]
+            answers = (
+                [self._alone(asked, each, contents, regions) for each in everybody] if len(everybody) > 1 else [error]
+            )
         ran = time.monotonic_ns()
         if any(asked.classes):
             answers = [self._classified(asked, answer) for answer in answers]
-        heads, placed, bodies = self._encode(asked, answers, arena)
+        heads, placed, bodies = self._encode(asked, answers, arena, regions)
         done = time.monotonic_ns()
         return Answered(heads, placed, ready - began, ran - ready, done - ran), bodies
 
-    def _alone(self, asked: Infer, member: int, contents: Sequence[memoryview]) -> list[NDArray[Any]] | EdgedError:
+    def _alone(
+        self, asked: Infer, member: int, contents: Sequence[memoryview], regions: Mappings
+    ) -> list[NDArray[Any]] | EdgedError:
         try:
-            return self._run(asked, [member], self._decode(asked, [member], contents))[0]
+            return self._run(asked, [member], self._decode(asked, [member], contents, regions))[0]
         except EdgedError as error:
             return error
 
     def _decode(
-        self, asked: Infer, members: Sequence[int], contents: Sequence[memoryview]
+        self, asked: Infer, members: Sequence[int], contents: Sequence[memoryview], regions: Mappings
     ) -> dict[str, list[NDArray[Any]]]:
         """Each input's arrays: one of all members' rows where their contents can be read as one, else one a member."""
         decoded: dict[str, list[NDArray[Any]]] = {}
@@ -105,17 +118,24 @@ class Model:
         for position, name in enumerate(asked.inputs):
             datatype = self._inputs[name].datatype
             parts = [asked.members[member][position] for member in members]
-            at = sum(member[position].size for member in asked.members[: members[0]])
-            data = contents[position][at : at + sum(part.size for part in parts)]
-            if self._batched and datatype is not Datatype.BYTES and all(part.form == Form.RAW for part in parts):
+            at = sum(_carried(member[position]) for member in asked.members[: members[0]])
+            data = contents[position][at : at + sum(map(_carried, parts))]
+            plain = all(part.form == Form.RAW and not part.region for part in parts)
+            if self._batched and datatype is not Datatype.BYTES and plain:
                 shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
                 decoded[name] = [codec.decode(name, datatype, shape, Form.RAW, data)]
                 continue
             arrays = []
             at = 0
             for part in parts:
-                arrays.append(codec.decode(name, datatype, part.shape, part.form, data[at : at + part.size]))
-                at += part.size
+                if part.region:
+                    found = regions.view(part.region, part.offset, part.size)
+                    if datatype in _TRUSTED_ONCE_SEEN:
+                        found = memoryview(bytes(found))
+                else:
+                    found = data[at : at + part.size]
+                    at += part.size
+                arrays.append(codec.decode(name, datatype, part.shape, part.form, found))
             decoded[name] = arrays
         return decoded
 
@@ -162,15 +182,45 @@ class Model:
             for name, array, count in named
         ]
 
+    def _put(
+        self, raw: list[Contents], targets: Sequence[Target | None], outputs: Sequence[str], regions: Mappings
+    ) -> list[Contents]:
+        """Writes what a member wants in regions, all of it or none, and gives what is left to be carried.
+
+        Raises EdgedError: invalid_tensor where a target is too small, answer_too_large, region_unusable.
+        """
+        views: list[memoryview | None] = []
+        for name, part, target in zip(outputs, raw, targets, strict=True):
+            if target is not None and len(part) > target.size:
+                raise EdgedError(
+                    Code.INVALID_TENSOR,
+                    f"output {name!r} takes {len(part)} bytes, the request gives it {target.size} in shared memory",
+                    "give it a larger shared_memory_byte_size",
+                )
+            views.append(None if target is None else regions.view(target.region, target.offset, len(part)))
+        left = [part if view is None else b"" for part, view in zip(raw, views, strict=True)]
+        size = sum(map(len, left))
+        if self._max_answer_bytes and size > self._max_answer_bytes:
+            raise _too_large(size, self._max_answer_bytes)
+        for part, view in zip(raw, views, strict=True):
+            if view is not None:
+                view[:] = part
+        return left
+
     def _encode(
-        self, asked: Infer, answers: list[list[NDArray[Any]] | EdgedError], arena: Window
+        self, asked: Infer, answers: list[list[NDArray[Any]] | EdgedError], arena: Window, regions: Mappings
     ) -> tuple[list[MemberAnswer | Failed], tuple[bool, ...], list[Contents]]:
         """The members' heads; for each output whether it was put into its room; what is left for the body."""
-        encoded = [self._raw(asked, answer) for answer in answers]
-        for index, raw in enumerate(encoded):
-            size = sum(map(len, raw))
-            if self._max_answer_bytes and size > self._max_answer_bytes:
-                answers[index], encoded[index] = _too_large(size, self._max_answer_bytes), []
+        raw = [self._raw(asked, answer) for answer in answers]
+        encoded: list[list[Contents]] = []
+        nowhere = (None,) * len(asked.outputs)
+        for index, parts in enumerate(raw):
+            try:
+                targets = (asked.targets and asked.targets[index]) or nowhere
+                encoded.append(self._put(parts, targets, asked.outputs, regions) if parts else [])
+            except EdgedError as error:
+                answers[index] = error
+                encoded.append([])
         placed = []
         for position, (offset, room) in enumerate(asked.rooms):
             parts = [parts[position] for parts in encoded if parts]
@@ -185,13 +235,13 @@ class Model:
                     at += len(part)
         heads: list[MemberAnswer | Failed] = []
         bodies: list[Contents] = []
-        for answer, raw in zip(answers, encoded, strict=True):
+        for answer, whole, left in zip(answers, raw, encoded, strict=True):
             if isinstance(answer, EdgedError):
                 heads.append(failed(answer))
                 continue
-            shapes = (OutputPart(array.shape, len(part)) for array, part in zip(answer, raw, strict=True))
+            shapes = (OutputPart(array.shape, len(part)) for array, part in zip(answer, whole, strict=True))
             heads.append(MemberAnswer(tuple(shapes)))
-            bodies += [part for part, elsewhere in zip(raw, placed, strict=True) if not elsewhere]
+            bodies += [part for part, elsewhere in zip(left, placed, strict=True) if not elsewhere]
         return heads, tuple(placed), bodies
 
     def golden(self, asked: RunGolden) -> Compared:
@@ -222,17 +272,22 @@ class Model:
 
 
 def _contents(asked: Infer, body: memoryview, arena: Window) -> list[memoryview]:
-    """Each input's contents of all members, from the arena or the body."""
+    """Each input's contents of all members, from the arena or the body; regions apart."""
     found = []
     at = 0
     for position, slot in enumerate(asked.slots):
-        size = sum(member[position].size for member in asked.members)
+        size = sum(_carried(member[position]) for member in asked.members)
         if slot >= 0:
             found.append(arena.view(slot, size))
         else:
             found.append(body[at : at + size])
             at += size
     return found
+
+
+def _carried(part: InputPart) -> int:
+    """What it takes in the body or the arena."""
+    return 0 if part.region else part.size
 
 
 def _too_large(size: int, allowed: int) -> EdgedError:

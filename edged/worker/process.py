@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
 from collections.abc import Callable, Sequence
@@ -28,7 +29,11 @@ from edged.worker.messages import (
     Loaded,
     MemberAnswer,
     RunGolden,
+    Target,
+    Unmap,
+    Unmapped,
 )
+from edged.worker.regions import Passing, Region, passing_pair
 from edged.worker.templates import Maker, spawned
 from edged.worker.usage import Usage
 
@@ -60,17 +65,26 @@ class Caps(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What a worker is asked: `members[m][i]` describes, and `contents[i]` holds in the members' order, `inputs[i]`."""
+    """What a worker is asked: `members[m][i]` describes, and `contents[i]` holds in the members' order, `inputs[i]`.
+
+    What lies in `regions` has no contents; `targets` is as in Infer.
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     members: list[tuple[InputPart, ...]]
     contents: list[list[Buffer]]
     expected: tuple[int, ...]
-    """How many bytes each output will take; 0 where that cannot be known."""
+    """How many bytes each output will take, targets apart; 0 where that cannot be known."""
+    targets: tuple[tuple[Target | None, ...], ...] = ()
+    regions: tuple[Region, ...] = ()
+    """What `members` and `targets` name by number."""
     classes: tuple[int, ...] = ()
     """For each output how many classes of each row are wanted instead of its elements; 0, or empty: none."""
 
+
+# What is left to carry of an output that was put into a region.
+_NOTHING = memoryview(b"")
 
 # The outputs of one member in the order asked for, or why it has none.
 Parts = list[memoryview] | Failed
@@ -79,7 +93,7 @@ Parts = list[memoryview] | Failed
 class Worker:
     """One process with one loaded variant. Made by `start`; `ended` always resolves, to how it ended."""
 
-    def __init__(self, child: Child, how: str, link: Link, arena: Arena, caps: Caps) -> None:
+    def __init__(self, child: Child, how: str, link: Link, arena: Arena, passing: Passing, caps: Caps) -> None:
         self.pid = child.pid
         self.made = how
         self.caps = caps
@@ -93,6 +107,9 @@ class Worker:
         self._child = child
         self._link = link
         self._arena = arena
+        self._passing = passing
+        self._using: list[Batch] = []
+        """What it has of batches that name regions."""
         self._replies_due = 0
         self._watch: asyncio.TimerHandle | None = None
         child.ended.add_done_callback(self._end)
@@ -105,11 +122,16 @@ class Worker:
         """
         if self.ended.done():  # and its arena is gone
             raise self._death("an inference")
+        for region in self._passing.pass_on(batch.regions):
+            region.holders[self.pid] = self._unmap
         slots = tuple(self._send_by_arena(contents) for contents in batch.contents)
         rooms = tuple(self._room(size) for size in batch.expected)
         body = [part for slot, parts in zip(slots, batch.contents, strict=True) if slot < 0 for part in parts]
-        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.classes)
+        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.targets, batch.classes)
         reply = self._link.send(asked, body)
+        if batch.regions:
+            self._using.append(batch)
+            reply.add_done_callback(functools.partial(self._used, batch))
         try:
             message, rest = await self._answer(reply, self.caps.inference_s, "an inference")
             answered = _expect(message, Answered)
@@ -119,6 +141,31 @@ class Worker:
                 self._release(asked)
             else:  # the caller gave up: the worker still reads and writes there
                 reply.add_done_callback(lambda _: self._release(asked))
+
+    def _used(self, batch: Batch, reply: asyncio.Future[Reply]) -> None:
+        if reply.exception() is None:  # else it has died of it, perhaps
+            self._using.remove(batch)
+
+    async def _unmap(self, region: Region) -> None:
+        """Has it let go of a region, once it has done with what it was asked; or waits for its end."""
+        if region.holders.pop(self.pid, None) is None or not self._passing.forget(region):
+            return
+        with contextlib.suppress(EdgedError):  # it ended: so it has
+            message, _ = await self._link.send(Unmap(region.number))
+            _expect(message, Unmapped)
+
+    def _charge_regions(self, how: Exit) -> None:
+        """Where a region was shrunk under the worker, that has killed it, and not its model."""
+        if not how.by_lost_memory or not self._using:
+            return
+        self.excused = True
+        for batch in self._using:
+            alone = len(batch.members) == 1
+            for region in batch.regions:
+                if region.shrunk:
+                    region.fault = "was shrunk while the model's worker used it, which ended that"
+                elif alone:  # it grew again, or the file system had no memory left for it
+                    region.fault = "had no memory behind it where the model's worker used it, which ended that"
 
     def _release(self, asked: Infer) -> None:
         for offset in (*asked.slots, *(offset for offset, _ in asked.rooms)):
@@ -145,13 +192,17 @@ class Worker:
         in_room = [offset for offset, _ in asked.rooms]
         ends = [offset + size for offset, size in asked.rooms]
         found: list[Parts] = []
-        for member in answered.members:
+        nowhere = (None,) * len(asked.outputs)
+        for index, member in enumerate(answered.members):
             if not isinstance(member, MemberAnswer):
                 found.append(member)
                 continue
             parts = []
+            targets = (asked.targets and asked.targets[index]) or nowhere
             for position, output in enumerate(member.outputs):
-                if answered.placed[position]:
+                if targets[position] is not None:
+                    parts.append(_NOTHING)
+                elif answered.placed[position]:
                     start, end = in_room[position], ends[position]
                     in_room[position] += output.size
                     parts.append(_part(self._arena.view, start, output.size, end))
@@ -209,7 +260,7 @@ class Worker:
         """Ends a worker that takes more memory than its cap."""
         if self._child.ended.done() or self.verdict is not None:
             return
-        taken = usage.resident_bytes(self.pid)
+        taken = usage.resident_bytes(self.pid) - self._passing.passed_bytes  # regions are their owners' memory
         if taken > self.caps.memory_bytes:
             self._condemn(
                 EdgedError(
@@ -249,16 +300,19 @@ class Worker:
     def _end(self, ended: asyncio.Future[Exit]) -> None:
         how = ended.result()
         self._link.close()
+        self._charge_regions(how)
+        for region in self._passing.close():
+            region.holders.pop(self.pid, None)
         if not how.lost:  # a lost process may still write there
             self._arena.close()
         text = f"{self.verdict.message} ({how.text})" if self.verdict else how.text
-        self.ended.set_result(Exit(text, how.lost))
+        self.ended.set_result(Exit(text, how.lost, how.by_lost_memory))
 
 
 async def start(load: Load, caps: Caps, make: Maker = spawned) -> Worker:
     """Starts a worker and has it load. Raises EdgedError with the reason; no process is then left behind."""
     front, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with other:
+    with other, contextlib.ExitStack() as undo:
         front.setblocking(False)
         try:
             _, link = await asyncio.get_running_loop().create_unix_connection(
@@ -267,18 +321,15 @@ async def start(load: Load, caps: Caps, make: Maker = spawned) -> Worker:
         except BaseException:
             front.close()
             raise
-        try:
-            arena = Arena(caps.arena_bytes)
-        except BaseException:
-            link.close()
-            raise
-        try:
-            child, how = await make(load.runtime, [other.fileno(), arena.descriptor])
-        except BaseException:
-            link.close()
-            arena.close()
-            raise
-    worker = Worker(child, how, link, arena, caps)
+        undo.callback(link.close)
+        arena = Arena(caps.arena_bytes)
+        undo.callback(arena.close)
+        passing, control = passing_pair()
+        undo.callback(passing.close)
+        with control:
+            child, how = await make(load.runtime, [other.fileno(), arena.descriptor, control.fileno()])
+        undo.pop_all()
+    worker = Worker(child, how, link, arena, passing, caps)
     try:
         await worker.load(load)
     except BaseException:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edged.bundle.manifest import File, Manifest, Variant
+from edged.bundle.manifest import File, Manifest, Queue, Variant
 from edged.changes import Changes
 from edged.errors import Code, EdgedError
 from edged.models.resident import Source, State
 from edged.serving.admission import admit
 from edged.serving.request import Call, Contents, InputMeta
-from edged.serving.scheduler import Pending
+from edged.serving.waiting import Pending
 from edged.types import Datatype, TensorSpec
 from edged.worker.messages import Answered, Failed, Form, MemberAnswer, OutputPart
 from edged.worker.process import Batch, Parts
@@ -30,6 +30,7 @@ def manifest(
     inputs: Sequence[tuple[str, str, Sequence[int]]] = (("x", "FP32", (-1, -1)),),
     outputs: Sequence[tuple[str, str, Sequence[int]]] = (("y", "FP32", (-1, -1)),),
     variants: Sequence[str] = ("best", "lesser"),
+    queue: Queue | None = None,
 ) -> Manifest:
     """A manifest whose files nobody will open."""
 
@@ -44,6 +45,7 @@ def manifest(
         outputs=specs(outputs),
         variants=tuple(Variant(name=each, runtime="onnxruntime", file="model.onnx") for each in variants),
         files=(File(path="model.onnx", size=1, sha256="0" * 64),),
+        queue=queue or Queue(),
     )
 
 
@@ -109,12 +111,15 @@ class Worker:
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
+        self.got = asyncio.Event()
+        """Set when it gets a batch."""
         self.excused = False
 
     async def infer(self, batch: Batch, use: Callable[[Answered, list[Parts]], None]) -> None:
         """Waits for the test."""
         asked = Asked(batch)
         self.asked.append(asked)
+        self.got.set()
         use(*await asked.reply)
 
 
@@ -211,5 +216,5 @@ class Clock:
 
 async def settle() -> None:
     """Lets the loop turn until everything that needs no outside event has happened."""
-    for _ in range(20):
+    for _ in range(60):
         await asyncio.sleep(0)

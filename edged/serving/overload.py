@@ -1,0 +1,61 @@
+"""What is turned away when more comes than can be answered. Pure.
+
+A queue is full when it holds its requests or its bytes, or when what waits is worth more than `delay_s` of work: what
+is taken in then is answered about as fast at twice the load that can be carried as just below it. A full queue makes
+room for a request by turning away the newest of those of lower priority.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from edged.serving.forecast import Forecast
+from edged.serving.waiting import Pending, Waiting
+
+# So many callers that each wait for their answer are no overload, however long one answer takes.
+UNHURRIED_REQUESTS = 16
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What may wait for one model at most."""
+
+    requests: int
+    size_bytes: int
+    delay_s: float = float("inf")
+
+
+def make_room(waiting: Waiting, bounds: Bounds, level: int, size: int) -> list[Pending] | None:
+    """Takes out whom to turn away, so that a request fits; None, and nobody, when that would not do.
+
+    A request larger than all that may wait is taken when nothing waits.
+    """
+    count, held = waiting.count, waiting.size
+    shed: list[Pending] = []
+    candidates = waiting.below(level)
+    while count >= bounds.requests or (count and held + size > bounds.size_bytes):
+        worst = next(candidates, None)
+        if worst is None:
+            return None
+        shed.append(worst)
+        count, held = count - 1, held - worst.size
+    for pending in shed:
+        waiting.remove(pending)
+    return shed
+
+
+def wait_s(waiting: Waiting, forecast: Forecast, level: int, max_rows: int, busy_s: float) -> float:
+    """How long a new request of `level` will wait for what goes before it.
+
+    `busy_s`: how long what is executed now still takes.
+    """
+    return busy_s + forecast.wait_s(waiting.rows_before(level), max_rows)
+
+
+def too_long(waiting: Waiting, bounds: Bounds, wait_s: float, left_s: float) -> bool:
+    """Whether a new request would wait too long: until its deadline, `left_s` from now, or longer than the bound.
+
+    Where nothing waits, nothing is too long: what is measured then mends a forecast that was wrong.
+    """
+    if not waiting.count:
+        return False
+    return wait_s >= left_s or (waiting.count >= UNHURRIED_REQUESTS and wait_s > bounds.delay_s)

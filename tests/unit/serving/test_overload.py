@@ -1,0 +1,90 @@
+"""Who is taken in, and who is turned away for whom."""
+
+from concurrent.futures import Future
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support.standins import manifest, pending
+
+from edged.serving import overload
+from edged.serving.forecast import Forecast
+from edged.serving.overload import UNHURRIED_REQUESTS, Bounds
+from edged.serving.waiting import Waiting
+
+OF = manifest(max_batch_size=1000)
+REQUESTS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 20)), max_size=30)
+
+
+def request(level, rows=1):
+    made = pending(Future(), rows, 1, of=OF)
+    made.level = level
+    return made
+
+
+@given(REQUESTS, st.integers(1, 6), st.integers(1, 60))
+def test_the_queue_never_grows_past_its_bounds(requests, most, size):
+    waiting, bounds = Waiting(), Bounds(most, size)
+    for level, rows in requests:
+        made = request(level, rows)
+        held = list(waiting)
+        shed = overload.make_room(waiting, bounds, level, made.size)
+        if shed is None:
+            assert list(waiting) == held, "whoever is refused costs nobody their place"
+            continue
+        assert all(each.level > level for each in shed)
+        assert {id(each) for each in held} == {id(each) for each in (*waiting, *shed)}
+        waiting.add(made)
+        assert waiting.count <= most
+        assert waiting.size <= size or waiting.count == 1
+
+
+@given(REQUESTS, st.integers(1, 6))
+def test_nobody_is_refused_while_somebody_of_lower_priority_keeps_a_place(requests, most):
+    waiting, bounds = Waiting(), Bounds(most, 10**6)
+    for level, _ in requests:
+        if overload.make_room(waiting, bounds, level, 4) is None:
+            assert all(each.level <= level for each in waiting)
+        else:
+            waiting.add(request(level))
+
+
+def test_the_newest_of_the_lowest_goes_first():
+    waiting = Waiting()
+    old, new, middle = request(3), request(3), request(2)
+    for each in (old, middle, new):
+        waiting.add(each)
+    assert overload.make_room(waiting, Bounds(3, 10**6), 1, 4) == [new]
+    assert overload.make_room(waiting, Bounds(2, 10**6), 1, 4) == [old]
+    assert overload.make_room(waiting, Bounds(1, 10**6), 2, 4) is None
+
+
+class TestTheWait:
+    def queue(self, count, level=2):
+        waiting = Waiting()
+        for _ in range(count):
+            waiting.add(request(level))
+        return waiting
+
+    def forecast(self, seconds):
+        made = Forecast()
+        made.learn(1, seconds)
+        return made
+
+    def test_is_that_of_what_goes_before(self):
+        waiting, forecast = self.queue(4), self.forecast(0.5)
+        assert overload.wait_s(waiting, forecast, 2, 0, 0.25) == 2.25
+        assert overload.wait_s(waiting, forecast, 1, 0, 0.25) == 0.25
+
+    def test_may_not_reach_the_deadline(self):
+        bounds = Bounds(100, 10**6)
+        assert overload.too_long(self.queue(1), bounds, 1.0, 1.0)
+        assert not overload.too_long(self.queue(1), bounds, 1.0, 1.1)
+
+    def test_is_never_too_long_where_nothing_waits(self):
+        assert not overload.too_long(self.queue(0), Bounds(100, 10**6, 0.1), 100.0, 0.001)
+
+    def test_is_bounded_for_more_than_a_few_callers(self):
+        bounds = Bounds(100, 10**6, 0.1)
+        assert not overload.too_long(self.queue(UNHURRIED_REQUESTS - 1), bounds, 5.0, 60.0)
+        assert overload.too_long(self.queue(UNHURRIED_REQUESTS), bounds, 5.0, 60.0)
+        assert not overload.too_long(self.queue(UNHURRIED_REQUESTS), bounds, 0.1, 60.0)
