@@ -1,7 +1,8 @@
 """Uses edged through tritonclient, in tritonclient's own environment, and prints what happened as JSON.
 
 `python driver.py SOCKET ADMIN_SOCKET`. It judges nothing but whether arrays are the same: what should have happened
-says `tests/integration/test_tritonclient.py`. The result is an object by case; a refused call is {"status": …, "message": …}.
+says `tests/integration/test_tritonclient.py`. The result is an object by case; a refused call is
+{"status": …, "message": …}.
 """
 
 from __future__ import annotations
