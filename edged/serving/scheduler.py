@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Generator, Sequence
 
 from edged import clock, log
 from edged.errors import Code, EdgedError
@@ -200,7 +201,7 @@ class Queue:
 
     async def _fill(self) -> None:
         """Waits while the next batch may still grow, or has to rest."""
-        await asyncio.sleep(0)  # whoever arrives in the same turn of the loop comes along
+        await _turn()  # whoever arrives in the same turn of the loop comes along
         waiting, closing = self._waiting, self._closing
         closing.begin(waiting.count, clock.monotonic_ns())
         while (leader := waiting.leader()) is not None:
@@ -212,7 +213,7 @@ class Queue:
                 if rest_s < 0:
                     return
             if rest_s < _TIMER_S:
-                await asyncio.sleep(0)
+                await _turn()
                 continue
             self._news = self._loop.create_future()
             await asyncio.wait([self._news], timeout=rest_s - _TIMER_S / 2)
@@ -322,6 +323,12 @@ class Queue:
         """Waits until nothing waits and nothing is executed."""
         while self._task is not None:
             await asyncio.wait([self._task])
+
+
+@types.coroutine
+def _turn() -> Generator[None, None, None]:
+    """A turn of the loop, as asyncio.sleep(0), which costs three times as much."""
+    yield
 
 
 def unavailable(resident: Resident) -> EdgedError:
