@@ -26,7 +26,7 @@ from edged.serving.regions import Shared
 from edged.serving.request import Answer, Contents, Output
 from edged.serving.statistics import Statistics
 from edged.serving.waiting import Pending, Waiting
-from edged.types import ModelLimits
+from edged.types import Datatype, ModelLimits
 from edged.worker.messages import Answered, Failed
 from edged.worker.process import Parts
 
@@ -290,8 +290,10 @@ class Queue:
             if pending.answer.done():
                 continue
             outputs = tuple(
-                Output(name, self._datatypes[name], output.shape, data)
-                for name, output, data in zip(pending.admitted.outputs, member.outputs, found, strict=True)
+                Output(name, Datatype.BYTES if classes else self._datatypes[name], output.shape, data)
+                for name, classes, output, data in zip(
+                    pending.admitted.outputs, pending.admitted.classes, member.outputs, found, strict=True
+                )
             )
             if pending.shared is not None:
                 outputs = pending.shared.placed(outputs, [output.size for output in member.outputs])

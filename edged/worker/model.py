@@ -14,6 +14,7 @@ from edged.runtimes.base import Session, SessionOptions, load_runtime, signature
 from edged.types import Datatype, TensorSpec
 from edged.worker import batch, codec, compare
 from edged.worker.arena import Window
+from edged.worker.classes import classify
 from edged.worker.messages import (
     Answered,
     Compared,
@@ -93,6 +94,8 @@ class Model:
                 [self._alone(asked, each, contents, regions) for each in everybody] if len(everybody) > 1 else [error]
             )
         ran = time.monotonic_ns()
+        if any(asked.classes):
+            answers = [self._classified(asked, answer) for answer in answers]
         heads, placed, bodies = self._encode(asked, answers, arena, regions)
         done = time.monotonic_ns()
         return Answered(heads, placed, ready - began, ran - ready, done - ran), bodies
@@ -159,12 +162,25 @@ class Model:
             batch.check_output(spec, output, codec.DTYPES[spec.datatype], rows)
         return outputs
 
+    def _classified(self, asked: Infer, answer: list[NDArray[Any]] | EdgedError) -> list[NDArray[Any]] | EdgedError:
+        """A member's outputs, those of which classes are wanted as BYTES."""
+        if isinstance(answer, EdgedError):
+            return answer
+        return [
+            classify(self._outputs[name], array, count, batched=self._batched) if count else array
+            for name, array, count in zip(asked.outputs, answer, asked.classes, strict=True)
+        ]
+
     def _raw(self, asked: Infer, answer: list[NDArray[Any]] | EdgedError) -> list[Contents]:
         """The raw contents of a member's outputs; none where it has an error instead."""
         if isinstance(answer, EdgedError):
             return []
-        named = zip(asked.outputs, answer, strict=True)
-        return [codec.encode(array, self._outputs[name].datatype) for name, array in named]
+        classes = asked.classes or (0,) * len(answer)
+        named = zip(asked.outputs, answer, classes, strict=True)
+        return [
+            codec.encode(array, Datatype.BYTES if count else self._outputs[name].datatype)
+            for name, array, count in named
+        ]
 
     def _put(
         self, raw: list[Contents], targets: Sequence[Target | None], outputs: Sequence[str], regions: Mappings
