@@ -1,19 +1,20 @@
-"""The Open Inference Protocol: its six calls, over the services."""
+"""The Open Inference Protocol's six calls, and inference over a stream."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import grpc
 
 from edged import __version__
 from edged._pb.inference import grpc_service_pb2 as pb
-from edged.rpc import parameters
 from edged.rpc.answer import write_answer
-from edged.rpc.server import Methods, decode, unary
+from edged.rpc.server import Methods, decode, duplex, unary
 from edged.rpc.shm import SharedMemory
+from edged.rpc.stream import Streams
 from edged.rpc.wire import read_request
-from edged.serving.request import Call
+from edged.serving.request import Answer, Call
 from edged.serving.service import Service
 from edged.types import Level
 
@@ -27,6 +28,7 @@ class Inference:
         """`best_priority`: what requests get at most that come this way."""
         self._service = service
         self._best_priority = best_priority
+        self._streams = Streams(self._infer)
 
     def methods(self) -> Methods:
         """The calls by name."""
@@ -37,6 +39,7 @@ class Inference:
             "ServerMetadata": unary(self._server_metadata),
             "ModelMetadata": unary(self._model_metadata),
             "ModelInfer": unary(self._model_infer),
+            "ModelStreamInfer": duplex(self._streams.converse),
             **SharedMemory(self._service.regions).methods(),
         }
 
@@ -76,13 +79,8 @@ class Inference:
 
     async def _model_infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         call = read_request(data)
-        _refuse_what_is_to_come(call)
         render = functools.partial(write_answer, identity=call.id, level=Level.NOMINAL)
-        return await self._service.infer(call, context.time_remaining(), render, self._best_priority)
+        return await self._infer(call, context.time_remaining(), render)
 
-
-def _refuse_what_is_to_come(call: Call) -> None:
-    """Refuses by name what is read and not yet carried out. Raises EdgedError (unsupported)."""
-    for asked in call.outputs:
-        if asked.classes:
-            raise parameters.unsupported("classification", f" of output {asked.name[:64]!r}")
+    async def _infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:
+        return await self._service.infer(call, remaining_s, render, self._best_priority)

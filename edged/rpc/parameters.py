@@ -26,7 +26,7 @@ _CLASSIFICATION = "classification"
 # Those that are carried out; any other is passed over.
 RESERVED = (_TIMEOUT, _PRIORITY, _BINARY, _REGION, _SIZE, _OFFSET, _CLASSIFICATION)
 
-_MAX_CLASSES = 2**31 - 1
+_MAX_CLASSES = 65_536
 _MAX_PRIORITY = 2**32 - 1
 _LONGEST_WHOLE = 20
 
@@ -104,7 +104,7 @@ def priority(parameters: Mapping[str, Parameter]) -> int:
 
 def classes(parameters: Mapping[str, Parameter], where: str) -> int:
     """How many classes are asked for of the output that `where` names; 0: its elements. Raises EdgedError."""
-    wanted = "it is how many classes to give, an integer; 0: the elements themselves"
+    wanted = f"it is how many classes to give, an integer up to {_MAX_CLASSES}; 0: the elements themselves"
     return _whole(parameters, _CLASSIFICATION, where, wanted, _MAX_CLASSES)
 
 

@@ -47,6 +47,7 @@ _PUSHBACK_MS = "100"
 Unary = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 Stream = Callable[[bytes, grpc.aio.ServicerContext], AsyncIterator[bytes]]
 Chat = Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], AsyncIterator[bytes]]
+Duplex = Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], Awaitable[None]]
 
 Methods = Mapping[str, grpc.RpcMethodHandler]
 
@@ -74,7 +75,7 @@ def unary(method: Unary) -> grpc.RpcMethodHandler:
         except EdgedError as error:
             return await _abort(context, error)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
-            return await _abort(context, _unexpected())
+            return await _abort(context, unexpected())
 
     return grpc.unary_unary_rpc_method_handler(call)
 
@@ -89,7 +90,7 @@ def stream(method: Stream) -> grpc.RpcMethodHandler:
         except EdgedError as error:
             await _abort(context, error)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
-            await _abort(context, _unexpected())
+            await _abort(context, unexpected())
 
     return grpc.unary_stream_rpc_method_handler(call)
 
@@ -104,12 +105,27 @@ def chat(method: Chat) -> grpc.RpcMethodHandler:
         except EdgedError as error:
             await _abort(context, error)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
-            await _abort(context, _unexpected())
+            await _abort(context, unexpected())
 
     return grpc.stream_stream_rpc_method_handler(call)
 
 
-def _unexpected() -> EdgedError:
+def duplex(method: Duplex) -> grpc.RpcMethodHandler:
+    """A method of many requests and many replies that writes its replies itself, to the context."""
+
+    async def call(data: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        try:
+            await method(data, context)
+        except EdgedError as error:
+            await _abort(context, error)
+        except Exception:  # noqa: BLE001 - answered as a defect, and logged
+            await _abort(context, unexpected())
+
+    return grpc.stream_stream_rpc_method_handler(call)
+
+
+def unexpected() -> EdgedError:
+    """What a caller is told whose request met a defect; logged with the exception that is being handled."""
     _log.exception("a request met a defect of edged")
     return EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it")
 

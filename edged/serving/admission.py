@@ -20,6 +20,9 @@ from edged.worker.messages import Form
 # No tensor has more elements: 2⁴⁰ elements are a terabyte, and numpy counts in 63 bits.
 _MAX_ELEMENTS = 2**40
 
+# Classes are the largest elements, and these have none.
+_NO_CLASSES = (Datatype.BOOL, Datatype.BYTES)
+
 BatchKey = tuple[object, ...]
 
 
@@ -54,7 +57,7 @@ def admit(manifest: Manifest, call: Call) -> Admitted:
         raise _invalid(manifest, f"misses input {missing[0]!r}", f"its inputs: {', '.join(declared)}")
     rows = _rows(manifest, call.inputs)
     outputs = _outputs(manifest, call.outputs)
-    classes = tuple(each.classes for each in call.outputs) or (0,) * len(outputs)
+    classes = _classes(manifest, call.outputs) or (0,) * len(outputs)
     batched = manifest.max_batch_size > 0
     key = (
         tuple((meta.name, meta.datatype, meta.shape[1:] if batched else meta.shape) for meta in call.inputs),
@@ -116,6 +119,15 @@ def _outputs(manifest: Manifest, asked: Sequence[Asked]) -> tuple[str, ...]:
         if name in names[:position]:
             raise _invalid(manifest, f"was asked for output {name!r} twice", "ask for each output once")
     return names or tuple(declared)
+
+
+def _classes(manifest: Manifest, asked: Sequence[Asked]) -> tuple[int, ...]:
+    datatypes = {spec.name: spec.datatype for spec in manifest.outputs}
+    for each in asked:
+        if each.classes and datatypes[each.name] in _NO_CLASSES:
+            found = f"was asked for classes of output {each.name!r}, which is {datatypes[each.name]}"
+            raise _invalid(manifest, found, "leave out its parameter 'classification'")
+    return tuple(each.classes for each in asked)
 
 
 def check_contents(manifest: Manifest, admitted: Admitted, contents: Sequence[Contents]) -> None:

@@ -27,7 +27,7 @@ from edged.serving.regions import Shared
 from edged.serving.request import Answer, Contents, Output
 from edged.serving.statistics import Statistics
 from edged.serving.waiting import Pending, Waiting
-from edged.types import ModelLimits
+from edged.types import Datatype, ModelLimits
 from edged.worker.messages import Answered, Failed
 from edged.worker.process import Parts
 
@@ -277,7 +277,12 @@ class Queue:
     def _answer(self, batch: Sequence[Pending], variant: str, answered: Answered, parts: Sequence[Parts]) -> None:
         """Hands each member its answer."""
         resident = self._resident
-        name, revision, degraded, datatypes = resident.name, resident.revision, resident.degraded, self._datatypes
+        name, revision, degraded = resident.name, resident.revision, resident.degraded
+        first = batch[0].admitted
+        datatypes = [
+            Datatype.BYTES if classes else self._datatypes[output]
+            for output, classes in zip(first.outputs, first.classes, strict=True)
+        ]
         rows: list[int] = []
         arrived_ns: list[int] = []
         executed = 0
@@ -293,8 +298,10 @@ class Queue:
                 continue
             outputs = tuple(
                 [
-                    Output(output, datatypes[output], head.shape, data)
-                    for output, head, data in zip(admitted.outputs, member.outputs, found, strict=True)
+                    Output(output, datatype, head.shape, data)
+                    for output, datatype, head, data in zip(
+                        admitted.outputs, datatypes, member.outputs, found, strict=True
+                    )
                 ]
             )
             if pending.shared is not None:

@@ -76,6 +76,8 @@ class Batch(msgspec.Struct, frozen=True):
     contents: list[list[Buffer]]
     expected: tuple[int, ...]
     """How many bytes each output will take, targets apart; 0 where that cannot be known."""
+    classes: tuple[int, ...] = ()
+    """For each output how many classes of each row are wanted instead of its elements; 0, or empty: none."""
     targets: tuple[tuple[Target | None, ...], ...] = ()
     regions: tuple[Region, ...] = ()
     """What `members` and `targets` name by number."""
@@ -125,7 +127,7 @@ class Worker:
         slots = tuple(self._send_by_arena(contents) for contents in batch.contents)
         rooms = tuple(self._room(size) for size in batch.expected)
         body = [part for slot, parts in zip(slots, batch.contents, strict=True) if slot < 0 for part in parts]
-        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.targets)
+        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.classes, batch.targets)
         reply = self._link.send(asked, body)
         if batch.regions:
             self._using.append(batch)

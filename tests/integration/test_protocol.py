@@ -455,11 +455,11 @@ OTHERS = {
             ("sequence_end", {"bool_param": True}),
         )
     },
-    **{
-        f"{kind} parameter {name}": (with_parameter(kind, name, **value), UNSUPPORTED, [f"'{name}' of {kind} '{of}'"])
-        for kind, of in (("input", "a"), ("output", "sum"))
-        for name, value in (("classification", {"int64_param": 3}),)
-    },
+    "classes of an input": (
+        with_parameter("input", "classification", int64_param=3),
+        UNSUPPORTED,
+        ["'classification' of input 'a'"],
+    ),
 }
 
 

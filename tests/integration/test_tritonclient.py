@@ -154,7 +154,7 @@ REFUSALS = {
     "readiness of an unknown version": (NOT_FOUND, "model 'sums' has no revision 2"),
     "too late": ("StatusCode.DEADLINE_EXCEEDED", ""),  # in the words of whoever noticed first
     "sequence": (UNIMPLEMENTED, "parameter 'sequence_id' is not supported"),
-    "classification": (UNIMPLEMENTED, "parameter 'classification' of output 'sum' is not supported"),
+    "classes of text": (INVALID, "model 'identity-bytes' was asked for classes of output 'y', which is BYTES"),
 }
 
 

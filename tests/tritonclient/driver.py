@@ -248,8 +248,8 @@ def refusals(client: triton.InferenceServerClient) -> Any:
         "readiness of an unknown version": refused(lambda: client.is_model_ready("sums", "2")),
         "too late": refused(lambda: client.infer("identity-fp32", [large], client_timeout=0.001)),
         "sequence": refused(lambda: client.infer("sums", inputs, sequence_id=7)),
-        "classification": refused(
-            lambda: client.infer("sums", inputs, outputs=[triton.InferRequestedOutput("sum", class_count=2)])
+        "classes of text": refused(
+            lambda: client.infer("identity-bytes", [text], outputs=[triton.InferRequestedOutput("y", class_count=2)])
         ),
     }
 
