@@ -204,10 +204,15 @@ class Queue:
         await _turn()  # whoever arrives in the same turn of the loop comes along
         waiting, closing = self._waiting, self._closing
         closing.begin(waiting.count, clock.monotonic_ns())
-        while (leader := waiting.leader()) is not None:
-            rest_s = self._duty.rest_s(leader.level, clock.monotonic())
+        leader, seen, full = None, -1, False
+        while True:
+            if waiting.count != seen:
+                leader, seen, full = waiting.leader(), waiting.count, waiting.full(closing.rows(self._max_rows))
+            if leader is None:
+                return
+            rest_s = self._duty.rest_s(leader.level, clock.monotonic()) if self._duty.share < 1 else 0.0
             if not rest_s:
-                if waiting.full(closing.rows(self._max_rows)):
+                if full:
                     return
                 rest_s = closing.wait_s(waiting.count, leader.arrived_ns, clock.monotonic_ns())
                 if rest_s < 0:
