@@ -43,19 +43,28 @@ def make_room(waiting: Waiting, bounds: Bounds, level: int, size: int) -> list[P
     return shed
 
 
-def wait_s(waiting: Waiting, forecast: Forecast, level: int, max_rows: int, busy_s: float) -> float:
-    """How long a new request of `level` will wait for what goes before it.
+def too_long(
+    before: tuple[int, int],
+    forecast: Forecast,
+    max_rows: int,
+    bounds: Bounds,
+    *,
+    busy_s: float,
+    share: float,
+    left_s: float,
+) -> str:
+    """Why a new request would wait too long: until its deadline, or longer than the bound; empty where it would not.
 
-    `busy_s`: how long what is executed now still takes.
+    `before`: the requests that go before it, and their rows. `busy_s`: how long what is executed now still takes.
+    `share`: of the time that may be spent computing. `left_s`: until its deadline. Where nothing goes before it,
+    nothing is too long: what is measured then mends a forecast that was wrong.
     """
-    return busy_s + forecast.wait_s(waiting.rows_before(level), max_rows)
-
-
-def too_long(waiting: Waiting, bounds: Bounds, wait_s: float, left_s: float) -> bool:
-    """Whether a new request would wait too long: until its deadline, `left_s` from now, or longer than the bound.
-
-    Where nothing waits, nothing is too long: what is measured then mends a forecast that was wrong.
-    """
-    if not waiting.count:
-        return False
-    return wait_s >= left_s or (waiting.count >= UNHURRIED_REQUESTS and wait_s > bounds.delay_s)
+    count, rows = before
+    if not count:
+        return ""
+    wait_s = (busy_s + forecast.wait_s(rows, max_rows)) / share
+    if wait_s >= left_s:
+        return f"would begin with this request in about {wait_s:.3g} s, and it has {left_s:.3g} s until its deadline"
+    if count >= UNHURRIED_REQUESTS and wait_s > bounds.delay_s:
+        return f"has {count} requests waiting, worth {wait_s:.3g} s of work; at most {bounds.delay_s:g} s may wait"
+    return ""

@@ -137,11 +137,17 @@ class Queue:
         if self._executing:
             rows = sum(pending.admitted.rows for pending in self._executing)
             busy_s = max(self._forecast.batch_s(rows) - (clock.monotonic_ns() - self._sent_ns) / 1e9, 0.0)
-        wait_s = overload.wait_s(waiting, self._forecast, level, self._max_rows, busy_s) / self._duty.share
-        if overload.too_long(waiting, self.bounds, wait_s, left_s):
-            raise self._overloaded(
-                f"would begin with this request in about {wait_s:.3g} s, and it has {left_s:.3g} s until its deadline"
-            )
+        why = overload.too_long(
+            waiting.before(level),
+            self._forecast,
+            self._max_rows,
+            self.bounds,
+            busy_s=busy_s,
+            share=self._duty.share,
+            left_s=left_s,
+        )
+        if why:
+            raise self._overloaded(why)
         shed = overload.make_room(waiting, self.bounds, level, size)
         if shed is None:
             raise self._overloaded(f"has {waiting.count} requests of {waiting.size} bytes waiting")
