@@ -133,18 +133,8 @@ class Queue:
         waiting = self._waiting
         if not waiting.count:
             return
-        busy_s = 0.0
-        if self._executing:
-            rows = sum(pending.admitted.rows for pending in self._executing)
-            busy_s = max(self._forecast.batch_s(rows) - (clock.monotonic_ns() - self._sent_ns) / 1e9, 0.0)
         why = overload.too_long(
-            waiting.before(level),
-            self._forecast,
-            self._max_rows,
-            self.bounds,
-            busy_s=busy_s,
-            share=self._duty.share,
-            left_s=left_s,
+            waiting.before(level), self._busy(), self._forecast, self._max_rows, self.bounds, left_s
         )
         if why:
             raise self._overloaded(why)
@@ -153,6 +143,15 @@ class Queue:
             raise self._overloaded(f"has {waiting.count} requests of {waiting.size} bytes waiting")
         if shed:
             self._shed(shed, self._overloaded("turned it away for requests of higher priority"))
+
+    def _busy(self) -> overload.Executing:
+        share = self._duty.share
+        if not self._executing:
+            return overload.Executing(share=share)
+        rows = sum([pending.admitted.rows for pending in self._executing])
+        spent_s = (clock.monotonic_ns() - self._sent_ns) / 1e9
+        left_s = max(self._forecast.batch_s(rows) - spent_s, 0.0)
+        return overload.Executing(len(self._executing), left_s, share)
 
     def _overloaded(self, why: str) -> EdgedError:
         return EdgedError(Code.OVERLOADED, f"model {self._resident.name!r} {why}", "send less, or try again later")

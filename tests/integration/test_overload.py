@@ -30,10 +30,12 @@ class Flood:
     """Asks for the convnet at ten times what one caller after the other gets, in a process of its own."""
 
     def __init__(self, daemon: Daemon, folder: Path, seconds: float) -> None:
-        began = time.monotonic()
-        for _ in range(5):
+        took_s = []
+        for _ in range(10):
+            began = time.monotonic()
             daemon.infer(convnets.image())
-        self.took_s = (time.monotonic() - began) / 5
+            took_s.append(time.monotonic() - began)
+        self.took_s = min(took_s)
         request = folder / "request"
         request.write_bytes(convnets.image().SerializeToString())
         self._process = subprocess.Popen(

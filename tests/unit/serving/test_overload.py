@@ -8,7 +8,7 @@ from support.standins import manifest, pending
 
 from edged.serving import overload
 from edged.serving.forecast import Forecast
-from edged.serving.overload import UNHURRIED_REQUESTS, Bounds
+from edged.serving.overload import UNHURRIED_REQUESTS, Bounds, Executing
 from edged.serving.waiting import Waiting
 
 OF = manifest(max_batch_size=1000)
@@ -59,11 +59,11 @@ def test_the_newest_of_the_lowest_goes_first():
 
 
 class TestTheWait:
-    def why(self, before, *, took_s=1.0, busy_s=0.0, share=1.0, left_s=60.0, delay_s=1e9):
+    def why(self, before, *, took_s=1.0, executing=0, busy_s=0.0, share=1.0, left_s=60.0, delay_s=1e9):
         forecast = Forecast()
         forecast.learn(1, took_s)
         bounds = Bounds(100, 10**6, delay_s)
-        return overload.too_long(before, forecast, 0, bounds, busy_s=busy_s, share=share, left_s=left_s)
+        return overload.too_long(before, Executing(executing, busy_s, share), forecast, 0, bounds, left_s)
 
     def test_may_not_reach_the_deadline(self):
         assert self.why((4, 4), took_s=0.5, busy_s=0.25, left_s=2.25).startswith("would begin with this request in")
@@ -77,6 +77,7 @@ class TestTheWait:
         assert not self.why((few, few), delay_s=0.1)
         assert "at most 0.1 s may wait" in self.why((more, more), delay_s=0.1)
         assert not self.why((more, more), delay_s=more)
+        assert self.why((few, few), executing=1, delay_s=0.1)
 
     def test_is_longer_where_only_a_share_of_the_time_may_be_used(self):
         assert not self.why((2, 2), left_s=3.0)
