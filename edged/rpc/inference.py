@@ -40,7 +40,7 @@ class Inference:
             "ModelMetadata": unary(self._model_metadata),
             "ModelInfer": unary(self._model_infer),
             "ModelStreamInfer": duplex(self._streams.converse),
-            **SharedMemory(self._service.regions).methods(),
+            **SharedMemory(self._service).methods(),
         }
 
     async def _server_live(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:

@@ -108,8 +108,8 @@ class Worker:
         self._link = link
         self._arena = arena
         self._passing = passing
-        self._using: list[Batch] = []
-        """What it has of batches that name regions."""
+        self._using: dict[int, Batch] = {}
+        """The batches that it has and that name regions, by their identity."""
         self._replies_due = 0
         self._watch: asyncio.TimerHandle | None = None
         child.ended.add_done_callback(self._end)
@@ -130,7 +130,7 @@ class Worker:
         asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.classes, batch.targets)
         reply = self._link.send(asked, body)
         if batch.regions:
-            self._using.append(batch)
+            self._using[id(batch)] = batch
             reply.add_done_callback(functools.partial(self._used, batch))
         try:
             message, rest = await self._answer(reply, self.caps.inference_s, "an inference")
@@ -144,7 +144,7 @@ class Worker:
 
     def _used(self, batch: Batch, reply: asyncio.Future[Reply]) -> None:
         if reply.exception() is None:  # else it has died of it, perhaps
-            self._using.remove(batch)
+            del self._using[id(batch)]
 
     async def _unmap(self, region: Region) -> None:
         """Has it let go of a region, once it has done with what it was asked; or waits for its end."""
@@ -159,7 +159,7 @@ class Worker:
         if not how.by_lost_memory or not self._using:
             return
         self.excused = True
-        for batch in self._using:
+        for batch in self._using.values():
             alone = len(batch.members) == 1
             for region in batch.regions:
                 if region.shrunk:
@@ -260,7 +260,7 @@ class Worker:
         """Ends a worker that takes more memory than its cap."""
         if self._child.ended.done() or self.verdict is not None:
             return
-        taken = usage.resident_bytes(self.pid) - self._passing.passed_bytes  # regions are their owners' memory
+        taken = usage.resident_bytes(self.pid, self._passing.passed_bytes)
         if taken > self.caps.memory_bytes:
             self._condemn(
                 EdgedError(

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import mmap
 import os
 import socket
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
@@ -125,10 +127,15 @@ class Passing:
         return sum(region.size for region in self._passed.values())
 
     def pass_on(self, regions: Iterable[Region]) -> list[Region]:
-        """Passes on those that the worker does not have yet, and gives them. Raises EdgedError (region_unusable)."""
+        """Passes on those that the worker does not have yet, and gives them.
+
+        Raises EdgedError (region_not_found, region_unusable).
+        """
         new = [region for region in dict.fromkeys(regions) if region.number not in self._passed]
         if not new:
             return new
+        if gone := next((region for region in new if region.gone), None):
+            raise not_found(gone.name)
         told = [_Told(region.number, region.name, region.key, region.begin, region.size) for region in new]
         try:
             socket.send_fds(self._control, [_encoder.encode(told)], [region.descriptor for region in new])
@@ -184,15 +191,14 @@ class Mappings:
         return view[offset : offset + size]
 
     def drop(self, number: int) -> None:
-        """Unmaps a region."""
+        """Unmaps a region. What an engine still holds of it goes when that is let go."""
         self._receive()
         if number in self._got:
             os.close(self._got.pop(number)[1])
         if number in self._mapped:
-            _, mapping, view = self._mapped.pop(number)
-            with contextlib.suppress(BufferError):  # an engine still holds a part: it goes when that is let go
-                view.release()
-                mapping.close()
+            still_there = weakref.ref(self._mapped.pop(number)[1])
+            if still_there() is not None:  # an error that was told may hold on to it, in a circle
+                gc.collect()
 
     def _map(self, number: int) -> None:
         if number not in self._got:

@@ -254,6 +254,20 @@ async def test_unmapping_waits_for_what_the_worker_has(folder, region: Make) -> 
         assert problem.code is Code.REGION_NOT_FOUND
 
 
+async def test_an_error_holds_on_to_no_memory(folder, region: Make) -> None:
+    made = region(16, content=bytes(16))
+    async with started(folder.load(*identity("FP32"))) as worker:
+        part = InputPart((1, 4), 16, Form.RAW, made.number, 0)
+        for asked in (
+            batch([(part,)], [made], ((Target(made.number, 0, 15),),)),
+            batch([(InputPart((1, 5), 16, Form.RAW, made.number, 0),)], [made]),
+        ):
+            with contextlib.suppress(EdgedError):
+                await worker.infer(asked, read)
+        await made.leave()
+        assert count("edged-test", worker.pid) == 0
+
+
 async def test_the_end_of_a_worker_lets_go_of_all(folder, region: Make) -> None:
     made = region(16)
     async with started(folder.load(*identity("FP32"))) as worker:
