@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Generator, Sequence
 
 from edged import clock, log
 from edged.errors import Code, EdgedError
@@ -200,19 +201,24 @@ class Queue:
 
     async def _fill(self) -> None:
         """Waits while the next batch may still grow, or has to rest."""
-        await asyncio.sleep(0)  # whoever arrives in the same turn of the loop comes along
+        await _turn()  # whoever arrives in the same turn of the loop comes along
         waiting, closing = self._waiting, self._closing
         closing.begin(waiting.count, clock.monotonic_ns())
-        while (leader := waiting.leader()) is not None:
-            rest_s = self._duty.rest_s(leader.level, clock.monotonic())
+        leader, seen, full = None, -1, False
+        while True:
+            if waiting.count != seen:
+                leader, seen, full = waiting.leader(), waiting.count, waiting.full(closing.rows(self._max_rows))
+            if leader is None:
+                return
+            rest_s = self._duty.rest_s(leader.level, clock.monotonic()) if self._duty.share < 1 else 0.0
             if not rest_s:
-                if waiting.full(closing.rows(self._max_rows)):
+                if full:
                     return
                 rest_s = closing.wait_s(waiting.count, leader.arrived_ns, clock.monotonic_ns())
                 if rest_s < 0:
                     return
             if rest_s < _TIMER_S:
-                await asyncio.sleep(0)
+                await _turn()
                 continue
             self._news = self._loop.create_future()
             await asyncio.wait([self._news], timeout=rest_s - _TIMER_S / 2)
@@ -276,12 +282,18 @@ class Queue:
     def _answer(self, batch: Sequence[Pending], variant: str, answered: Answered, parts: Sequence[Parts]) -> None:
         """Hands each member its answer."""
         resident = self._resident
-        degraded = resident.degraded
-        statistics = self.statistics
-        now_ns = clock.monotonic_ns()
-        rows = good = 0
+        name, revision, degraded = resident.name, resident.revision, resident.degraded
+        first = batch[0].admitted
+        datatypes = [
+            Datatype.BYTES if classes else self._datatypes[output]
+            for output, classes in zip(first.outputs, first.classes, strict=True)
+        ]
+        rows: list[int] = []
+        arrived_ns: list[int] = []
+        executed = 0
         for pending, member, found in zip(batch, answered.members, parts, strict=True):
-            rows += pending.admitted.rows
+            admitted = pending.admitted
+            executed += admitted.rows
             if isinstance(member, Failed) or isinstance(found, Failed):
                 failure = member if isinstance(member, Failed) else found
                 assert isinstance(failure, Failed)  # noqa: S101 - narrows the type
@@ -290,20 +302,20 @@ class Queue:
             if pending.answer.done():
                 continue
             outputs = tuple(
-                Output(name, Datatype.BYTES if classes else self._datatypes[name], output.shape, data)
-                for name, classes, output, data in zip(
-                    pending.admitted.outputs, pending.admitted.classes, member.outputs, found, strict=True
-                )
+                [
+                    Output(output, datatype, head.shape, data)
+                    for output, datatype, head, data in zip(
+                        admitted.outputs, datatypes, member.outputs, found, strict=True
+                    )
+                ]
             )
             if pending.shared is not None:
-                outputs = pending.shared.placed(outputs, [output.size for output in member.outputs])
-            answer = Answer(resident.name, resident.revision, variant, degraded, outputs)
-            pending.answer.set_result(pending.render(answer))
-            statistics.count_answer(pending.admitted.rows, pending.arrived_ns, self._sent_ns, now_ns, answered)
-            good += 1
-        if good:
-            statistics.count_execution(rows, answered, clock.wall_ms())
-        self._forecast.learn(rows, (now_ns - self._sent_ns) / 1e9)
+                outputs = pending.shared.placed(outputs, [head.size for head in member.outputs])
+            pending.answer.set_result(pending.render(Answer(name, revision, variant, degraded, outputs)))
+            rows.append(admitted.rows)
+            arrived_ns.append(pending.arrived_ns)
+        self.statistics.count_execution(answered, executed, rows, arrived_ns, self._sent_ns)
+        self._forecast.learn(executed, (clock.monotonic_ns() - self._sent_ns) / 1e9)
         self._duty.spent(answered.infer_ns / 1e9, clock.monotonic())
 
     def give_up(self, error: EdgedError) -> None:
@@ -323,6 +335,12 @@ class Queue:
         """Waits until nothing waits and nothing is executed."""
         while self._task is not None:
             await asyncio.wait([self._task])
+
+
+@types.coroutine
+def _turn() -> Generator[None, None, None]:
+    """A turn of the loop, as asyncio.sleep(0), which costs three times as much."""
+    yield
 
 
 def unavailable(resident: Resident) -> EdgedError:

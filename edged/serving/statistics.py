@@ -8,8 +8,11 @@ of the model, because the caller was at fault, gave up or was turned away, never
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
+from edged import clock
 from edged.errors import Code
 from edged.serving.latency import Recent
 from edged.worker.messages import Answered
@@ -39,10 +42,10 @@ class Duration(msgspec.Struct):
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int) -> None:
-        """Once more."""
-        self.count += 1
-        self.ns += ns
+    def add(self, ns: int, count: int = 1) -> None:
+        """So often more, each time for so long."""
+        self.count += count
+        self.ns += ns * count
 
 
 def _none() -> Duration:
@@ -105,24 +108,35 @@ class Statistics(msgspec.Struct):
         """Requests that were not answered for no fault of the model's."""
         return sum(self.refused.values())
 
-    def count_execution(self, rows: int, answered: Answered, now_ms: int) -> None:
-        """Counts an execution of `rows` rows of which at least one request was answered."""
-        self.execution_count += 1
-        self.last_inference_ms = self.last_success_ms = now_ms
-        size = self.batch_sizes.get(rows)
-        if size is None:
-            size = self.batch_sizes[rows] = BatchSize()
-        size.add(answered)
+    def count_execution(
+        self, answered: Answered, executed: int, rows: Sequence[int], arrived_ns: Sequence[int], sent_ns: int
+    ) -> None:
+        """Counts an execution of `executed` rows, done just now.
 
-    def count_answer(self, rows: int, arrived_ns: int, sent_ns: int, now_ns: int, answered: Answered) -> None:
-        """Counts an answered request of `rows` rows; times are of the monotonic clock."""
-        self.inference_count += rows
-        self.success.add(now_ns - arrived_ns)
-        self.queue.add(sent_ns - arrived_ns)
-        self.compute_input.add(answered.input_ns)
-        self.compute_infer.add(answered.infer_ns)
-        self.compute_output.add(answered.output_ns)
-        self.recent.add(now_ns - arrived_ns, now_ns)
+        `rows` and `arrived_ns` tell of each request that was answered how many it had, and when it came by the
+        monotonic clock; where there is none, nothing counts.
+        """
+        count = len(rows)
+        if not count:
+            return
+        now_ns = clock.monotonic_ns()
+        self.last_inference_ms = self.last_success_ms = clock.wall_ms()
+        self.inference_count += sum(rows)
+        self.execution_count += 1
+        arrived = sum(arrived_ns)
+        self.success.count += count
+        self.success.ns += count * now_ns - arrived
+        self.queue.count += count
+        self.queue.ns += count * sent_ns - arrived
+        self.compute_input.add(answered.input_ns, count)
+        self.compute_infer.add(answered.infer_ns, count)
+        self.compute_output.add(answered.output_ns, count)
+        size = self.batch_sizes.get(executed)
+        if size is None:
+            size = self.batch_sizes[executed] = BatchSize()
+        size.add(answered)
+        for each in arrived_ns:
+            self.recent.add(now_ns - each, now_ns)
 
     def count_error(self, code: Code, took_ns: int) -> None:
         """Counts a request that was not answered."""

@@ -99,7 +99,8 @@ class Worker:
         self.caps = caps
         self.started_at = clock.wall()
         self.loaded = Loaded(0.0, 0.0)
-        self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Exit] = self._loop.create_future()
         self.verdict: EdgedError | None = None
         """Why the front ended it, where it did."""
         self.excused = False
@@ -225,10 +226,9 @@ class Worker:
 
     async def _answer(self, reply: asyncio.Future[Reply], limit_s: float, what: str) -> Reply:
         """Waits for a reply, and holds the worker to its caps until it is here, even when the caller gives up."""
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(limit_s, self._hang, f"{what} took longer than {limit_s:g} s")
+        timer = self._loop.call_later(limit_s, self._hang, f"{what} took longer than {limit_s:g} s")
         if not self._replies_due:
-            self._watch = loop.call_later(_WATCH_S, self._look)
+            self._watch = self._loop.call_later(_WATCH_S, self._look)
         self._replies_due += 1
         reply.add_done_callback(functools.partial(self._replied, timer))
         try:
@@ -247,7 +247,7 @@ class Worker:
 
     def _look(self) -> None:
         self._hold_to_memory()
-        self._watch = asyncio.get_running_loop().call_later(_WATCH_S, self._look)
+        self._watch = self._loop.call_later(_WATCH_S, self._look)
 
     def _death(self, what: str) -> EdgedError:
         """What somebody is told who asked for `what` when the worker ended."""
