@@ -76,11 +76,11 @@ class Batch(msgspec.Struct, frozen=True):
     contents: list[list[Buffer]]
     expected: tuple[int, ...]
     """How many bytes each output will take, targets apart; 0 where that cannot be known."""
-    classes: tuple[int, ...] = ()
-    """For each output how many classes of each row are wanted instead of its elements; 0, or empty: none."""
     targets: tuple[tuple[Target | None, ...], ...] = ()
     regions: tuple[Region, ...] = ()
     """What `members` and `targets` name by number."""
+    classes: tuple[int, ...] = ()
+    """For each output how many classes of each row are wanted instead of its elements; 0, or empty: none."""
 
 
 # What is left to carry of an output that was put into a region.
@@ -128,7 +128,7 @@ class Worker:
         slots = tuple(self._send_by_arena(contents) for contents in batch.contents)
         rooms = tuple(self._room(size) for size in batch.expected)
         body = [part for slot, parts in zip(slots, batch.contents, strict=True) if slot < 0 for part in parts]
-        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.classes, batch.targets)
+        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.targets, batch.classes)
         reply = self._link.send(asked, body)
         if batch.regions:
             self._using[id(batch)] = batch
