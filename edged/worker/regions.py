@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import itertools
 import mmap
 import os
@@ -190,15 +189,15 @@ class Mappings:
             raise EdgedError(Code.INTERNAL, f"region {told.name!r} was asked for beyond its end")
         return view[offset : offset + size]
 
-    def drop(self, number: int) -> None:
-        """Unmaps a region. What an engine still holds of it goes when that is let go."""
+    def drop(self, number: int) -> bool:
+        """Unmaps a region; whether somebody still holds a part of it, and so all, until that is let go."""
         self._receive()
         if number in self._got:
             os.close(self._got.pop(number)[1])
-        if number in self._mapped:
-            still_there = weakref.ref(self._mapped.pop(number)[1])
-            if still_there() is not None:  # an error that was told may hold on to it, in a circle
-                gc.collect()
+        if number not in self._mapped:
+            return False
+        still_there = weakref.ref(self._mapped.pop(number)[1])
+        return still_there() is not None
 
     def _map(self, number: int) -> None:
         if number not in self._got:
