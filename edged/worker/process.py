@@ -159,13 +159,13 @@ class Worker:
         """Where a region was shrunk under the worker, that has killed it, and not its model."""
         if not how.by_lost_memory or not self._using:
             return
+        again = self.excused  # it had a request that is tried once more, alone
         self.excused = True
         for batch in self._using.values():
-            alone = len(batch.members) == 1
             for region in batch.regions:
                 if region.shrunk:
                     region.fault = "was shrunk while the model's worker used it, which ended that"
-                elif alone:  # it grew again, or the file system had no memory left for it
+                elif again:  # it grew again, or the file system had no memory left for it
                     region.fault = "had no memory behind it where the model's worker used it, which ended that"
 
     def _release(self, asked: Infer) -> None:

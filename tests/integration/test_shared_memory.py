@@ -371,6 +371,31 @@ def test_the_other_members_of_its_batch_are_answered(own: Daemon, key: str, pool
         unregister(own)
 
 
+def test_a_region_without_memory_is_charged_when_it_has_ended_two_workers(
+    own: Daemon, key: str, pool: ThreadPoolExecutor
+) -> None:
+    """As where /dev/shm is full. It could be anything, once; so the request is tried again, alone."""
+    with SharedRegion(key, 65536, group=None) as region:
+        register(own, "frames", region.key, 65536)
+        asked = pool.submit(own.infer, waits("waits", "frames", slow.A_WHILE * 5))
+        seen = set()
+        for _ in range(2):
+            until(lambda: own.status().ready)
+            until_it_computes(own, "waits")
+            process = worker(own, "waits")
+            assert not regions(own)["frames"].fault
+            seen.add(process.pid)
+            process.send_signal(signal.SIGBUS)
+            process.wait(PATIENCE_S)
+        assert len(seen) == 2
+        status, code, message = refused(asked.result)
+        assert (status, code) == (grpc.StatusCode.FAILED_PRECONDITION, "region_unusable")
+        assert "region 'frames' had no memory behind it" in message
+        status = own.wait_for(lambda status: status.ready)
+        assert {each.model: each.restarts for each in status.workers}["waits"] == 2
+        unregister(own)
+
+
 def test_unregistering_waits_for_those_who_use_it(own: Daemon, key: str, pool: ThreadPoolExecutor) -> None:
     with SharedRegion(key, 65536, group=None) as region:
         np.ndarray(16384, np.float32, region.buf)[:] = 7
