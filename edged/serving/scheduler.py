@@ -132,20 +132,25 @@ class Queue:
         waiting = self._waiting
         if not waiting.count:
             return
-        busy_s = 0.0
-        if self._executing:
-            rows = sum(pending.admitted.rows for pending in self._executing)
-            busy_s = max(self._forecast.batch_s(rows) - (clock.monotonic_ns() - self._sent_ns) / 1e9, 0.0)
-        wait_s = overload.wait_s(waiting, self._forecast, level, self._max_rows, busy_s) / self._duty.share
-        if overload.too_long(waiting, self.bounds, wait_s, left_s):
-            raise self._overloaded(
-                f"would begin with this request in about {wait_s:.3g} s, and it has {left_s:.3g} s until its deadline"
-            )
+        why = overload.too_long(
+            waiting.before(level), self._busy(), self._forecast, self._max_rows, self.bounds, left_s
+        )
+        if why:
+            raise self._overloaded(why)
         shed = overload.make_room(waiting, self.bounds, level, size)
         if shed is None:
             raise self._overloaded(f"has {waiting.count} requests of {waiting.size} bytes waiting")
         if shed:
             self._shed(shed, self._overloaded("turned it away for requests of higher priority"))
+
+    def _busy(self) -> overload.Executing:
+        share = self._duty.share
+        if not self._executing:
+            return overload.Executing(share=share)
+        rows = sum([pending.admitted.rows for pending in self._executing])
+        spent_s = (clock.monotonic_ns() - self._sent_ns) / 1e9
+        left_s = max(self._forecast.batch_s(rows) - spent_s, 0.0)
+        return overload.Executing(len(self._executing), left_s, share)
 
     def _overloaded(self, why: str) -> EdgedError:
         return EdgedError(Code.OVERLOADED, f"model {self._resident.name!r} {why}", "send less, or try again later")
