@@ -37,6 +37,7 @@ class Admitted(msgspec.Struct, frozen=True):
     outputs: tuple[str, ...]
     classes: tuple[int, ...]
     """For each of `outputs` how many classes of each row are asked for; 0: its elements."""
+    output_datatypes: tuple[Datatype, ...]
     shapes: tuple[tuple[int, ...], ...]
     elements: tuple[int, ...]
     datatypes: tuple[Datatype, ...]
@@ -58,6 +59,7 @@ def admit(manifest: Manifest, call: Call) -> Admitted:
     rows = _rows(manifest, call.inputs)
     outputs = _outputs(manifest, call.outputs)
     classes = _classes(manifest, call.outputs) or (0,) * len(outputs)
+    declared_datatypes = {spec.name: spec.datatype for spec in manifest.outputs}
     batched = manifest.max_batch_size > 0
     key = (
         tuple((meta.name, meta.datatype, meta.shape[1:] if batched else meta.shape) for meta in call.inputs),
@@ -70,6 +72,9 @@ def admit(manifest: Manifest, call: Call) -> Admitted:
         inputs=tuple(meta.name for meta in call.inputs),
         outputs=outputs,
         classes=classes,
+        output_datatypes=tuple(
+            Datatype.BYTES if count else declared_datatypes[name] for name, count in zip(outputs, classes, strict=True)
+        ),
         shapes=tuple(meta.shape for meta in call.inputs),
         elements=tuple(math.prod(meta.shape) for meta in call.inputs),
         datatypes=tuple(Datatype(meta.datatype) for meta in call.inputs),

@@ -26,12 +26,14 @@ def join(manifest: Manifest, members: Sequence[Pending]) -> Batch:
             for position in range(len(admitted.inputs))
         ],
         expected=tuple(
-            0 if count else _expected_bytes(specs[name], _carried_rows(members, position), manifest)
-            for position, (name, count) in enumerate(zip(admitted.outputs, admitted.classes, strict=True))
+            0
+            if admitted.classes[position]
+            else _expected_bytes(specs[name], _carried_rows(members, position), manifest)
+            for position, name in enumerate(admitted.outputs)
         ),
         classes=admitted.classes if any(admitted.classes) else (),
         targets=tuple(pending.shared.targets if pending.shared else () for pending in members) if sharing else (),
-        regions=tuple({region for shared in sharing for region in shared.regions}),
+        regions=tuple(dict.fromkeys(region for shared in sharing for region in shared.regions)),
     )
 
 

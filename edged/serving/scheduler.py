@@ -27,7 +27,7 @@ from edged.serving.regions import Shared
 from edged.serving.request import Answer, Contents, Output
 from edged.serving.statistics import Statistics
 from edged.serving.waiting import Pending, Waiting
-from edged.types import Datatype, ModelLimits
+from edged.types import ModelLimits
 from edged.worker.messages import Answered, Failed
 from edged.worker.process import Parts
 
@@ -50,7 +50,6 @@ class Queue:
         self._deadlines = Deadlines()
         self._closing = Closing(manifest.queue)
         self._forecast = Forecast()
-        self._datatypes = {spec.name: spec.datatype for spec in manifest.outputs}
         self._max_rows = manifest.max_batch_size
         self._min_priority = 0
         self._bucket: Bucket | None = None
@@ -232,7 +231,7 @@ class Queue:
     async def _worker_is_there(self) -> bool:
         """Waits while the worker is on its way back; False when none is expected soon."""
         resident = self._resident
-        while not resident.ready:
+        while not resident.working:
             if not resident.expected:
                 return False
             await resident.changes.after(resident.changes.count)
@@ -288,11 +287,6 @@ class Queue:
         """Hands each member its answer."""
         resident = self._resident
         name, revision, degraded = resident.name, resident.revision, resident.degraded
-        first = batch[0].admitted
-        datatypes = [
-            Datatype.BYTES if classes else self._datatypes[output]
-            for output, classes in zip(first.outputs, first.classes, strict=True)
-        ]
         rows: list[int] = []
         arrived_ns: list[int] = []
         executed = 0
@@ -310,7 +304,7 @@ class Queue:
                 [
                     Output(output, datatype, head.shape, data)
                     for output, datatype, head, data in zip(
-                        admitted.outputs, datatypes, member.outputs, found, strict=True
+                        admitted.outputs, admitted.output_datatypes, member.outputs, found, strict=True
                     )
                 ]
             )

@@ -112,6 +112,14 @@ class Service:
         """Whether every model that should serve does; a daemon without models has nothing to serve and is ready."""
         return not self._stopping and all(resident.ready for resident in self._residency.serving())
 
+    def residents(self, model: str, version: str) -> list[Resident]:
+        """What is or was loaded: all of it, or of one model, or one revision of that. Raises EdgedError as `find`."""
+        if model and version:
+            return [self.find(model, version)]
+        if model:
+            self.find(model, "")
+        return [resident for resident in self._residency.all() if model in ("", resident.name)]
+
     def versions(self, model: str) -> tuple[int, ...]:
         """The revisions of a model that may be named."""
         return self._residency.routes[model].loaded
@@ -124,6 +132,17 @@ class Service:
             queue = self._queues[key] = Queue(resident, self._bounds(), self._duty)
             queue.limit(self._limits.of(resident.name))
         return queue
+
+    async def release(self, resident: Resident, limit_s: float) -> bool:
+        """Waits until what a resident has taken is answered; whether all of it was in time. What was not is told so."""
+        queue = self.queue(resident)
+        try:
+            async with asyncio.timeout(limit_s):
+                await queue.drained()
+        except TimeoutError:
+            queue.give_up(unavailable(resident))
+            return False
+        return True
 
     async def drain(self, limit_s: float) -> bool:
         """Refuses what comes from now on and waits for what is here; whether all of it was answered in time.

@@ -69,7 +69,8 @@ def serve(link: socket.socket, arena: Window, regions: Mappings) -> None:
                 model = Model(message)
                 _send(link, model.loaded)
             elif isinstance(message, Unmap):
-                regions.drop(message.region)
+                if regions.drop(message.region) and model is not None:
+                    model.let_go()
                 _send(link, Unmapped())
             elif model is None:
                 raise SystemExit("asked for answers before a model was loaded")

@@ -113,9 +113,9 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
     Inputs and outputs that are large travel through the arena instead of the body: `slots[i]` is where the contents of
     `inputs[i]` begin there, -1 where they lie in the body; `rooms[o]` is where, and in how many bytes, `outputs[o]` may
-    be put, (-1, 0) where it may not. `classes[o]` is how many classes of each row are wanted instead of the elements of
-    `outputs[o]`, 0 where none are; empty: none anywhere. `targets[m][o]` is where in a region member m wants
-    `outputs[o]`; `targets` and `targets[m]` are empty where nobody, or not this member, wants any there. Answered by
+    be put, (-1, 0) where it may not. `targets[m][o]` is where member m wants `outputs[o]` instead; `targets` and
+    `targets[m]` are empty where nobody, or not this member, wants any in a region. `classes[o]` is how many classes of
+    each row are wanted instead of the elements of `outputs[o]`, 0 where none are; empty: none anywhere. Answered by
     Answered, or by Failed where the whole batch could not be run.
     """
 
@@ -124,8 +124,8 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
     members: list[tuple[InputPart, ...]]
     slots: tuple[int, ...]
     rooms: tuple[tuple[int, int], ...]
-    classes: tuple[int, ...] = ()
     targets: tuple[tuple[Target | None, ...], ...] = ()
+    classes: tuple[int, ...] = ()
 
 
 class OutputPart(msgspec.Struct, frozen=True, array_like=True):

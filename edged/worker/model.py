@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -274,6 +275,11 @@ class Model:
             heads.append(MemberAnswer(tuple(shapes)))
             bodies += [part for part, elsewhere in zip(left, placed, strict=True) if not elsewhere]
         return heads, tuple(placed), bodies
+
+    def let_go(self) -> None:
+        """Lets go of what the last batch came in."""
+        self._session.let_go()
+        gc.collect()  # an error that was told holds on to it in a circle
 
     def golden(self, asked: RunGolden) -> Compared:
         """Runs a golden's inputs and compares what comes with what it expects."""

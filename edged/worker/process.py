@@ -76,11 +76,11 @@ class Batch(msgspec.Struct, frozen=True):
     contents: list[list[Buffer]]
     expected: tuple[int, ...]
     """How many bytes each output will take, targets apart; 0 where that cannot be known."""
-    classes: tuple[int, ...] = ()
-    """For each output how many classes of each row are wanted instead of its elements; 0, or empty: none."""
     targets: tuple[tuple[Target | None, ...], ...] = ()
     regions: tuple[Region, ...] = ()
     """What `members` and `targets` name by number."""
+    classes: tuple[int, ...] = ()
+    """For each output how many classes of each row are wanted instead of its elements; 0, or empty: none."""
 
 
 # What is left to carry of an output that was put into a region.
@@ -109,8 +109,8 @@ class Worker:
         self._link = link
         self._arena = arena
         self._passing = passing
-        self._using: list[Batch] = []
-        """What it has of batches that name regions."""
+        self._using: dict[int, Batch] = {}
+        """The batches that it has and that name regions, by their identity."""
         self._replies_due = 0
         self._watch: asyncio.TimerHandle | None = None
         child.ended.add_done_callback(self._end)
@@ -128,10 +128,10 @@ class Worker:
         slots = tuple(self._send_by_arena(contents) for contents in batch.contents)
         rooms = tuple(self._room(size) for size in batch.expected)
         body = [part for slot, parts in zip(slots, batch.contents, strict=True) if slot < 0 for part in parts]
-        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.classes, batch.targets)
+        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.targets, batch.classes)
         reply = self._link.send(asked, body)
         if batch.regions:
-            self._using.append(batch)
+            self._using[id(batch)] = batch
             reply.add_done_callback(functools.partial(self._used, batch))
         try:
             message, rest = await self._answer(reply, self.caps.inference_s, "an inference")
@@ -145,7 +145,7 @@ class Worker:
 
     def _used(self, batch: Batch, reply: asyncio.Future[Reply]) -> None:
         if reply.exception() is None:  # else it has died of it, perhaps
-            self._using.remove(batch)
+            del self._using[id(batch)]
 
     async def _unmap(self, region: Region) -> None:
         """Has it let go of a region, once it has done with what it was asked; or waits for its end."""
@@ -159,13 +159,13 @@ class Worker:
         """Where a region was shrunk under the worker, that has killed it, and not its model."""
         if not how.by_lost_memory or not self._using:
             return
+        again = self.excused  # it had a request that is tried once more, alone
         self.excused = True
-        for batch in self._using:
-            alone = len(batch.members) == 1
+        for batch in self._using.values():
             for region in batch.regions:
                 if region.shrunk:
                     region.fault = "was shrunk while the model's worker used it, which ended that"
-                elif alone:  # it grew again, or the file system had no memory left for it
+                elif again:  # it grew again, or the file system had no memory left for it
                     region.fault = "had no memory behind it where the model's worker used it, which ended that"
 
     def _release(self, asked: Infer) -> None:
@@ -260,7 +260,7 @@ class Worker:
         """Ends a worker that takes more memory than its cap."""
         if self._child.ended.done() or self.verdict is not None:
             return
-        taken = usage.resident_bytes(self.pid) - self._passing.passed_bytes  # regions are their owners' memory
+        taken = usage.resident_bytes(self.pid, self._passing.passed_bytes)
         if taken > self.caps.memory_bytes:
             self._condemn(
                 EdgedError(

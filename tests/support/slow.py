@@ -25,7 +25,7 @@ def counting_bundle(
     With `warmup_turns` it is asked to count so far before it is ready. `extra` belongs to its variant.
     """
     inputs, outputs = [("turns", "INT64", [1])], [("counted", "INT64", [1])]
-    model = onnx_model(_counting("turns"), inputs, outputs)
+    model = onnx_model(counting_nodes("turns"), inputs, outputs)
     made = make_bundle(
         folder / name, model, inputs, outputs, name=name, revision=revision, max_batch_size=0, extra=extra
     )
@@ -46,7 +46,7 @@ def waiting_bundle(folder: Path, *, name: str = "waits", max_batch_size: int = 8
     outputs = [("y", "FP32", [-1, -1])]
     nodes = [
         helper.make_node("ReduceMax", ["turns"], ["most"], keepdims=0),
-        *_counting("most"),
+        *counting_nodes("most"),
         helper.make_node("Cast", ["counted"], ["number"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["number", "nothing"], ["zero"]),
         helper.make_node("Add", ["x", "zero"], ["y"]),
@@ -57,7 +57,7 @@ def waiting_bundle(folder: Path, *, name: str = "waits", max_batch_size: int = 8
     return make_bundle(folder / name, model, inputs, outputs, name=name, max_batch_size=max_batch_size)
 
 
-def _counting(turns: str) -> list[onnx.NodeProto]:
+def counting_nodes(turns: str) -> list[onnx.NodeProto]:
     """Nodes that count to `turns`, and give that as `counted`."""
     one = numpy_helper.from_array(np.array([1], np.int64), "one")
     body = helper.make_graph(

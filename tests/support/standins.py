@@ -137,6 +137,8 @@ class Resident:
         self.changes = Changes()
         self.coming_back = False
         self.answers = 0
+        self.leaving = False
+        self.begun = False
 
     @property
     def name(self) -> str:
@@ -152,6 +154,16 @@ class Resident:
     def ready(self) -> bool:
         """Whether it answers."""
         return self.state is State.READY
+
+    @property
+    def working(self) -> bool:
+        """Whether it has a worker, if only for what waits."""
+        return self.ready
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it was started and is not to go."""
+        return self.begun and not self.leaving
 
     @property
     def expected(self) -> bool:
@@ -185,6 +197,7 @@ class Resident:
 
     def start(self) -> None:
         """It is as the test made it."""
+        self.begun = True
 
 
 class Clock:

@@ -51,6 +51,7 @@ class TestWhatIsTaken:
             inputs=("image", "text"),
             outputs=("scores", "label"),
             classes=(0, 0),
+            output_datatypes=(Datatype.FP32, Datatype.BYTES),
             shapes=((3, 2, 5), (3,)),
             elements=(30, 3),
             datatypes=(Datatype.FP32, Datatype.BYTES),
