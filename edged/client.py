@@ -48,13 +48,13 @@ class SharedRegion:
                 shutil.chown(descriptor, group=group)
             os.fchmod(descriptor, _MODE)
             os.ftruncate(descriptor, byte_size)
-            self._memory = mmap.mmap(descriptor, byte_size)
+            memory = mmap.mmap(descriptor, byte_size)
         except BaseException:
             self._path.unlink()
             raise
         finally:
             os.close(descriptor)
-        self.buf = memoryview(self._memory)
+        self.buf = memoryview(memory)
         """Its bytes, to write and to read: `numpy.ndarray(shape, dtype, buffer=region.buf)` is an array in them."""
 
     @property
@@ -63,12 +63,10 @@ class SharedRegion:
         return self
 
     def close(self) -> None:
-        """Removes the file and unmaps it, as soon as no array lies in it any more. Unregister it first."""
+        """Removes the file. The memory goes when no array lies in it any more. Unregister it first."""
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
-        with contextlib.suppress(BufferError):  # an array lies in it: it goes with that
-            self.buf.release()
-            self._memory.close()
+        self.buf = memoryview(b"")  # never unmapped by hand: an array that is left would then end this process
 
     def __enter__(self) -> SharedRegion:
         return self

@@ -153,7 +153,7 @@ class Serving(_Table, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=3_600_000,
-            description="The longest expected wait at which more than 16 requests wait for one model; "
+            description="The longest expected wait for one model where more than 16 requests wait or are executed; "
             "further ones are refused at once.",
             extra={"unit": "ms", "reload": True},
         ),

@@ -130,9 +130,10 @@ def workers(asked: Asked) -> None:
 @common
 @click.pass_obj
 def regions(asked: Asked) -> None:
-    """The shared memory that applications have registered, and whose it is.
+    """The shared memory that applications have registered.
 
-    REQUESTS counts those that named it; WORKERS are the processes that have it mapped.
+    OWNER is the user and the group of the file. REQUESTS counts those that named it; WORKERS are the processes that
+    have it mapped.
     """
     with _client(asked) as client:
         found = client.regions()

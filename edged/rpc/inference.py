@@ -71,7 +71,7 @@ class Inference:
             "ModelStatistics": unary(self._model_statistics),
             "ModelStreamInfer": duplex(self._streams.converse),
             **{name: unary(_refused(name)) for name in _NOT_CARRIED_OUT},
-            **SharedMemory(self._service.regions).methods(),
+            **SharedMemory(self._service).methods(),
         }
 
     async def _server_live(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:

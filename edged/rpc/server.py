@@ -192,6 +192,8 @@ class Server:
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
+                # With it grpc resets calls at random near that number, which clients see as UNAVAILABLE.
+                ("grpc.http.overload_protection", 0),
                 ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
                 ("grpc.so_reuseport", 0),
             ],

@@ -6,14 +6,14 @@ import grpc
 
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.rpc.server import Methods, decode, unary
-from edged.serving.regions import Regions
+from edged.serving.service import Service
 
 
 class SharedMemory:
     """The calls `SystemSharedMemory…`."""
 
-    def __init__(self, regions: Regions) -> None:
-        self._regions = regions
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     def methods(self) -> Methods:
         """The calls by name."""
@@ -25,7 +25,8 @@ class SharedMemory:
 
     async def _status(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         name = decode(pb.SystemSharedMemoryStatusRequest, data).name
-        found = [self._regions.find(name)] if name else self._regions.all()
+        regions = self._service.regions
+        found = [regions.find(name)] if name else regions.all()
         reply = pb.SystemSharedMemoryStatusResponse()
         for each in found:
             status = reply.regions[each.name]
@@ -34,9 +35,9 @@ class SharedMemory:
 
     async def _register(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         asked = decode(pb.SystemSharedMemoryRegisterRequest, data)
-        self._regions.register(asked.name, asked.key, asked.offset, asked.byte_size)
+        self._service.regions.register(asked.name, asked.key, asked.offset, asked.byte_size)
         return pb.SystemSharedMemoryRegisterResponse().SerializeToString()
 
     async def _unregister(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
-        await self._regions.unregister(decode(pb.SystemSharedMemoryUnregisterRequest, data).name)
+        await self._service.regions.unregister(decode(pb.SystemSharedMemoryUnregisterRequest, data).name)
         return pb.SystemSharedMemoryUnregisterResponse().SerializeToString()

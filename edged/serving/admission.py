@@ -143,23 +143,27 @@ def check_contents(manifest: Manifest, admitted: Admitted, contents: Sequence[Co
     for name, datatype, shape, elements, content in zip(
         admitted.inputs, admitted.datatypes, admitted.shapes, admitted.elements, contents, strict=True
     ):
-        what = f"{datatype} of shape {list(shape)} takes"
         if content.form is Form.VARINT:
             if content.count != elements:
                 raise _invalid(
-                    manifest, f"got input {name!r} with {content.count} elements", f"{what} {elements} elements"
+                    manifest,
+                    f"got input {name!r} with {content.count} elements",
+                    _takes(datatype, shape, f"{elements} elements"),
                 )
         elif datatype is Datatype.BYTES:
             if content.size < 4 * elements:
                 raise _invalid(
                     manifest,
                     f"got input {name!r} with {content.size} bytes",
-                    f"{what} a 4-byte length before each of {elements} elements",
+                    _takes(datatype, shape, f"a 4-byte length before each of {elements} elements"),
                 )
         elif content.size != elements * datatype.size:
-            raise _invalid(
-                manifest, f"got input {name!r} with {content.size} bytes", f"{what} {elements * datatype.size} bytes"
-            )
+            found = f"got input {name!r} with {content.size} bytes"
+            raise _invalid(manifest, found, _takes(datatype, shape, f"{elements * datatype.size} bytes"))
+
+
+def _takes(datatype: Datatype, shape: Sequence[int], what: str) -> str:
+    return f"{datatype} of shape {list(shape)} takes {what}"
 
 
 def _invalid(manifest: Manifest, found: str, wanted: str) -> EdgedError:

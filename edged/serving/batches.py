@@ -33,7 +33,7 @@ def join(manifest: Manifest, members: Sequence[Pending]) -> Batch:
         ),
         classes=admitted.classes if any(admitted.classes) else (),
         targets=tuple(pending.shared.targets if pending.shared else () for pending in members) if sharing else (),
-        regions=tuple({region for shared in sharing for region in shared.regions}),
+        regions=tuple(dict.fromkeys(region for shared in sharing for region in shared.regions)),
     )
 
 

@@ -12,7 +12,8 @@ import msgspec
 from edged.serving.forecast import Forecast
 from edged.serving.waiting import Pending, Waiting
 
-# So many callers that each wait for their answer are no overload, however long one answer takes.
+# So many callers that each wait for their answer are no overload, however long one answer takes; this counts what is
+# being executed too.
 UNHURRIED_REQUESTS = 16
 
 
@@ -22,6 +23,16 @@ class Bounds(msgspec.Struct, frozen=True):
     requests: int
     size_bytes: int
     delay_s: float = float("inf")
+
+
+class Executing(msgspec.Struct, frozen=True):
+    """What a worker has."""
+
+    requests: int = 0
+    left_s: float = 0.0
+    """How long it will still take."""
+    share: float = 1.0
+    """The share of time that may be spent computing."""
 
 
 def make_room(waiting: Waiting, bounds: Bounds, level: int, size: int) -> list[Pending] | None:
@@ -43,19 +54,20 @@ def make_room(waiting: Waiting, bounds: Bounds, level: int, size: int) -> list[P
     return shed
 
 
-def wait_s(waiting: Waiting, forecast: Forecast, level: int, max_rows: int, busy_s: float) -> float:
-    """How long a new request of `level` will wait for what goes before it.
+def too_long(
+    before: tuple[int, int], executing: Executing, forecast: Forecast, max_rows: int, bounds: Bounds, left_s: float
+) -> str:
+    """Why a new request would wait too long: until its deadline, or longer than the bound; empty where it would not.
 
-    `busy_s`: how long what is executed now still takes.
+    `before`: the requests that go before it, and their rows. `left_s`: until its deadline. Where nothing goes before
+    it, nothing is too long: what is measured then mends a forecast that was wrong.
     """
-    return busy_s + forecast.wait_s(waiting.rows_before(level), max_rows)
-
-
-def too_long(waiting: Waiting, bounds: Bounds, wait_s: float, left_s: float) -> bool:
-    """Whether a new request would wait too long: until its deadline, `left_s` from now, or longer than the bound.
-
-    Where nothing waits, nothing is too long: what is measured then mends a forecast that was wrong.
-    """
-    if not waiting.count:
-        return False
-    return wait_s >= left_s or (waiting.count >= UNHURRIED_REQUESTS and wait_s > bounds.delay_s)
+    count, rows = before
+    if not count:
+        return ""
+    wait_s = (executing.left_s + forecast.wait_s(rows, max_rows)) / executing.share
+    if wait_s >= left_s:
+        return f"would begin with this request in about {wait_s:.3g} s, and it has {left_s:.3g} s until its deadline"
+    if count + executing.requests >= UNHURRIED_REQUESTS and wait_s > bounds.delay_s:
+        return f"has {count} requests waiting, worth {wait_s:.3g} s of work; at most {bounds.delay_s:g} s may wait"
+    return ""

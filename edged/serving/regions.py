@@ -51,11 +51,8 @@ class Shared(msgspec.Struct, frozen=True):
 
     inputs: tuple[Spot | None, ...]
     outputs: tuple[Spot | None, ...]
-
-    @property
-    def regions(self) -> set[Region]:
-        """All that it uses."""
-        return {spot.region for spot in (*self.inputs, *self.outputs) if spot is not None}
+    regions: tuple[Region, ...]
+    """All that it uses, each once."""
 
     @property
     def targets(self) -> tuple[Target | None, ...]:
@@ -145,13 +142,13 @@ class Regions:
         """Finds the regions that a request for this many outputs names; None where it names none. Raises EdgedError."""
         if not any(content.place for content in call.contents) and not any(asked.place for asked in call.outputs):
             return None
-        shared = Shared(
-            tuple(
-                self._spot("input", meta.name, content.place)
-                for meta, content in zip(call.inputs, call.contents, strict=True)
-            ),
-            tuple(self._spot("output", asked.name, asked.place) for asked in call.outputs) or (None,) * outputs,
+        lying = tuple(
+            self._spot("input", meta.name, content.place)
+            for meta, content in zip(call.inputs, call.contents, strict=True)
         )
+        wanted = tuple(self._spot("output", asked.name, asked.place) for asked in call.outputs)
+        used = dict.fromkeys(spot.region for spot in (*lying, *wanted) if spot is not None)
+        shared = Shared(lying, wanted or (None,) * outputs, tuple(used))
         if problem := shared.problem():
             raise problem
         for region in shared.regions:

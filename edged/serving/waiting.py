@@ -68,6 +68,7 @@ class Waiting:
         self._levels: list[int] = []
         """Those at which somebody waits, best first."""
         self._keyed: dict[tuple[int, BatchKey], _Line] = {}
+        self._counts: dict[int, int] = {}
         self._rows: dict[int, int] = {}
         self._rows_of: dict[BatchKey, int] = {}
         self._unfair = 0
@@ -85,6 +86,7 @@ class Waiting:
         self.count += 1
         self.size += pending.size
         level, key, rows = pending.level, pending.admitted.key, pending.admitted.rows
+        self._counts[level] = self._counts.get(level, 0) + 1
         self._rows[level] = self._rows.get(level, 0) + rows
         if pending.retried:
             self._again[pending.place] = pending
@@ -109,6 +111,7 @@ class Waiting:
         self.count -= 1
         self.size -= pending.size
         level, key, rows = pending.level, pending.admitted.key, pending.admitted.rows
+        self._counts[level] -= 1
         self._rows[level] -= rows
         if pending.retried:
             del self._again[place]
@@ -157,9 +160,14 @@ class Waiting:
         leader = self._leader(choose=False)
         return leader is None or leader.retried or self._rows_of[leader.admitted.key] >= rows
 
-    def rows_before(self, level: int) -> int:
-        """The rows of what waits and goes before a new request of `level`."""
-        return sum(rows for other, rows in self._rows.items() if other <= level)
+    def before(self, level: int) -> tuple[int, int]:
+        """The requests that wait and go before a new one of `level`, and their rows."""
+        count = rows = 0
+        for other, number in self._counts.items():
+            if other <= level:
+                count += number
+                rows += self._rows[other]
+        return count, rows
 
     def below(self, level: int) -> Iterator[Pending]:
         """What is of lower priority than `level`, the lowest first and of each the newest; not what is tried again."""

@@ -20,9 +20,8 @@ import msgspec
 
 from edged.errors import EdgedError
 from edged.worker.arena import Window
+from edged.worker.inbox import Inbox
 from edged.worker.messages import (
-    MAX_BODY_BYTES,
-    MAX_HEAD_BYTES,
     PREFIX,
     FromWorker,
     Infer,
@@ -47,18 +46,6 @@ _decoder = msgspec.msgpack.Decoder(ToWorker)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def _receive(link: socket.socket, size: int) -> memoryview | None:
-    """Exactly `size` bytes; None when the front has gone."""
-    data = memoryview(bytearray(size))
-    at = 0
-    while at < size:
-        count = link.recv_into(data[at:])
-        if not count:
-            return None
-        at += count
-    return data
-
-
 def _send(link: socket.socket, message: FromWorker, body: Sequence[memoryview | bytes] = ()) -> None:
     head = _encoder.encode(message)
     parts: list[memoryview | bytes] = [PREFIX.pack(len(head), sum(map(len, body))) + head, *body]
@@ -73,21 +60,17 @@ def _send(link: socket.socket, message: FromWorker, body: Sequence[memoryview | 
 def serve(link: socket.socket, arena: Window, regions: Mappings) -> None:
     """Answers what comes over the link until it ends."""
     model: Model | None = None
-    while prefix := _receive(link, PREFIX.size):
-        head_size, body_size = PREFIX.unpack(prefix)
-        if head_size > MAX_HEAD_BYTES or body_size > MAX_BODY_BYTES:
-            raise SystemExit(f"a frame of {head_size} + {body_size} bytes: the link is out of step")
-        head = _receive(link, head_size)
-        body = _receive(link, body_size)
-        if head is None or body is None:
-            return
+    inbox = Inbox(link)
+    while frame := inbox.read():
+        head, body = frame
         message = _decoder.decode(head)
         try:
             if isinstance(message, Load):
                 model = Model(message)
                 _send(link, model.loaded)
             elif isinstance(message, Unmap):
-                regions.drop(message.region)
+                if regions.drop(message.region) and model is not None:
+                    model.let_go()
                 _send(link, Unmapped())
             elif model is None:
                 raise SystemExit("asked for answers before a model was loaded")

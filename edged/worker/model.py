@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from edged.worker.messages import (
 )
 from edged.worker.regions import Mappings
 from edged.worker.samples import read_arrays, read_file
+from edged.worker.whole import encode_whole
 
 Contents = memoryview | bytes
 
@@ -50,6 +52,7 @@ class Model:
         self._inputs = {spec.name: spec for spec in load.inputs}
         self._outputs = {spec.name: spec for spec in load.outputs}
         self._batched = load.max_batch_size > 0
+        self._row_bytes = {spec.name: batch.row_bytes(spec) for spec in load.outputs}
         self._max_answer_bytes = load.max_answer_bytes
         runtime = load_runtime(load.runtime)
         model = read_file(self._folder, load.file)
@@ -82,11 +85,16 @@ class Model:
         began = time.monotonic_ns()
         contents = _contents(asked, body, arena)
         everybody = range(len(asked.members))
-        answers: list[list[NDArray[Any]] | EdgedError]
+        answers: list[list[NDArray[Any]] | EdgedError] = []
+        whole: list[NDArray[Any]] = []
+        rows = [member[0].shape[0] for member in asked.members] if self._batched else []
         try:
             decoded = self._decode(asked, everybody, contents, regions)
             ready = time.monotonic_ns()
-            answers = list(self._run(asked, everybody, decoded))
+            if sum(rows) and self._fits_whole(asked, max(rows)):
+                whole = self._run_whole(asked, decoded, sum(rows))
+            else:
+                answers = list(self._run(asked, everybody, decoded))
         except EdgedError as error:
             # Whose fault was it? Each is tried alone.
             ready = time.monotonic_ns()
@@ -94,11 +102,31 @@ class Model:
                 [self._alone(asked, each, contents, regions) for each in everybody] if len(everybody) > 1 else [error]
             )
         ran = time.monotonic_ns()
-        if any(asked.classes):
-            answers = [self._classified(asked, answer) for answer in answers]
-        heads, placed, bodies = self._encode(asked, answers, arena, regions)
+        if whole:
+            heads, placed, bodies = encode_whole(asked, whole, rows, arena)
+        else:
+            if any(asked.classes):
+                answers = [self._classified(asked, answer) for answer in answers]
+            heads, placed, bodies = self._encode(asked, answers, arena, regions)
         done = time.monotonic_ns()
         return Answered(heads, placed, ready - began, ran - ready, done - ran), bodies
+
+    def _fits_whole(self, asked: Infer, rows: int) -> bool:
+        """Whether the answer can be encoded for all at once: raw, and small enough however large a member's share."""
+        if asked.targets or asked.classes:
+            return False
+        row_bytes = 0
+        for name in asked.outputs:
+            if not (size := self._row_bytes[name]):
+                return False
+            row_bytes += size
+        return not self._max_answer_bytes or rows * row_bytes <= self._max_answer_bytes
+
+    def _run_whole(self, asked: Infer, decoded: Mapping[str, Sequence[NDArray[Any]]], rows: int) -> list[NDArray[Any]]:
+        """All members' outputs together, in the order asked for."""
+        merged = {name: batch.merge(arrays) for name, arrays in decoded.items()}
+        specs = [self._outputs[name] for name in asked.outputs]
+        return self._checked(self._session.run(merged, asked.outputs), specs, rows)
 
     def _alone(
         self, asked: Infer, member: int, contents: Sequence[memoryview], regions: Mappings
@@ -118,11 +146,16 @@ class Model:
         for position, name in enumerate(asked.inputs):
             datatype = self._inputs[name].datatype
             parts = [asked.members[member][position] for member in members]
-            at = sum(_carried(member[position]) for member in asked.members[: members[0]])
-            data = contents[position][at : at + sum(map(_carried, parts))]
-            plain = all(part.form == Form.RAW and not part.region for part in parts)
-            if self._batched and datatype is not Datatype.BYTES and plain:
-                shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+            at = sum([_carried(member[position]) for member in asked.members[: members[0]]])
+            plain = self._batched and datatype is not Datatype.BYTES
+            size = rows = 0
+            for part in parts:
+                plain = plain and part.form == Form.RAW and not part.region
+                size += 0 if part.region else part.size
+                rows += part.shape[0] if plain else 0
+            data = contents[position][at : at + size]
+            if plain:
+                shape = (rows, *parts[0].shape[1:])
                 decoded[name] = [codec.decode(name, datatype, shape, Form.RAW, data)]
                 continue
             arrays = []
@@ -150,8 +183,7 @@ class Model:
         rows = [asked.members[member][0].shape[0] for member in members]
         if not sum(rows):  # nothing to compute: engines differ in what they make of an empty batch
             return [[batch.empty_output(spec, codec.DTYPES[spec.datatype]) for spec in specs] for _ in members]
-        merged = {name: batch.merge(arrays) for name, arrays in decoded.items()}
-        outputs = self._checked(self._session.run(merged, asked.outputs), specs, sum(rows))
+        outputs = self._run_whole(asked, decoded, sum(rows))
         parts = [batch.split(output, rows) for output in outputs]
         return [[part[index] for part in parts] for index in range(len(members))]
 
@@ -244,6 +276,11 @@ class Model:
             bodies += [part for part, elsewhere in zip(left, placed, strict=True) if not elsewhere]
         return heads, tuple(placed), bodies
 
+    def let_go(self) -> None:
+        """Lets go of what the last batch came in."""
+        self._session.let_go()
+        gc.collect()  # an error that was told holds on to it in a circle
+
     def golden(self, asked: RunGolden) -> Compared:
         """Runs a golden's inputs and compares what comes with what it expects."""
         arrays = read_arrays(
@@ -276,7 +313,7 @@ def _contents(asked: Infer, body: memoryview, arena: Window) -> list[memoryview]
     found = []
     at = 0
     for position, slot in enumerate(asked.slots):
-        size = sum(_carried(member[position]) for member in asked.members)
+        size = sum([_carried(member[position]) for member in asked.members])
         if slot >= 0:
             found.append(arena.view(slot, size))
         else:

@@ -99,7 +99,8 @@ class Worker:
         self.caps = caps
         self.started_at = clock.wall()
         self.loaded = Loaded(0.0, 0.0)
-        self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Exit] = self._loop.create_future()
         self.verdict: EdgedError | None = None
         """Why the front ended it, where it did."""
         self.excused = False
@@ -108,8 +109,8 @@ class Worker:
         self._link = link
         self._arena = arena
         self._passing = passing
-        self._using: list[Batch] = []
-        """What it has of batches that name regions."""
+        self._using: dict[int, Batch] = {}
+        """The batches that it has and that name regions, by their identity."""
         self._replies_due = 0
         self._watch: asyncio.TimerHandle | None = None
         child.ended.add_done_callback(self._end)
@@ -130,7 +131,7 @@ class Worker:
         asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.targets, batch.classes)
         reply = self._link.send(asked, body)
         if batch.regions:
-            self._using.append(batch)
+            self._using[id(batch)] = batch
             reply.add_done_callback(functools.partial(self._used, batch))
         try:
             message, rest = await self._answer(reply, self.caps.inference_s, "an inference")
@@ -144,7 +145,7 @@ class Worker:
 
     def _used(self, batch: Batch, reply: asyncio.Future[Reply]) -> None:
         if reply.exception() is None:  # else it has died of it, perhaps
-            self._using.remove(batch)
+            del self._using[id(batch)]
 
     async def _unmap(self, region: Region) -> None:
         """Has it let go of a region, once it has done with what it was asked; or waits for its end."""
@@ -158,13 +159,13 @@ class Worker:
         """Where a region was shrunk under the worker, that has killed it, and not its model."""
         if not how.by_lost_memory or not self._using:
             return
+        again = self.excused  # it had a request that is tried once more, alone
         self.excused = True
-        for batch in self._using:
-            alone = len(batch.members) == 1
+        for batch in self._using.values():
             for region in batch.regions:
                 if region.shrunk:
                     region.fault = "was shrunk while the model's worker used it, which ended that"
-                elif alone:  # it grew again, or the file system had no memory left for it
+                elif again:  # it grew again, or the file system had no memory left for it
                     region.fault = "had no memory behind it where the model's worker used it, which ended that"
 
     def _release(self, asked: Infer) -> None:
@@ -225,10 +226,9 @@ class Worker:
 
     async def _answer(self, reply: asyncio.Future[Reply], limit_s: float, what: str) -> Reply:
         """Waits for a reply, and holds the worker to its caps until it is here, even when the caller gives up."""
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(limit_s, self._hang, f"{what} took longer than {limit_s:g} s")
+        timer = self._loop.call_later(limit_s, self._hang, f"{what} took longer than {limit_s:g} s")
         if not self._replies_due:
-            self._watch = loop.call_later(_WATCH_S, self._look)
+            self._watch = self._loop.call_later(_WATCH_S, self._look)
         self._replies_due += 1
         reply.add_done_callback(functools.partial(self._replied, timer))
         try:
@@ -247,7 +247,7 @@ class Worker:
 
     def _look(self) -> None:
         self._hold_to_memory()
-        self._watch = asyncio.get_running_loop().call_later(_WATCH_S, self._look)
+        self._watch = self._loop.call_later(_WATCH_S, self._look)
 
     def _death(self, what: str) -> EdgedError:
         """What somebody is told who asked for `what` when the worker ended."""
@@ -260,7 +260,7 @@ class Worker:
         """Ends a worker that takes more memory than its cap."""
         if self._child.ended.done() or self.verdict is not None:
             return
-        taken = usage.resident_bytes(self.pid) - self._passing.passed_bytes  # regions are their owners' memory
+        taken = usage.resident_bytes(self.pid, self._passing.passed_bytes)
         if taken > self.caps.memory_bytes:
             self._condemn(
                 EdgedError(

@@ -14,6 +14,7 @@ import itertools
 import mmap
 import os
 import socket
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
@@ -125,10 +126,15 @@ class Passing:
         return sum(region.size for region in self._passed.values())
 
     def pass_on(self, regions: Iterable[Region]) -> list[Region]:
-        """Passes on those that the worker does not have yet, and gives them. Raises EdgedError (region_unusable)."""
+        """Passes on those that the worker does not have yet, and gives them.
+
+        Raises EdgedError (region_not_found, region_unusable).
+        """
         new = [region for region in dict.fromkeys(regions) if region.number not in self._passed]
         if not new:
             return new
+        if gone := next((region for region in new if region.gone), None):
+            raise not_found(gone.name)
         told = [_Told(region.number, region.name, region.key, region.begin, region.size) for region in new]
         try:
             socket.send_fds(self._control, [_encoder.encode(told)], [region.descriptor for region in new])
@@ -183,16 +189,15 @@ class Mappings:
             raise EdgedError(Code.INTERNAL, f"region {told.name!r} was asked for beyond its end")
         return view[offset : offset + size]
 
-    def drop(self, number: int) -> None:
-        """Unmaps a region."""
+    def drop(self, number: int) -> bool:
+        """Unmaps a region; whether somebody still holds a part of it, and so all, until that is let go."""
         self._receive()
         if number in self._got:
             os.close(self._got.pop(number)[1])
-        if number in self._mapped:
-            _, mapping, view = self._mapped.pop(number)
-            with contextlib.suppress(BufferError):  # an engine still holds a part: it goes when that is let go
-                view.release()
-                mapping.close()
+        if number not in self._mapped:
+            return False
+        still_there = weakref.ref(self._mapped.pop(number)[1])
+        return still_there() is not None
 
     def _map(self, number: int) -> None:
         if number not in self._got:

@@ -19,10 +19,13 @@ class Usage(msgspec.Struct, frozen=True):
     cpu_s: float = 0.0
 
 
-def resident_bytes(pid: int) -> int:
-    """Its resident size, from statm: a few microseconds. 0 where there is no such process."""
-    resident, _ = _statm(pid)
-    return resident
+def resident_bytes(pid: int, others_bytes: int = 0) -> int:
+    """Its resident size, from statm: a few microseconds. 0 where there is no such process.
+
+    Without what it shares, up to `others_bytes`: so much that it has mapped is the memory of others.
+    """
+    resident, shared = _statm(pid)
+    return resident - min(shared, others_bytes)
 
 
 def read(pid: int) -> Usage:

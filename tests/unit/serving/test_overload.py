@@ -8,7 +8,7 @@ from support.standins import manifest, pending
 
 from edged.serving import overload
 from edged.serving.forecast import Forecast
-from edged.serving.overload import UNHURRIED_REQUESTS, Bounds
+from edged.serving.overload import UNHURRIED_REQUESTS, Bounds, Executing
 from edged.serving.waiting import Waiting
 
 OF = manifest(max_batch_size=1000)
@@ -59,32 +59,26 @@ def test_the_newest_of_the_lowest_goes_first():
 
 
 class TestTheWait:
-    def queue(self, count, level=2):
-        waiting = Waiting()
-        for _ in range(count):
-            waiting.add(request(level))
-        return waiting
-
-    def forecast(self, seconds):
-        made = Forecast()
-        made.learn(1, seconds)
-        return made
-
-    def test_is_that_of_what_goes_before(self):
-        waiting, forecast = self.queue(4), self.forecast(0.5)
-        assert overload.wait_s(waiting, forecast, 2, 0, 0.25) == 2.25
-        assert overload.wait_s(waiting, forecast, 1, 0, 0.25) == 0.25
+    def why(self, before, *, took_s=1.0, executing=0, busy_s=0.0, share=1.0, left_s=60.0, delay_s=1e9):
+        forecast = Forecast()
+        forecast.learn(1, took_s)
+        bounds = Bounds(100, 10**6, delay_s)
+        return overload.too_long(before, Executing(executing, busy_s, share), forecast, 0, bounds, left_s)
 
     def test_may_not_reach_the_deadline(self):
-        bounds = Bounds(100, 10**6)
-        assert overload.too_long(self.queue(1), bounds, 1.0, 1.0)
-        assert not overload.too_long(self.queue(1), bounds, 1.0, 1.1)
+        assert self.why((4, 4), took_s=0.5, busy_s=0.25, left_s=2.25).startswith("would begin with this request in")
+        assert not self.why((4, 4), took_s=0.5, busy_s=0.25, left_s=2.26)
 
-    def test_is_never_too_long_where_nothing_waits(self):
-        assert not overload.too_long(self.queue(0), Bounds(100, 10**6, 0.1), 100.0, 0.001)
+    def test_is_never_too_long_where_nothing_goes_before(self):
+        assert not self.why((0, 0), busy_s=100.0, left_s=0.001, delay_s=0.1)
 
     def test_is_bounded_for_more_than_a_few_callers(self):
-        bounds = Bounds(100, 10**6, 0.1)
-        assert not overload.too_long(self.queue(UNHURRIED_REQUESTS - 1), bounds, 5.0, 60.0)
-        assert overload.too_long(self.queue(UNHURRIED_REQUESTS), bounds, 5.0, 60.0)
-        assert not overload.too_long(self.queue(UNHURRIED_REQUESTS), bounds, 0.1, 60.0)
+        few, more = UNHURRIED_REQUESTS - 1, UNHURRIED_REQUESTS
+        assert not self.why((few, few), delay_s=0.1)
+        assert "at most 0.1 s may wait" in self.why((more, more), delay_s=0.1)
+        assert not self.why((more, more), delay_s=more)
+        assert self.why((few, few), executing=1, delay_s=0.1)
+
+    def test_is_longer_where_only_a_share_of_the_time_may_be_used(self):
+        assert not self.why((2, 2), left_s=3.0)
+        assert self.why((2, 2), left_s=3.0, share=0.5)

@@ -574,7 +574,7 @@ class TestWhatCannotBeginInTime:
         bench = bench(of=manifest(max_batch_size=1), delay_s=2.5)
         await self.measured(bench, took, 1.0)
         await bench.busy()
-        few = [bench.send() for _ in range(16)]
+        few = [bench.send() for _ in range(15)]
         await settle()
         more = bench.send()
         await settle()

@@ -6,6 +6,7 @@ import pytest
 from support.standins import Clock, Resident, as_it_is, call, manifest, settle
 
 from edged import clock
+from edged.bundle.manifest import Queue
 from edged.changes import Changes
 from edged.config.settings import Serving
 from edged.errors import Code, EdgedError
@@ -14,6 +15,7 @@ from edged.models.resident import State
 from edged.serving import service as under_test
 from edged.serving.service import Service
 from edged.serving.statistics import REFUSALS, BatchSize, Duration
+from edged.types import Limits, ModelLimits
 from edged.worker.messages import Failed
 
 
@@ -296,6 +298,64 @@ NOBODYS = {
     Code.CANCELLED,
     Code.SHUTTING_DOWN,
 }
+
+
+class TestLimits:
+    async def test_reach_the_models_that_they_name_those_there_and_those_to_come(self, bench):
+        bench = bench(*revisions(1, name="one"), *revisions(1, name="other"))
+        await bench.answered(call(model="one"))
+        none = ModelLimits(min_priority=1)
+        bench.service.limit(Limits(models={"one": none, "other": ModelLimits()}, default=none))
+        assert (await refusal(bench.send(call(model="one")))).code is Code.OVERLOADED
+        await bench.answered(call(model="other"))
+        bench.service.limit(Limits(default=none))
+        assert (await refusal(bench.send(call(model="other")))).code is Code.OVERLOADED
+        bench.service.limit(Limits())
+        await bench.answered(call(model="one"))
+
+    async def test_of_duty_hold_for_all_models_together(self, bench, monkeypatch):
+        now = [100.0]
+        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+        bench = bench(*revisions(1, name="one"), *revisions(1, name="other"))
+        bench.service.limit(Limits(duty=0.5))
+        first = bench.send(call(model="one"))
+        await settle()
+        bench.asked()[0].answer(took_ns=(0, 10**9, 0))
+        await first
+        second = bench.send(call(model="other"))
+        await settle()
+        assert len(bench.asked()) == 1
+        now[0] += 1.0
+        bench.clock.forward(1.0)
+        await settle()
+        bench.answer_all()
+        await second
+
+
+class TestPriority:
+    async def test_is_at_most_what_the_way_in_allows(self, bench):
+        bench = bench()
+        bench.service.limit(Limits(default=ModelLimits(min_priority=1)))
+        request = call()
+        request.priority = 1
+        lowered = asyncio.create_task(bench.service.infer(request, None, as_it_is, best_priority=2))
+        bench.callers.append(lowered)
+        assert (await refusal(lowered)).code is Code.OVERLOADED
+        await bench.answered(request)
+
+    @pytest.mark.parametrize(
+        ("rules", "asked", "level"),
+        [
+            (Queue(), 0, 2),
+            (Queue(), 1, 1),
+            (Queue(), 9, 3),
+            (Queue(priority_levels=5), 0, 3),
+            (Queue(priority_levels=5, default_priority=4), 0, 4),
+            (Queue(preserve_ordering=True), 3, 1),
+        ],
+    )
+    def test_is_one_of_the_models_own(self, rules, asked, level):
+        assert rules.level(asked) == level
 
 
 class TestStatistics:

@@ -153,8 +153,8 @@ class AQueueInUse(RuleBasedStateMachine):
         assert sorted(map(id, self.waiting)) == sorted(map(id, self.model))
         assert all(each.size == each.admitted.rows * each.admitted.shapes[0][1] * FP32_BYTES for each in self.model)
         for level in range(1, LEVELS + 1):
-            rows = sum(each.admitted.rows for each in self.model if each.level <= level)
-            assert self.waiting.rows_before(level) == rows
+            before = [each.admitted.rows for each in self.model if each.level <= level]
+            assert self.waiting.before(level) == (len(before), sum(before))
 
 
 TestAQueueInUse = AQueueInUse.TestCase

@@ -491,3 +491,44 @@ def test_an_answer_that_is_too_large_to_send_is_that_members_error_and_no_other(
     small, large = batch.read(*Model(load).infer(batch.message, batch.body, NO_ARENA, NO_REGIONS))
     assert np.array_equal(small["y"], np.ones((1, 16), np.float32))
     assert (large.code, large.message) == ("answer_too_large", "the answer takes 128 bytes, at most 64 can be sent")
+
+
+ELEMENTWISE = (
+    [
+        helper.make_node("Mul", ["a", "b"], ["product"]),
+        helper.make_node("Tanh", ["product"], ["bent"]),
+        helper.make_node("Sqrt", ["a"], ["root"]),
+    ],
+    [("a", "FP32", [-1, -1]), ("b", "FP32", [-1, -1])],
+    [("bent", "FP32", [-1, -1]), ("root", "FP32", [-1, -1])],
+)
+FIXED = (ELEMENTWISE[0], *([(name, kind, [-1, 8]) for name, kind, _ in specs] for specs in ELEMENTWISE[1:]))
+
+
+@pytest.mark.parametrize("tensors", [pytest.param(ELEMENTWISE, id="free"), pytest.param(FIXED, id="fixed")])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_any_mix_of_rows_gives_each_member_to_the_bit_what_it_would_have_got_alone(folder, batch_of, tensors, data):
+    model = Model(folder.load(*tensors))
+    load = folder.load(*tensors)
+    bits = st.integers(0, 2**32 - 1)
+    members = []
+    for rows in data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6)):
+        drawn = data.draw(st.lists(bits, min_size=2, max_size=2))
+        random = np.random.default_rng(drawn)
+        members.append({name: random.integers(0, 2**32, (rows, 8), np.uint32).view(np.float32) for name in ("a", "b")})
+    some = data.draw(st.sampled_from([(), ("root",), ("root", "bent")]))
+
+    def answers(of):
+        batch = batch_of(load, of, some)
+        return batch.read(*model.infer(batch.message, batch.body, NO_ARENA, NO_REGIONS))
+
+    together = answers(members)
+    for member, found in zip(members, together, strict=True):
+        if not len(member["a"]):
+            assert all(not len(array) for array in found.values())
+            continue
+        (alone,) = answers([member])
+        assert {name: array.tobytes() for name, array in found.items()} == {
+            name: array.tobytes() for name, array in alone.items()
+        }
