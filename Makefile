@@ -22,8 +22,9 @@ test: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests
 test-slow: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed ## the tests that take minutes
 	$(RUN) -m pytest -m slow
 
-bench: $(VENV)/.installed-dev ## what edged costs, beside what cannot be avoided; some seven minutes
+bench: $(VENV)/.installed-dev ## what edged costs, beside what cannot be avoided; some eight minutes
 	$(RUN) benchmarks/serving.py
+	$(RUN) benchmarks/regions.py
 
 check: $(VENV)/.installed-dev ## lint, format, types, generated files
 	$(RUN) -m ruff check

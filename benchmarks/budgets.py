@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
+from typing import Protocol
 
 import msgspec
 
 from benchmarks.footprint import Footprint
+from benchmarks.measure import Spread
 
 MIB = 1024 * 1024
 
@@ -42,3 +45,29 @@ def judge(found: Footprint) -> list[Verdict]:
         Verdict("idle, all processes, of one core", "%", 0.3, sum(idle.cpu_percent for idle in found.idle)),
         Verdict("idle, wakes of the busiest thread", "/s", 1, busiest.busiest_wakes_per_s, thread),
     ]
+
+
+class Compared(Protocol):
+    """What is judged of a row: see report.Line."""
+
+    model: str
+    load: str
+    callers: int
+    server: str
+    cpu_us: Spread | None
+    ratio: Spread | None
+
+
+# What a request may cost, by model and callers, as so many times the bare echo.
+_RATIOS = {("identity", 16): 1.2, ("identity", 1): 3.2}
+
+
+def judge_rows(lines: Sequence[Compared], server: str) -> list[Verdict]:
+    """What requests may cost, beside the floor of the same rounds."""
+    found = []
+    for line in lines:
+        limit = _RATIOS.get((line.model, line.callers))
+        if limit is not None and line.server == server:
+            what = f"{line.model}, {line.callers} callers, {line.load}: CPU by that of the bare echo"
+            found.append(Verdict(what, "×", limit, line.ratio.median if line.ratio else None))
+    return found

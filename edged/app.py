@@ -22,10 +22,12 @@ from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
-from edged.rpc import admin, health, inference, reflection
+from edged.rpc import admin, health, inference, reflection, repository
+from edged.rpc.log_settings import LogSettings
 from edged.rpc.server import Methods, Server, Tls, remove_leftovers
 from edged.runtimes.base import ENGINES
 from edged.serving import report
+from edged.serving.repository import Repository
 from edged.serving.service import Service
 from edged.system import hardware
 from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
@@ -72,6 +74,7 @@ class App:
         self._templates = Templates(self._events)
         self._groups = cgroup.NONE
         self._service = Service(self._residency, settings.serving)
+        self._repository = Repository(self._residency, self._release, self._events)
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
         self._doubts: list[str] = []
@@ -91,6 +94,7 @@ class App:
             watch_signals(stop, self._reload)
             self._in_background(stack, "watchdog", self._notifier.keep_alive())  # fed until the very end
             stack.push_async_callback(self._templates.stop)
+            stack.callback(self._service.regions.close)
             stack.push_async_callback(self._residency.stop)
             self._load_models()
             for server in self._servers(stack):
@@ -131,7 +135,7 @@ class App:
         stack.push_async_callback(_end, [task])
 
     def _load_models(self) -> None:
-        """Starts the newest sound bundle of each factory model."""
+        """Starts the newest sound bundle of each factory model; the others may be asked for."""
         runtimes = {name: engine.version() for name, engine in ENGINES.items()}
         device = hardware.read(self._settings.device.hardware_class)
         folder = Path(self._placed.paths.factory)
@@ -140,7 +144,7 @@ class App:
                 self._events.record(Severity.ERROR, found.error.code, found.model or "factory", str(found.error))
                 name = found.folder.relative_to(folder)
                 self._life.degrade(f"factory bundle {name} is not usable: {_in_a_line(found.error)}")
-            elif found.manifest is not None and found.manifest.name not in self._residency.routes:
+            elif found.manifest is not None:
                 source = Source(found.folder, found.manifest, "factory")
                 resident = Resident(
                     source,
@@ -153,23 +157,25 @@ class App:
                     self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
                     self._groups,
                 )
-                self._residency.add(resident)
+                if found.manifest.name in self._residency.routes:  # the newest comes first
+                    self._residency.know(resident)
+                else:
+                    self._residency.add(resident)
 
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
-        """Two servers, since grpc offers all services of one on all its addresses; stopped with `stack`."""
+        """A server each way in, since grpc offers all services of one on all its addresses; stopped with `stack`."""
         listen = self._placed.listen
-        protocol = {inference.SERVICE: inference.Inference(self._service).methods()}
-        administration = {
-            admin.SERVICE: admin.Admin(
-                self._service, self._residency, self._life, self._events, self._settings.device.hardware_class
-            ).methods()
-        }
-        public = self._server(protocol, listen)
+        stack.push_async_callback(self._repository.stop)
+        public = self._server(self._protocol(listen.socket_priority), listen)
         stack.push_async_callback(public.stop, _CLOSE_S)
         public.add_socket(Path(listen.socket))
+        servers = [public]
         if listen.tcp:
-            public.add_tcp(listen.tcp, _tls(listen))
-        private = self._server({**protocol, **administration}, listen)
+            tcp = self._server(self._protocol(listen.tcp_priority), listen)
+            stack.push_async_callback(tcp.stop, _CLOSE_S)
+            tcp.add_tcp(listen.tcp, _tls(listen))
+            servers.append(tcp)
+        private = self._server(self._administration(), listen)
         stack.push_async_callback(private.stop, _CLOSE_S)
         private.add_socket(Path(listen.admin_socket))
         self._life.listening = [
@@ -177,7 +183,35 @@ class App:
             f"unix:{listen.admin_socket}",
             *([listen.tcp] if listen.tcp else []),
         ]
-        return [public, private]
+        return [*servers, private]
+
+    def _protocol(self, best_priority: int) -> dict[str, Methods]:
+        """What applications are offered."""
+        admin_socket = self._placed.listen.admin_socket
+        return {
+            inference.SERVICE: {
+                **inference.Inference(self._service, best_priority).methods(),
+                **repository.elsewhere(admin_socket),
+                **LogSettings(self._events, admin_socket=admin_socket).methods(),
+            }
+        }
+
+    def _administration(self) -> dict[str, Methods]:
+        """What administrators are offered."""
+        hardware_class = self._settings.device.hardware_class
+        return {
+            inference.SERVICE: {
+                **inference.Inference(self._service).methods(),
+                **repository.RepositoryCalls(self._repository).methods(),
+                **LogSettings(self._events, admin_socket="").methods(),
+            },
+            admin.SERVICE: admin.Admin(
+                self._service, self._residency, self._life, self._events, hardware_class
+            ).methods(),
+        }
+
+    async def _release(self, resident: Resident) -> bool:
+        return await self._service.release(resident, self._settings.serving.drain_s)
 
     def _server(self, services: Mapping[str, Methods], listen: Listen) -> Server:
         names = [*services, health.SERVICE]
@@ -277,7 +311,7 @@ class App:
         self._remember_settings(new)
         log.configure(self._settings.log.level, self._settings.log.format)
         self._service.apply(self._settings.serving)
-        for resident in self._residency.all():
+        for resident in self._residency.known():
             resident.settings = self._settings.workers
         self._changes.mark()
 

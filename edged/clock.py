@@ -11,6 +11,16 @@ def wall() -> datetime:
     return datetime.now(UTC)
 
 
+def wall_ms() -> int:
+    """The time of day as milliseconds since 1970 (UTC)."""
+    return time.time_ns() // 1_000_000
+
+
 def monotonic() -> float:
     """Seconds from an arbitrary start that never go back; the clock that asyncio's loop uses too."""
     return time.monotonic()
+
+
+def monotonic_ns() -> int:
+    """The same in nanoseconds, and exact: the time of uvloop's loop comes in milliseconds."""
+    return time.monotonic_ns()

@@ -16,6 +16,9 @@ class Code(StrEnum):
     MODEL_NOT_FOUND = "model_not_found"
     REVISION_NOT_FOUND = "revision_not_found"
     REVISION_NOT_SERVED = "revision_not_served"
+    REGION_NOT_FOUND = "region_not_found"
+    REGION_EXISTS = "region_exists"
+    REGION_UNUSABLE = "region_unusable"
 
     # A request that was in order, and could not be served now.
     MODEL_UNAVAILABLE = "model_unavailable"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal, TextIO, cast
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -22,9 +23,47 @@ _SECRET_WORDS = ("password", "passphrase", "secret", "token", "credential", "pri
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "text"]
 
+# The parts that have asked for a logger; what libraries log is not among them.
+_parts: set[str] = set()
+
+
+class Levels(msgspec.Struct):
+    """The least important lines that are written: of everything, and of single parts where that is another."""
+
+    overall: Level = "info"
+    parts: dict[str, Level] = {}
+
+
+_levels = Levels()
+
+
+def levels() -> Levels:
+    """What holds now."""
+    return Levels(_levels.overall, dict(_levels.parts))
+
+
+def set_levels(new: Levels) -> None:
+    """Takes effect at once, and until `configure`."""
+    _levels.overall, _levels.parts = new.overall, dict(new.parts)
+    lowest = min(_LEVELS[level] for level in (new.overall, *new.parts.values()))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(lowest))
+
+
+def parts() -> list[str]:
+    """The parts of the daemon that log."""
+    return sorted(_parts)
+
+
+def _by_part(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:  # noqa: ARG001 - structlog's
+    """Drops what is less important than its part is to tell."""
+    level = _levels.parts.get(str(entry.get("part")), _levels.overall)
+    if _LEVELS.get(method, _LEVELS["error"]) < _LEVELS[level]:
+        raise structlog.DropEvent
+    return entry
+
 
 def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
-    """Sets up the one chain of processors. `auto`: text on a terminal, else JSON."""
+    """Sets up the one chain of processors, with one level for all parts. `auto`: text on a terminal, else JSON."""
     out = stream or sys.stderr
     journal = under_journal(out)
     as_json = form == "json" or (form == "auto" and (journal or not out.isatty()))
@@ -32,16 +71,17 @@ def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
     renderer = cast("Processor", _journal_json if journal else _json) if as_json else _console(out)
     structlog.configure(
         processors=[
+            _by_part,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             hide_secrets,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Undaunted(out))),
         cache_logger_on_first_use=False,
     )
+    set_levels(Levels(level))
     # What libraries log by the standard way takes the same chain; asyncio tells of lost exceptions so.
     root = logging.getLogger()
     if not any(isinstance(handler, _Forwarder) for handler in root.handlers):
@@ -54,11 +94,12 @@ class _Forwarder(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Logs it under the name of its logger."""
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.ERROR)
-        get(record.name).log(level, record.getMessage(), exc_info=record.exc_info)
+        structlog.get_logger(part=record.name).log(level, record.getMessage(), exc_info=record.exc_info)
 
 
 def get(part: str) -> Any:
     """The logger of one part of the daemon."""
+    _parts.add(part)
     return structlog.get_logger(part=part)
 
 

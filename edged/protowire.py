@@ -75,6 +75,19 @@ def fields(data: bytes, at: int = 0, end: int = -1) -> Iterator[Field]:
             raise WireError(f"field {number} has wire type {kind}, which is not used here")
 
 
+def signed(value: int) -> int:
+    """What a varint of 64 bits stands for where the field is an int32 or int64."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def text(data: bytes, at: int, end: int, what: str) -> str:
+    """The string data[at:end]; `what` it is, for the error. Raises WireError where it is no UTF-8."""
+    try:
+        return data[at:end].decode()
+    except UnicodeDecodeError as error:
+        raise WireError(f"{what} is not UTF-8 text") from error
+
+
 def encode_varint(value: int) -> bytes:
     """`value` (0 ≤ value < 2⁶⁴) as a varint."""
     out = bytearray()

@@ -160,6 +160,33 @@ class Degradation(_Table, frozen=True, kw_only=True):
     """The lowest priority still served (1 is the highest)."""
 
 
+class Queue(_Table, frozen=True, kw_only=True):
+    """How requests wait for this model, and how batches form."""
+
+    priority_levels: Annotated[int, Meta(ge=0, le=100)] = 0
+    """Priorities told apart, 1 being the highest; 0: three, or one where the order is preserved."""
+    default_priority: Annotated[int, Meta(ge=0, le=100)] = 0
+    """The priority of requests that name none; 0: the middle one."""
+    max_delay_us: Annotated[int, Meta(ge=0, le=10_000_000, extra={"unit": "µs"})] = 0
+    """How long a request may wait for company; 0: as little as edged finds worth while."""
+    preferred_batch_size: Annotated[int, Meta(ge=0, le=65_536)] = 0
+    """Rows with which a batch does not wait any longer; 0: `max_batch_size`. Only with `max_delay_us`."""
+    preserve_ordering: bool = False
+    """Requests are answered in the order in which they came."""
+
+    @property
+    def levels(self) -> int:
+        """Priorities told apart."""
+        return self.priority_levels or (1 if self.preserve_ordering else 3)
+
+    def level(self, asked: int, best: int = 1) -> int:
+        """The priority of a request that asks for `asked`, 0 being the default, and may have `best` at most.
+
+        What is below the lowest is that.
+        """
+        return min(max(asked or self.default_priority or (self.levels + 1) // 2, best), self.levels)
+
+
 class Drift(_Table, frozen=True, kw_only=True):
     """The distribution of one output on the validation set, against which live ones are held."""
 
@@ -204,6 +231,7 @@ class Description(_Table, frozen=True, kw_only=True):
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=64)]
     """Best first."""
     acceptance: Acceptance = Acceptance()
+    queue: Queue = Queue()
     degradation: dict[Level, Degradation] = {}
     drift: Annotated[tuple[Drift, ...], Meta(max_length=256)] = ()
 

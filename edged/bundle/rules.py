@@ -37,6 +37,7 @@ def misfits(description: Description) -> Iterator[Misfit]:
     yield from _tensor_misfits(description)
     yield from _variant_misfits(description)
     yield from _golden_misfits(description)
+    yield from _queue_misfits(description)
     yield from _degradation_misfits(description)
     for index, drift in enumerate(description.drift):
         yield from _drift_misfits(description, drift, ("drift", index))
@@ -126,6 +127,34 @@ def _golden_misfits(description: Description) -> Iterator[Misfit]:
                 f"no golden covers {show(variant.name)}",
                 "add one, or name the variant in one that there is",
             )
+
+
+def _queue_misfits(description: Description) -> Iterator[Misfit]:
+    queue = description.queue
+    if queue.default_priority > queue.levels:
+        yield Misfit(
+            ("queue", "default_priority"),
+            f"{queue.default_priority} is below the lowest priority, {queue.levels}",
+            "lower it, or raise priority_levels",
+        )
+    if queue.preserve_ordering and queue.levels > 1:
+        yield Misfit(
+            ("queue", "preserve_ordering"),
+            f"cannot hold where {queue.levels} priorities are told apart",
+            "leave priority_levels out, or the order",
+        )
+    if queue.preferred_batch_size > description.max_batch_size:
+        yield Misfit(
+            ("queue", "preferred_batch_size"),
+            f"{queue.preferred_batch_size} is above max_batch_size, {description.max_batch_size}",
+            "lower it",
+        )
+    if queue.max_delay_us and not description.max_batch_size:
+        found = "waits for company, though the model takes no batch"
+        yield Misfit(("queue", "max_delay_us"), found, "leave it out, or set max_batch_size")
+    if queue.preferred_batch_size and not queue.max_delay_us:
+        found = "has no meaning where no batch waits"
+        yield Misfit(("queue", "preferred_batch_size"), found, "set max_delay_us, or leave it out")
 
 
 def _degradation_misfits(description: Description) -> Iterator[Misfit]:

@@ -104,6 +104,23 @@ class Listen(_Table, frozen=True, kw_only=True):
         OptionalPath,
         Meta(description="The authorities whose client certificates are accepted on the TCP address, as PEM."),
     ] = ""
+    socket_priority: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100,
+            description="The best priority that requests over the socket get, 1 being the highest; "
+            "those that ask for a better one get this.",
+        ),
+    ] = 1
+    tcp_priority: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100,
+            description="The best priority that requests over TCP get; those that ask for a better one get this.",
+        ),
+    ] = 1
     max_message_mib: Annotated[
         int,
         Meta(ge=1, le=1024, description="The largest message taken or given.", extra={"unit": "MiB"}),
@@ -131,6 +148,16 @@ class Serving(_Table, frozen=True, kw_only=True):
             extra={"unit": "MiB", "reload": True},
         ),
     ] = 128
+    queue_delay_ms: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3_600_000,
+            description="The longest expected wait for one model where more than 16 requests wait or are executed; "
+            "further ones are refused at once.",
+            extra={"unit": "ms", "reload": True},
+        ),
+    ] = 100
     default_timeout_s: Annotated[
         float,
         Meta(

@@ -67,6 +67,10 @@ class Client:
         request = admin_pb2.ListEventsRequest(limit=limit, after_sequence=after)
         return self._ask(_ADMIN, "ListEvents", request, admin_pb2.ListEventsResponse)
 
+    def regions(self) -> admin_pb2.ListRegionsResponse:
+        """The regions of shared memory that are registered."""
+        return self._ask(_ADMIN, "ListRegions", admin_pb2.ListRegionsRequest(), admin_pb2.ListRegionsResponse)
+
     def watch(self, for_s: float | None = None) -> Iterator[admin_pb2.Status]:
         """The whole state at once and after each change, until the daemon ends or `for_s` seconds are over.
 
@@ -94,6 +98,28 @@ class Client:
         """What a model takes and gives."""
         request = grpc_service_pb2.ModelMetadataRequest(name=model, version=str(revision or ""))
         return self._ask(_INFERENCE, "ModelMetadata", request, grpc_service_pb2.ModelMetadataResponse)
+
+    def statistics(self, model: str, revision: int | None) -> grpc_service_pb2.ModelStatisticsResponse:
+        """What was counted of a model, or of all where none is named."""
+        request = grpc_service_pb2.ModelStatisticsRequest(name=model, version=str(revision or ""))
+        return self._ask(_INFERENCE, "ModelStatistics", request, grpc_service_pb2.ModelStatisticsResponse)
+
+    def index(self) -> grpc_service_pb2.RepositoryIndexResponse:
+        """Every revision on this device."""
+        request = grpc_service_pb2.RepositoryIndexRequest()
+        return self._ask(_INFERENCE, "RepositoryIndex", request, grpc_service_pb2.RepositoryIndexResponse)
+
+    def load(self, model: str, revision: int | None) -> None:
+        """Has a model serve; returns when it does."""
+        request = grpc_service_pb2.RepositoryModelLoadRequest(model_name=model)
+        if revision is not None:
+            request.parameters["revision"].int64_param = revision
+        self._ask(_INFERENCE, "RepositoryModelLoad", request, grpc_service_pb2.RepositoryModelLoadResponse)
+
+    def unload(self, model: str) -> None:
+        """Ends a model's workers; returns when they have gone."""
+        request = grpc_service_pb2.RepositoryModelUnloadRequest(model_name=model)
+        self._ask(_INFERENCE, "RepositoryModelUnload", request, grpc_service_pb2.RepositoryModelUnloadResponse)
 
     def infer(self, request: grpc_service_pb2.ModelInferRequest) -> grpc_service_pb2.ModelInferResponse:
         """One inference."""

@@ -49,7 +49,7 @@ def models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
         from edged.ctl.client import Client
 
         with Client(asked, admin=True) as client:
-            found = client.models().models
+            found = client.index().models
     except EdgedError:
         return []
-    return [model.name for model in found if model.name.startswith(incomplete)]
+    return sorted({model.name for model in found if model.name.startswith(incomplete)})

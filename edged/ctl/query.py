@@ -130,6 +130,29 @@ def workers(asked: Asked, *, pss: bool) -> None:
 
 @click.command
 @common
+@click.pass_obj
+def regions(asked: Asked) -> None:
+    """The shared memory that applications have registered.
+
+    OWNER is the user and the group of the file. REQUESTS counts those that named it; WORKERS are the processes that
+    have it mapped.
+    """
+    with _client(asked) as client:
+        found = client.regions()
+    from edged.ctl import tables
+    from edged.ctl.plain import plain
+
+    if asked.as_json:
+        output.document(plain(found))
+    elif not found.regions:
+        output.line("no regions")
+    else:
+        output.table(tables.regions(found.regions))
+        _notes(tables.region_notes(found.regions))
+
+
+@click.command
+@common
 @click.option("--limit", type=Number(1, 2**32 - 1, whole=True), metavar="N", help="Only the newest N.")
 @click.option("--after", type=Number(0, 2**64 - 1, whole=True), metavar="SEQ", help="Only those numbered above SEQ.")
 @click.pass_obj

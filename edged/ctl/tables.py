@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from edged._pb.edged.v1 import admin_pb2 as pb
 from edged.ctl.output import Column, Table, fields
 from edged.ctl.plain import word
-from edged.ctl.words import ago, duration, mib, short_digest
+from edged.ctl.words import ago, duration, group, mib, short_digest, user
 
 _MODEL = (
     Column("MODEL", wraps=True),
@@ -145,6 +145,39 @@ def worker_notes(workers: Sequence[pb.Worker]) -> list[str]:
         elif each.last_exit:
             notes.append(f"{name}: the worker before it ended: {each.last_exit}")
     return notes
+
+
+def regions(regions: Sequence[pb.Region]) -> Table:
+    """The regions of shared memory, but for what `region_notes` says."""
+    columns = (
+        Column("NAME", wraps=True),
+        Column("KEY", wraps=True),
+        Column("OFFSET", right=True),
+        Column("BYTES", right=True),
+        Column("OWNER", wraps=True),
+        Column("MODE"),
+        Column("REQUESTS", right=True),
+        Column("WORKERS", wraps=True),
+    )
+    rows = [
+        (
+            each.name,
+            each.key,
+            str(each.offset),
+            str(each.byte_size),
+            f"{user(each.user_id)}:{group(each.group_id)}",
+            f"{each.mode:04o}",
+            str(each.requests),
+            ", ".join(map(str, each.worker_pids)) or "-",
+        )
+        for each in regions
+    ]
+    return Table(columns, rows)
+
+
+def region_notes(regions: Sequence[pb.Region]) -> list[str]:
+    """Why regions may not be used."""
+    return [each.fault for each in regions if each.fault]
 
 
 def events(events: Sequence[pb.Event], now: datetime) -> Table:

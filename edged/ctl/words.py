@@ -1,7 +1,9 @@
-"""Numbers, times and text from elsewhere, as people read them. Pure."""
+"""Numbers, times, names and text from elsewhere, as people read them."""
 
 from __future__ import annotations
 
+import grp
+import pwd
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -56,6 +58,22 @@ def size(count: int) -> str:
 def short_digest(digest: str) -> str:
     """Enough of a digest to tell releases apart."""
     return digest[:8] or "-"
+
+
+def user(number: int) -> str:
+    """The name of a user, where this device knows it."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def group(number: int) -> str:
+    """The name of a group, where this device knows it."""
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
 
 
 def count(number: int, one: str, many: str = "") -> str:

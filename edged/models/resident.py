@@ -76,8 +76,8 @@ class Resident:
         self.source = source
         self.manifest = source.manifest
         self.digest = digest(source.manifest)
-        self.state = State.LOADING
-        self.reason = ""
+        self.state = State.UNAVAILABLE
+        self.reason = "never loaded"
         self.variant: Variant | None = None
         self.worker: process.Worker | None = None
         self.restarts = 0
@@ -86,6 +86,10 @@ class Resident:
         self.settings = settings
         self.changes = changes
         self.lost: list[Lost] = []
+        self.begun = False
+        """Whether it was ever to be loaded."""
+        self.leaving = False
+        """Whether it is to go: what waits is still answered, and nothing new is taken."""
         self._runnable, self.passed_over = select(source.manifest, hardware, runtimes)
         self._hardware = hardware
         self._events = events
@@ -111,7 +115,13 @@ class Resident:
     @property
     def ready(self) -> bool:
         """Whether a worker answers now."""
-        return self.state is State.READY and self.worker is not None and not self.worker.ended.done()
+        return self.state is State.READY and self.working
+
+    @property
+    def working(self) -> bool:
+        """Whether there is a worker, if only for what waits while it is unloaded."""
+        up = self.state is State.READY or self.leaving
+        return up and self.worker is not None and not self.worker.ended.done()
 
     @property
     def expected(self) -> bool:
@@ -135,17 +145,33 @@ class Resident:
         return self.ready and self.variant is not self.manifest.variants[0]
 
     def start(self) -> None:
-        """Begins to load."""
+        """Begins to load, or to load again once it has been stopped: every variant has its chance anew."""
+        if self.begun:
+            self._runnable, self.passed_over = select(self.manifest, self._hardware, self.runtimes)
+            self._served, self._deaths, self._delay_s = False, 0, 0.0
+        self.begun, self.leaving = True, False
+        self._become(State.LOADING, "")
         self._task = asyncio.get_running_loop().create_task(self._live(), name=f"resident {self.name}")
 
-    async def stop(self) -> None:
-        """Ends the worker. Whoever wants its requests answered waits for them first."""
-        self._become(State.UNLOADING, "the daemon stops")
+    @property
+    def loaded(self) -> bool:
+        """Whether it is loaded, or on its way to be."""
+        return self.begun and not self.leaving
+
+    def leave(self, why: str) -> None:
+        """Takes nothing new from now on; `stop` follows when what waits is answered."""
+        self.leaving = True
+        self._become(State.UNLOADING, why)
+
+    async def stop(self, why: str = "unloaded") -> None:
+        """Ends the worker; `why` is told from then on. Whoever wants its requests answered waits for them first."""
+        self._become(State.UNLOADING, self.reason if self.leaving else "the daemon stops")
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        self._become(State.UNAVAILABLE, "unloaded")
+        self.variant = None
+        self._become(State.UNAVAILABLE, why)
 
     async def _live(self) -> None:
         """Keeps a worker up. A defect here costs this model and no other."""
@@ -169,6 +195,9 @@ class Resident:
                 raise
             self.worker = None
             self.last_exit = how.text
+            if self.leaving:  # what waited is told that it is gone
+                self.changes.mark()
+                return
             self._become(State.LOADING, f"its worker ended ({how.text})")
             if not worker.excused:
                 self._deaths += 1
@@ -273,6 +302,8 @@ class Resident:
         self._events.record(Severity.ERROR, "model_failed", self.name, reason, revision=self.revision)
 
     def _become(self, state: State, reason: str) -> None:
+        if self.leaving and state not in (State.UNLOADING, State.UNAVAILABLE):
+            return
         self.state, self.reason = state, reason
         self.changes.mark()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import AsyncIterator
 from datetime import datetime
 
@@ -24,6 +25,7 @@ from edged.serving.service import Service
 from edged.system.life import Life
 from edged.worker import usage
 from edged.worker.process import Worker
+from edged.worker.regions import Region
 
 SERVICE = "edged.v1.Admin"
 
@@ -74,6 +76,7 @@ class Admin:
             "ListModels": unary(self._list_models),
             "ListWorkers": unary(self._list_workers),
             "ListEvents": unary(self._list_events),
+            "ListRegions": unary(self._list_regions),
         }
 
     async def _get_status(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -123,6 +126,12 @@ class Admin:
         ]
         return pb.ListEventsResponse(events=events).SerializeToString()
 
+    async def _list_regions(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        decode(pb.ListRegionsRequest, data)
+        return pb.ListRegionsResponse(
+            regions=[_region(region) for region in self._service.regions.all()]
+        ).SerializeToString()
+
     def _status(self) -> pb.Status:
         return pb.Status(
             version=__version__,
@@ -161,14 +170,14 @@ class Admin:
                 pb.Model.PassedOver(variant=passed.variant, code=passed.code, reason=passed.reason)
                 for passed in resident.passed_over
             ],
-            requests_ok=counted.ok,
-            requests_failed=counted.failed,
-            requests_refused=counted.refused,
-            rows=counted.rows,
-            batches=counted.batches,
+            requests_ok=counted.success.count,
+            requests_failed=counted.fail.count,
+            requests_refused=counted.refusals,
+            rows=counted.inference_count,
+            batches=counted.execution_count,
             queued=queue.waiting,
             executing=queue.executing,
-            last_success=_timestamp(counted.last_success) if counted.last_success else None,
+            last_success=_from_ms(counted.last_success_ms) if counted.last_success_ms else None,
         )
 
     def _workers(self) -> list[pb.Worker]:
@@ -212,7 +221,30 @@ def _worker(resident: Resident, variant: Variant, worker: Worker, state: pb.Work
     return found
 
 
+def _region(region: Region) -> pb.Region:
+    file, problem = region.file(), region.problem()
+    return pb.Region(
+        name=region.name,
+        key=f"/{region.key}",
+        offset=region.begin,
+        byte_size=region.size,
+        file_bytes=file.st_size,
+        user_id=file.st_uid,
+        group_id=file.st_gid,
+        mode=stat.S_IMODE(file.st_mode),
+        requests=region.requests,
+        worker_pids=sorted(region.holders),
+        fault=problem.message if problem else "",
+    )
+
+
 def _timestamp(at: datetime) -> Timestamp:
     found = Timestamp()
     found.FromDatetime(at)
+    return found
+
+
+def _from_ms(at_ms: int) -> Timestamp:
+    found = Timestamp()
+    found.FromMilliseconds(at_ms)
     return found

@@ -1,26 +1,62 @@
-"""The Open Inference Protocol: its six calls, over the services."""
+"""The calls that ask models, and about them: those of the Open Inference Protocol, and what Triton adds to these."""
 
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Callable
 
 import grpc
 
 from edged import __version__
 from edged._pb.inference import grpc_service_pb2 as pb
-from edged.rpc import wire
-from edged.rpc.server import Methods, decode, unary
+from edged.bundle.manifest import Manifest
+from edged.errors import Code, EdgedError
+from edged.rpc.answer import write_answer
+from edged.rpc.model_config import model_config, platform
+from edged.rpc.model_statistics import model_statistics
+from edged.rpc.server import Methods, Unary, decode, duplex, unary
+from edged.rpc.shm import SharedMemory
+from edged.rpc.stream import Streams
+from edged.rpc.wire import read_request
+from edged.serving.request import Answer, Call
 from edged.serving.service import Service
 from edged.types import Level
 
 SERVICE = "inference.GRPCInferenceService"
 
+# By the names that Triton gives its extensions of the protocol.
+_EXTENSIONS = (
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+    "system_shared_memory",
+    "logging",
+)
+
+# Labels that take more are not told with the metadata, which is asked for often.
+_MAX_LABELS_BYTES = 64 * 1024
+
+_NOT_CARRIED_OUT = (
+    "CudaSharedMemoryStatus",
+    "CudaSharedMemoryRegister",
+    "CudaSharedMemoryUnregister",
+    "TraceSetting",
+)
+
 
 class Inference:
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, best_priority: int = 1) -> None:
+        """`best_priority`: what requests get at most that come this way."""
         self._service = service
+        self._best_priority = best_priority
+        self._streams = Streams(self._infer)
 
     def methods(self) -> Methods:
         """The calls by name."""
@@ -31,6 +67,11 @@ class Inference:
             "ServerMetadata": unary(self._server_metadata),
             "ModelMetadata": unary(self._model_metadata),
             "ModelInfer": unary(self._model_infer),
+            "ModelConfig": unary(self._model_config),
+            "ModelStatistics": unary(self._model_statistics),
+            "ModelStreamInfer": duplex(self._streams.converse),
+            **{name: unary(_refused(name)) for name in _NOT_CARRIED_OUT},
+            **SharedMemory(self._service).methods(),
         }
 
     async def _server_live(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -48,7 +89,7 @@ class Inference:
 
     async def _server_metadata(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         decode(pb.ServerMetadataRequest, data)
-        return pb.ServerMetadataResponse(name="edged", version=__version__, extensions=[]).SerializeToString()
+        return pb.ServerMetadataResponse(name="edged", version=__version__, extensions=_EXTENSIONS).SerializeToString()
 
     async def _model_metadata(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         request = decode(pb.ModelMetadataRequest, data)
@@ -59,13 +100,46 @@ class Inference:
         return pb.ModelMetadataResponse(
             name=manifest.name,
             versions=[str(revision) for revision in self._service.versions(manifest.name)],
-            platform=variant.runtime,
+            platform=platform(variant),
             inputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in manifest.inputs],
             outputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in manifest.outputs],
-            properties={"edged_digest": resident.digest, "edged_variant": variant.name},
+            properties={"edged_digest": resident.digest, "edged_variant": variant.name, **_properties(manifest)},
+        ).SerializeToString()
+
+    async def _model_config(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        request = decode(pb.ModelConfigRequest, data)
+        resident = self._service.find(request.name, request.version)
+        variant = resident.variant or resident.manifest.variants[0]
+        config = model_config(resident.manifest, variant, resident.digest)
+        return pb.ModelConfigResponse(config=config).SerializeToString()
+
+    async def _model_statistics(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
+        request = decode(pb.ModelStatisticsRequest, data)
+        found = self._service.residents(request.name, request.version)
+        return pb.ModelStatisticsResponse(
+            model_stats=[model_statistics(each, self._service.queue(each).statistics) for each in found]
         ).SerializeToString()
 
     async def _model_infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        call = wire.read_request(data)
-        render = functools.partial(wire.write_answer, identity=call.id, level=Level.NOMINAL)
-        return await self._service.infer(call, context.time_remaining(), render)
+        call = read_request(data)
+        render = functools.partial(write_answer, identity=call.id, level=Level.NOMINAL)
+        return await self._infer(call, context.time_remaining(), render)
+
+    async def _infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:
+        return await self._service.infer(call, remaining_s, render, self._best_priority)
+
+
+def _properties(manifest: Manifest) -> dict[str, str]:
+    """What the message has no field for."""
+    labels = {f"edged_labels.{spec.name}": json.dumps(spec.labels) for spec in manifest.outputs if spec.labels}
+    return {
+        "edged_max_batch_size": str(manifest.max_batch_size),
+        **{name: text for name, text in labels.items() if len(text) <= _MAX_LABELS_BYTES},
+    }
+
+
+def _refused(name: str) -> Unary:
+    async def call(_: bytes, __: grpc.aio.ServicerContext) -> bytes:
+        raise EdgedError(Code.UNSUPPORTED, f"{name} is not supported", "ServerMetadata lists the extensions that are")
+
+    return call

@@ -34,12 +34,20 @@ _MAX_DETAILS = 2048
 # queues hold, far below what would fill the memory.
 _MAX_CALLS = 4096
 
+# Of these so many on one connection: a client that opens more has them wait at its own end. It bounds what one
+# connection can hold of ours when its answers are not read.
+_MAX_CALLS_PER_CONNECTION = 256
+
+# Connections at once, to one server; further ones are closed. Callers on a Unix socket cannot be told apart.
+_MAX_CONNECTIONS = 256
+
 # Asked of clients that have a retry policy, when the queue was full.
 _PUSHBACK_MS = "100"
 
 Unary = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 Stream = Callable[[bytes, grpc.aio.ServicerContext], AsyncIterator[bytes]]
 Chat = Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], AsyncIterator[bytes]]
+Duplex = Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], Awaitable[None]]
 
 Methods = Mapping[str, grpc.RpcMethodHandler]
 
@@ -67,7 +75,7 @@ def unary(method: Unary) -> grpc.RpcMethodHandler:
         except EdgedError as error:
             return await _abort(context, error)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
-            return await _abort(context, _unexpected())
+            return await _abort(context, unexpected())
 
     return grpc.unary_unary_rpc_method_handler(call)
 
@@ -82,7 +90,7 @@ def stream(method: Stream) -> grpc.RpcMethodHandler:
         except EdgedError as error:
             await _abort(context, error)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
-            await _abort(context, _unexpected())
+            await _abort(context, unexpected())
 
     return grpc.unary_stream_rpc_method_handler(call)
 
@@ -97,12 +105,27 @@ def chat(method: Chat) -> grpc.RpcMethodHandler:
         except EdgedError as error:
             await _abort(context, error)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
-            await _abort(context, _unexpected())
+            await _abort(context, unexpected())
 
     return grpc.stream_stream_rpc_method_handler(call)
 
 
-def _unexpected() -> EdgedError:
+def duplex(method: Duplex) -> grpc.RpcMethodHandler:
+    """A method of many requests and many replies that writes its replies itself, to the context."""
+
+    async def call(data: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        try:
+            await method(data, context)
+        except EdgedError as error:
+            await _abort(context, error)
+        except Exception:  # noqa: BLE001 - answered as a defect, and logged
+            await _abort(context, unexpected())
+
+    return grpc.stream_stream_rpc_method_handler(call)
+
+
+def unexpected() -> EdgedError:
+    """What a caller is told whose request met a defect; logged with the exception that is being handled."""
     _log.exception("a request met a defect of edged")
     return EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it")
 
@@ -168,6 +191,10 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),
+                ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
+                # With it grpc resets calls at random near that number, which clients see as UNAVAILABLE.
+                ("grpc.http.overload_protection", 0),
+                ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
                 ("grpc.so_reuseport", 0),
             ],
             maximum_concurrent_rpcs=_MAX_CALLS,

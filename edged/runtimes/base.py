@@ -44,6 +44,9 @@ class Session(Protocol):
         inference_failed otherwise.
         """
 
+    def let_go(self) -> None:
+        """Lets go of the arrays of the last run, where it has kept any: they may lie in memory that is to go."""
+
 
 class Runtime(Protocol):
     """What an engine's module offers."""

@@ -76,6 +76,9 @@ class _OnnxSession:
                 "cast the BF16 tensors to FP32 inside the model",
             )
 
+    def let_go(self) -> None:
+        """It keeps none."""
+
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         feed = {name: self._text(name, array) for name, array in inputs.items()}
         try:

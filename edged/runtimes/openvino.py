@@ -63,6 +63,7 @@ def open_session(model: bytes, options: SessionOptions) -> Session:
 
 class _OpenvinoSession:
     def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
         self._request = compiled.create_infer_request()
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
@@ -75,6 +76,10 @@ class _OpenvinoSession:
             return [self._array(name) for name in outputs]
         except Exception as error:
             raise EdgedError(Code.INFERENCE_FAILED, f"openvino failed: {_words(error)}") from error
+
+    def let_go(self) -> None:
+        """A request keeps the inputs of its last inference."""
+        self._request = self._compiled.create_infer_request()
 
     def _tensor(self, name: str, array: NDArray[Any]) -> Any:
         datatype = self._datatypes[name]

@@ -13,12 +13,15 @@ import msgspec
 
 from edged.bundle.manifest import Manifest
 from edged.errors import Code, EdgedError
-from edged.serving.request import Call, Contents, InputMeta
+from edged.serving.request import Asked, Call, Contents, InputMeta
 from edged.types import Datatype, TensorSpec
 from edged.worker.messages import Form
 
 # No tensor has more elements: 2⁴⁰ elements are a terabyte, and numpy counts in 63 bits.
 _MAX_ELEMENTS = 2**40
+
+# Classes are the largest elements, and these have none.
+_NO_CLASSES = (Datatype.BOOL, Datatype.BYTES)
 
 BatchKey = tuple[object, ...]
 
@@ -32,6 +35,9 @@ class Admitted(msgspec.Struct, frozen=True):
     """Axis 0 of every input where there is a batch, else 1."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    classes: tuple[int, ...]
+    """For each of `outputs` how many classes of each row are asked for; 0: its elements."""
+    output_datatypes: tuple[Datatype, ...]
     shapes: tuple[tuple[int, ...], ...]
     elements: tuple[int, ...]
     datatypes: tuple[Datatype, ...]
@@ -52,16 +58,23 @@ def admit(manifest: Manifest, call: Call) -> Admitted:
         raise _invalid(manifest, f"misses input {missing[0]!r}", f"its inputs: {', '.join(declared)}")
     rows = _rows(manifest, call.inputs)
     outputs = _outputs(manifest, call.outputs)
+    classes = _classes(manifest, call.outputs) or (0,) * len(outputs)
+    declared_datatypes = {spec.name: spec.datatype for spec in manifest.outputs}
     batched = manifest.max_batch_size > 0
     key = (
         tuple((meta.name, meta.datatype, meta.shape[1:] if batched else meta.shape) for meta in call.inputs),
         outputs,
+        classes,
     )
     return Admitted(
         key=key,
         rows=rows,
         inputs=tuple(meta.name for meta in call.inputs),
         outputs=outputs,
+        classes=classes,
+        output_datatypes=tuple(
+            Datatype.BYTES if count else declared_datatypes[name] for name, count in zip(outputs, classes, strict=True)
+        ),
         shapes=tuple(meta.shape for meta in call.inputs),
         elements=tuple(math.prod(meta.shape) for meta in call.inputs),
         datatypes=tuple(Datatype(meta.datatype) for meta in call.inputs),
@@ -102,14 +115,24 @@ def _rows(manifest: Manifest, inputs: Sequence[InputMeta]) -> int:
     return rows
 
 
-def _outputs(manifest: Manifest, asked: Sequence[str]) -> tuple[str, ...]:
+def _outputs(manifest: Manifest, asked: Sequence[Asked]) -> tuple[str, ...]:
     declared = [spec.name for spec in manifest.outputs]
-    for position, name in enumerate(asked):
+    names = tuple(each.name for each in asked)
+    for position, name in enumerate(names):
         if name not in declared:
             raise _invalid(manifest, f"has no output {_short(name)}", f"its outputs: {', '.join(declared)}")
-        if name in asked[:position]:
+        if name in names[:position]:
             raise _invalid(manifest, f"was asked for output {name!r} twice", "ask for each output once")
-    return tuple(asked) or tuple(declared)
+    return names or tuple(declared)
+
+
+def _classes(manifest: Manifest, asked: Sequence[Asked]) -> tuple[int, ...]:
+    datatypes = {spec.name: spec.datatype for spec in manifest.outputs}
+    for each in asked:
+        if each.classes and datatypes[each.name] in _NO_CLASSES:
+            found = f"was asked for classes of output {each.name!r}, which is {datatypes[each.name]}"
+            raise _invalid(manifest, found, "leave out its parameter 'classification'")
+    return tuple(each.classes for each in asked)
 
 
 def check_contents(manifest: Manifest, admitted: Admitted, contents: Sequence[Contents]) -> None:
@@ -120,23 +143,27 @@ def check_contents(manifest: Manifest, admitted: Admitted, contents: Sequence[Co
     for name, datatype, shape, elements, content in zip(
         admitted.inputs, admitted.datatypes, admitted.shapes, admitted.elements, contents, strict=True
     ):
-        what = f"{datatype} of shape {list(shape)} takes"
         if content.form is Form.VARINT:
             if content.count != elements:
                 raise _invalid(
-                    manifest, f"got input {name!r} with {content.count} elements", f"{what} {elements} elements"
+                    manifest,
+                    f"got input {name!r} with {content.count} elements",
+                    _takes(datatype, shape, f"{elements} elements"),
                 )
         elif datatype is Datatype.BYTES:
             if content.size < 4 * elements:
                 raise _invalid(
                     manifest,
                     f"got input {name!r} with {content.size} bytes",
-                    f"{what} a 4-byte length before each of {elements} elements",
+                    _takes(datatype, shape, f"a 4-byte length before each of {elements} elements"),
                 )
         elif content.size != elements * datatype.size:
-            raise _invalid(
-                manifest, f"got input {name!r} with {content.size} bytes", f"{what} {elements * datatype.size} bytes"
-            )
+            found = f"got input {name!r} with {content.size} bytes"
+            raise _invalid(manifest, found, _takes(datatype, shape, f"{elements * datatype.size} bytes"))
+
+
+def _takes(datatype: Datatype, shape: Sequence[int], what: str) -> str:
+    return f"{datatype} of shape {list(shape)} takes {what}"
 
 
 def _invalid(manifest: Manifest, found: str, wanted: str) -> EdgedError:

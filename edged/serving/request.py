@@ -20,18 +20,38 @@ class InputMeta(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a tensor lies in shared memory: `size` bytes from `offset` on, in a region by the name it has here."""
+
+    region: str
+    offset: int
+    size: int
+
+
 class Contents(msgspec.Struct, frozen=True):
-    """The elements of one input, as parts of the bytes that came."""
+    """The elements of one input, as parts of the bytes that came, or where else they lie."""
 
     form: Form
     parts: tuple[Buffer, ...]
     count: int
     """Elements where the form tells (VARINT); else -1."""
+    place: Place | None = None
+    """In shared memory; there are no parts then."""
 
     @property
     def size(self) -> int:
-        """Bytes of all parts."""
-        return sum(map(len, self.parts))
+        """Bytes of it, wherever they lie."""
+        return sum(map(len, self.parts)) if self.place is None else self.place.size
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """An output that a request asks for."""
+
+    name: str
+    classes: int = 0
+    """How many classes to give of each row, the likeliest first; 0: the elements themselves."""
+    place: Place | None = None
+    """Where to put its elements; None: into the answer."""
 
 
 class Call(msgspec.Struct):
@@ -41,22 +61,25 @@ class Call(msgspec.Struct):
     version: str
     id: str
     inputs: tuple[InputMeta, ...]
-    outputs: tuple[str, ...]
-    """The outputs asked for; none: all, in the manifest's order."""
+    outputs: tuple[Asked, ...]
+    """None: all, in the manifest's order."""
     contents: tuple[Contents, ...]
     """One for each of `inputs`."""
     signature: Hashable
-    """Equal for calls with equal `inputs` and `outputs`."""
+    """Equal for calls with equal `inputs` and `outputs`, places in shared memory apart."""
     timeout_s: float | None = None
+    priority: int = 0
+    """1 is the highest; 0: the model's default."""
 
 
 class Output(msgspec.Struct, frozen=True):
-    """One output of an answer; `data` is raw, little-endian."""
+    """One output of an answer; `data` is raw, little-endian, and empty where it was put into shared memory."""
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
     data: memoryview
+    place: Place | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):

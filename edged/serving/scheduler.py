@@ -1,107 +1,89 @@
-"""The queue of one model: bounded, first come first served, batches formed from what waits.
+"""The queue of one model: requests come in or are turned away, wait, are executed in batches, are answered.
 
-A batch takes requests of one key while its worker is idle; whatever arrives meanwhile makes up the next. The route is
-resolved when a batch is formed. Work that was cancelled, or whose deadline has passed, is never executed.
+What is decided is decided elsewhere, purely: who leads and who follows (`waiting`), when a batch leaves (`closing`),
+who is turned away (`overload`), whose time is up (`deadlines`). The route is resolved when a batch is formed. Work
+that was cancelled, or whose deadline has passed, is never executed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import math
-from collections import deque
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Generator, Sequence
 
-import msgspec
-
-from edged import log
-from edged.bundle.manifest import Manifest
+from edged import clock, log
 from edged.errors import Code, EdgedError
 from edged.models.resident import Resident
+from edged.serving import batches, overload
 from edged.serving.admission import Admitted
+from edged.serving.closing import Closing
+from edged.serving.deadlines import Deadlines
+from edged.serving.duty import Duty
+from edged.serving.forecast import Forecast
+from edged.serving.overload import Bounds
+from edged.serving.rate import Bucket
+from edged.serving.regions import Shared
 from edged.serving.request import Answer, Contents, Output
 from edged.serving.statistics import Statistics
-from edged.types import TensorSpec
-from edged.worker.messages import Answered, Failed, InputPart
-from edged.worker.process import Batch, Parts
+from edged.serving.waiting import Pending, Waiting
+from edged.types import ModelLimits
+from edged.worker.messages import Answered, Failed
+from edged.worker.placing import Parts
 
 _log = log.get("serving")
 
-
-class Pending(msgspec.Struct, eq=False):
-    """A request that waits, or is being executed. `deadline` is of the loop's clock."""
-
-    admitted: Admitted
-    contents: tuple[Contents, ...]
-    size: int
-    deadline: float
-    render: Callable[[Answer], bytes]
-    """Makes the reply of an answer, whose parts do not outlive the call."""
-    answer: asyncio.Future[bytes]
-    retried: bool = False
-    """Its worker died once: it is tried once more, alone."""
-
-
-class Bounds(msgspec.Struct, frozen=True):
-    """What may wait for one model at most."""
-
-    requests: int
-    size_bytes: int
-
-
-def take_batch(waiting: deque[Pending], now: float, max_rows: int) -> tuple[list[Pending], list[Pending]]:
-    """Takes the next batch off the queue, and with it what is past its deadline. Pure but for the queue.
-
-    The oldest request leads; others of its key follow while the rows of all are at most `max_rows` (0: no batching).
-    One that is retried stays alone. What was cancelled is dropped; the rest keeps its order.
-    """
-    batch: list[Pending] = []
-    late: list[Pending] = []
-    left: list[Pending] = []
-    rows = 0
-    while waiting:
-        pending = waiting.popleft()
-        if pending.answer.done():
-            continue
-        if pending.deadline <= now:
-            late.append(pending)
-        elif not batch or _fits(pending, batch[0], max_rows - rows):
-            batch.append(pending)
-            rows += pending.admitted.rows
-            if rows >= max_rows or pending.retried:
-                break
-        else:
-            left.append(pending)
-    waiting.extendleft(reversed(left))
-    return batch, late
-
-
-def _fits(pending: Pending, leader: Pending, free_rows: int) -> bool:
-    same = pending.admitted.key == leader.admitted.key and not pending.retried
-    return same and pending.admitted.rows <= free_rows
+# A wait longer than this is slept through; a shorter one is passed in turns of the loop, whose timers are no finer.
+_TIMER_S = 0.002
 
 
 class Queue:
     """Requests for one model revision."""
 
-    def __init__(self, resident: Resident, bounds: Bounds) -> None:
+    def __init__(self, resident: Resident, bounds: Bounds, duty: Duty) -> None:
+        manifest = resident.manifest
         self.bounds = bounds
         self.statistics = Statistics()
         self._resident = resident
-        self._waiting: deque[Pending] = deque()
-        self._size = 0
+        self._duty = duty
+        self._waiting = Waiting(in_order=manifest.queue.preserve_ordering)
+        self._deadlines = Deadlines()
+        self._closing = Closing(manifest.queue)
+        self._forecast = Forecast()
+        self._max_rows = manifest.max_batch_size
+        self._min_priority = 0
+        self._bucket: Bucket | None = None
         self._executing: list[Pending] = []
+        self._sent_ns = 0
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._news: asyncio.Future[None] | None = None
 
     @property
     def waiting(self) -> int:
         """Requests that wait."""
-        return len(self._waiting)
+        return self._waiting.count
 
     @property
     def executing(self) -> int:
         """Requests that a worker has."""
         return len(self._executing)
+
+    def limit(self, limits: ModelLimits) -> None:
+        """Takes what the model may do now. What waits below the lowest priority still served is turned away.
+
+        A worker has one batch at a time whatever `max_concurrency` says; a single request of more rows than
+        `max_batch_size` allows goes alone.
+        """
+        most = self._resident.manifest.max_batch_size
+        self._max_rows = min(most, limits.max_batch_size or most)
+        rate = limits.max_rate
+        if rate != (self._bucket.rate if self._bucket else 0):
+            self._bucket = Bucket(rate, clock.monotonic()) if rate else None
+        self._min_priority = limits.min_priority
+        if self._min_priority:
+            self._shed(list(self._waiting.below(self._min_priority)), self._too_low())
 
     async def run(
         self,
@@ -109,59 +91,147 @@ class Queue:
         contents: tuple[Contents, ...],
         deadline: float,
         render: Callable[[Answer], bytes],
+        level: int = 1,
+        shared: Shared | None = None,
     ) -> bytes:
-        """Waits for the rendered answer of one request, until `deadline` on the loop's clock.
+        """Waits for the rendered answer of one request of priority `level`, until `deadline` on the loop's clock.
 
-        Raises EdgedError: overloaded at once when the queue is full, deadline_exceeded, or what befell the model.
+        Raises EdgedError: overloaded at once when there is no room, deadline_exceeded, or what befell the model.
         """
-        size = sum(content.size for content in contents)
-        if len(self._waiting) >= self.bounds.requests or (self._waiting and self._size + size > self.bounds.size_bytes):
-            raise EdgedError(
-                Code.OVERLOADED,
-                f"model {self._resident.name!r} has {len(self._waiting)} requests of {self._size} bytes waiting",
-                "send less, or try again later",
-            )
-        loop = asyncio.get_running_loop()
-        pending = Pending(admitted, contents, size, deadline, render, loop.create_future())
-        self._waiting.append(pending)
-        self._size += size
+        size = 0
+        for content in contents:
+            size += content.size if content.place is None else 0
+        self._make_room(level, size, deadline)
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        pending = Pending(admitted, contents, size, deadline, render, answer, level, clock.monotonic_ns())
+        pending.shared = shared
+        self._waiting.add(pending)
+        if self._deadlines.add(pending):
+            self._expire()  # sets its timer
         if self._task is None:
-            self._task = loop.create_task(self._work(), name=f"queue {self._resident.name}")
+            self._task = self._loop.create_task(self._work(), name=f"queue {self._resident.name}")
+        elif self._news is not None and not self._news.done():
+            self._news.set_result(None)
         try:
-            async with asyncio.timeout_at(deadline):
-                return await pending.answer
-        except TimeoutError as error:
-            raise _late(self._resident.name) from error
+            return await answer
         finally:
-            if pending in self._waiting:  # its caller gave up: the place is free again
+            self._deadlines.remove(pending)
+            if pending.place:  # its caller gave up: the place is free again
                 self._waiting.remove(pending)
-                self._size -= size
+
+    def _make_room(self, level: int, size: int, deadline: float) -> None:
+        """Raises EdgedError when a request is not to be taken in; may turn others away for it."""
+        left_s = deadline - self._loop.time()
+        if left_s <= 0:
+            self.statistics.expired += 1
+            raise _late(self._resident.name)
+        if 0 < self._min_priority < level:
+            raise self._too_low()
+        if self._bucket is not None and not self._bucket.take(clock.monotonic()):
+            raise self._overloaded(f"may answer {self._bucket.rate:g} requests a second now")
+        waiting = self._waiting
+        if not waiting.count:
+            return
+        why = overload.too_long(
+            waiting.before(level), self._busy(), self._forecast, self._max_rows, self.bounds, left_s
+        )
+        if why:
+            raise self._overloaded(why)
+        shed = overload.make_room(waiting, self.bounds, level, size)
+        if shed is None:
+            raise self._overloaded(f"has {waiting.count} requests of {waiting.size} bytes waiting")
+        if shed:
+            self._shed(shed, self._overloaded("turned it away for requests of higher priority"))
+
+    def _busy(self) -> overload.Executing:
+        share = self._duty.share
+        if not self._executing:
+            return overload.Executing(share=share)
+        rows = sum([pending.admitted.rows for pending in self._executing])
+        spent_s = (clock.monotonic_ns() - self._sent_ns) / 1e9
+        left_s = max(self._forecast.batch_s(rows) - spent_s, 0.0)
+        return overload.Executing(len(self._executing), left_s, share)
+
+    def _overloaded(self, why: str) -> EdgedError:
+        return EdgedError(Code.OVERLOADED, f"model {self._resident.name!r} {why}", "send less, or try again later")
+
+    def _too_low(self) -> EdgedError:
+        return self._overloaded(f"answers only priorities up to {self._min_priority} now")
+
+    def _shed(self, shed: Sequence[Pending], error: EdgedError) -> None:
+        for pending in shed:
+            if pending.place:
+                self._waiting.remove(pending)
+            if not pending.answer.done():
+                self.statistics.shed += 1
+                pending.answer.set_exception(error)
+
+    def _expire(self) -> None:
+        """Tells everybody whose time is up."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for pending in self._deadlines.due(self._loop.time()):
+            if pending.place:
+                self._waiting.remove(pending)
+                self.statistics.expired += not pending.answer.done()
+            _resolve(pending, _late(self._resident.name))
+        if (deadline := self._deadlines.next) is not None:
+            self._timer = self._loop.call_at(deadline, self._expire)
 
     async def _work(self) -> None:
         """Executes batches until nothing waits."""
-        loop = asyncio.get_running_loop()
         try:
-            await asyncio.sleep(0)  # whoever arrives in the same turn of the loop comes along
-            while self._waiting:
+            while self._waiting.count:
                 if not await self._worker_is_there():
                     self.give_up(unavailable(self._resident))
                     break
-                batch, late = take_batch(self._waiting, loop.time(), self._resident.manifest.max_batch_size)
-                self._size = sum(pending.size for pending in self._waiting)
-                for pending in late:
-                    pending.answer.set_exception(_late(self._resident.name))
-                if batch:
-                    self._executing = batch
-                    await self._execute(batch)
-                    self._executing = []
+                await self._fill()
+                now = self._loop.time()
+                if self._deadlines.passed(now):
+                    self._expire()
+                leader = self._waiting.leader()
+                if leader is None:
+                    continue
+                left_s = leader.deadline - now
+                max_rows = self._forecast.rows_within(left_s, self._max_rows, leader.admitted.rows)
+                self._executing = [each for each in self._waiting.take(max_rows) if not self._refused(each)]
+                if self._executing:
+                    await self._execute(self._executing)
+                self._executing = []
         finally:
             self._executing = []
             self._task = None
 
+    async def _fill(self) -> None:
+        """Waits while the next batch may still grow, or has to rest."""
+        await _turn()  # whoever arrives in the same turn of the loop comes along
+        waiting, closing = self._waiting, self._closing
+        closing.begin(waiting.count, clock.monotonic_ns())
+        leader, seen, full = None, -1, False
+        while True:
+            if waiting.count != seen:
+                leader, seen, full = waiting.leader(), waiting.count, waiting.full(closing.rows(self._max_rows))
+            if leader is None:
+                return
+            rest_s = self._duty.rest_s(leader.level, clock.monotonic()) if self._duty.share < 1 else 0.0
+            if not rest_s:
+                if full:
+                    return
+                rest_s = closing.wait_s(waiting.count, leader.arrived_ns, clock.monotonic_ns())
+                if rest_s < 0:
+                    return
+            if rest_s < _TIMER_S:
+                await _turn()
+                continue
+            self._news = self._loop.create_future()
+            await asyncio.wait([self._news], timeout=rest_s - _TIMER_S / 2)
+            self._news = None
+
     async def _worker_is_there(self) -> bool:
         """Waits while the worker is on its way back; False when none is expected soon."""
         resident = self._resident
-        while not resident.ready:
+        while not resident.working:
             if not resident.expected:
                 return False
             await resident.changes.after(resident.changes.count)
@@ -178,15 +248,21 @@ class Queue:
             failure = EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it")
         else:
             return
-        again = []
         for pending in batch:
+            if failure.code is Code.WORKER_CRASHED and self._refused(pending):
+                continue
             if failure.code is Code.WORKER_CRASHED and not pending.retried and not pending.answer.done():
                 pending.retried = True
-                again.append(pending)
+                self._waiting.add(pending)
             else:
                 _resolve(pending, failure)
-        self._waiting.extendleft(reversed(again))
-        self._size += sum(pending.size for pending in again)
+
+    def _refused(self, pending: Pending) -> bool:
+        """Whether a request cannot be executed for want of its shared memory; it is told then."""
+        problem = pending.shared.problem() if pending.shared is not None else None
+        if problem is not None:
+            _resolve(pending, self._named(problem))
+        return problem is not None
 
     async def _ask(self, batch: Sequence[Pending]) -> None:
         resident = self._resident
@@ -195,8 +271,12 @@ class Queue:
             raise unavailable(resident)
         # A request that has killed a worker and kills another, alone, has shown that it is at fault, not the model.
         worker.excused = batch[0].retried
+        self.statistics.last_inference_ms = clock.wall_ms()
+        self._sent_ns = clock.monotonic_ns()
         try:
-            await worker.infer(_batch(resident, batch), functools.partial(self._answer, batch, variant.name))
+            await worker.infer(
+                batches.join(resident.manifest, batch), functools.partial(self._answer, batch, variant.name)
+            )
         except EdgedError as error:
             worker.excused = worker.excused and error.code is Code.WORKER_CRASHED
             raise self._named(error) from error
@@ -206,27 +286,43 @@ class Queue:
     def _answer(self, batch: Sequence[Pending], variant: str, answered: Answered, parts: Sequence[Parts]) -> None:
         """Hands each member its answer."""
         resident = self._resident
-        self.statistics.batches += 1
-        datatypes = {spec.name: spec.datatype for spec in resident.manifest.outputs}
+        name, revision, degraded = resident.name, resident.revision, resident.degraded
+        rows: list[int] = []
+        arrived_ns: list[int] = []
+        executed = 0
         for pending, member, found in zip(batch, answered.members, parts, strict=True):
+            admitted = pending.admitted
+            executed += admitted.rows
             if isinstance(member, Failed) or isinstance(found, Failed):
                 failure = member if isinstance(member, Failed) else found
                 assert isinstance(failure, Failed)  # noqa: S101 - narrows the type
                 _resolve(pending, self._named(EdgedError(Code(failure.code), failure.message, failure.hint)))
                 continue
-            self.statistics.rows += pending.admitted.rows
             if pending.answer.done():
                 continue
             outputs = tuple(
-                Output(name, datatypes[name], output.shape, data)
-                for name, output, data in zip(pending.admitted.outputs, member.outputs, found, strict=True)
+                [
+                    Output(output, datatype, head.shape, data)
+                    for output, datatype, head, data in zip(
+                        admitted.outputs, admitted.output_datatypes, member.outputs, found, strict=True
+                    )
+                ]
             )
-            answer = Answer(resident.name, resident.revision, variant, resident.degraded, outputs)
-            pending.answer.set_result(pending.render(answer))
+            if pending.shared is not None:
+                outputs = pending.shared.placed(outputs, [head.size for head in member.outputs])
+            pending.answer.set_result(pending.render(Answer(name, revision, variant, degraded, outputs)))
+            rows.append(admitted.rows)
+            arrived_ns.append(pending.arrived_ns)
+        self.statistics.count_execution(answered, executed, rows, arrived_ns, self._sent_ns)
+        self._forecast.learn(executed, (clock.monotonic_ns() - self._sent_ns) / 1e9)
+        self._duty.spent(answered.infer_ns / 1e9, clock.monotonic())
 
     def give_up(self, error: EdgedError) -> None:
         """Tells everybody who waits, or whose request a worker has, that no answer will come."""
-        for pending in (*self._waiting, *self._executing):
+        for pending in list(self._waiting):
+            self._waiting.remove(pending)
+            _resolve(pending, error)
+        for pending in self._executing:
             _resolve(pending, error)
 
     def _named(self, error: EdgedError) -> EdgedError:
@@ -240,6 +336,12 @@ class Queue:
             await asyncio.wait([self._task])
 
 
+@types.coroutine
+def _turn() -> Generator[None, None, None]:
+    """A turn of the loop, as asyncio.sleep(0), which costs three times as much."""
+    yield
+
+
 def unavailable(resident: Resident) -> EdgedError:
     """Why a model cannot answer now."""
     why = f": {resident.reason}" if resident.reason else ""
@@ -248,35 +350,6 @@ def unavailable(resident: Resident) -> EdgedError:
         f"model {resident.name!r} is {resident.state}{why}",
         "ModelReady and the health service tell when it is back",
     )
-
-
-def _batch(resident: Resident, batch: Sequence[Pending]) -> Batch:
-    """The members' tensors, input by input."""
-    admitted = batch[0].admitted
-    specs = {spec.name: spec for spec in resident.manifest.outputs}
-    rows = sum(pending.admitted.rows for pending in batch)
-    return Batch(
-        inputs=admitted.inputs,
-        outputs=admitted.outputs,
-        members=[
-            tuple(
-                InputPart(shape, content.size, content.form)
-                for shape, content in zip(pending.admitted.shapes, pending.contents, strict=True)
-            )
-            for pending in batch
-        ],
-        contents=[
-            [part for pending in batch for part in pending.contents[position].parts]
-            for position in range(len(admitted.inputs))
-        ],
-        expected=tuple(_expected_bytes(specs[name], rows, resident.manifest) for name in admitted.outputs),
-    )
-
-
-def _expected_bytes(spec: TensorSpec, rows: int, manifest: Manifest) -> int:
-    """What an output of `rows` rows takes; 0 where its declaration leaves that open."""
-    shape = (rows, *spec.shape[1:]) if manifest.max_batch_size else spec.shape
-    return 0 if -1 in shape else math.prod(shape) * spec.datatype.size
 
 
 def _resolve(pending: Pending, error: EdgedError) -> None:

@@ -12,8 +12,12 @@ from edged.models import routes
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.serving.admission import Admitted, admit, check_contents
+from edged.serving.duty import Duty
+from edged.serving.overload import Bounds
+from edged.serving.regions import Regions
 from edged.serving.request import Answer, Call
-from edged.serving.scheduler import Bounds, Queue, unavailable
+from edged.serving.scheduler import Queue, unavailable
+from edged.types import Limits
 
 # Requests come in few signatures; a caller that varies them without end must not fill the memory.
 _SIGNATURES_KEPT = 256
@@ -23,11 +27,22 @@ class Service:
     """Answers requests from what is resident."""
 
     def __init__(self, residency: Residency, settings: Settings) -> None:
+        self.regions = Regions()
         self._residency = residency
         self._settings = settings
         self._queues: dict[tuple[str, int], Queue] = {}
         self._admitted: dict[tuple[str, int], dict[Hashable, Admitted]] = {}
+        self._limits = Limits()
+        self._duty = Duty()
+        self._loop = asyncio.get_running_loop()
         self._stopping = False
+
+    def limit(self, limits: Limits) -> None:
+        """Takes what models may do now: rates, rows, priorities, and the share of time in which all may compute."""
+        self._limits = limits
+        self._duty.share = limits.duty
+        for (model, _), queue in self._queues.items():
+            queue.limit(limits.of(model))
 
     def apply(self, settings: Settings) -> None:
         """Takes changed bounds and time-outs; what waits already stays."""
@@ -35,24 +50,25 @@ class Service:
         for queue in self._queues.values():
             queue.bounds = self._bounds()
 
-    async def infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:
+    async def infer(
+        self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes], best_priority: int = 1
+    ) -> bytes:
         """Answers a request with what `render` makes of it, within `remaining_s` where the transport knows a deadline.
 
-        Raises EdgedError. A cancelled caller's work is not begun.
+        A request that asks for a better priority than `best_priority` gets that. Raises EdgedError. A cancelled
+        caller's work is not begun.
         """
         resident = self.find(call.model, call.version)
         queue = self.queue(resident)
+        arrived_ns = clock.monotonic_ns()
         try:
-            answer = await self._infer(resident, queue, call, remaining_s, render)
+            return await self._infer(resident, queue, call, remaining_s, render, best_priority)
         except EdgedError as error:
-            queue.statistics.count_error(error.code)
+            queue.statistics.count_error(error.code, clock.monotonic_ns() - arrived_ns)
             raise
         except asyncio.CancelledError:
-            queue.statistics.count_error(Code.CANCELLED)
+            queue.statistics.count_error(Code.CANCELLED, 0)
             raise
-        queue.statistics.ok += 1
-        queue.statistics.last_success = clock.wall()
-        return answer
 
     async def _infer(
         self,
@@ -61,6 +77,7 @@ class Service:
         call: Call,
         remaining_s: float | None,
         render: Callable[[Answer], bytes],
+        best_priority: int,
     ) -> bytes:
         if self._stopping:
             raise _shutting_down()
@@ -72,12 +89,16 @@ class Service:
                 known.clear()
             known[call.signature] = admitted
         check_contents(resident.manifest, admitted, call.contents)
+        shared = self.regions.resolve(call, len(admitted.outputs))
         if not resident.expected:
             raise unavailable(resident)
-        limits = [limit for limit in (remaining_s, call.timeout_s) if limit is not None]
-        timeout_s = min(limits) if limits else self._settings.default_timeout_s
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        return await queue.run(admitted, call.contents, deadline, render)
+        timeout_s = call.timeout_s if remaining_s is None else remaining_s
+        if timeout_s is None:
+            timeout_s = self._settings.default_timeout_s
+        elif call.timeout_s is not None and call.timeout_s < timeout_s:
+            timeout_s = call.timeout_s
+        level = resident.manifest.queue.level(call.priority, best_priority)
+        return await queue.run(admitted, call.contents, self._loop.time() + timeout_s, render, level, shared)
 
     def find(self, model: str, version: str) -> Resident:
         """The resident that answers for a model and version. Raises EdgedError when there is none."""
@@ -91,6 +112,14 @@ class Service:
         """Whether every model that should serve does; a daemon without models has nothing to serve and is ready."""
         return not self._stopping and all(resident.ready for resident in self._residency.serving())
 
+    def residents(self, model: str, version: str) -> list[Resident]:
+        """What is or was loaded: all of it, or of one model, or one revision of that. Raises EdgedError as `find`."""
+        if model and version:
+            return [self.find(model, version)]
+        if model:
+            self.find(model, "")
+        return [resident for resident in self._residency.all() if model in ("", resident.name)]
+
     def versions(self, model: str) -> tuple[int, ...]:
         """The revisions of a model that may be named."""
         return self._residency.routes[model].loaded
@@ -100,8 +129,20 @@ class Service:
         key = (resident.name, resident.revision)
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = Queue(resident, self._bounds())
+            queue = self._queues[key] = Queue(resident, self._bounds(), self._duty)
+            queue.limit(self._limits.of(resident.name))
         return queue
+
+    async def release(self, resident: Resident, limit_s: float) -> bool:
+        """Waits until what a resident has taken is answered; whether all of it was in time. What was not is told so."""
+        queue = self.queue(resident)
+        try:
+            async with asyncio.timeout(limit_s):
+                await queue.drained()
+        except TimeoutError:
+            queue.give_up(unavailable(resident))
+            return False
+        return True
 
     async def drain(self, limit_s: float) -> bool:
         """Refuses what comes from now on and waits for what is here; whether all of it was answered in time.
@@ -122,7 +163,8 @@ class Service:
         return not late
 
     def _bounds(self) -> Bounds:
-        return Bounds(self._settings.queue_requests, self._settings.queue_mib * 1024 * 1024)
+        settings = self._settings
+        return Bounds(settings.queue_requests, settings.queue_mib * 1024 * 1024, settings.queue_delay_ms / 1000)
 
 
 def _shutting_down() -> EdgedError:

@@ -1,12 +1,21 @@
-"""What serving counts of each model revision."""
+"""What serving counts of each model revision, in the terms of Triton's statistics.
+
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md
+
+Only requests of callers count: goldens, shadows, warm-up and heartbeats go to workers by other ways. What says nothing
+of the model, because the caller was at fault, gave up or was turned away, never counts as a failure.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
 
 import msgspec
 
+from edged import clock
 from edged.errors import Code
+from edged.serving.latency import Recent
+from edged.worker.messages import Answered
 
 # These say nothing of the model: the caller was at fault, gave up, or was turned away.
 REFUSALS = frozenset(
@@ -27,19 +36,111 @@ REFUSALS = frozenset(
 )
 
 
+class Duration(msgspec.Struct):
+    """How often something happened, and for how many nanoseconds in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int, count: int = 1) -> None:
+        """So often more, each time for so long."""
+        self.count += count
+        self.ns += ns * count
+
+
+def _none() -> Duration:
+    return Duration()
+
+
+class BatchSize(msgspec.Struct):
+    """Executions of so many rows; each duration counts executions."""
+
+    compute_input: Duration = msgspec.field(default_factory=_none)
+    compute_infer: Duration = msgspec.field(default_factory=_none)
+    compute_output: Duration = msgspec.field(default_factory=_none)
+
+    def add(self, answered: Answered) -> None:
+        """One execution."""
+        self.compute_input.add(answered.input_ns)
+        self.compute_infer.add(answered.infer_ns)
+        self.compute_output.add(answered.output_ns)
+
+
 class Statistics(msgspec.Struct):
-    """Totals since the daemon's start. `rows` counts inferences, `batches` executions."""
+    """Totals since the daemon's start.
 
-    ok: int = 0
-    failed: int = 0
-    refused: int = 0
-    rows: int = 0
-    batches: int = 0
-    last_success: datetime | None = None
+    `success` and `fail` last from arrival to answer. `queue`, from arrival to the worker, and the three of computing
+    count requests that were answered; each counts the whole of its batch's compute time. `batch_sizes`, by rows, counts
+    executions instead: as many entries as the model's largest batch has rows.
+    """
 
-    def count_error(self, code: Code) -> None:
+    success: Duration = msgspec.field(default_factory=_none)
+    fail: Duration = msgspec.field(default_factory=_none)
+    queue: Duration = msgspec.field(default_factory=_none)
+    compute_input: Duration = msgspec.field(default_factory=_none)
+    compute_infer: Duration = msgspec.field(default_factory=_none)
+    compute_output: Duration = msgspec.field(default_factory=_none)
+    inference_count: int = 0
+    """Rows of the requests that were answered; a request without a batch is one."""
+    execution_count: int = 0
+    """Batches of which at least one request was answered."""
+    batch_sizes: dict[int, BatchSize] = msgspec.field(default_factory=dict)
+    refused: dict[Code, int] = msgspec.field(default_factory=dict)
+    """What was not answered for no fault of the model's, by code; those below are among them."""
+    expired: int = 0
+    """Past their deadline before they were executed, and so never executed."""
+    shed: int = 0
+    """Taken in, and turned away for a more important request or by a limit before they were executed."""
+    last_success_ms: int = 0
+    """Wall time in ms since 1970 of the last answer; 0: there was none."""
+    last_inference_ms: int = 0
+    """Wall time in ms since 1970 of the last execution, whatever came of it; 0: there was none."""
+    recent: Recent = msgspec.field(default_factory=Recent)
+    """How long answered requests took lately, from arrival to answer."""
+
+    @property
+    def cancelled(self) -> int:
+        """Requests whose callers gave up."""
+        return self.refused.get(Code.CANCELLED, 0)
+
+    @property
+    def refusals(self) -> int:
+        """Requests that were not answered for no fault of the model's."""
+        return sum(self.refused.values())
+
+    def count_execution(
+        self, answered: Answered, executed: int, rows: Sequence[int], arrived_ns: Sequence[int], sent_ns: int
+    ) -> None:
+        """Counts an execution of `executed` rows, done just now.
+
+        `rows` and `arrived_ns` tell of each request that was answered how many it had, and when it came by the
+        monotonic clock; where there is none, nothing counts.
+        """
+        count = len(rows)
+        if not count:
+            return
+        now_ns = clock.monotonic_ns()
+        self.last_inference_ms = self.last_success_ms = clock.wall_ms()
+        self.inference_count += sum(rows)
+        self.execution_count += 1
+        arrived = sum(arrived_ns)
+        self.success.count += count
+        self.success.ns += count * now_ns - arrived
+        self.queue.count += count
+        self.queue.ns += count * sent_ns - arrived
+        self.compute_input.add(answered.input_ns, count)
+        self.compute_infer.add(answered.infer_ns, count)
+        self.compute_output.add(answered.output_ns, count)
+        size = self.batch_sizes.get(executed)
+        if size is None:
+            size = self.batch_sizes[executed] = BatchSize()
+        size.add(answered)
+        for each in arrived_ns:
+            self.recent.add(now_ns - each, now_ns)
+
+    def count_error(self, code: Code, took_ns: int) -> None:
         """Counts a request that was not answered."""
         if code in REFUSALS:
-            self.refused += 1
+            self.refused[code] = self.refused.get(code, 0) + 1
         else:
-            self.failed += 1
+            self.fail.add(took_ns)

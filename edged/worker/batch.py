@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,11 @@ def check_output(spec: TensorSpec, output: NDArray[Any], dtype: np.dtype[Any], r
             Code.INFERENCE_FAILED,
             f"output {spec.name!r} came with shape {list(output.shape)}, declared is {list(wanted)}",
         )
+
+
+def row_bytes(spec: TensorSpec) -> int:
+    """What a row of an output takes, axis 0 being the batch; 0 where its declaration leaves that open."""
+    return 0 if -1 in spec.shape[1:] else math.prod(spec.shape[1:]) * spec.datatype.size
 
 
 def empty_output(spec: TensorSpec, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -19,10 +19,15 @@ _held: set[int] = set()
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a process ended. `lost`: it did not; it is still there after SIGKILL, with all that it holds."""
+    """How a process ended.
+
+    `lost`: it did not; it is still there after SIGKILL, with all that it holds. `by_lost_memory`: by SIGBUS, since
+    memory that it used was not there any more.
+    """
 
     text: str
     lost: bool = False
+    by_lost_memory: bool = False
 
 
 class Child:
@@ -61,7 +66,8 @@ class Child:
         if not self.ended.done():  # else it was given up, and has gone after all
             exited = result.si_code == os.CLD_EXITED
             status = result.si_status
-            self.ended.set_result(Exit(f"exit status {status}" if exited else f"killed by {_signal_name(status)}"))
+            text = f"exit status {status}" if exited else f"killed by {_signal_name(status)}"
+            self.ended.set_result(Exit(text, by_lost_memory=not exited and status == signal.SIGBUS))
         self.reaped.set_result(None)
 
     def _lose(self) -> None:

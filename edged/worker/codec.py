@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +40,7 @@ def decode(name: str, datatype: Datatype, shape: Sequence[int], form: int, data:
 
     Raises EdgedError (invalid_tensor) naming the tensor, what came and what was wanted.
     """
-    count = int(np.prod(shape, dtype=np.int64)) if shape else 1
+    count = math.prod(shape)
     if datatype is Datatype.BYTES:
         return _decode_bytes(name, data, count).reshape(shape)
     if form == Form.VARINT:

@@ -1,6 +1,7 @@
 """The worker's main program: loads one variant of one revision and answers what comes over the link.
 
-Started as `python -I -B -m edged.worker.host DAEMON LINK ARENA`, or forked by a template. It ends when the link does.
+Started as `python -I -B -m edged.worker.host DAEMON LINK ARENA REGIONS`, or forked by a template. It ends when the
+link does.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ import msgspec
 from edged.errors import EdgedError
 from edged.worker import sandbox
 from edged.worker.arena import Window
+from edged.worker.inbox import Inbox
 from edged.worker.messages import (
-    MAX_BODY_BYTES,
-    MAX_HEAD_BYTES,
     PREFIX,
     FromWorker,
     Infer,
     Load,
     ToWorker,
+    Unmap,
+    Unmapped,
 )
 from edged.worker.model import Model, failed
+from edged.worker.regions import Mappings
 from edged.worker.sandbox import Confined
 
 # prctl(2).
@@ -45,18 +48,6 @@ _decoder = msgspec.msgpack.Decoder(ToWorker)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def _receive(link: socket.socket, size: int) -> memoryview | None:
-    """Exactly `size` bytes; None when the front has gone."""
-    data = memoryview(bytearray(size))
-    at = 0
-    while at < size:
-        count = link.recv_into(data[at:])
-        if not count:
-            return None
-        at += count
-    return data
-
-
 def _send(link: socket.socket, message: FromWorker, body: Sequence[memoryview | bytes] = ()) -> None:
     head = _encoder.encode(message)
     parts: list[memoryview | bytes] = [PREFIX.pack(len(head), sum(map(len, body))) + head, *body]
@@ -68,27 +59,26 @@ def _send(link: socket.socket, message: FromWorker, body: Sequence[memoryview | 
             parts[0] = memoryview(parts[0])[sent:]
 
 
-def serve(link: socket.socket, arena: Window, confine: Callable[[str, str], Confined]) -> None:
+def serve(link: socket.socket, arena: Window, regions: Mappings, confine: Callable[[str, str], Confined]) -> None:
     """Answers what comes over the link until it ends; before a model is opened it confines itself."""
     model: Model | None = None
-    while prefix := _receive(link, PREFIX.size):
-        head_size, body_size = PREFIX.unpack(prefix)
-        if head_size > MAX_HEAD_BYTES or body_size > MAX_BODY_BYTES:
-            raise SystemExit(f"a frame of {head_size} + {body_size} bytes: the link is out of step")
-        head = _receive(link, head_size)
-        body = _receive(link, body_size)
-        if head is None or body is None:
-            return
+    inbox = Inbox(link)
+    while frame := inbox.read():
+        head, body = frame
         message = _decoder.decode(head)
         try:
             if isinstance(message, Load):
                 holds, lacks = confine(message.folder, message.runtime)
                 model = Model(message)
                 _send(link, msgspec.structs.replace(model.loaded, sandbox=holds, sandbox_lacks=lacks))
+            elif isinstance(message, Unmap):
+                if regions.drop(message.region) and model is not None:
+                    model.let_go()
+                _send(link, Unmapped())
             elif model is None:
                 raise SystemExit("asked for answers before a model was loaded")
             elif isinstance(message, Infer):
-                answered, bodies = model.infer(message, body, arena)
+                answered, bodies = model.infer(message, body, arena, regions)
                 _send(link, answered, bodies)
             else:
                 _send(link, model.golden(message))
@@ -121,15 +111,21 @@ def close_all_but(*kept: int) -> None:
                 os.close(descriptor)
 
 
-def run(descriptor: int, arena: int) -> None:
+def run(descriptor: int, arena: int, regions: int) -> None:
     """Serves the link until it ends."""
-    close_all_but(descriptor, arena)
+    close_all_but(descriptor, arena, regions)
     os.dup2(2, 1)  # what an engine prints belongs into the log
     os.chdir("/")
     _be_first_to_go()
-    with socket.socket(fileno=descriptor) as link, contextlib.suppress(ConnectionError):
+    with (
+        socket.socket(fileno=descriptor) as link,
+        socket.socket(fileno=regions) as control,
+        contextlib.suppress(ConnectionError),
+    ):
         link.set_inheritable(False)
-        serve(link, Window(arena), sandbox.confine)
+        control.set_inheritable(False)
+        control.setblocking(False)
+        serve(link, Window(arena), Mappings(control), sandbox.confine)
 
 
 def _be_first_to_go() -> None:
@@ -140,9 +136,9 @@ def _be_first_to_go() -> None:
 
 def main() -> None:
     """Ties this process to its parent, then serves."""
-    daemon, link, arena = map(int, sys.argv[1:])
+    daemon, *descriptors = map(int, sys.argv[1:])
     tie_to(daemon)
-    run(link, arena)
+    run(*descriptors)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ class Link(asyncio.BufferedProtocol):
     def __init__(self, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         """A worker that claims to answer with more than `max_body_bytes` is not believed: the link ends."""
         self._max_body_bytes = max_body_bytes
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()  # to be asked for it costs a system call
+        self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the link has ended, by either end."""
         self._transport: asyncio.WriteTransport | None = None
         self._waiting: deque[asyncio.Future[Reply]] = deque()
@@ -40,7 +41,7 @@ class Link(asyncio.BufferedProtocol):
 
         `body` must not change until the reply has come.
         """
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = self._loop.create_future()
         if self._transport is None or self._transport.is_closing():
             future.set_exception(_gone())
             return future

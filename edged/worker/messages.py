@@ -92,11 +92,24 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class InputPart(msgspec.Struct, frozen=True, array_like=True):
-    """One member's share of one input: its shape, and how many bytes of the body it takes in which form."""
+    """One member's share of one input: its shape, and how many bytes it takes in which form.
+
+    They lie from `offset` on in the region of this number, or, where that is 0, in the body or the arena.
+    """
 
     shape: tuple[int, ...]
     size: int
     form: int
+    region: int = 0
+    offset: int = 0
+
+
+class Target(msgspec.Struct, frozen=True, array_like=True):
+    """Where one member wants one output: in at most `size` bytes from `offset` on in the region of this number."""
+
+    region: int
+    offset: int
+    size: int
 
 
 class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -104,7 +117,10 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
     Inputs and outputs that are large travel through the arena instead of the body: `slots[i]` is where the contents of
     `inputs[i]` begin there, -1 where they lie in the body; `rooms[o]` is where, and in how many bytes, `outputs[o]` may
-    be put, (-1, 0) where it may not. Answered by Answered, or by Failed where the whole batch could not be run.
+    be put, (-1, 0) where it may not. `targets[m][o]` is where member m wants `outputs[o]` instead; `targets` and
+    `targets[m]` are empty where nobody, or not this member, wants any in a region. `classes[o]` is how many classes of
+    each row are wanted instead of the elements of `outputs[o]`, 0 where none are; empty: none anywhere. Answered by
+    Answered, or by Failed where the whole batch could not be run.
     """
 
     inputs: tuple[str, ...]
@@ -112,10 +128,12 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
     members: list[tuple[InputPart, ...]]
     slots: tuple[int, ...]
     rooms: tuple[tuple[int, int], ...]
+    targets: tuple[tuple[Target | None, ...], ...] = ()
+    classes: tuple[int, ...] = ()
 
 
 class OutputPart(msgspec.Struct, frozen=True, array_like=True):
-    """One output of one member: its shape, and how many bytes of the body it takes."""
+    """One output of one member: its shape, and how many bytes it takes, wherever they lie."""
 
     shape: tuple[int, ...]
     size: int
@@ -132,7 +150,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
     members: list[MemberAnswer | Failed]
     placed: tuple[bool, ...]
-    """For each output whether it lies in its room, member after member, and not in the body."""
+    """For each output whether it lies in its room, member after member, and not in the body; targets apart."""
     input_ns: int
     infer_ns: int
     output_ns: int
@@ -153,5 +171,15 @@ class Compared(msgspec.Struct, frozen=True, array_like=True, tag=7):
     infer_s: float
 
 
-ToWorker = Load | Infer | RunGolden
-FromWorker = Loaded | Failed | Answered | Compared
+class Unmap(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """Front to worker: a region is not used any more. Answered by Unmapped."""
+
+    region: int
+
+
+class Unmapped(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """Worker to front: it has let go of a region."""
+
+
+ToWorker = Load | Infer | RunGolden | Unmap
+FromWorker = Loaded | Failed | Answered | Compared | Unmapped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,22 +15,31 @@ from edged.runtimes.base import Session, SessionOptions, load_runtime, signature
 from edged.types import Datatype, TensorSpec
 from edged.worker import batch, codec, compare
 from edged.worker.arena import Window
+from edged.worker.classes import classify
 from edged.worker.messages import (
     Answered,
     Compared,
     Failed,
     Form,
     Infer,
+    InputPart,
     Load,
     Loaded,
     MemberAnswer,
     OutputPart,
     RunGolden,
+    Target,
     WarmupRun,
 )
+from edged.worker.regions import Mappings
 from edged.worker.samples import read_arrays, read_file
+from edged.worker.whole import encode_whole
 
 Contents = memoryview | bytes
+
+# Engines look at elements of these once and then trust them, as indices or as truth values; so they are copied out of
+# memory that another process may change meanwhile. All else is only computed with.
+_TRUSTED_ONCE_SEEN = (Datatype.BOOL, Datatype.INT32, Datatype.INT64)
 
 
 class Model:
@@ -43,6 +53,7 @@ class Model:
         self._outputs = {spec.name: spec for spec in load.outputs}
         self._max_batch_size = load.max_batch_size
         self._batched = load.max_batch_size > 0
+        self._row_bytes = {spec.name: batch.row_bytes(spec) for spec in load.outputs}
         self._max_answer_bytes = load.max_answer_bytes
         runtime = load_runtime(load.runtime)
         model = read_file(self._folder, load.file)
@@ -68,33 +79,66 @@ class Model:
         except EdgedError as error:
             raise EdgedError(Code.LOAD_FAILED, f"warm-up {run.file.path} fails: {error.message}", error.hint) from error
 
-    def infer(self, asked: Infer, body: memoryview, arena: Window) -> tuple[Answered, list[Contents]]:
+    def infer(
+        self, asked: Infer, body: memoryview, arena: Window, regions: Mappings
+    ) -> tuple[Answered, list[Contents]]:
         """Runs a batch. A member that cannot be answered has its own error; the others are answered."""
         began = time.monotonic_ns()
         contents = _contents(asked, body, arena)
         everybody = range(len(asked.members))
-        answers: list[list[NDArray[Any]] | EdgedError]
+        answers: list[list[NDArray[Any]] | EdgedError] = []
+        whole: list[NDArray[Any]] = []
+        rows = [member[0].shape[0] for member in asked.members] if self._batched else []
         try:
-            decoded = self._decode(asked, everybody, contents)
+            decoded = self._decode(asked, everybody, contents, regions)
             ready = time.monotonic_ns()
-            answers = list(self._run(asked, everybody, decoded))
+            if sum(rows) and self._fits_whole(asked, max(rows)):
+                whole = self._run_whole(asked, decoded, sum(rows))
+            else:
+                answers = list(self._run(asked, everybody, decoded))
         except EdgedError as error:
             # Whose fault was it? Each is tried alone.
             ready = time.monotonic_ns()
-            answers = [self._alone(asked, each, contents) for each in everybody] if len(everybody) > 1 else [error]
+            answers = (
+                [self._alone(asked, each, contents, regions) for each in everybody] if len(everybody) > 1 else [error]
+            )
         ran = time.monotonic_ns()
-        heads, placed, bodies = self._encode(asked, answers, arena)
+        if whole:
+            heads, placed, bodies = encode_whole(asked, whole, rows, arena)
+        else:
+            if any(asked.classes):
+                answers = [self._classified(asked, answer) for answer in answers]
+            heads, placed, bodies = self._encode(asked, answers, arena, regions)
         done = time.monotonic_ns()
         return Answered(heads, placed, ready - began, ran - ready, done - ran), bodies
 
-    def _alone(self, asked: Infer, member: int, contents: Sequence[memoryview]) -> list[NDArray[Any]] | EdgedError:
+    def _fits_whole(self, asked: Infer, rows: int) -> bool:
+        """Whether the answer can be encoded for all at once: raw, and small enough however large a member's share."""
+        if asked.targets or asked.classes:
+            return False
+        row_bytes = 0
+        for name in asked.outputs:
+            if not (size := self._row_bytes[name]):
+                return False
+            row_bytes += size
+        return not self._max_answer_bytes or rows * row_bytes <= self._max_answer_bytes
+
+    def _run_whole(self, asked: Infer, decoded: Mapping[str, Sequence[NDArray[Any]]], rows: int) -> list[NDArray[Any]]:
+        """All members' outputs together, in the order asked for."""
+        merged = {name: batch.merge(arrays) for name, arrays in decoded.items()}
+        specs = [self._outputs[name] for name in asked.outputs]
+        return self._checked(self._session.run(merged, asked.outputs), specs, rows)
+
+    def _alone(
+        self, asked: Infer, member: int, contents: Sequence[memoryview], regions: Mappings
+    ) -> list[NDArray[Any]] | EdgedError:
         try:
-            return self._run(asked, [member], self._decode(asked, [member], contents))[0]
+            return self._run(asked, [member], self._decode(asked, [member], contents, regions))[0]
         except EdgedError as error:
             return error
 
     def _decode(
-        self, asked: Infer, members: Sequence[int], contents: Sequence[memoryview]
+        self, asked: Infer, members: Sequence[int], contents: Sequence[memoryview], regions: Mappings
     ) -> dict[str, list[NDArray[Any]]]:
         """Each input's arrays: one of all members' rows where their contents can be read as one, else one a member."""
         decoded: dict[str, list[NDArray[Any]]] = {}
@@ -103,17 +147,29 @@ class Model:
         for position, name in enumerate(asked.inputs):
             datatype = self._inputs[name].datatype
             parts = [asked.members[member][position] for member in members]
-            at = sum(member[position].size for member in asked.members[: members[0]])
-            data = contents[position][at : at + sum(part.size for part in parts)]
-            if self._batched and datatype is not Datatype.BYTES and all(part.form == Form.RAW for part in parts):
-                shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+            at = sum([_carried(member[position]) for member in asked.members[: members[0]]])
+            plain = self._batched and datatype is not Datatype.BYTES
+            size = rows = 0
+            for part in parts:
+                plain = plain and part.form == Form.RAW and not part.region
+                size += 0 if part.region else part.size
+                rows += part.shape[0] if plain else 0
+            data = contents[position][at : at + size]
+            if plain:
+                shape = (rows, *parts[0].shape[1:])
                 decoded[name] = [codec.decode(name, datatype, shape, Form.RAW, data)]
                 continue
             arrays = []
             at = 0
             for part in parts:
-                arrays.append(codec.decode(name, datatype, part.shape, part.form, data[at : at + part.size]))
-                at += part.size
+                if part.region:
+                    found = regions.view(part.region, part.offset, part.size)
+                    if datatype in _TRUSTED_ONCE_SEEN:
+                        found = memoryview(bytes(found))
+                else:
+                    found = data[at : at + part.size]
+                    at += part.size
+                arrays.append(codec.decode(name, datatype, part.shape, part.form, found))
             decoded[name] = arrays
         return decoded
 
@@ -128,8 +184,7 @@ class Model:
         rows = [asked.members[member][0].shape[0] for member in members]
         if not sum(rows):  # nothing to compute: engines differ in what they make of an empty batch
             return [[batch.empty_output(spec, codec.DTYPES[spec.datatype]) for spec in specs] for _ in members]
-        merged = {name: batch.merge(arrays) for name, arrays in decoded.items()}
-        outputs = self._checked(self._session.run(merged, asked.outputs), specs, sum(rows))
+        outputs = self._run_whole(asked, decoded, sum(rows))
         parts = [batch.split(output, rows) for output in outputs]
         return [[part[index] for part in parts] for index in range(len(members))]
 
@@ -140,22 +195,65 @@ class Model:
             batch.check_output(spec, output, codec.DTYPES[spec.datatype], rows)
         return outputs
 
+    def _classified(self, asked: Infer, answer: list[NDArray[Any]] | EdgedError) -> list[NDArray[Any]] | EdgedError:
+        """A member's outputs, those of which classes are wanted as BYTES."""
+        if isinstance(answer, EdgedError):
+            return answer
+        return [
+            classify(self._outputs[name], array, count, batched=self._batched) if count else array
+            for name, array, count in zip(asked.outputs, answer, asked.classes, strict=True)
+        ]
+
     def _raw(self, asked: Infer, answer: list[NDArray[Any]] | EdgedError) -> list[Contents]:
         """The raw contents of a member's outputs; none where it has an error instead."""
         if isinstance(answer, EdgedError):
             return []
-        named = zip(asked.outputs, answer, strict=True)
-        return [codec.encode(array, self._outputs[name].datatype) for name, array in named]
+        classes = asked.classes or (0,) * len(answer)
+        named = zip(asked.outputs, answer, classes, strict=True)
+        return [
+            codec.encode(array, Datatype.BYTES if count else self._outputs[name].datatype)
+            for name, array, count in named
+        ]
+
+    def _put(
+        self, raw: list[Contents], targets: Sequence[Target | None], outputs: Sequence[str], regions: Mappings
+    ) -> list[Contents]:
+        """Writes what a member wants in regions, all of it or none, and gives what is left to be carried.
+
+        Raises EdgedError: invalid_tensor where a target is too small, answer_too_large, region_unusable.
+        """
+        views: list[memoryview | None] = []
+        for name, part, target in zip(outputs, raw, targets, strict=True):
+            if target is not None and len(part) > target.size:
+                raise EdgedError(
+                    Code.INVALID_TENSOR,
+                    f"output {name!r} takes {len(part)} bytes, the request gives it {target.size} in shared memory",
+                    "give it a larger shared_memory_byte_size",
+                )
+            views.append(None if target is None else regions.view(target.region, target.offset, len(part)))
+        left = [part if view is None else b"" for part, view in zip(raw, views, strict=True)]
+        size = sum(map(len, left))
+        if self._max_answer_bytes and size > self._max_answer_bytes:
+            raise _too_large(size, self._max_answer_bytes)
+        for part, view in zip(raw, views, strict=True):
+            if view is not None:
+                view[:] = part
+        return left
 
     def _encode(
-        self, asked: Infer, answers: list[list[NDArray[Any]] | EdgedError], arena: Window
+        self, asked: Infer, answers: list[list[NDArray[Any]] | EdgedError], arena: Window, regions: Mappings
     ) -> tuple[list[MemberAnswer | Failed], tuple[bool, ...], list[Contents]]:
         """The members' heads; for each output whether it was put into its room; what is left for the body."""
-        encoded = [self._raw(asked, answer) for answer in answers]
-        for index, raw in enumerate(encoded):
-            size = sum(map(len, raw))
-            if self._max_answer_bytes and size > self._max_answer_bytes:
-                answers[index], encoded[index] = _too_large(size, self._max_answer_bytes), []
+        raw = [self._raw(asked, answer) for answer in answers]
+        encoded: list[list[Contents]] = []
+        nowhere = (None,) * len(asked.outputs)
+        for index, parts in enumerate(raw):
+            try:
+                targets = (asked.targets and asked.targets[index]) or nowhere
+                encoded.append(self._put(parts, targets, asked.outputs, regions) if parts else [])
+            except EdgedError as error:
+                answers[index] = error
+                encoded.append([])
         placed = []
         for position, (offset, room) in enumerate(asked.rooms):
             parts = [parts[position] for parts in encoded if parts]
@@ -170,13 +268,13 @@ class Model:
                     at += len(part)
         heads: list[MemberAnswer | Failed] = []
         bodies: list[Contents] = []
-        for answer, raw in zip(answers, encoded, strict=True):
+        for answer, whole, left in zip(answers, raw, encoded, strict=True):
             if isinstance(answer, EdgedError):
                 heads.append(failed(answer))
                 continue
-            shapes = (OutputPart(array.shape, len(part)) for array, part in zip(answer, raw, strict=True))
+            shapes = (OutputPart(array.shape, len(part)) for array, part in zip(answer, whole, strict=True))
             heads.append(MemberAnswer(tuple(shapes)))
-            bodies += [part for part, elsewhere in zip(raw, placed, strict=True) if not elsewhere]
+            bodies += [part for part, elsewhere in zip(left, placed, strict=True) if not elsewhere]
         return heads, tuple(placed), bodies
 
     def _answers(self, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
@@ -209,6 +307,11 @@ class Model:
                 text = f"output {name!r} has rows of different shapes: {found}"
                 raise EdgedError(Code.INFERENCE_FAILED, text)
         return [batch.merge(answers) for answers in zip(*parts, strict=True)]
+
+    def let_go(self) -> None:
+        """Lets go of what the last batch came in."""
+        self._session.let_go()
+        gc.collect()  # an error that was told holds on to it in a circle
 
     def golden(self, asked: RunGolden) -> Compared:
         """Runs a golden's inputs and compares what comes with what it expects.
@@ -245,17 +348,22 @@ class Model:
 
 
 def _contents(asked: Infer, body: memoryview, arena: Window) -> list[memoryview]:
-    """Each input's contents of all members, from the arena or the body."""
+    """Each input's contents of all members, from the arena or the body; regions apart."""
     found = []
     at = 0
     for position, slot in enumerate(asked.slots):
-        size = sum(member[position].size for member in asked.members)
+        size = sum([_carried(member[position]) for member in asked.members])
         if slot >= 0:
             found.append(arena.view(slot, size))
         else:
             found.append(body[at : at + size])
             at += size
     return found
+
+
+def _carried(part: InputPart) -> int:
+    """What it takes in the body or the arena."""
+    return 0 if part.region else part.size
 
 
 def _too_large(size: int, allowed: int) -> EdgedError:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
 from edged import clock
 from edged.errors import Code, EdgedError
-from edged.worker import cgroup, usage
-from edged.worker.arena import LARGE_BYTES, Arena
+from edged.worker import cgroup, placing, usage
+from edged.worker.arena import Arena
 from edged.worker.cgroup import Group, Groups
 from edged.worker.child import Child, Exit
 from edged.worker.link import Link, Reply
@@ -27,9 +28,13 @@ from edged.worker.messages import (
     InputPart,
     Load,
     Loaded,
-    MemberAnswer,
     RunGolden,
+    Target,
+    Unmap,
+    Unmapped,
 )
+from edged.worker.placing import Buffer, Parts
+from edged.worker.regions import Passing, Region, passing_pair
 from edged.worker.templates import Maker, spawned
 from edged.worker.usage import Usage
 from edged.worker.watch import Watch
@@ -41,8 +46,6 @@ _CUT_OFF_S = 5.0
 
 _Message = TypeVar("_Message")
 _Result = TypeVar("_Result")
-
-Buffer = bytes | memoryview
 
 
 class Caps(msgspec.Struct, frozen=True):
@@ -61,30 +64,35 @@ class Caps(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What a worker is asked: `members[m][i]` describes, and `contents[i]` holds in the members' order, `inputs[i]`."""
+    """What a worker is asked: `members[m][i]` describes, and `contents[i]` holds in the members' order, `inputs[i]`.
+
+    What lies in `regions` has no contents; `targets` is as in Infer.
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     members: list[tuple[InputPart, ...]]
     contents: list[list[Buffer]]
     expected: tuple[int, ...]
-    """How many bytes each output will take; 0 where that cannot be known."""
-
-
-# The outputs of one member in the order asked for, or why it has none.
-Parts = list[memoryview] | Failed
+    """How many bytes each output will take, targets apart; 0 where that cannot be known."""
+    targets: tuple[tuple[Target | None, ...], ...] = ()
+    regions: tuple[Region, ...] = ()
+    """What `members` and `targets` name by number."""
+    classes: tuple[int, ...] = ()
+    """For each output how many classes of each row are wanted instead of its elements; 0, or empty: none."""
 
 
 class Worker:
     """One process with one loaded variant. Made by `start`; `ended` always resolves, to how it ended."""
 
-    def __init__(self, child: Child, how: str, link: Link, arena: Arena, caps: Caps) -> None:
+    def __init__(self, child: Child, how: str, link: Link, arena: Arena, passing: Passing, caps: Caps) -> None:
         self.pid = child.pid
         self.made = how
         self.caps = caps
         self.started_at = clock.wall()
         self.loaded = Loaded(0.0, 0.0)
-        self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Exit] = self._loop.create_future()
         self.verdict: EdgedError | None = None
         """Why the front ended it, where it did."""
         self.excused = False
@@ -92,6 +100,9 @@ class Worker:
         self._child = child
         self._link = link
         self._arena = arena
+        self._passing = passing
+        self._using: dict[int, Batch] = {}
+        """The batches that it has and that name regions, by their identity."""
         self._replies_due = 0
         self._groups = cgroup.NONE
         self._group: Group | None = None
@@ -108,61 +119,50 @@ class Worker:
         """
         if self.ended.done():  # and its arena is gone
             raise self._death("an inference")
-        slots = tuple(self._send_by_arena(contents) for contents in batch.contents)
-        rooms = tuple(self._room(size) for size in batch.expected)
+        for region in self._passing.pass_on(batch.regions):
+            region.holders[self.pid] = self._unmap
+        slots = tuple(placing.put(self._arena, contents) for contents in batch.contents)
+        rooms = tuple(placing.room(self._arena, size) for size in batch.expected)
         body = [part for slot, parts in zip(slots, batch.contents, strict=True) if slot < 0 for part in parts]
-        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms)
+        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.targets, batch.classes)
         reply = self._link.send(asked, body)
+        if batch.regions:
+            self._using[id(batch)] = batch
+            reply.add_done_callback(functools.partial(self._used, batch))
         try:
             message, rest = await self._answer(reply, self.caps.inference_s, "an inference")
             answered = _expect(message, Answered)
-            return use(answered, self._parts(asked, answered, rest))
+            return use(answered, placing.find(self._arena, asked, answered, rest))
         finally:
             if reply.done():  # the worker has done with them
-                self._release(asked)
+                placing.release(self._arena, asked)
             else:  # the caller gave up: the worker still reads and writes there
-                reply.add_done_callback(lambda _: self._release(asked))
+                reply.add_done_callback(lambda _: placing.release(self._arena, asked))
 
-    def _release(self, asked: Infer) -> None:
-        for offset in (*asked.slots, *(offset for offset, _ in asked.rooms)):
-            if offset >= 0:
-                self._arena.slots.release(offset)
+    def _used(self, batch: Batch, reply: asyncio.Future[Reply]) -> None:
+        if reply.exception() is None:  # else it has died of it, perhaps
+            del self._using[id(batch)]
 
-    def _send_by_arena(self, contents: Sequence[Buffer]) -> int:
-        """Copies the contents of a large input into the arena; -1 where it is to go by the link."""
-        size = sum(map(len, contents))
-        offset = self._arena.slots.take(size) if size >= LARGE_BYTES else -1
-        at = offset
-        for part in contents if offset >= 0 else ():
-            self._arena.view[at : at + len(part)] = part
-            at += len(part)
-        return offset
+    async def _unmap(self, region: Region) -> None:
+        """Has it let go of a region, once it has done with what it was asked; or waits for its end."""
+        if region.holders.pop(self.pid, None) is None or not self._passing.forget(region):
+            return
+        with contextlib.suppress(EdgedError):  # it ended: so it has
+            message, _ = await self._link.send(Unmap(region.number))
+            _expect(message, Unmapped)
 
-    def _room(self, size: int) -> tuple[int, int]:
-        offset = self._arena.slots.take(size) if size >= LARGE_BYTES else -1
-        return (offset, size) if offset >= 0 else (-1, 0)
-
-    def _parts(self, asked: Infer, answered: Answered, reply: memoryview) -> list[Parts]:
-        """Where each member's outputs lie. Raises EdgedError when they would lie beyond what the worker was given."""
-        at = 0
-        in_room = [offset for offset, _ in asked.rooms]
-        ends = [offset + size for offset, size in asked.rooms]
-        found: list[Parts] = []
-        for member in answered.members:
-            if not isinstance(member, MemberAnswer):
-                found.append(member)
-                continue
-            parts = []
-            for position, output in enumerate(member.outputs):
-                if answered.placed[position]:
-                    start, end = in_room[position], ends[position]
-                    in_room[position] += output.size
-                    parts.append(_part(self._arena.view, start, output.size, end))
-                else:
-                    parts.append(_part(reply, at, output.size, len(reply)))
-                    at += output.size
-            found.append(parts)
-        return found
+    def _charge_regions(self, how: Exit) -> None:
+        """Where a region was shrunk under the worker, that has killed it, and not its model."""
+        if not how.by_lost_memory or not self._using:
+            return
+        again = self.excused  # it had a request that is tried once more, alone
+        self.excused = True
+        for batch in self._using.values():
+            for region in batch.regions:
+                if region.shrunk:
+                    region.fault = "was shrunk while the model's worker used it, which ended that"
+                elif again:  # it grew again, or the file system had no memory left for it
+                    region.fault = "had no memory behind it where the model's worker used it, which ended that"
 
     async def golden(self, golden: RunGolden) -> Compared:
         """Runs a golden. Raises as `infer` does."""
@@ -177,8 +177,7 @@ class Worker:
 
     async def _answer(self, reply: asyncio.Future[Reply], limit_s: float, what: str) -> Reply:
         """Waits for a reply, and holds the worker to its caps until it is here, even when the caller gives up."""
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(limit_s, self._hang, f"{what} took longer than {limit_s:g} s")
+        timer = self._loop.call_later(limit_s, self._hang, f"{what} took longer than {limit_s:g} s")
         self._watch.quicken()
         self._replies_due += 1
         reply.add_done_callback(functools.partial(self._replied, timer))
@@ -290,8 +289,11 @@ class Worker:
         self._watch.stop()
         if self.verdict is None and self._group is not None and (why := self._group.death()):
             self.verdict = EdgedError(Code.WORKER_CRASHED, why, _MEMORY_HINT)
+        self._charge_regions(how)
+        for region in self._passing.close():
+            region.holders.pop(self.pid, None)
         text = f"{self.verdict.message} ({how.text})" if self.verdict else how.text
-        self.ended.set_result(Exit(text, how.lost))
+        self.ended.set_result(Exit(text, how.lost, how.by_lost_memory))
 
 
 class LostError(EdgedError):
@@ -308,7 +310,7 @@ async def start(load: Load, caps: Caps, make: Maker = spawned, groups: Groups = 
     Raises EdgedError with the reason, and no process is then left behind; LostError where one is.
     """
     front, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with other:
+    with other, contextlib.ExitStack() as undo:
         front.setblocking(False)
         try:
             _, link = await asyncio.get_running_loop().create_unix_connection(
@@ -317,18 +319,15 @@ async def start(load: Load, caps: Caps, make: Maker = spawned, groups: Groups = 
         except BaseException:
             front.close()
             raise
-        try:
-            arena = Arena(caps.arena_bytes)
-        except BaseException:
-            link.close()
-            raise
-        try:
-            child, how = await make(load.runtime, [other.fileno(), arena.descriptor])
-        except BaseException:
-            link.close()
-            arena.close()
-            raise
-    worker = Worker(child, how, link, arena, caps)
+        undo.callback(link.close)
+        arena = Arena(caps.arena_bytes)
+        undo.callback(arena.close)
+        passing, control = passing_pair()
+        undo.callback(passing.close)
+        with control:
+            child, how = await make(load.runtime, [other.fileno(), arena.descriptor, control.fileno()])
+        undo.pop_all()
+    worker = Worker(child, how, link, arena, passing, caps)
     entering = asyncio.create_task(worker.enter(groups))
     try:
         await asyncio.shield(entering)
@@ -343,12 +342,6 @@ async def start(load: Load, caps: Caps, make: Maker = spawned, groups: Groups = 
             raise LostError(worker, error) from error
         raise
     return worker
-
-
-def _part(of: memoryview, start: int, size: int, end: int) -> memoryview:
-    if not 0 <= size <= end - start:
-        raise EdgedError(Code.INTERNAL, "a worker's answer is larger than what it came in")
-    return of[start : start + size]
 
 
 def _max_body_bytes(load: Load) -> int:

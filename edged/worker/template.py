@@ -1,7 +1,8 @@
 """The main program of a warm template: it has imported an engine, opened nothing, and forks workers in milliseconds.
 
 Started as `python -I -B -m edged.worker.template DAEMON ENGINE FD`. Over its control socket it takes, for each worker
-that is wanted, that worker's end of its link and its arena, and answers with the worker's process id.
+that is wanted, that worker's ends of its link and of the socket for regions, and its arena, and answers with the
+worker's process id.
 
 The worker must be the daemon's own child, so that the daemon reaps it and a template's death touches no worker. So the
 template forks twice: the child in between reports the worker's id and ends, and the worker passes to its nearest
@@ -28,6 +29,9 @@ from edged.runtimes.base import load_runtime
 from edged.worker import host
 from edged.worker.messages import TEMPLATE_FAILED, TEMPLATE_MESSAGE_BYTES, TEMPLATE_READY, TEMPLATE_THREADS
 
+# What each worker gets.
+_DESCRIPTORS = 3
+
 
 def main() -> None:
     """Warms up, says so, and forks on demand until the control socket ends."""
@@ -44,7 +48,7 @@ def main() -> None:
     gc.freeze()  # a collection in a worker would otherwise touch, and so copy, every page of what was imported
     control.send(TEMPLATE_READY.encode())
     while True:
-        _, descriptors, _, _ = socket.recv_fds(control, TEMPLATE_MESSAGE_BYTES, 2)
+        _, descriptors, _, _ = socket.recv_fds(control, TEMPLATE_MESSAGE_BYTES, _DESCRIPTORS)
         if not descriptors:
             return
         try:
@@ -55,7 +59,7 @@ def main() -> None:
 
 
 def _fork(control: socket.socket, descriptors: Sequence[int], daemon: int) -> str:
-    """Forks a worker that has `descriptors`: its link and its arena. Says its process id, or why there is none."""
+    """Forks a worker that has `descriptors`. Says its process id, or why there is none."""
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads != 1:
         return f"{TEMPLATE_THREADS} {threads}"

@@ -32,13 +32,13 @@ def shell(name: str, script: str, home: Path) -> str:
 def test_bash_completes_commands(tmp_path: Path):
     script = (
         'eval "$(edgectl completion bash)"; function="$(complete -p edgectl | sed "s/.*-F \\([^ ]*\\).*/\\1/")";'
-        'COMP_WORDS=(edgectl st); COMP_CWORD=1; "$function" edgectl st edgectl; printf "%s\\n" "${COMPREPLY[@]}"'
+        'COMP_WORDS=(edgectl statu); COMP_CWORD=1; "$function" edgectl statu edgectl; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     assert shell("bash", script, tmp_path).split() == ["status"]
 
 
 def test_fish_completes_commands(tmp_path: Path):
-    script = 'edgectl completion fish | source; complete --do-complete "edgectl st"'
+    script = 'edgectl completion fish | source; complete --do-complete "edgectl statu"'
     assert [line.split("\t")[0] for line in shell("fish", script, tmp_path).splitlines()] == ["status"]
 
 

@@ -92,7 +92,7 @@ REFUSALS = {
     "model": ("NOT_FOUND", "model_not_found", "there is no model 'nobody'"),
     "shape": ("INVALID_ARGUMENT", "invalid_tensor", "model 'digits' got input 'image' with shape [1, 64]"),
     "bytes": ("INVALID_ARGUMENT", "invalid_tensor", "model 'digits' got input 'image' with 255 bytes"),
-    "parameter": ("UNIMPLEMENTED", "unsupported", "parameter 'priority' is not supported"),
+    "parameter": ("UNIMPLEMENTED", "unsupported", "parameter 'sequence_id' is not supported"),
 }
 
 

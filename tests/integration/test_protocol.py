@@ -453,19 +453,13 @@ OTHERS = {
             ("sequence_id", {"string_param": "seven"}),
             ("sequence_start", {"bool_param": True}),
             ("sequence_end", {"bool_param": True}),
-            ("priority", {"uint64_param": 1}),
         )
     },
-    **{
-        f"{kind} parameter {name}": (with_parameter(kind, name, **value), UNSUPPORTED, [f"'{name}' of {kind} '{of}'"])
-        for kind, of in (("input", "a"), ("output", "sum"))
-        for name, value in (
-            ("shared_memory_region", {"string_param": "frames"}),
-            ("shared_memory_byte_size", {"int64_param": 12}),
-            ("shared_memory_offset", {"int64_param": 0}),
-            ("classification", {"int64_param": 3}),
-        )
-    },
+    "classes of an input": (
+        with_parameter("input", "classification", int64_param=3),
+        UNSUPPORTED,
+        ["'classification' of input 'a'"],
+    ),
 }
 
 

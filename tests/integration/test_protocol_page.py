@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 import pytest
@@ -13,7 +15,20 @@ import pytest
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.config.settings import Settings
 from edged.errors import Code, EdgedError
-from edged.rpc import health, inference, reflection, server, wire
+from edged.log import Level as LogLevel
+from edged.log import Levels
+from edged.rpc import (
+    answer,
+    bounds,
+    contents,
+    health,
+    inference,
+    log_settings,
+    parameters,
+    reflection,
+    server,
+    stream,
+)
 from edged.rpc.status import STATUS
 from edged.types import Datatype, Level
 
@@ -32,14 +47,34 @@ def words(text: str) -> set[str]:
 
 
 def test_the_calls_are_those_that_are_served(daemon: Any):
-    answered = inference.Inference(None).methods()  # type: ignore[arg-type]
-    assert set(answered) <= words(section("Calls"))
-    others = set(pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name) - set(answered)
-    assert others
-    for name in others:
-        with pytest.raises(grpc.RpcError) as raised:
-            daemon.channel().stream_stream(f"/{inference.SERVICE}/{name}")(iter([b""]), timeout=PATIENCE_S).__next__()
-        assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    """Each is known, on both sockets: what is refused is refused by edged, and not by gRPC for want of a method."""
+    names = set(pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name)
+    assert names <= words(section("Calls"))
+    for name, admin in itertools.product(names, (False, True)):
+        call = daemon.channel(admin=admin).stream_stream(f"/{inference.SERVICE}/{name}")(
+            iter([b""]), timeout=PATIENCE_S
+        )
+        with contextlib.suppress(grpc.RpcError):
+            list(call)
+        assert "Method not found" not in call.details()
+
+
+def test_what_is_not_carried_out_is_what_the_page_says():
+    [row] = [line for line in PAGE.splitlines() if "not carried out" in line]
+    assert words(row) - {"unsupported"} == set(inference._NOT_CARRIED_OUT)
+
+
+def test_the_log_settings_are_those_that_are_shown():
+    named = words(section("Log settings"))
+    assert set(log_settings.shown(Levels())) <= named
+    assert set(get_args(LogLevel)) <= named
+
+
+def test_the_bounds_of_streams_are_the_codes():
+    page = section("Streams")
+    assert f"{stream._MAX_UNDER_WAY} requests under way" in page
+    assert f"fit {stream._HELD_BYTES // 2**20} MiB, were" in page
+    assert f"beyond {stream._HELD_BYTES_IN_ALL // 2**20} MiB" in page
 
 
 def test_the_table_of_tensors_is_what_is_read():
@@ -56,15 +91,15 @@ def test_the_table_of_tensors_is_what_is_read():
         for at, datatype in enumerate(datatypes.split(", "))
     }
     assert fields == dict.fromkeys(Datatype) | {
-        datatype: field for field, datatypes in wire._TYPED.values() for datatype in datatypes
+        datatype: field for field, datatypes in contents._TYPED.values() for datatype in datatypes
     }
 
 
 def test_the_bounds_are_the_codes():
     tensors = section("Tensors")
-    assert f"{wire._MAX_VARINT_BYTES:,} bytes at most" in tensors
-    assert f"{wire._MAX_FIELDS:,} protobuf fields at most" in tensors
-    varints = {name for number, (name, _) in wire._TYPED.items() if number not in (*wire._SIZES, 8)}
+    assert f"{contents._MAX_VARINT_BYTES:,} bytes at most" in tensors
+    assert f"{bounds.MAX_FIELDS:,} protobuf fields at most" in tensors
+    varints = {name for number, (name, _) in contents._TYPED.items() if number not in (*contents._SIZES, 8)}
     [sentence] = re.findall(r"All (.*?) of a request have", tensors)
     assert words(sentence) == varints
     assert f"{Settings().listen.max_message_mib} MiB by default" in section("Sizes")
@@ -73,8 +108,9 @@ def test_the_bounds_are_the_codes():
 
 def test_the_parameters_are_those_that_are_given_and_refused():
     page = section("Parameters")
-    assert {*wire._UNSUPPORTED_REQUEST, *wire._UNSUPPORTED_TENSOR, "timeout", Level.NOMINAL} <= words(page)
-    given = pb.ModelInferResponse.FromString(wire._head("m", 1, "v", Level.NOMINAL, False)).parameters
+    assert {*parameters._UNSUPPORTED, *parameters.RESERVED, Level.NOMINAL} <= words(page)
+    assert f"{parameters._MAX_CLASSES:,} at most" in page
+    given = pb.ModelInferResponse.FromString(answer._head("m", 1, "v", Level.NOMINAL, False)).parameters
     assert {name for name in words(page) if name.startswith("edged_")} == set(given)
 
 

@@ -28,7 +28,11 @@ pytestmark = pytest.mark.skipif(
 def results(daemon: Daemon) -> Any:
     """What the driver found, by case."""
     done = subprocess.run(
-        [PYTHON, DRIVER, daemon.socket], capture_output=True, text=True, timeout=4 * PATIENCE_S, cwd=daemon.root
+        [PYTHON, DRIVER, daemon.socket, daemon.admin_socket],
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE_S,
+        cwd=daemon.root,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -80,6 +84,61 @@ ANSWERS = {
         "result": None,
         "refused": {"status": "StatusCode.NOT_FOUND", "message": "there is no model 'nobody'; models here: "},
     },
+    "plugin": True,
+    "priorities": [True] * 4,
+    "classes": {"shape": [2, 3], "same": True},
+    "stream": {"right": MANY},
+    "stream_errors": {"right": 2, "message": "there is no model 'nobody'", "status": None},
+    "stream_errors_as_statuses": {
+        "result": None,
+        "message": "there is no model 'nobody'",
+        "status": "StatusCode.NOT_FOUND",
+    },
+    "stream_cancelled": {"right": MANY},
+    "cancelled": {"answered": True, "statuses": ["StatusCode.CANCELLED"]},
+    "system_shared_memory": {"known": ["edged-driver"], "same": True, "left": {}},
+    "statistics": {"rows": 2, "executions": 1, "success": 1, "models": len(Datatype) + 3},
+    "not_carried_out": {
+        case: {"status": "StatusCode.UNIMPLEMENTED", "message": f"{name} is not supported"}
+        for case, name in (
+            ("cuda status", "CudaSharedMemoryStatus"),
+            ("cuda register", "CudaSharedMemoryRegister"),
+            ("cuda unregister", "CudaSharedMemoryUnregister"),
+            ("trace", "TraceSetting"),
+            ("trace update", "TraceSetting"),
+        )
+    },
+    "for_administrators": {
+        case: {"status": "StatusCode.PERMISSION_DENIED", "message": message}
+        for case, message in (
+            ("index", "RepositoryIndex is answered on the admin socket only"),
+            ("load", "RepositoryModelLoad is answered on the admin socket only"),
+            ("unload", "RepositoryModelUnload is answered on the admin socket only"),
+            ("log", "log settings are changed on the admin socket only"),
+        )
+    },
+    "log_settings": {
+        "log_level": {"string_param": "info"},
+        "log_verbose_level": {"uint32_param": 0},
+        "log_info": {"bool_param": True},
+        "log_warning": {"bool_param": True},
+        "log_error": {"bool_param": True},
+        "log_file": {"string_param": ""},
+        "log_format": {"string_param": "ISO8601"},
+    },
+    "repository": {
+        "before": "READY",
+        "unloaded": "UNAVAILABLE",
+        "ready": False,
+        "asked": {"status": "StatusCode.UNAVAILABLE", "message": "model 'unbatched' is unavailable"},
+        "after": "READY",
+        "answer": True,
+        "override": {"status": "StatusCode.UNIMPLEMENTED", "message": "parameter 'config' is not supported"},
+        "files": {"status": "StatusCode.UNIMPLEMENTED", "message": "parameter "},
+    },
+    "changed_log_settings": {"changed": {"string_param": "debug"}, "back": {"string_param": "info"}},
+    "asynchronous_administration": {"unloaded": "UNAVAILABLE", "loaded": "READY", "log": True},
+    "unused": {"threads": [], "asyncio": []},
     "asynchronous": {
         "live": True,
         "ready": True,
@@ -88,6 +147,12 @@ ANSWERS = {
         "model": "sums",
         "right": MANY,
         "refused": "StatusCode.NOT_FOUND",
+        "config": 8,
+        "statistics": "sums",
+        "log": "info",
+        "not carried out": ["StatusCode.UNIMPLEMENTED"] * 5,
+        "shared memory": ["edged-aio"],
+        "stream": MANY,
     },
 }
 
@@ -114,6 +179,7 @@ def test_every_case_of_the_driver_is_judged(results: Any) -> None:
         "server_metadata",
         "model_metadata",
         "model_metadata_of_a_version",
+        "model_config",
         "refusals",
     }
     assert set(results) == set(ANSWERS) | elsewhere
@@ -131,6 +197,17 @@ def test_a_model_is_described(results: Any) -> None:
     assert found["inputs"] == TENSORS[:2]
     assert found["outputs"] == TENSORS[2:]
     assert results["model_metadata_of_a_version"]["versions"] == ["3"]
+
+
+def test_a_model_is_configured(results: Any) -> None:
+    found = results["model_config"]
+    assert (found["name"], found["platform"], found["max_batch_size"]) == ("sums", "onnxruntime_onnx", 8)
+    assert [each["name"] for each in found["input"]] == ["a", "b"]
+    assert [(each["data_type"], each["dims"]) for each in found["output"]] == [("TYPE_FP32", ["3"])] * 2
+    assert (found["dynamic_batching"]["priority_levels"], found["dynamic_batching"]["default_priority_level"]) == (
+        "3",
+        "2",
+    )
 
 
 INVALID = "StatusCode.INVALID_ARGUMENT"
@@ -154,8 +231,7 @@ REFUSALS = {
     "readiness of an unknown version": (NOT_FOUND, "model 'sums' has no revision 2"),
     "too late": ("StatusCode.DEADLINE_EXCEEDED", ""),  # in the words of whoever noticed first
     "sequence": (UNIMPLEMENTED, "parameter 'sequence_id' is not supported"),
-    "priority": (UNIMPLEMENTED, "parameter 'priority' is not supported"),
-    "classification": (UNIMPLEMENTED, "parameter 'classification' of output 'sum' is not supported"),
+    "classes of text": (INVALID, "model 'identity-bytes' was asked for classes of output 'y', which is BYTES"),
 }
 
 

@@ -59,7 +59,7 @@ function digits(inputs, raw, more = {}) {
   return { model_name: "digits", inputs, raw_input_contents: raw, ...more };
 }
 
-const priority = { parameters: { priority: { int64_param: 1 } } };
+const sequence = { parameters: { sequence_id: { int64_param: 1 } } };
 
 const scores = await call(server, "ModelInfer", digits([image], [digit], { id: "node-1" }));
 const typed = { ...image, contents: { fp32_contents: floats(digit) } };
@@ -89,7 +89,7 @@ const found = {
     model: await call(server, "ModelInfer", { ...digits([image], [digit]), model_name: "nobody" }),
     shape: await call(server, "ModelInfer", digits([{ ...image, shape: [1, 64] }], [digit])),
     bytes: await call(server, "ModelInfer", digits([image], [digit.subarray(1)])),
-    parameter: await call(server, "ModelInfer", digits([image], [digit], priority)),
+    parameter: await call(server, "ModelInfer", digits([image], [digit], sequence)),
   },
 };
 console.log(JSON.stringify(found));

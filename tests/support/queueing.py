@@ -9,7 +9,9 @@ from edged.bundle.manifest import Manifest
 from edged.errors import Code, EdgedError
 from edged.models.resident import State
 from edged.serving.admission import admit
-from edged.serving.scheduler import Bounds, Queue
+from edged.serving.duty import Duty
+from edged.serving.overload import Bounds
+from edged.serving.scheduler import Queue
 from support.standins import Clock, Resident, as_it_is, call, settle
 
 FAR_S = 3600.0
@@ -22,15 +24,16 @@ class Bench:
         self.clock = Clock()
         self.resident = Resident(of)
         self.worker = self.resident.worker
-        self.queue = Queue(self.resident, bounds)
+        self.duty = Duty()
+        self.queue = Queue(self.resident, bounds, self.duty)
         self.callers: list[asyncio.Task[Any]] = []
 
-    def send(self, rows: int = 1, columns: int = 2, within_s: float = FAR_S) -> asyncio.Task[Any]:
+    def send(self, rows: int = 1, columns: int = 2, within_s: float = FAR_S, level: int = 1) -> asyncio.Task[Any]:
         """A caller that waits for its answer."""
         request = call(rows, columns)
         deadline = asyncio.get_running_loop().time() + within_s
         admitted = admit(self.resident.manifest, request)
-        caller = asyncio.create_task(self.queue.run(admitted, request.contents, deadline, as_it_is))
+        caller = asyncio.create_task(self.queue.run(admitted, request.contents, deadline, as_it_is, level))
         self.callers.append(caller)
         return caller
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edged._pb.inference import grpc_service_pb2 as pb
@@ -24,6 +25,40 @@ def counting_bundle(
     With `warmup_turns` it is asked to count so far before it is ready. `extra` belongs to its variant.
     """
     inputs, outputs = [("turns", "INT64", [1])], [("counted", "INT64", [1])]
+    model = onnx_model(counting_nodes("turns"), inputs, outputs)
+    made = make_bundle(
+        folder / name, model, inputs, outputs, name=name, revision=revision, max_batch_size=0, extra=extra
+    )
+    if warmup_turns:
+        np.savez(made / "warmup.npz", turns=np.array([warmup_turns], np.int64))
+        with (made / "bundle.toml").open("a") as description:
+            description.write('[[warmup]]\nfile = "warmup.npz"\n')
+        pack(made)
+    return made
+
+
+def waiting_bundle(folder: Path, *, name: str = "waits", max_batch_size: int = 8) -> Path:
+    """A model that gives `x` as `y`, FP32 of shape [-1, -1], once it has counted to the largest of `turns`.
+
+    `turns` is INT64 of shape [-1, 1]. It looks at `x` only when it has counted.
+    """
+    inputs = [("turns", "INT64", [-1, 1]), ("x", "FP32", [-1, -1])]
+    outputs = [("y", "FP32", [-1, -1])]
+    nodes = [
+        helper.make_node("ReduceMax", ["turns"], ["most"], keepdims=0),
+        *counting_nodes("most"),
+        helper.make_node("Cast", ["counted"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["number", "nothing"], ["zero"]),
+        helper.make_node("Add", ["x", "zero"], ["y"]),
+    ]
+    nothing = helper.make_tensor("nothing", TensorProto.FLOAT, [1], [0.0])
+    nodes.insert(0, helper.make_node("Constant", [], ["nothing"], value=nothing))
+    model = onnx_model(nodes, inputs, outputs)
+    return make_bundle(folder / name, model, inputs, outputs, name=name, max_batch_size=max_batch_size)
+
+
+def counting_nodes(turns: str) -> list[onnx.NodeProto]:
+    """Nodes that count to `turns`, and give that as `counted`."""
     one = numpy_helper.from_array(np.array([1], np.int64), "one")
     body = helper.make_graph(
         [helper.make_node("Identity", ["go_on"], ["goes_on"]), helper.make_node("Add", ["so_far", "one"], ["now"])],
@@ -39,21 +74,11 @@ def counting_bundle(
         ],
         [one],
     )
-    nodes = [
+    return [
         helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("yes", TensorProto.BOOL, [], [True])),
         helper.make_node("Constant", [], ["none"], value=helper.make_tensor("none", TensorProto.INT64, [1], [0])),
-        helper.make_node("Loop", ["turns", "yes", "none"], ["counted"], body=body),
+        helper.make_node("Loop", [turns, "yes", "none"], ["counted"], body=body),
     ]
-    model = onnx_model(nodes, inputs, outputs)
-    made = make_bundle(
-        folder / name, model, inputs, outputs, name=name, revision=revision, max_batch_size=0, extra=extra
-    )
-    if warmup_turns:
-        np.savez(made / "warmup.npz", turns=np.array([warmup_turns], np.int64))
-        with (made / "bundle.toml").open("a") as description:
-            description.write('[[warmup]]\nfile = "warmup.npz"\n')
-        pack(made)
-    return made
 
 
 def count_to(turns: int, *, model: str = "counts") -> pb.ModelInferRequest:

@@ -8,16 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edged.bundle.manifest import File, Manifest, Variant
+from edged.bundle.manifest import File, Manifest, Queue, Variant
 from edged.changes import Changes
 from edged.errors import Code, EdgedError
 from edged.models.resident import Lost, Source, State
 from edged.serving.admission import admit
 from edged.serving.request import Call, Contents, InputMeta
-from edged.serving.scheduler import Pending
+from edged.serving.waiting import Pending
 from edged.types import Datatype, TensorSpec
 from edged.worker.messages import Answered, Failed, Form, MemberAnswer, OutputPart
-from edged.worker.process import Batch, Parts
+from edged.worker.placing import Parts
+from edged.worker.process import Batch
 
 FP32_BYTES = 4
 
@@ -30,6 +31,7 @@ def manifest(
     inputs: Sequence[tuple[str, str, Sequence[int]]] = (("x", "FP32", (-1, -1)),),
     outputs: Sequence[tuple[str, str, Sequence[int]]] = (("y", "FP32", (-1, -1)),),
     variants: Sequence[str] = ("best", "lesser"),
+    queue: Queue | None = None,
 ) -> Manifest:
     """A manifest whose files nobody will open."""
 
@@ -44,6 +46,7 @@ def manifest(
         outputs=specs(outputs),
         variants=tuple(Variant(name=each, runtime="onnxruntime", file="model.onnx") for each in variants),
         files=(File(path="model.onnx", size=1, sha256="0" * 64),),
+        queue=queue or Queue(),
     )
 
 
@@ -83,7 +86,7 @@ class Asked:
         """Axis 0 of each member's first input."""
         return [member[0].shape[0] for member in self.batch.members]
 
-    def answer(self, failed: dict[int, Failed] | None = None) -> None:
+    def answer(self, failed: dict[int, Failed] | None = None, took_ns: tuple[int, int, int] = (0, 0, 0)) -> None:
         """Each member gets its input back as its output; those in `failed` get their error."""
         members: list[MemberAnswer | Failed] = []
         parts: list[Parts] = []
@@ -97,7 +100,7 @@ class Asked:
                 members.append(MemberAnswer((OutputPart(member[0].shape, size),)))
                 parts.append([memoryview(self.body)[begin : begin + size]])
             begin += size
-        self.reply.set_result((Answered(members, (False,), 0, 0, 0), parts))
+        self.reply.set_result((Answered(members, (False,), *took_ns), parts))
 
     def fail(self, error: BaseException | None = None) -> None:
         """The worker ends, or what else `error` says."""
@@ -109,12 +112,15 @@ class Worker:
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
+        self.got = asyncio.Event()
+        """Set when it gets a batch."""
         self.excused = False
 
     async def infer(self, batch: Batch, use: Callable[[Answered, list[Parts]], None]) -> None:
         """Waits for the test."""
         asked = Asked(batch)
         self.asked.append(asked)
+        self.got.set()
         use(*await asked.reply)
 
 
@@ -133,6 +139,8 @@ class Resident:
         self.coming_back = False
         self.answers = 0
         self.lost: list[Lost] = []
+        self.leaving = False
+        self.begun = False
 
     @property
     def name(self) -> str:
@@ -148,6 +156,16 @@ class Resident:
     def ready(self) -> bool:
         """Whether it answers."""
         return self.state is State.READY
+
+    @property
+    def working(self) -> bool:
+        """Whether it has a worker, if only for what waits."""
+        return self.ready
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it was started and is not to go."""
+        return self.begun and not self.leaving
 
     @property
     def expected(self) -> bool:
@@ -181,6 +199,7 @@ class Resident:
 
     def start(self) -> None:
         """It is as the test made it."""
+        self.begun = True
 
 
 class Clock:
@@ -199,5 +218,5 @@ class Clock:
 
 async def settle() -> None:
     """Lets the loop turn until everything that needs no outside event has happened."""
-    for _ in range(20):
+    for _ in range(60):
         await asyncio.sleep(0)

@@ -43,7 +43,10 @@ SDKS = {
     "ai_edge_litert": ("edged/runtimes/edgetpu.py",),
     "pycoral": ("edged/runtimes/edgetpu.py",),
     "numpy": (
-        *(f"edged/worker/{name}.py" for name in ("codec", "batch", "compare", "model", "samples", "host")),
+        *(
+            f"edged/worker/{name}.py"
+            for name in ("classes", "codec", "batch", "compare", "model", "samples", "host", "whole")
+        ),
         "edged/runtimes/",
         "edged/ctl/",
     ),

@@ -264,3 +264,33 @@ class TestWhatLibrariesLog:
         out = logged("debug")
         logging.getLogger("asyncio").info("Using selector: EpollSelector")
         assert out.getvalue() == ""
+
+
+class TestLevelsByPart:
+    def test_one_part_tells_more(self, logged):
+        stream = logged("warning")
+        log.set_levels(log.Levels("warning", {"rpc": "debug"}))
+        log.get("models").info("unheard")
+        log.get("rpc").debug("heard")
+        assert entry(stream)["message"] == "heard"
+
+    def test_one_part_tells_less(self, logged):
+        stream = logged("debug")
+        log.set_levels(log.Levels("debug", {"rpc": "error"}))
+        log.get("rpc").warning("unheard")
+        log.get("models").debug("heard")
+        assert entry(stream)["message"] == "heard"
+
+    def test_an_exception_is_an_error(self, logged):
+        stream = logged("error")
+        try:
+            raise ValueError
+        except ValueError:
+            log.get("rpc").exception("heard")
+        assert entry(stream)["message"] == "heard"
+
+    def test_configuring_again_takes_them_back(self, logged):
+        logged("info")
+        log.set_levels(log.Levels("error", {"rpc": "debug"}))
+        logged("info")
+        assert log.levels() == log.Levels("info", {})

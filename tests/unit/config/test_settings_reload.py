@@ -8,6 +8,7 @@ from edged.config.settings import FIELDS, Listen, Log, Serving, Settings, Worker
 AT_RUN_TIME = {
     "serving.queue_requests",
     "serving.queue_mib",
+    "serving.queue_delay_ms",
     "serving.default_timeout_s",
     "serving.drain_s",
     "workers.threads",

@@ -30,10 +30,13 @@ tcp = "0.0.0.0:8001"
 tls_certificate = "/c.pem"
 tls_key = "/k.pem"
 tls_client_ca = "/ca.pem"
+socket_priority = 2
+tcp_priority = 3
 max_message_mib = 1
 [serving]
 queue_requests = 1
 queue_mib = 2
+queue_delay_ms = 3
 default_timeout_s = 0.0015
 drain_s = 0
 [workers]

@@ -175,3 +175,31 @@ def test_events_of_today_have_no_date():
 def test_a_pipe_gets_every_cell(name: str):
     text = "\n".join(plain(tables.models([model(name=name, requests_failed=9, requests_ok=10**9)], NOW)))
     assert all(part in text for part in (name, "onnxruntime", "1000000000 ok, 9 failed", "01234567"))
+
+
+def test_regions_of_shared_memory():
+    found = pb.Region(
+        name="frames",
+        key="/camera",
+        offset=4096,
+        byte_size=6_220_800,
+        file_bytes=8,
+        user_id=0,
+        group_id=4_000_000,
+        mode=0o660,
+        requests=7,
+        worker_pids=[12, 34],
+        fault="region 'frames' was shrunk",
+    )
+    assert rows(tables.regions([found, pb.Region(name="unused", mode=0o600)]))[0] == {
+        "NAME": "frames",
+        "KEY": "/camera",
+        "OFFSET": "4096",
+        "BYTES": "6220800",
+        "OWNER": "root:4000000",
+        "MODE": "0660",
+        "REQUESTS": "7",
+        "WORKERS": "12, 34",
+    }
+    assert rows(tables.regions([pb.Region(name="unused")]))[0]["WORKERS"] == "-"
+    assert tables.region_notes([found, pb.Region(name="unused")]) == ["region 'frames' was shrunk"]

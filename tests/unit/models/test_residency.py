@@ -1,6 +1,7 @@
 """What is loaded, with real workers: the best variant that loads serves, is kept up, and is ended when asked."""
 
 import asyncio
+import functools
 import os
 import signal
 from pathlib import Path
@@ -576,7 +577,7 @@ class TestResidency:
         for revision in (3, 12, 7):
             folder = counting_bundle(tmp_path / str(revision), revision=revision)
             made[revision] = bench.resident(folder)
-            made[revision].start = lambda: None
+            made[revision].start = functools.partial(setattr, made[revision], "begun", True)
             residents.add(made[revision])
         assert residents.routes == {"counts": Route(serving=12, loaded=(3, 7, 12), known=(3, 7, 12))}
         assert residents.serving() == [made[12]]

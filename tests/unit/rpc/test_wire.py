@@ -22,8 +22,9 @@ from support.fields import LEN, VARINT, field, varint
 
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.errors import Code, EdgedError
-from edged.rpc.wire import read_request, write_answer
-from edged.serving.request import Answer, Call, Contents, InputMeta, Output
+from edged.rpc.answer import write_answer
+from edged.rpc.wire import read_request
+from edged.serving.request import Answer, Asked, Call, Contents, InputMeta, Output
 from edged.types import Datatype, Level
 from edged.worker import codec
 from edged.worker.messages import Form
@@ -53,6 +54,7 @@ RESERVED = {
     "sequence_end",
     "priority",
     "timeout",
+    "binary_data_output",
     "shared_memory_region",
     "shared_memory_byte_size",
     "shared_memory_offset",
@@ -129,7 +131,7 @@ def assert_sees(call: Call, message: pb.ModelInferRequest) -> None:
     assert call.version == message.model_version
     assert call.id == message.id
     assert call.inputs == tuple(InputMeta(each.name, each.datatype, tuple(each.shape)) for each in message.inputs)
-    assert call.outputs == tuple(each.name for each in message.outputs)
+    assert call.outputs == tuple(Asked(each.name) for each in message.outputs)
     assert len(call.contents) == len(message.inputs)
     if message.raw_input_contents:
         assert [b"".join(each.parts) for each in call.contents] == list(message.raw_input_contents)

@@ -9,7 +9,7 @@ from support.standins import manifest
 
 from edged.errors import Code, EdgedError
 from edged.serving.admission import Admitted, admit, check_contents
-from edged.serving.request import Call, Contents, InputMeta
+from edged.serving.request import Asked, Call, Contents, InputMeta
 from edged.types import Datatype
 from edged.worker.messages import Form
 
@@ -32,7 +32,7 @@ X, SCALE = ("x", "INT64", (2, 7)), ("scale", "FP64", ())
 
 def request(inputs, outputs=(), contents=()):
     metas = tuple(InputMeta(*each) for each in inputs)
-    return Call("", "", "", metas, tuple(outputs), tuple(contents), signature=metas)
+    return Call("", "", "", metas, tuple(map(Asked, outputs)), tuple(contents), signature=metas)
 
 
 def raw(size):
@@ -46,10 +46,12 @@ def varints(count):
 class TestWhatIsTaken:
     def test_a_batch(self):
         assert admit(BATCHED, request([IMAGE, TEXT])) == Admitted(
-            key=((("image", "FP32", (2, 5)), ("text", "BYTES", ())), ("scores", "label")),
+            key=((("image", "FP32", (2, 5)), ("text", "BYTES", ())), ("scores", "label"), (0, 0)),
             rows=3,
             inputs=("image", "text"),
             outputs=("scores", "label"),
+            classes=(0, 0),
+            output_datatypes=(Datatype.FP32, Datatype.BYTES),
             shapes=((3, 2, 5), (3,)),
             elements=(30, 3),
             datatypes=(Datatype.FP32, Datatype.BYTES),
@@ -371,7 +373,7 @@ CONTENTS = st.one_of(st.integers(0, 200).map(raw), st.integers(0, 200).map(varin
     st.lists(CONTENTS, min_size=4, max_size=4),
 )
 def test_whatever_comes_is_taken_or_refused_in_words(of, inputs, outputs, contents):
-    asked = Call("", "", "", tuple(inputs), tuple(outputs), tuple(contents[: len(inputs)]), signature=())
+    asked = Call("", "", "", tuple(inputs), tuple(map(Asked, outputs)), tuple(contents[: len(inputs)]), signature=())
     refused = None
     try:
         admitted = admit(of, asked)

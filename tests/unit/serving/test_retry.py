@@ -1,7 +1,6 @@
 """What becomes of requests whose worker dies: each is tried once more, alone, and never after a hang."""
 
 import asyncio
-from collections import deque
 from concurrent.futures import Future
 
 import pytest
@@ -10,7 +9,8 @@ from support.standins import pending, settle
 
 from edged.errors import Code, EdgedError
 from edged.models.resident import State
-from edged.serving.scheduler import Bounds, take_batch
+from edged.serving.overload import Bounds
+from edged.serving.waiting import Waiting
 
 HANG = EdgedError(Code.WORKER_HANG, "an inference took longer than 10 s")
 
@@ -62,14 +62,15 @@ async def test_what_is_tried_again_goes_before_what_waits_and_takes_none_of_it_a
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_batch_holds_no_other_beside_one_that_is_tried_again(place):
-    waiting = deque(pending(Future()) for _ in range(3))
-    waiting[place].retried = True
-    every = list(waiting)
+    waiting = Waiting()
+    every = [pending(Future()) for _ in range(3)]
+    every[place].retried = True
+    for each in every:
+        waiting.add(each)
     batches = []
-    while waiting:
-        batch, _ = take_batch(waiting, 0.0, 100)
-        batches.append([every.index(each) for each in batch])
-    assert batches == {0: [[0], [1, 2]], 1: [[0, 2], [1]], 2: [[0, 1], [2]]}[place]
+    while waiting.count:
+        batches.append([every.index(each) for each in waiting.take(100)])
+    assert batches == [[place], [each for each in range(3) if each != place]]
 
 
 async def test_it_is_tried_no_third_time(bench):

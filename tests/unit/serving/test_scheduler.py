@@ -4,107 +4,28 @@ The worker is a stand-in that answers when the test says so, and the loop's cloc
 """
 
 import asyncio
-from collections import deque
-from concurrent.futures import Future
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.queueing import FAR_S, Bench, code
-from support.standins import Resident, as_it_is, call, manifest, pending, settle
+from support.standins import Resident, as_it_is, call, manifest, settle
 
+from edged import clock
+from edged.bundle.manifest import Queue as Rules
 from edged.errors import Code, EdgedError
 from edged.models.resident import State
 from edged.serving.admission import admit
+from edged.serving.overload import Bounds
 from edged.serving.request import Contents
-from edged.serving.scheduler import Bounds, take_batch
+from edged.types import ModelLimits
 from edged.worker.messages import Answered, Failed, Form
-
-
-class TestTakingABatch:
-    """`take_batch` alone. A request here is (columns, which make its key; rows; what became of it)."""
-
-    NOW = 100.0
-    WAITS, GAVE_UP, LATE = "waits", "gave up", "late"
-    REQUESTS = st.lists(
-        st.tuples(st.integers(1, 3), st.integers(0, 6), st.sampled_from([WAITS, WAITS, WAITS, GAVE_UP, LATE])),
-        max_size=12,
-    )
-
-    def request(self, columns, rows, fate):
-        answer = Future()
-        if fate == self.GAVE_UP:
-            answer.cancel()
-        return pending(answer, rows, columns, deadline=self.NOW if fate == self.LATE else self.NOW + 1)
-
-    def take(self, requests, max_rows):
-        every = [self.request(*each) for each in requests]
-        waiting = deque(every)
-        batch, late = take_batch(waiting, self.NOW, max_rows)
-        place = {id(each): index for index, each in enumerate(every)}
-        batch, late, left = ([place[id(each)] for each in part] for part in (batch, late, waiting))
-        return batch, late, left
-
-    @given(REQUESTS, st.integers(0, 10))
-    def test_nothing_is_lost_and_nothing_doubled(self, requests, max_rows):
-        batch, late, left = self.take(requests, max_rows)
-        told = batch + late + left
-        assert len(told) == len(set(told))
-        gone = set(range(len(requests))) - set(told)
-        assert all(requests[index][2] == self.GAVE_UP for index in gone)
-
-    @given(REQUESTS, st.integers(0, 10))
-    def test_everybody_keeps_their_place(self, requests, max_rows):
-        for part in self.take(requests, max_rows):
-            assert part == sorted(part)
-
-    @given(REQUESTS, st.integers(0, 10))
-    def test_a_batch_has_one_key(self, requests, max_rows):
-        batch, _, _ = self.take(requests, max_rows)
-        assert len({requests[index][0] for index in batch}) <= 1
-
-    @given(REQUESTS, st.integers(0, 10))
-    def test_a_batch_has_at_most_so_many_rows_unless_its_leader_alone_has_more(self, requests, max_rows):
-        batch, _, _ = self.take(requests, max_rows)
-        assert len(batch) <= 1 or sum(requests[index][1] for index in batch) <= max_rows
-
-    @given(REQUESTS, st.integers(0, 10))
-    def test_only_who_still_waits_is_executed(self, requests, max_rows):
-        batch, late, _ = self.take(requests, max_rows)
-        assert all(requests[index][2] == self.WAITS for index in batch)
-        assert all(requests[index][2] == self.LATE for index in late)
-
-    @given(REQUESTS, st.integers(0, 10))
-    def test_the_oldest_leads(self, requests, max_rows):
-        batch, _, left = self.take(requests, max_rows)
-        live = [index for index, (_, _, fate) in enumerate(requests) if fate == self.WAITS]
-        assert batch[:1] == live[:1]
-        assert batch or not left
-
-    @given(REQUESTS, st.integers(1, 10))
-    def test_whoever_would_have_fitted_came_along(self, requests, max_rows):
-        batch, _, left = self.take(requests, max_rows)
-        rows = sum(requests[index][1] for index in batch)
-        for index in left:
-            columns, own, fate = requests[index]
-            if fate == self.WAITS and columns == requests[batch[0]][0]:
-                assert rows + own > max_rows or rows == max_rows
-
-    def test_without_batching_each_goes_alone(self):
-        assert self.take([(1, 1, self.WAITS)] * 3, 0) == ([0], [], [1, 2])
-
-    def test_others_are_passed_over_not_overtaken_for_ever(self):
-        requests = [(1, 2, self.WAITS), (2, 2, self.WAITS), (1, 2, self.WAITS), (1, 2, self.WAITS)]
-        assert self.take(requests, 4) == ([0, 2], [], [1, 3])
-        assert self.take([requests[1], requests[3]], 4) == ([0], [], [1])
 
 
 @pytest.fixture
 async def bench():
     made = []
 
-    def make(requests=100, size_bytes=10_000, of=None):
-        made.append(Bench(Bounds(requests, size_bytes), of))
+    def make(requests=100, size_bytes=10_000, of=None, delay_s=float("inf")):
+        made.append(Bench(Bounds(requests, size_bytes, delay_s), of))
         return made[-1]
 
     yield make
@@ -171,7 +92,7 @@ class TestBatches:
         for _ in range(3):
             bench.answer_all()
             await settle()
-        assert bench.executed == [[1], [2, 1, 1], [3]]
+        assert bench.executed == [[1], [2, 1], [3, 1]]
 
     async def test_hold_one_key_each(self, bench):
         bench = bench()
@@ -241,7 +162,9 @@ class TestBatches:
         await settle()
         bench.worker.asked[0].answer(failed={0: Failed("invalid_tensor", "", "")})
         await settle()
-        assert (bench.queue.statistics.batches, bench.queue.statistics.rows) == (1, 3)
+        counted = bench.queue.statistics
+        assert (counted.execution_count, counted.inference_count) == (1, 3)
+        assert counted.batch_sizes[5].compute_infer.count == 1, "what was executed, answered or not"
 
     async def test_a_batch_that_failed_as_a_whole_does_not_count(self, bench):
         bench = bench()
@@ -249,7 +172,8 @@ class TestBatches:
         await settle()
         bench.worker.asked[0].fail(EdgedError(Code.WORKER_HANG, "it hung"))
         await settle()
-        assert (bench.queue.statistics.batches, bench.queue.statistics.rows) == (0, 0)
+        counted = bench.queue.statistics
+        assert (counted.execution_count, counted.inference_count, counted.batch_sizes) == (0, 0, {})
 
 
 class TestBounds:
@@ -537,3 +461,227 @@ class TestDrained:
             bench.answer_all()
             assert (await caller).outputs
             await bench.queue.drained()
+
+
+class TestPriorities:
+    async def test_the_best_goes_first_and_others_of_its_key_come_along(self, bench):
+        bench = bench(of=manifest(max_batch_size=4))
+        await bench.busy()
+        for rows, level in ((1, 3), (2, 2), (3, 1)):
+            bench.send(rows, level=level)
+        for _ in range(3):
+            bench.answer_all()
+            await settle()
+        assert bench.executed == [[1], [3, 1], [2]]
+
+    async def test_a_full_queue_gives_the_place_of_the_newest_of_the_lowest_to_a_better_one(self, bench):
+        bench = bench(requests=2)
+        await bench.busy()
+        old, new = bench.send(level=3), bench.send(level=3)
+        await settle()
+        better = bench.send(level=1)
+        await settle()
+        assert code(new) is Code.OVERLOADED
+        assert "requests of higher priority" in str(new.exception())
+        assert not old.done()
+        assert not better.done()
+        assert (bench.queue.waiting, bench.queue.statistics.shed) == (2, 1)
+
+    async def test_and_to_no_equal_one(self, bench):
+        bench = bench(requests=1)
+        await bench.busy()
+        bench.send(level=2)
+        await settle()
+        equal = bench.send(level=2)
+        await settle()
+        assert code(equal) is Code.OVERLOADED
+        assert bench.queue.statistics.shed == 0
+
+    async def test_where_the_order_is_preserved_batches_take_from_the_front_only(self, bench):
+        bench = bench(of=manifest(queue=Rules(preserve_ordering=True)))
+        await bench.busy()
+        for columns in (2, 3, 2, 2):
+            bench.send(columns=columns)
+        for _ in range(4):
+            bench.answer_all()
+            await settle()
+        shapes = [[member[0].shape for member in asked.batch.members] for asked in bench.worker.asked[1:]]
+        assert shapes == [[(1, 2)], [(1, 3)], [(1, 2), (1, 2)]]
+
+
+class TestWhatCannotBeginInTime:
+    @pytest.fixture
+    def took(self, monkeypatch):
+        """Has the worker take so long for each batch, by the clock that measures it."""
+        now = [0]
+        monkeypatch.setattr(clock, "monotonic_ns", lambda: now[0])
+
+        def take(seconds):
+            now[0] += int(seconds * 1e9)
+
+        return take
+
+    async def measured(self, bench, took, seconds):
+        caller = bench.send()
+        await settle()
+        took(seconds)
+        bench.answer_all()
+        await caller
+
+    async def test_is_refused_at_once(self, bench, took):
+        bench = bench(of=manifest(max_batch_size=1))
+        await self.measured(bench, took, 1.0)
+        await bench.busy()
+        bench.send()
+        await settle()
+        hopeless, patient = bench.send(within_s=1.9), bench.send(within_s=2.5)
+        await settle()
+        assert code(hopeless) is Code.OVERLOADED
+        assert "in about 2 s, and it has 1.9 s until its deadline" in str(hopeless.exception())
+        assert not patient.done()
+
+    async def test_counts_what_the_running_batch_has_done(self, bench, took):
+        bench = bench(of=manifest(max_batch_size=1))
+        await self.measured(bench, took, 1.0)
+        await bench.busy()
+        bench.send()
+        await settle()
+        took(0.75)
+        taken = bench.send(within_s=1.5)
+        await settle()
+        assert not taken.done()
+
+    async def test_is_taken_in_where_nothing_waits(self, bench, took):
+        bench = bench(of=manifest(max_batch_size=1))
+        await self.measured(bench, took, 100.0)
+        await bench.busy()
+        first = bench.send(within_s=1)
+        await settle()
+        assert not first.done()
+
+    async def test_does_not_hinder_a_better_one(self, bench, took):
+        bench = bench(of=manifest(max_batch_size=1))
+        await self.measured(bench, took, 1.0)
+        await bench.busy()
+        for _ in range(5):
+            bench.send(level=2)
+        await settle()
+        best = bench.send(level=1, within_s=1.5)
+        await settle()
+        assert not best.done()
+
+    async def test_more_than_a_few_wait_no_longer_than_the_bound(self, bench, took):
+        bench = bench(of=manifest(max_batch_size=1), delay_s=2.5)
+        await self.measured(bench, took, 1.0)
+        await bench.busy()
+        few = [bench.send() for _ in range(15)]
+        await settle()
+        more = bench.send()
+        await settle()
+        assert not any(caller.done() for caller in few)
+        assert code(more) is Code.OVERLOADED
+
+    async def test_shrinks_the_batch_of_one_whose_time_is_short(self, bench, took):
+        bench = bench()
+        await self.measured(bench, took, 1.0)
+        await bench.busy()
+        bench.send(level=1, within_s=3.5)
+        for _ in range(7):
+            bench.send(level=2)
+        await settle()
+        took(1.0)
+        bench.answer_all()
+        await settle()
+        took(8.0)
+        bench.answer_all()
+        await settle()
+        assert bench.executed[2] == [1] * 8, "nothing was known of such a batch"
+        await bench.busy()
+        bench.send(level=1, within_s=3.5)
+        for _ in range(7):
+            bench.send(level=2)
+        await settle()
+        bench.answer_all()
+        await settle()
+        assert bench.executed[4] == [1] * 4
+
+
+class TestLimits:
+    async def test_of_rows_hold_for_the_next_batch_and_what_has_more_goes_alone(self, bench):
+        bench = bench()
+        await bench.busy()
+        for rows in (1, 1, 1, 5):
+            bench.send(rows)
+        bench.queue.limit(ModelLimits(max_batch_size=2))
+        for _ in range(5):
+            await settle()
+            bench.answer_all()
+        assert bench.executed == [[1], [1, 1], [1], [5]]
+
+    async def test_of_priority_turn_away_what_waits_and_what_comes(self, bench):
+        bench = bench()
+        await bench.busy()
+        low, high = bench.send(level=2), bench.send(level=1)
+        await settle()
+        bench.queue.limit(ModelLimits(min_priority=1))
+        late = bench.send(level=2)
+        await settle()
+        assert code(low) is code(late) is Code.OVERLOADED
+        assert "only priorities up to 1 now" in str(late.exception())
+        assert not high.done()
+        assert bench.queue.statistics.shed == 1
+        bench.queue.limit(ModelLimits())
+        again = bench.send(level=2)
+        await settle()
+        assert not again.done()
+
+    async def test_of_rate_let_so_many_pass(self, bench, monkeypatch):
+        monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
+        bench = bench()
+        bench.queue.limit(ModelLimits(max_rate=30))
+        callers = [bench.send() for _ in range(5)]
+        await settle()
+        assert [caller.done() for caller in callers] == [False] * 3 + [True] * 2
+        assert "may answer 30 requests a second now" in str(callers[4].exception())
+        bench.queue.limit(ModelLimits())
+        free = bench.send()
+        await settle()
+        assert not free.done()
+
+    async def test_of_duty_make_all_but_the_highest_rest(self, bench, monkeypatch):
+        now = [100.0]
+        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+        bench = bench()
+        bench.duty.share = 0.5
+        bench.duty.spent(1.0, now[0])
+        bench.send(level=2)
+        await settle()
+        assert bench.executed == []
+        bench.send(columns=3, level=1)
+        await settle()
+        assert len(bench.executed) == 1
+        bench.answer_all()
+        await settle()
+        assert len(bench.executed) == 1
+        now[0] += 1.0
+        bench.clock.forward(1.0)
+        await settle()
+        assert len(bench.executed) == 2
+
+
+class TestADelay:
+    async def test_waits_for_company_until_there_is_enough(self, bench):
+        bench = bench(of=manifest(queue=Rules(max_delay_us=10_000_000, preferred_batch_size=3)))
+        for number in range(3):
+            assert bench.executed == []
+            bench.send()
+            await settle()
+            assert bench.queue.waiting == (number + 1) % 3
+        assert bench.executed == [[1, 1, 1]]
+
+    async def test_ends_by_itself(self, bench):
+        bench = bench(of=manifest(queue=Rules(max_delay_us=5_000)))
+        caller = bench.send()
+        await bench.worker.got.wait()
+        bench.answer_all()
+        assert (await caller).outputs

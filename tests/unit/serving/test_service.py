@@ -6,6 +6,7 @@ import pytest
 from support.standins import Clock, Resident, as_it_is, call, manifest, settle
 
 from edged import clock
+from edged.bundle.manifest import Queue
 from edged.changes import Changes
 from edged.config.settings import Serving
 from edged.errors import Code, EdgedError
@@ -13,7 +14,8 @@ from edged.models.residency import Residency
 from edged.models.resident import State
 from edged.serving import service as under_test
 from edged.serving.service import Service
-from edged.serving.statistics import REFUSALS, Statistics
+from edged.serving.statistics import REFUSALS, BatchSize, Duration
+from edged.types import Limits, ModelLimits
 from edged.worker.messages import Failed
 
 
@@ -298,16 +300,102 @@ NOBODYS = {
 }
 
 
+class TestLimits:
+    async def test_reach_the_models_that_they_name_those_there_and_those_to_come(self, bench):
+        bench = bench(*revisions(1, name="one"), *revisions(1, name="other"))
+        await bench.answered(call(model="one"))
+        none = ModelLimits(min_priority=1)
+        bench.service.limit(Limits(models={"one": none, "other": ModelLimits()}, default=none))
+        assert (await refusal(bench.send(call(model="one")))).code is Code.OVERLOADED
+        await bench.answered(call(model="other"))
+        bench.service.limit(Limits(default=none))
+        assert (await refusal(bench.send(call(model="other")))).code is Code.OVERLOADED
+        bench.service.limit(Limits())
+        await bench.answered(call(model="one"))
+
+    async def test_of_duty_hold_for_all_models_together(self, bench, monkeypatch):
+        now = [100.0]
+        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+        bench = bench(*revisions(1, name="one"), *revisions(1, name="other"))
+        bench.service.limit(Limits(duty=0.5))
+        first = bench.send(call(model="one"))
+        await settle()
+        bench.asked()[0].answer(took_ns=(0, 10**9, 0))
+        await first
+        second = bench.send(call(model="other"))
+        await settle()
+        assert len(bench.asked()) == 1
+        now[0] += 1.0
+        bench.clock.forward(1.0)
+        await settle()
+        bench.answer_all()
+        await second
+
+
+class TestPriority:
+    async def test_is_at_most_what_the_way_in_allows(self, bench):
+        bench = bench()
+        bench.service.limit(Limits(default=ModelLimits(min_priority=1)))
+        request = call()
+        request.priority = 1
+        lowered = asyncio.create_task(bench.service.infer(request, None, as_it_is, best_priority=2))
+        bench.callers.append(lowered)
+        assert (await refusal(lowered)).code is Code.OVERLOADED
+        await bench.answered(request)
+
+    @pytest.mark.parametrize(
+        ("rules", "asked", "level"),
+        [
+            (Queue(), 0, 2),
+            (Queue(), 1, 1),
+            (Queue(), 9, 3),
+            (Queue(priority_levels=5), 0, 3),
+            (Queue(priority_levels=5, default_priority=4), 0, 4),
+            (Queue(preserve_ordering=True), 3, 1),
+        ],
+    )
+    def test_is_one_of_the_models_own(self, rules, asked, level):
+        assert rules.level(asked) == level
+
+
 class TestStatistics:
     def statistics(self, bench):
         return bench.service.queue(bench.residency.all()[0]).statistics
 
+    def told(self, bench):
+        found = self.statistics(bench)
+        return found.fail.count, found.refusals
+
     async def test_an_answer_counts_with_its_rows_and_its_time(self, bench, monkeypatch):
-        now = clock.wall()
-        monkeypatch.setattr(clock, "wall", lambda: now)
+        monkeypatch.setattr(clock, "wall_ms", lambda: 1_700_000_000_123)
         bench = bench()
         await bench.answered(call(rows=3))
-        assert self.statistics(bench) == Statistics(ok=1, rows=3, batches=1, last_success=now)
+        found = self.statistics(bench)
+        assert (found.success.count, found.inference_count, found.execution_count) == (1, 3, 1)
+        assert found.last_success_ms == found.last_inference_ms == 1_700_000_000_123
+        assert 0 < found.queue.ns < found.success.ns
+
+    async def test_each_member_carries_the_whole_of_its_batchs_compute_time(self, bench):
+        bench = bench()
+        callers = [bench.send(call(rows=rows)) for rows in (1, 2)]
+        await settle()
+        bench.asked()[0].answer(took_ns=(10, 200, 3000))
+        await asyncio.gather(*callers)
+        found = self.statistics(bench)
+        computed = (found.compute_input, found.compute_infer, found.compute_output)
+        assert computed == (Duration(2, 20), Duration(2, 400), Duration(2, 6000))
+        assert found.batch_sizes == {3: BatchSize(Duration(1, 10), Duration(1, 200), Duration(1, 3000))}
+
+    async def test_an_execution_of_which_nobody_was_answered_is_no_success(self, bench):
+        bench = bench()
+        caller = bench.send()
+        await settle()
+        bench.asked()[0].answer(failed={0: Failed("inference_failed", "it broke", "")})
+        await refusal(caller)
+        found = self.statistics(bench)
+        assert (found.execution_count, found.batch_sizes, found.fail.count) == (0, {}, 1)
+        assert found.fail.ns > 0
+        assert found.last_inference_ms > found.last_success_ms == 0
 
     @pytest.mark.parametrize("code", sorted(FAILURES | NOBODYS))
     async def test_an_error_counts_as_what_it_is(self, bench, code):
@@ -320,8 +408,9 @@ class TestStatistics:
             bench.asked()[1].fail(EdgedError(code, "so it is"))
         assert (await refusal(caller)).code is code
         found = self.statistics(bench)
-        assert (found.ok, found.failed, found.refused) == (0, int(code in FAILURES), int(code in NOBODYS))
-        assert found.last_success is None
+        assert (found.success.count, found.fail.count) == (0, int(code in FAILURES))
+        assert found.refused == ({code: 1} if code in NOBODYS else {})
+        assert found.last_success_ms == 0
 
     async def test_a_members_own_error_counts_as_what_it_is(self, bench):
         bench = bench()
@@ -329,7 +418,7 @@ class TestStatistics:
         await settle()
         bench.asked()[0].answer(failed={0: Failed("invalid_tensor", "element 3 is no text", "")})
         await refusal(caller)
-        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+        assert self.told(bench) == (0, 1)
 
     @pytest.mark.parametrize(
         ("request_", "code"),
@@ -341,7 +430,7 @@ class TestStatistics:
     async def test_what_is_turned_away_counts_as_refused(self, bench, request_, code):
         bench = bench()
         assert (await refusal(bench.send(request_))).code is code
-        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+        assert self.told(bench) == (0, 1)
 
     async def test_a_caller_who_gives_up_counts_as_refused(self, bench):
         bench = bench()
@@ -350,7 +439,7 @@ class TestStatistics:
         caller.cancel()
         await asyncio.wait([caller])
         assert caller.cancelled()
-        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+        assert self.told(bench) == (0, 1)
 
     async def test_overload_counts_as_refused(self, bench):
         bench = bench(queue_requests=1)
@@ -359,12 +448,12 @@ class TestStatistics:
         bench.send()
         await settle()
         await refusal(bench.send())
-        assert (self.statistics(bench).failed, self.statistics(bench).refused) == (0, 1)
+        assert self.told(bench) == (0, 1)
 
     async def test_each_revision_has_its_own(self, bench):
         bench = bench(*revisions(1, 2))
         await bench.answered(call(version="1"))
-        assert [bench.service.queue(each).statistics.ok for each in bench.residency.all()] == [1, 0]
+        assert [bench.service.queue(each).statistics.success.count for each in bench.residency.all()] == [1, 0]
 
     def test_no_code_is_both(self):
         assert REFUSALS == NOBODYS

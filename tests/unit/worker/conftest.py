@@ -20,6 +20,7 @@ from edged.types import Datatype, TensorSpec
 from edged.worker import codec, process
 from edged.worker.arena import Window
 from edged.worker.messages import Answered, Failed, FileRef, Form, Infer, InputPart, Load, MemberAnswer, WarmupRun
+from edged.worker.placing import Parts
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -133,7 +134,7 @@ class Batch:
         asked = process.Batch(message.inputs, message.outputs, message.members, self.contents, self.expected)
         return await worker.infer(asked, self._read_parts)
 
-    def _read_parts(self, answered: Answered, parts: Sequence[process.Parts]) -> list[Any]:
+    def _read_parts(self, answered: Answered, parts: Sequence[Parts]) -> list[Any]:
         found: list[Any] = []
         for member, given in zip(answered.members, parts, strict=True):
             if isinstance(member, Failed) or isinstance(given, Failed):

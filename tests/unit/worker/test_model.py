@@ -17,8 +17,10 @@ from edged.worker.arena import Window
 from edged.worker.codec import DTYPES
 from edged.worker.messages import Failed, Form, RunGolden, WarmupRun
 from edged.worker.model import Model, failed
+from edged.worker.regions import Mappings
 
 NO_ARENA = Window(-1)
+NO_REGIONS = Mappings(None)
 
 SUMS = (
     [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])],
@@ -73,7 +75,7 @@ def picks(*indices: int) -> dict[str, np.ndarray]:
 
 def answers(model: Model, batch: Any) -> list[Any]:
     """Each member's outputs as lists by name, or its Failed."""
-    members = batch.read(*model.infer(batch.message, batch.body, NO_ARENA))
+    members = batch.read(*model.infer(batch.message, batch.body, NO_ARENA, NO_REGIONS))
     return [
         member if isinstance(member, Failed) else {name: array.tolist() for name, array in member.items()}
         for member in members
@@ -126,7 +128,7 @@ def test_members_of_every_datatype_pass_through_a_batch(folder, batch_of, dataty
             array = np.frombuffer(content, DTYPES[datatype])
         members.append(array.reshape(rows, width))
     batch = batch_of(load, [{"x": member} for member in members])
-    found = [answer["y"] for answer in batch.read(*Model(load).infer(batch.message, batch.body, NO_ARENA))]
+    found = [answer["y"] for answer in batch.read(*Model(load).infer(batch.message, batch.body, NO_ARENA, NO_REGIONS))]
     if not sum(map(len, members)):  # what is not computed is as empty as it can be
         assert [array.shape for array in found] == [(0, 0) for _ in members]
     elif datatype is Datatype.BYTES:
@@ -161,7 +163,7 @@ def test_a_batch_without_rows_does_not_trouble_the_engine(folder, batch_of, rows
     model = Model(load)
     engine = Engine(model)
     batch = batch_of(load, [sums(count) for count in rows])
-    found = batch.read(*model.infer(batch.message, batch.body, NO_ARENA))
+    found = batch.read(*model.infer(batch.message, batch.body, NO_ARENA, NO_REGIONS))
     assert [{name: array.shape for name, array in answer.items()} for answer in found] == [
         {"sum": (0, 3), "difference": (0, 3)} for _ in rows
     ]
@@ -560,6 +562,47 @@ def test_a_golden_that_was_changed_is_refused(folder):
 def test_an_answer_that_is_too_large_to_send_is_that_members_error_and_no_other(folder, batch_of):
     load = folder.load(*identity("FP32", [-1, -1]), max_answer_bytes=64)
     batch = batch_of(load, [{"x": np.ones((1, 16), np.float32)}, {"x": np.ones((2, 16), np.float32)}])
-    small, large = batch.read(*Model(load).infer(batch.message, batch.body, NO_ARENA))
+    small, large = batch.read(*Model(load).infer(batch.message, batch.body, NO_ARENA, NO_REGIONS))
     assert np.array_equal(small["y"], np.ones((1, 16), np.float32))
     assert (large.code, large.message) == ("answer_too_large", "the answer takes 128 bytes, at most 64 can be sent")
+
+
+ELEMENTWISE = (
+    [
+        helper.make_node("Mul", ["a", "b"], ["product"]),
+        helper.make_node("Tanh", ["product"], ["bent"]),
+        helper.make_node("Sqrt", ["a"], ["root"]),
+    ],
+    [("a", "FP32", [-1, -1]), ("b", "FP32", [-1, -1])],
+    [("bent", "FP32", [-1, -1]), ("root", "FP32", [-1, -1])],
+)
+FIXED = (ELEMENTWISE[0], *([(name, kind, [-1, 8]) for name, kind, _ in specs] for specs in ELEMENTWISE[1:]))
+
+
+@pytest.mark.parametrize("tensors", [pytest.param(ELEMENTWISE, id="free"), pytest.param(FIXED, id="fixed")])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_any_mix_of_rows_gives_each_member_to_the_bit_what_it_would_have_got_alone(folder, batch_of, tensors, data):
+    model = Model(folder.load(*tensors))
+    load = folder.load(*tensors)
+    bits = st.integers(0, 2**32 - 1)
+    members = []
+    for rows in data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6)):
+        drawn = data.draw(st.lists(bits, min_size=2, max_size=2))
+        random = np.random.default_rng(drawn)
+        members.append({name: random.integers(0, 2**32, (rows, 8), np.uint32).view(np.float32) for name in ("a", "b")})
+    some = data.draw(st.sampled_from([(), ("root",), ("root", "bent")]))
+
+    def answers(of):
+        batch = batch_of(load, of, some)
+        return batch.read(*model.infer(batch.message, batch.body, NO_ARENA, NO_REGIONS))
+
+    together = answers(members)
+    for member, found in zip(members, together, strict=True):
+        if not len(member["a"]):
+            assert all(not len(array) for array in found.values())
+            continue
+        (alone,) = answers([member])
+        assert {name: array.tobytes() for name, array in found.items()} == {
+            name: array.tobytes() for name, array in alone.items()
+        }

@@ -100,4 +100,4 @@ async def test_a_worker_of_any_engine_has_no_connection_but_its_link(folder, bat
     async with worker(load) as started:
         await batch_of(load, [{"x": np.ones((1, 1), np.float32)}]).by(started)
         opened = sockets_of(started.pid)
-    assert len(opened) == 1
+    assert len(opened) == 2, "the link, and the socket by which it gets regions"

@@ -26,6 +26,7 @@ from edged.worker.messages import (
     RunGolden,
     ToWorker,
 )
+from edged.worker.regions import Mappings
 
 DOUBLE = ([helper.make_node("Add", ["x", "x"], ["y"])], [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
 GONE = RunGolden(FileRef("gone.npz", 1, ""), 0, 0)
@@ -48,7 +49,7 @@ def served(data: bytes) -> list[tuple[FromWorker, bytes]]:
         front.sendall(data)
         front.shutdown(socket.SHUT_WR)
         with link:
-            host.serve(link, Window(-1), unconfined)
+            host.serve(link, Window(-1), Mappings(None), unconfined)
         answers = b"".join(iter(lambda: front.recv(65536), b""))
     found: list[tuple[FromWorker, bytes]] = []
     while answers:

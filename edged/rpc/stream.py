@@ -1,0 +1,167 @@
+"""`ModelStreamInfer`: many requests and their answers over one call, with Triton's replies.
+
+Answers for one model come in the order of its requests, as Triton's do; those for another may overtake them. An error
+is a reply like an answer; where the call's header `triton_grpc_error` is `true` the first one ends the call with its
+status. A stream whose answers are not read stops being read itself, so that what it holds stays bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+import msgspec
+
+from edged.errors import Code, EdgedError
+from edged.rpc.answer import write_stream_answer, write_stream_error
+from edged.rpc.server import unexpected
+from edged.rpc.wire import read_request
+from edged.serving.request import Answer, Call
+from edged.types import Level
+
+# Requests of one stream that are under way, or answered and not yet taken by their reader.
+_MAX_UNDER_WAY = 64
+
+# Bytes of answers that one stream, and all streams together, hold for their readers. A stream is read only while all
+# that is under way would fit, were its answers as long as the longest so far; what does not fit then all the same is
+# answered with an error. One answer always fits a stream.
+_HELD_BYTES = 16 * 1024 * 1024
+_HELD_BYTES_IN_ALL = 256 * 1024 * 1024
+
+_STRICT = ("triton_grpc_error", "true")
+
+Infer = Callable[[Call, float | None, Callable[[Answer], bytes]], Awaitable[bytes]]
+Reply = bytes | EdgedError
+
+
+class Streams:
+    """All calls of ModelStreamInfer."""
+
+    def __init__(self, infer: Infer) -> None:
+        """`infer` answers a call within the seconds that remain, with what the renderer makes of the answer."""
+        self.infer = infer
+        self.held_bytes = 0
+        """Of answers that wait for their readers."""
+
+    async def converse(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        """One call. Raises EdgedError where its caller wants errors as statuses."""
+        await _Stream(self, requests, context).run()
+
+
+class _Turn(msgspec.Struct, eq=False):
+    """A request's place among those for its model, and its reply once there is one."""
+
+    reply: Reply | None = None
+
+
+class _Stream:
+    def __init__(self, streams: Streams, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        self._streams = streams
+        self._requests = requests
+        self._context = context
+        self._strict = _STRICT in (context.invocation_metadata() or ())
+        self._under_way = 0
+        self._held = 0
+        self._longest = 0
+        self._turns: dict[str, deque[_Turn]] = {}
+        self._replies: asyncio.Queue[Reply | None] = asyncio.Queue()
+        """What may be written now; None: nothing more comes."""
+        self._room = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Reads and writes until the caller has said its last and has all its answers."""
+        reader = asyncio.create_task(self._read(), name="stream")
+        try:
+            while (reply := await self._replies.get()) is not None:
+                if isinstance(reply, EdgedError):
+                    raise reply
+                await self._context.write(reply)
+                self._hold(-len(reply))
+                self._under_way -= 1
+                self._room.set()
+                if reader.done() and not self._under_way:
+                    break
+        finally:  # what is not answered by now is not wanted any more
+            pending = [reader, *self._tasks]
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+            self._hold(-self._held)
+
+    async def _read(self) -> None:
+        try:
+            async for data in self._requests:
+                self._take(data)
+                while not self._has_room():
+                    self._room.clear()
+                    await self._room.wait()
+        except Exception:  # noqa: BLE001 - told as a defect, and logged
+            self._replies.put_nowait(unexpected())
+        if not self._under_way:
+            self._replies.put_nowait(None)
+
+    def _has_room(self) -> bool:
+        waiting = self._under_way
+        return not waiting or (waiting < _MAX_UNDER_WAY and (waiting + 1) * self._longest <= _HELD_BYTES)
+
+    def _take(self, data: bytes) -> None:
+        """Begins to answer one request."""
+        self._under_way += 1
+        try:
+            call = read_request(data)
+        except EdgedError as error:
+            self._replies.put_nowait(self._refusal(error, ""))
+            return
+        turn = _Turn()
+        self._turns.setdefault(call.model, deque()).append(turn)
+        task = asyncio.create_task(self._answer(call, turn), name=f"stream {call.model[:64]}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, call: Call, turn: _Turn) -> None:
+        """Has a request answered, and hands on what its model's turns allow by then."""
+
+        def render(answer: Answer) -> bytes:
+            return write_stream_answer(answer, call.id, Level.NOMINAL)
+
+        try:
+            reply: Reply = await self._streams.infer(call, self._context.time_remaining(), render)
+            reply = self._kept(reply, call) if isinstance(reply, bytes) else reply
+        except EdgedError as error:
+            reply = self._refusal(error, call.id)
+        except Exception:  # noqa: BLE001 - answered as a defect, and logged
+            reply = self._refusal(unexpected(), call.id)
+        turn.reply = reply
+        turns = self._turns[call.model]
+        while turns and turns[0].reply is not None:
+            self._replies.put_nowait(turns.popleft().reply)
+        if not turns:
+            del self._turns[call.model]
+
+    def _kept(self, reply: bytes, call: Call) -> Reply:
+        """The reply, or where what waits for this reader would be too much with it, a refusal."""
+        size = len(reply)
+        self._longest = max(self._longest, size)
+        if self._held and (self._held + size > _HELD_BYTES or self._streams.held_bytes + size > _HELD_BYTES_IN_ALL):
+            error = EdgedError(
+                Code.OVERLOADED,
+                f"{self._held} bytes of answers wait to be read from this stream",
+                "read what comes, or send less at a time",
+            )
+            return self._refusal(error, call.id)
+        self._hold(size)
+        return reply
+
+    def _refusal(self, error: EdgedError, identity: str) -> Reply:
+        if self._strict:
+            return error
+        reply = write_stream_error(error, identity)
+        self._hold(len(reply))
+        return reply
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._streams.held_bytes += size

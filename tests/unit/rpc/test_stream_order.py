@@ -1,0 +1,227 @@
+"""Which answer of a stream comes when, and what it holds for a reader that does not read. The model is the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from support.standins import settle
+
+from edged._pb.inference import grpc_service_pb2 as pb
+from edged.errors import Code, EdgedError
+from edged.rpc import stream
+from edged.rpc.stream import Streams
+from edged.serving.request import Answer, Call, Output
+from edged.types import Datatype
+
+MIB = 2**20
+
+
+class Models:
+    """Answers a call when the test says so, by its id."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, asyncio.Future[int]] = {}
+        self.cancelled: list[str] = []
+
+    async def infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:  # noqa: ARG002
+        self.asked[call.id] = asyncio.get_running_loop().create_future()
+        try:
+            size = await self.asked[call.id]
+        except asyncio.CancelledError:
+            self.cancelled.append(call.id)
+            raise
+        data = Output("y", Datatype.UINT8, (size,), memoryview(bytes(size)))
+        return render(Answer(call.model, 1, "cpu", False, (data,)))
+
+
+class Caller:
+    """One call: what it says, and what is written to it once it reads."""
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.said: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.written: list[pb.ModelStreamInferResponse] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.taken = 0
+        self._strict = strict
+
+    def say(self, model: str, identity: str) -> None:
+        self.said.put_nowait(pb.ModelInferRequest(model_name=model, id=identity).SerializeToString())
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (data := await self.said.get()) is not None:
+            self.taken += 1
+            yield data
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("triton_grpc_error", "true"),) if self._strict else ()
+
+    def time_remaining(self) -> float | None:
+        return None
+
+    async def write(self, data: bytes) -> None:
+        await self.reads.wait()
+        self.written.append(pb.ModelStreamInferResponse.FromString(data))
+
+    @property
+    def ids(self) -> list[str]:
+        return [reply.infer_response.id for reply in self.written]
+
+
+@pytest.fixture
+def models() -> Models:
+    return Models()
+
+
+@pytest.fixture
+def streams(models: Models) -> Streams:
+    return Streams(models.infer)
+
+
+def begin(streams: Streams, caller: Any) -> asyncio.Task[None]:
+    return asyncio.create_task(streams.converse(caller.__aiter__(), caller))
+
+
+async def test_models_overtake_each_other_and_themselves_never(streams, models):
+    caller = Caller()
+    call = begin(streams, caller)
+    for model, identity in (("a", "a1"), ("b", "b1"), ("a", "a2"), ("b", "b2")):
+        caller.say(model, identity)
+    await settle()
+    for identity in ("b2", "a2"):
+        models.asked[identity].set_result(1)
+    await settle()
+    assert caller.ids == []
+    models.asked["b1"].set_result(1)
+    await settle()
+    assert caller.ids == ["b1", "b2"]
+    models.asked["a1"].set_exception(EdgedError(Code.MODEL_UNAVAILABLE, "gone"))
+    caller.said.put_nowait(None)
+    await call
+    assert caller.ids == ["b1", "b2", "a1", "a2"]
+    assert [reply.error_message for reply in caller.written] == ["", "", "gone", ""]
+    assert streams.held_bytes == 0
+
+
+async def test_a_strict_error_comes_in_its_turn_and_ends_the_call(streams, models):
+    caller = Caller(strict=True)
+    call = begin(streams, caller)
+    for identity in ("1", "2", "3"):
+        caller.say("a", identity)
+    await settle()
+    models.asked["2"].set_exception(EdgedError(Code.OVERLOADED, "full"))
+    await settle()
+    assert not call.done()
+    models.asked["1"].set_result(1)
+    with pytest.raises(EdgedError, match="full"):
+        await call
+    assert (caller.ids, models.cancelled) == (["1"], ["3"])
+
+
+async def test_the_end_of_a_call_cancels_what_it_asked(streams, models):
+    caller = Caller()
+    caller.reads.clear()
+    call = begin(streams, caller)
+    for identity in ("1", "2", "3"):
+        caller.say("a", identity)
+    await settle()
+    models.asked["1"].set_result(1000)
+    await settle()
+    assert streams.held_bytes > 1000
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert models.cancelled == ["2", "3"]
+    assert streams.held_bytes == 0
+
+
+async def test_a_stream_is_read_while_few_of_its_requests_are_under_way(streams, models):
+    caller = Caller()
+    call = begin(streams, caller)
+    for number in range(3 * stream._MAX_UNDER_WAY):
+        caller.say("a", str(number))
+    await settle()
+    assert caller.taken == stream._MAX_UNDER_WAY
+    models.asked["0"].set_result(1)
+    await settle()
+    assert caller.taken == stream._MAX_UNDER_WAY + 1
+    call.cancel()
+    await asyncio.wait([call])
+
+
+async def test_answers_that_are_not_read_stop_the_reading(streams, models):
+    caller = Caller()
+    caller.reads.clear()
+    call = begin(streams, caller)
+    caller.say("a", "0")
+    await settle()
+    models.asked["0"].set_result(4 * MIB)
+    await settle()
+    for number in range(1, 20):
+        caller.say("a", str(number))
+    await settle()
+    assert caller.taken == 3  # three of them, and a fourth would not fit with its 4 MiB and a little
+    caller.reads.set()
+    await settle()
+    assert caller.taken == 4  # one has been read, and one more fits
+    call.cancel()
+    await asyncio.wait([call])
+
+
+async def test_what_is_too_much_for_a_reader_is_refused(streams, models):
+    """Many were asked for before the first showed how large they are."""
+    caller = Caller()
+    caller.reads.clear()
+    call = begin(streams, caller)
+    for number in range(8):
+        caller.say("a", str(number))
+    await settle()
+    for number in range(8):
+        models.asked[str(number)].set_result(5 * MIB)
+    await settle()
+    assert streams.held_bytes < stream._HELD_BYTES
+    caller.said.put_nowait(None)
+    caller.reads.set()
+    await call
+    assert caller.ids == [str(number) for number in range(8)]
+    refused = [reply for reply in caller.written if reply.error_message]
+    assert len(refused) == 5
+    assert {reply.infer_response.parameters["edged_code"].string_param for reply in refused} == {"overloaded"}
+    assert "bytes of answers wait to be read from this stream" in refused[0].error_message
+
+
+async def test_one_answer_always_fits_however_large(streams, models):
+    caller = Caller()
+    call = begin(streams, caller)
+    for number in range(2):
+        caller.say("a", str(number))
+        await settle()
+        models.asked[str(number)].set_result(stream._HELD_BYTES + 1)
+        await settle()
+    caller.said.put_nowait(None)
+    await call
+    assert [reply.error_message for reply in caller.written] == ["", ""]
+
+
+async def test_all_streams_together_are_bounded(streams, models, monkeypatch):
+    monkeypatch.setattr(stream, "_HELD_BYTES_IN_ALL", 10 * MIB)
+    callers = [Caller() for _ in range(10)]
+    for caller in callers:
+        caller.reads.clear()
+    calls = [begin(streams, caller) for caller in callers]
+    for index, caller in enumerate(callers):
+        for number in range(4):
+            caller.say("a", f"{index}-{number}")
+    await settle()
+    for asked in models.asked.values():
+        asked.set_result(MIB)
+    await settle()
+    # Each has one whatever the others hold, and no more than that once all have too much.
+    assert streams.held_bytes < 10 * MIB + len(callers) * 1.1 * MIB
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    assert streams.held_bytes == 0

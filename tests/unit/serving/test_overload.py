@@ -1,0 +1,84 @@
+"""Who is taken in, and who is turned away for whom."""
+
+from concurrent.futures import Future
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support.standins import manifest, pending
+
+from edged.serving import overload
+from edged.serving.forecast import Forecast
+from edged.serving.overload import UNHURRIED_REQUESTS, Bounds, Executing
+from edged.serving.waiting import Waiting
+
+OF = manifest(max_batch_size=1000)
+REQUESTS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 20)), max_size=30)
+
+
+def request(level, rows=1):
+    made = pending(Future(), rows, 1, of=OF)
+    made.level = level
+    return made
+
+
+@given(REQUESTS, st.integers(1, 6), st.integers(1, 60))
+def test_the_queue_never_grows_past_its_bounds(requests, most, size):
+    waiting, bounds = Waiting(), Bounds(most, size)
+    for level, rows in requests:
+        made = request(level, rows)
+        held = list(waiting)
+        shed = overload.make_room(waiting, bounds, level, made.size)
+        if shed is None:
+            assert list(waiting) == held, "whoever is refused costs nobody their place"
+            continue
+        assert all(each.level > level for each in shed)
+        assert {id(each) for each in held} == {id(each) for each in (*waiting, *shed)}
+        waiting.add(made)
+        assert waiting.count <= most
+        assert waiting.size <= size or waiting.count == 1
+
+
+@given(REQUESTS, st.integers(1, 6))
+def test_nobody_is_refused_while_somebody_of_lower_priority_keeps_a_place(requests, most):
+    waiting, bounds = Waiting(), Bounds(most, 10**6)
+    for level, _ in requests:
+        if overload.make_room(waiting, bounds, level, 4) is None:
+            assert all(each.level <= level for each in waiting)
+        else:
+            waiting.add(request(level))
+
+
+def test_the_newest_of_the_lowest_goes_first():
+    waiting = Waiting()
+    old, new, middle = request(3), request(3), request(2)
+    for each in (old, middle, new):
+        waiting.add(each)
+    assert overload.make_room(waiting, Bounds(3, 10**6), 1, 4) == [new]
+    assert overload.make_room(waiting, Bounds(2, 10**6), 1, 4) == [old]
+    assert overload.make_room(waiting, Bounds(1, 10**6), 2, 4) is None
+
+
+class TestTheWait:
+    def why(self, before, *, took_s=1.0, executing=0, busy_s=0.0, share=1.0, left_s=60.0, delay_s=1e9):
+        forecast = Forecast()
+        forecast.learn(1, took_s)
+        bounds = Bounds(100, 10**6, delay_s)
+        return overload.too_long(before, Executing(executing, busy_s, share), forecast, 0, bounds, left_s)
+
+    def test_may_not_reach_the_deadline(self):
+        assert self.why((4, 4), took_s=0.5, busy_s=0.25, left_s=2.25).startswith("would begin with this request in")
+        assert not self.why((4, 4), took_s=0.5, busy_s=0.25, left_s=2.26)
+
+    def test_is_never_too_long_where_nothing_goes_before(self):
+        assert not self.why((0, 0), busy_s=100.0, left_s=0.001, delay_s=0.1)
+
+    def test_is_bounded_for_more_than_a_few_callers(self):
+        few, more = UNHURRIED_REQUESTS - 1, UNHURRIED_REQUESTS
+        assert not self.why((few, few), delay_s=0.1)
+        assert "at most 0.1 s may wait" in self.why((more, more), delay_s=0.1)
+        assert not self.why((more, more), delay_s=more)
+        assert self.why((few, few), executing=1, delay_s=0.1)
+
+    def test_is_longer_where_only_a_share_of_the_time_may_be_used(self):
+        assert not self.why((2, 2), left_s=3.0)
+        assert self.why((2, 2), left_s=3.0, share=0.5)
