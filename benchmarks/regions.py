@@ -93,7 +93,7 @@ def measure(folder: Path, rounds: int, seconds: float) -> list[Contender]:
     edged = Edged(folder / "edged", [camera, identity])
     generator = GrpcClient(plan.load)
     frame = pb.ModelInferRequest.FromString(Path(camera.request).read_bytes()).raw_input_contents[0]
-    with SharedRegion(f"edged-bench-{os.getpid()}", len(frame), group=None) as region:
+    with SharedRegion(f"bench-of-regions-{os.getpid()}", len(frame), group=None) as region:
         try:
             edged.start(plan.server)
             sent = edged.target(camera)

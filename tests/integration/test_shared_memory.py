@@ -41,7 +41,7 @@ tritonclient = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def key() -> str:
     """What files of this run begin with."""
-    return f"edged-test-{uuid.uuid4().hex}"
+    return f"test-of-regions-{uuid.uuid4().hex}"
 
 
 # Through tritonclient.

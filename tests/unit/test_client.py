@@ -20,7 +20,7 @@ from edged.client import SharedRegion
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    made = Path("/dev/shm", f"edged-test-{uuid.uuid4().hex}")
+    made = Path("/dev/shm", f"test-of-regions-{uuid.uuid4().hex}")
     yield made
     assert not made.exists()
 

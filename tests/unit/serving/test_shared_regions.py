@@ -37,7 +37,7 @@ def regions() -> Iterator[Regions]:
 
 @pytest.fixture
 def file() -> Iterator[SharedRegion]:
-    with SharedRegion(f"edged-test-{uuid.uuid4().hex}", 4096, group=None) as made:
+    with SharedRegion(f"test-of-regions-{uuid.uuid4().hex}", 4096, group=None) as made:
         yield made
 
 
@@ -80,7 +80,7 @@ def test_what_is_refused_leaves_nothing_open(regions: Regions, file: SharedRegio
 
 
 def test_a_device_in_shared_memory_is_not_opened(regions: Regions) -> None:
-    path = Path("/dev/shm", f"edged-test-{uuid.uuid4().hex}")
+    path = Path("/dev/shm", f"test-of-regions-{uuid.uuid4().hex}")
     try:
         os.mknod(path, 0o20600, os.makedev(1, 3))
     except PermissionError:
