@@ -15,7 +15,7 @@ from edged.serving.service import Service
 SERVICE = "grpc.health.v1.Health"
 
 # Watches are cheap, not free, and nobody needs this many.
-_MAX_WATCHERS = 256
+_MAX_WATCHERS = 128
 
 
 class Health:

@@ -21,7 +21,7 @@ from edged._pb.inference import grpc_service_pb2 as pb
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 ADMIN = "edged.v1.Admin"
-WATCHERS = 256
+WATCHERS = 128
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -128,7 +128,7 @@ def test_watchers_beyond_the_limit_are_turned_away(daemon: Daemon) -> None:
             with watch(daemon, "") as late, pytest.raises(grpc.RpcError) as raised:
                 next(late)
             assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "256 callers watch already; use Check" in raised.value.details()
+            assert "128 callers watch already; use Check" in raised.value.details()
         finally:
             for other in others:
                 other.__exit__(None, None, None)

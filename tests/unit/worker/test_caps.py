@@ -134,8 +134,8 @@ async def test_a_worker_in_a_group_is_ended_by_it_and_not_watched(folder, tmp_pa
 @pytest.mark.parametrize(("start_", "size", "end"), [(0, 11, 10), (5, 6, 10), (0, -1, 10), (11, 0, 10)])
 def test_an_answer_that_does_not_fit_is_refused(start_, size, end):
     with pytest.raises(EdgedError, match="larger than what it came in"):
-        process._part(memoryview(bytes(20)), start_, size, end)
+        placing._part(memoryview(bytes(20)), start_, size, end)
 
 
 def test_an_answer_that_fits_is_taken():
-    assert bytes(process._part(memoryview(b"0123456789"), 2, 3, 5)) == b"234"
+    assert bytes(placing._part(memoryview(b"0123456789"), 2, 3, 5)) == b"234"
