@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from edged.bundle.manifest import Queue as Rules
 
-# Turns without an arrival after which a batch is closed, and how long that may take: 30 idle turns are some 150 µs;
+# Turns without an arrival after which a batch is closed, and how long that may take: 15 idle turns are some 75 µs;
 # longer ones were not idle, but spent on what has arrived (benchmarks/serving.py).
-QUIET_TURNS = 30
+QUIET_TURNS = 15
 QUIET_NS = 400_000
 
 # Of so many batches one is waited with although it is as large as those before it.
