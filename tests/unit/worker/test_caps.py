@@ -13,7 +13,7 @@ from support import cgroups
 from support.standins import Clock
 
 from edged.errors import Code, EdgedError
-from edged.worker import process, watch
+from edged.worker import placing, process, watch
 from edged.worker.cgroup import Groups
 from edged.worker.child import Exit
 from edged.worker.process import Caps, start
