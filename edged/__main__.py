@@ -66,8 +66,7 @@ def _serve(root: Path, files: tuple[Path, ...]) -> None:
 
     from edged.app import App, Origin, settings_for_start
 
-    origin = Origin(root, files)
-    settings, degraded = settings_for_start(origin)
+    settings, origin, degraded = settings_for_start(Origin(root, files))
     log.configure(settings.log.level, settings.log.format)
 
     async def run() -> None:

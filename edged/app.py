@@ -18,7 +18,7 @@ from edged.config import last_good, reload
 from edged.config.load import load
 from edged.config.settings import Listen, Settings
 from edged.document import DocumentError
-from edged.errors import EdgedError
+from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
@@ -31,6 +31,7 @@ from edged.system import hardware
 from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
+from edged.system.starts import LIMIT, RETRY_S, SETTLED_S, Starts, supervised
 from edged.worker.templates import Templates
 
 # READY=1 waits for the first loads to come to an end, but not for ever: a slow model must not fail the start.
@@ -48,6 +49,8 @@ class Origin(msgspec.Struct, frozen=True):
 
     root: Path
     files: tuple[Path, ...]
+    unknown: bool = False
+    """The files are wrong and no good settings are remembered: the defaults stand in, to be reachable."""
 
     @property
     def last_good(self) -> Path:
@@ -72,22 +75,29 @@ class App:
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
         self._doubts: list[str] = []
+        self._starts: Starts | None = None
+        self._reachable_only = origin.unknown
+        """Administrators reach it, and that is all."""
+        self._stop = asyncio.Event()
         for error in wrong:
-            what = "the settings are wrong, so the last good ones hold"
+            what = "the settings are wrong, so "
+            what += "only administrators are served" if origin.unknown else "the last good ones hold"
             self._events.record(Severity.ERROR, error.code, "settings", f"{what}:\n{error}")
             self._doubts.append(f"{what}: {_in_a_line(error)}")
             self._life.degrade(self._doubts[-1])
 
     async def run(self) -> None:
         """Starts in order of dependence, serves until a signal, stops in reverse. Raises EdgedError at the start."""
-        stop = asyncio.Event()
+        stop = self._stop
         async with contextlib.AsyncExitStack() as stack:
             self._take_folders(stack)
+            self._count_start()
             watch_signals(stop, self._reload)
             self._in_background(stack, "watchdog", self._notifier.keep_alive())  # fed until the very end
             stack.push_async_callback(self._templates.stop)
             stack.push_async_callback(self._residency.stop)
-            self._load_models()
+            if not self._reachable_only:
+                self._load_models()
             for server in self._servers(stack):
                 await server.start()
             stack.push_async_callback(self._drain)
@@ -95,6 +105,8 @@ class App:
             await self._start_up(stop)
             await stop.wait()
             self._log.info("stopping", phase=self._life.phase)
+            if self._starts:
+                self._starts.settle()
             self._life.enter(Phase.DRAINING)
             self._notifier.stopping("answering what is under way")
 
@@ -112,6 +124,28 @@ class App:
             stack.callback(Lock(folder / "edged.lock").release)
             remove_leftovers(folder)
         stack.callback(FolderLock(state).release)
+
+    def _count_start(self) -> None:
+        """After crashes in a row, comes up for administrators only, and tries again after a while."""
+        if not supervised(os.environ):
+            return
+        loop = asyncio.get_running_loop()
+        self._starts = Starts(Path(self._placed.listen.socket).parent / "starts")
+        crashes = self._starts.begin()
+        if crashes < LIMIT:
+            loop.call_later(SETTLED_S, self._starts.settle)
+            return
+        self._reachable_only = True
+        why = f"edged crashed {crashes} times in a row, so only administrators are served for {RETRY_S / 60:g} minutes"
+        self._events.record(Severity.ERROR, Code.CRASH_LOOP, "edged", why)
+        self._life.degrade(f"{why}; the log says more, and a restart by hand tries at once")
+        loop.call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        if self._starts:
+            self._starts.retry()
+            self._starts = None
+        self._stop.set()
 
     def _in_background(self, stack: contextlib.AsyncExitStack, what: str, part: Coroutine[Any, Any, None]) -> None:
         """Runs `part` until the stack is left. Its end by a defect is told, since nobody else would notice."""
@@ -158,20 +192,21 @@ class App:
                 self._service, self._residency, self._life, self._events, self._settings.device.hardware_class
             ).methods()
         }
-        public = self._server(protocol, listen)
-        stack.push_async_callback(public.stop, _CLOSE_S)
-        public.add_socket(Path(listen.socket))
-        if listen.tcp:
-            public.add_tcp(listen.tcp, _tls(listen))
         private = self._server({**protocol, **administration}, listen)
         stack.push_async_callback(private.stop, _CLOSE_S)
         private.add_socket(Path(listen.admin_socket))
-        self._life.listening = [
-            f"unix:{listen.socket}",
-            f"unix:{listen.admin_socket}",
-            *([listen.tcp] if listen.tcp else []),
-        ]
-        return [public, private]
+        self._life.listening = [f"unix:{listen.admin_socket}"]
+        if self._reachable_only:
+            Path(listen.socket).unlink(missing_ok=True)  # the one of a crashed daemon, at which callers would wait
+            return [private]
+        public = self._server(protocol, listen)
+        stack.push_async_callback(public.stop, _CLOSE_S)
+        public.add_socket(Path(listen.socket))
+        self._life.listening.insert(0, f"unix:{listen.socket}")
+        if listen.tcp:
+            public.add_tcp(listen.tcp, _tls(listen))
+            self._life.listening.append(listen.tcp)
+        return [private, public]
 
     def _server(self, services: Mapping[str, Methods], listen: Listen) -> Server:
         names = [*services, health.SERVICE]
@@ -251,6 +286,9 @@ class App:
                 self._notifier.ready(report.summary(self._life, self._residency))
 
     def _take(self, new: Settings) -> None:
+        if self._reachable_only:  # what was wrong may be mended: the service manager starts it again, in full
+            self._stop.set()
+            return
         while self._doubts:
             self._life.recover(self._doubts.pop())
         for change in reload.changes(self._settings, new):
@@ -282,18 +320,21 @@ async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def settings_for_start(origin: Origin) -> tuple[Settings, list[EdgedError]]:
+def settings_for_start(origin: Origin) -> tuple[Settings, Origin, list[EdgedError]]:
     """The settings to run on, and why they are not those of the files where they are not.
 
-    Raises EdgedError when the files are wrong and no good settings are remembered, or a path cannot be used at all.
+    Under a service manager a daemon comes up whatever the files hold, to be reachable. Raises EdgedError when the files
+    are wrong, no good settings are remembered and somebody started it by hand, or a path cannot be used at all.
     """
     try:
-        return load(origin.root, origin.files).settings, []
+        return load(origin.root, origin.files).settings, origin, []
     except DocumentError as error:
         remembered = last_good.recall(origin.last_good, origin.root)
-        if remembered is None:
-            raise
-        return remembered, [error]
+        if remembered is not None:
+            return remembered, origin, [error]
+        if supervised(os.environ):
+            return Settings(), msgspec.structs.replace(origin, unknown=True), [error]
+        raise
 
 
 def _in_a_line(error: EdgedError) -> str:
