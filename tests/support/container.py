@@ -17,6 +17,9 @@ import threading
 import time
 from pathlib import Path
 
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+
 from support.daemon import PATIENCE_S, REPO
 
 # Not under /tmp, which a boot empties; git does not see it.
@@ -60,20 +63,40 @@ def base() -> Path:
 
 
 def wheels() -> Path:
-    """edged and what it needs, for the container's interpreter; edged's own is made anew each time."""
-    lock = REPO / "requirements.lock"
-    folder = CACHE / f"wheels-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    """What edged and its build need, for the container's interpreter; downloaded once for each state of the locks."""
+    locks = [REPO / "requirements.lock", REPO / "requirements-build.lock"]
+    content = "\n".join(_pinned(lock.read_text()) for lock in locks)
+    folder = CACHE / f"wheels-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     if not folder.exists():
         making = folder.with_suffix(".making")
         shutil.rmtree(making, ignore_errors=True)
-        options = ["--python-version", PYTHON, "--only-binary=:all:", "--require-hashes"]
-        _run(sys.executable, "-m", "pip", "download", "-q", *options, "-r", lock, "-d", making, timeout=600)
+        making.mkdir(parents=True)
+        wanted = making / "wanted.txt"
+        wanted.write_text(content)
+        options = ["--python-version", PYTHON, "--only-binary=:all:", "--require-hashes", "--no-deps"]
+        _run(sys.executable, "-m", "pip", "download", "-q", *options, "-r", wanted, "-d", making, timeout=600)
         making.rename(folder)
-    for old in folder.glob("edged-*.whl"):
-        old.unlink()
+    return folder
+
+
+def _pinned(lock: str) -> str:
+    """The entries of a lock for the container's interpreter, without markers: pip would judge those by its own."""
+    environment = {**default_environment(), "python_version": PYTHON, "python_full_version": f"{PYTHON}.0"}
+    kept = []
+    for entry in lock.replace("\\\n", " ").splitlines():
+        requirement, *hashes = entry.split(" --hash=")
+        if not requirement.strip() or requirement.lstrip().startswith("#"):
+            continue
+        parsed = Requirement(requirement)
+        if parsed.marker is None or parsed.marker.evaluate(environment):
+            parsed.marker = None
+            kept.append(" --hash=".join([str(parsed), *(each.strip() for each in hashes)]))
+    return "\n".join(dict.fromkeys(kept))
+
+
+def _own_wheel(folder: Path) -> None:
     build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w"]
     _run(sys.executable, "-m", "pip", *build, folder, REPO, timeout=300)
-    return folder
 
 
 def make_root(into: Path) -> None:
@@ -81,6 +104,7 @@ def make_root(into: Path) -> None:
     into.mkdir(parents=True)
     _run("tar", "-xf", base(), "-C", into)
     shutil.copytree(wheels(), into / "opt/wheels")
+    _own_wheel(into / "opt/wheels")
     _run("chroot", into, "python3", "-m", "venv", "/usr/lib/edged/venv")
     pip = ["/usr/lib/edged/venv/bin/pip", "install", "-q", "--no-index", "--find-links", "/opt/wheels"]
     _run("chroot", into, *pip, "edged[onnxruntime]", timeout=600)
