@@ -32,6 +32,8 @@ from edged.system.folders import FolderLock, Lock, keep_private, make_folder, op
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
 from edged.system.starts import LIMIT, RETRY_S, SETTLED_S, Starts, supervised
+from edged.worker import cgroup
+from edged.worker.cgroup import Groups
 from edged.worker.templates import Templates
 
 # READY=1 waits for the first loads to come to an end, but not for ever: a slow model must not fail the start.
@@ -71,6 +73,7 @@ class App:
         self._life = Life(self._changes)
         self._residency = Residency(self._changes)
         self._templates = Templates(self._events)
+        self._groups = cgroup.NONE
         self._service = Service(self._residency, settings.serving)
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
@@ -92,6 +95,8 @@ class App:
         async with contextlib.AsyncExitStack() as stack:
             self._take_folders(stack)
             self._count_start()
+            self._groups = Groups.find()  # only now: the workers of a daemon that runs already are none of ours
+            self._log.info("workers are held to their memory", by="watching" if self._groups.why_not else "the kernel")
             watch_signals(stop, self._reload)
             self._in_background(stack, "watchdog", self._notifier.keep_alive())  # fed until the very end
             stack.push_async_callback(self._templates.stop)
@@ -180,6 +185,7 @@ class App:
                     self._events,
                     self._templates.make,
                     self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
+                    self._groups,
                 )
                 self._residency.add(resident)
 
@@ -281,6 +287,11 @@ class App:
             self._events.record(
                 Severity.ERROR, error.code, "settings", f"nothing was changed; the settings are wrong:\n{error}"
             )
+        except Exception:  # noqa: BLE001 - logged, and told as an event
+            self._log.exception("a reload met a defect of edged")
+            self._events.record(
+                Severity.ERROR, Code.INTERNAL, "settings", "the reload met a defect of edged; its log says more"
+            )
         finally:  # the service manager waits for it, whatever happened
             if running:
                 self._notifier.ready(report.summary(self._life, self._residency))
@@ -289,9 +300,10 @@ class App:
         if self._reachable_only:  # what was wrong may be mended: the service manager starts it again, in full
             self._stop.set()
             return
+        changes = reload.changes(self._settings, new)
         while self._doubts:
             self._life.recover(self._doubts.pop())
-        for change in reload.changes(self._settings, new):
+        for change in changes:
             text = f"{change.key} is now {change.new!r}, was {change.old!r}"
             if change.applies:
                 self._events.record(Severity.INFO, "setting_changed", change.key, text)

@@ -1,4 +1,4 @@
-"""What several siblings share: datatypes, tensor specifications, levels. Nothing here does anything."""
+"""What several siblings share: datatypes, tensor specifications, comparisons, levels. Nothing here does anything."""
 
 from __future__ import annotations
 
@@ -57,6 +57,25 @@ class Level(StrEnum):
     ELEVATED = "elevated"
     CRITICAL = "critical"
     EMERGENCY = "emergency"
+
+
+class Comparison(msgspec.Struct, frozen=True, array_like=True):
+    """How one output compares, element by element, with what was expected of it.
+
+    `outside` counts the elements that differ by more than atol + rtol·|expected|; NaN equals NaN and nothing else.
+    `worst_abs` is the largest difference. `agreeing_rows` counts the rows (along the last axis) whose largest element
+    is the expected one. Where the shapes differ nothing else was compared, and `note` says which came and which was
+    expected.
+    """
+
+    output: str
+    elements: int
+    outside: int
+    worst_abs: float
+    rows: int
+    agreeing_rows: int
+    shape_matches: bool
+    note: str = ""
 
 
 TensorName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]

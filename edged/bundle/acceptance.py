@@ -8,25 +8,7 @@ import msgspec
 
 from edged.bundle.manifest import Golden
 from edged.errors import Code
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One output of one golden, compared element by element with what was expected.
-
-    `outside` counts elements that differ by more than atol + rtol·|expected|; NaN equals NaN and nothing else.
-    `worst_abs` is the largest difference. `agreeing_rows` counts rows whose largest element is the expected one.
-    Where the shapes differ nothing else was compared, and `note` says which came and which was expected.
-    """
-
-    golden: str
-    output: str
-    elements: int
-    outside: int
-    worst_abs: float
-    rows: int
-    agreeing_rows: int
-    shape_matches: bool = True
-    note: str = ""
+from edged.types import Comparison
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -37,7 +19,7 @@ class Verdict(msgspec.Struct, frozen=True):
     text: str
 
 
-def judge(golden: Golden, measured: Sequence[Measured]) -> Verdict:
+def judge(golden: Golden, measured: Sequence[Comparison]) -> Verdict:
     """Whether every output is as `golden` demands: within its tolerance or, where it gives one, its agreement."""
     objections = [text for output in measured for text in _objections(golden, output)]
     if not measured:
@@ -48,7 +30,7 @@ def judge(golden: Golden, measured: Sequence[Measured]) -> Verdict:
     return Verdict(ok=True, code=None, text=f"{golden.file}: as expected: {outputs}")
 
 
-def _objections(golden: Golden, measured: Measured) -> Iterator[str]:
+def _objections(golden: Golden, measured: Comparison) -> Iterator[str]:
     where = f"{golden.file}: output {measured.output}"
     note = f" ({measured.note})" if measured.note else ""
     if not measured.shape_matches:

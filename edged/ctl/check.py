@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edged.bundle import acceptance, folder, paths
-from edged.bundle.acceptance import Measured, Verdict
+from edged.bundle.acceptance import Verdict
 from edged.bundle.manifest import Golden, Manifest, Variant, digest
 from edged.config.settings import Workers
 from edged.ctl.output import Column, Table
@@ -104,8 +104,7 @@ async def _judge(worker: Worker, manifest: Manifest, golden: Golden) -> Verdict:
         compared = await run_golden(worker, manifest, golden)
     except EdgedError as error:
         return Verdict(ok=False, code=error.code, text=f"{golden.file}: could not be run: {error}")
-    measured = [Measured(golden=golden.file, **msgspec.structs.asdict(each)) for each in compared.outputs]
-    return acceptance.judge(golden, measured)
+    return acceptance.judge(golden, compared.outputs)
 
 
 def table(checked: Checked) -> Table:

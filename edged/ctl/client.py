@@ -57,9 +57,10 @@ class Client:
         """The models the daemon knows."""
         return self._ask(_ADMIN, "ListModels", admin_pb2.ListModelsRequest(), admin_pb2.ListModelsResponse)
 
-    def workers(self) -> admin_pb2.ListWorkersResponse:
-        """The workers there are."""
-        return self._ask(_ADMIN, "ListWorkers", admin_pb2.ListWorkersRequest(), admin_pb2.ListWorkersResponse)
+    def workers(self, *, pss: bool) -> admin_pb2.ListWorkersResponse:
+        """The workers there are; with their proportional share of memory where `pss`."""
+        request = admin_pb2.ListWorkersRequest(pss=pss)
+        return self._ask(_ADMIN, "ListWorkers", request, admin_pb2.ListWorkersResponse)
 
     def events(self, limit: int, after: int) -> admin_pb2.ListEventsResponse:
         """What happened after the event `after`, at most the newest `limit`; 0: all that is kept."""

@@ -105,15 +105,17 @@ def models(asked: Asked) -> None:
 
 @click.command
 @common
+@click.option("--pss", is_flag=True, help="Show each one's proportional share too, which costs it some milliseconds.")
 @click.pass_obj
-def workers(asked: Asked) -> None:
+def workers(asked: Asked, *, pss: bool) -> None:
     """The processes that run the models.
 
-    MIB is the memory that is resident now and PEAK MIB what was at most; LOAD is how long the process took until it
-    was ready, and RESTARTS counts those before it that ended unasked.
+    CPU is the processor time that the process has used. Memory is in MiB: MIB is resident now, PRIVATE of it belongs to
+    no file and no shared memory, PEAK was resident at most, ARENA is shared with edged for large tensors. LOAD is how
+    long the process took until it was ready, and RESTARTS counts those before it that ended unasked.
     """
     with _client(asked) as client:
-        found = client.workers()
+        found = client.workers(pss=pss)
     from edged.ctl import tables
     from edged.ctl.plain import plain
 
@@ -122,7 +124,7 @@ def workers(asked: Asked) -> None:
     elif not found.workers:
         output.line("no workers")
     else:
-        output.table(tables.workers(found.workers))
+        output.table(tables.workers(found.workers, pss=pss))
         _notes(tables.worker_notes(found.workers))
 
 

@@ -34,6 +34,7 @@ def status(found: pb.Status, now: datetime) -> Table:
             ("level", word(found, "level")),
             *listening,
             *reasons,
+            *[("sandbox", f"workers lack: {lacking}") for lacking in _lacking(found.workers)],
         ]
     )
 
@@ -93,14 +94,18 @@ def _told_by_variants(model: pb.Model) -> bool:
     return bool(model.passed_over) and all(passed.reason in model.reason for passed in model.passed_over)
 
 
-def workers(workers: Sequence[pb.Worker]) -> Table:
-    """The workers, but for what `worker_notes` says."""
+def workers(workers: Sequence[pb.Worker], *, pss: bool = False) -> Table:
+    """The workers, but for what `worker_notes` says; with their proportional share of memory where `pss`."""
     columns = (
         *_MODEL,
         Column("PID", right=True),
         Column("STATE"),
+        Column("CPU", right=True),
         Column("MIB", right=True),
-        Column("PEAK MIB", right=True),
+        Column("PRIVATE", right=True),
+        *([Column("PSS", right=True)] if pss else []),
+        Column("PEAK", right=True),
+        Column("ARENA", right=True),
         Column("LOAD", right=True),
         Column("RESTARTS", right=True),
     )
@@ -111,8 +116,12 @@ def workers(workers: Sequence[pb.Worker]) -> Table:
             each.variant,
             str(each.pid or "-"),
             word(each, "state"),
+            duration(each.cpu_time.ToNanoseconds() / 1e9) if each.HasField("cpu_time") else "-",
             mib(each.resident_bytes),
+            mib(each.private_bytes),
+            *([mib(each.pss_bytes)] if pss else []),
             mib(each.peak_bytes),
+            mib(each.arena_bytes),
             duration(each.load_time.ToNanoseconds() / 1e9) if each.HasField("load_time") else "-",
             str(each.restarts),
         )
@@ -122,14 +131,18 @@ def workers(workers: Sequence[pb.Worker]) -> Table:
 
 
 def worker_notes(workers: Sequence[pb.Worker]) -> list[str]:
-    """What bounds each worker, and how the one before it ended."""
+    """What bounds each worker, what it is not kept from though it should be, and how the one before it ended."""
     alike = len(workers) > 1 and len({each.caps for each in workers}) == 1
     notes = [f"all: at most {workers[0].caps}"] if alike and workers[0].caps else []
+    notes += [f"the sandbox lacks: {lacking}" for lacking in _lacking(workers)]
     for each in workers:
         name = f"{each.model} {each.revision} {each.variant}"
         if each.caps and not alike:
             notes.append(f"{name}: at most {each.caps}")
-        if each.last_exit:
+        if each.state == pb.WORKER_STATE_LOST:
+            held = f"keeps {mib(each.charged_bytes)} MiB and its device until it does"
+            notes.append(f"{name}: process {each.pid} was killed and does not end; it {held}")
+        elif each.last_exit:
             notes.append(f"{name}: the worker before it ended: {each.last_exit}")
     return notes
 
@@ -169,3 +182,8 @@ def _state(model: pb.Model) -> str:
 def _requests(model: pb.Model) -> str:
     counted = ((model.requests_failed, "failed"), (model.requests_refused, "refused"))
     return ", ".join([f"{model.requests_ok} ok", *(f"{number} {name}" for number, name in counted if number)])
+
+
+def _lacking(workers: Sequence[pb.Worker]) -> list[str]:
+    """What the sandboxes lack, each once: it is the kernel that lacks it."""
+    return sorted({lacking for each in workers for lacking in each.sandbox_lacks})

@@ -8,7 +8,8 @@ import msgspec
 
 from edged.bundle.manifest import Golden, Manifest, Variant
 from edged.config.settings import Workers
-from edged.worker import process
+from edged.worker import cgroup, process
+from edged.worker.cgroup import Groups
 from edged.worker.messages import Compared, FileRef, Load, RunGolden, WarmupRun
 from edged.worker.templates import Maker, spawned
 
@@ -27,6 +28,7 @@ class Terms(msgspec.Struct, frozen=True):
     make: Maker = spawned
     max_answer_bytes: int = 0
     """What one answer may take; 0: no bound."""
+    groups: Groups = cgroup.NONE
 
 
 def file_ref(manifest: Manifest, path: str) -> FileRef:
@@ -59,7 +61,7 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
         memory_bytes=(caps.memory_mib or settings.memory_mib or half_mib) * 2**20,
         arena_bytes=settings.arena_mib * 2**20,
     )
-    return await process.start(load, allowed, terms.make)
+    return await process.start(load, allowed, terms.make, terms.groups)
 
 
 async def run_golden(worker: process.Worker, manifest: Manifest, golden: Golden) -> Compared:

@@ -20,7 +20,8 @@ from edged.models import restarts
 from edged.models.loading import Terms, start_worker
 from edged.models.selection import PassedOver, select
 from edged.system.hardware import Hardware
-from edged.worker import process
+from edged.worker import cgroup, process
+from edged.worker.cgroup import Groups
 from edged.worker.templates import Maker
 
 _log = log.get("models")
@@ -50,6 +51,13 @@ class Source(msgspec.Struct, frozen=True):
     origin: str
 
 
+class Lost(msgspec.Struct, frozen=True):
+    """A worker that could not be ended: what it holds stays charged to its model until it goes after all."""
+
+    variant: Variant
+    worker: process.Worker
+
+
 class Resident:
     """One model revision: it chooses a variant, starts its worker, and starts it again when it dies."""
 
@@ -63,6 +71,7 @@ class Resident:
         events: EventLog,
         make: Maker,
         max_answer_bytes: int = 0,
+        groups: Groups = cgroup.NONE,
     ) -> None:
         self.source = source
         self.manifest = source.manifest
@@ -76,13 +85,13 @@ class Resident:
         self.runtimes = runtimes
         self.settings = settings
         self.changes = changes
-        self.lost: list[process.Worker] = []
-        """Workers that could not be ended: what they hold stays theirs."""
+        self.lost: list[Lost] = []
         self._runnable, self.passed_over = select(source.manifest, hardware, runtimes)
         self._hardware = hardware
         self._events = events
         self._make = make
         self._max_answer_bytes = max_answer_bytes
+        self._groups = groups
         self._served = False
         self._deaths = 0
         """In a row, with no answer between."""
@@ -155,7 +164,8 @@ class Resident:
                 how = await asyncio.shield(worker.ended)
             except asyncio.CancelledError:
                 self.worker = None
-                await worker.stop(_STOP_GRACE_S)
+                if (await worker.stop(_STOP_GRACE_S)).lost:
+                    self._lose(self._runnable[0], worker)
                 raise
             self.worker = None
             self.last_exit = how.text
@@ -164,7 +174,7 @@ class Resident:
                 self._deaths += 1
             verdict = worker.verdict or EdgedError(Code.WORKER_CRASHED, f"its worker ended: {how.text}")
             if how.lost:
-                self.lost.append(worker)
+                self._lose(self._runnable[0], worker)
                 self._pass_over(self._runnable[0], verdict)
             else:
                 await self._come_back(verdict)
@@ -175,6 +185,10 @@ class Resident:
         """A worker of `variant`, ready; None when it does not load, which is then dealt with."""
         try:
             worker = await start_worker(self.source.folder, self.manifest, variant, self._terms())
+        except process.LostError as error:
+            self._lose(variant, error.worker)
+            self._pass_over(variant, error)
+            return None
         except (EdgedError, OSError) as error:
             if _may_pass(error) and (self._runnable == [variant] or not _is_hang(error)):
                 self.last_exit = str(error)
@@ -222,12 +236,22 @@ class Resident:
         await asyncio.sleep(self._delay_s)
         self.restarts += 1
 
+    def _lose(self, variant: Variant, worker: process.Worker) -> None:
+        lost = Lost(variant, worker)
+        self.lost.append(lost)
+
+        def gone(_: object) -> None:
+            self.lost.remove(lost)
+            self.changes.mark()
+
+        worker.gone.add_done_callback(gone)
+
     def answered(self) -> None:
         """A worker has answered: what died before is no row of deaths any more."""
         self._deaths = 0
 
     def _terms(self) -> Terms:
-        return Terms(self.settings, self._hardware.memory_mib, self._make, self._max_answer_bytes)
+        return Terms(self.settings, self._hardware.memory_mib, self._make, self._max_answer_bytes, self._groups)
 
     def _pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:
         code = error.code if isinstance(error, EdgedError) else Code.LOAD_FAILED

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from edged import __version__
 from edged._pb.edged.v1 import admin_pb2 as pb
+from edged.bundle.manifest import Variant
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency
@@ -21,6 +22,8 @@ from edged.serving import report
 from edged.serving.report import Mode
 from edged.serving.service import Service
 from edged.system.life import Life
+from edged.worker import usage
+from edged.worker.process import Worker
 
 SERVICE = "edged.v1.Admin"
 
@@ -97,8 +100,12 @@ class Admin:
         return pb.ListModelsResponse(models=self._models()).SerializeToString()
 
     async def _list_workers(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
-        decode(pb.ListWorkersRequest, data)
-        return pb.ListWorkersResponse(workers=self._workers()).SerializeToString()
+        request = decode(pb.ListWorkersRequest, data)
+        workers = self._workers()
+        if request.pss:
+            for worker in workers:  # aside, since the kernel takes its time over a large one
+                worker.pss_bytes = await asyncio.to_thread(usage.pss_bytes, worker.pid)
+        return pb.ListWorkersResponse(workers=workers).SerializeToString()
 
     async def _list_events(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         request = decode(pb.ListEventsRequest, data)
@@ -165,15 +172,20 @@ class Admin:
         )
 
     def _workers(self) -> list[pb.Worker]:
-        return [worker for resident in self._residency.all() for worker in _worker(resident)]
+        return [worker for resident in self._residency.all() for worker in _workers(resident)]
 
 
-def _worker(resident: Resident) -> list[pb.Worker]:
-    """A resident's worker, where it has one."""
-    worker, variant = resident.worker, resident.variant
-    if worker is None or variant is None:
-        return []
-    usage = worker.usage()
+def _workers(resident: Resident) -> list[pb.Worker]:
+    """A resident's worker, where it has one, and those that it lost."""
+    found = [_worker(resident, lost.variant, lost.worker, pb.WORKER_STATE_LOST) for lost in resident.lost]
+    if resident.worker is not None and resident.variant is not None:
+        state = pb.WORKER_STATE_READY if resident.ready else pb.WORKER_STATE_DRAINING
+        found.insert(0, _worker(resident, resident.variant, resident.worker, state))
+    return found
+
+
+def _worker(resident: Resident, variant: Variant, worker: Worker, state: pb.WorkerState.ValueType) -> pb.Worker:
+    taken = worker.usage()
     found = pb.Worker(
         model=resident.name,
         revision=resident.revision,
@@ -181,16 +193,23 @@ def _worker(resident: Resident) -> list[pb.Worker]:
         runtime=variant.runtime,
         runtime_version=resident.runtimes.get(variant.runtime) or "",
         pid=worker.pid,
-        state=pb.WORKER_STATE_READY if resident.ready else pb.WORKER_STATE_DRAINING,
+        state=state,
         started_at=_timestamp(worker.started_at),
-        resident_bytes=usage.resident_bytes,
-        peak_bytes=usage.peak_bytes,
+        resident_bytes=taken.resident_bytes,
+        private_bytes=taken.private_bytes,
+        peak_bytes=taken.peak_bytes,
+        arena_bytes=taken.arena_bytes,
+        charged_bytes=taken.charged_bytes,
         restarts=resident.restarts,
-        caps=f"{worker.caps.describe()}; {worker.made}",
+        caps=f"{worker.bounds()}; {worker.made}",
         last_exit=resident.last_exit,
+        sandbox=worker.loaded.sandbox,
+        sandbox_lacks=worker.loaded.sandbox_lacks,
+        arena_held_bytes=worker.arena_held_bytes,
     )
+    found.cpu_time.FromNanoseconds(int(taken.cpu_s * 1e9))
     found.load_time.FromNanoseconds(int((worker.loaded.load_s + worker.loaded.warmup_s) * 1e9))
-    return [found]
+    return found
 
 
 def _timestamp(at: datetime) -> Timestamp:

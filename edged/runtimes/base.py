@@ -64,6 +64,12 @@ class Engine(msgspec.Struct, frozen=True):
     environment: dict[str, str]
     hidden: tuple[str, ...] = ()
     """Modules that it would import and does without: its telemetry, which starts threads and looks hosts up."""
+    reads: tuple[str, ...] = ()
+    """Files and folders that it reads besides code, the bundle, and what describes the machine."""
+    devices: tuple[str, ...] = ()
+    """Device nodes, and folders of them, that it works with, as glob patterns."""
+    compiles: bool = False
+    """It makes machine code as it runs, so that its workers cannot be kept from that."""
 
     def version(self) -> str | None:
         """The installed version, found without importing the engine; None where it is absent."""
@@ -92,6 +98,9 @@ ENGINES = {
             extra="openvino",
             environment={},
             hidden=("openvino_telemetry",),
+            reads=("/etc/OpenCL",),
+            devices=("/dev/dri", "/dev/accel"),
+            compiles=True,
         ),
     )
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from edged.models.residency import Residency
-from edged.models.resident import Resident, State
+from edged.models.resident import Lost, Resident, State
 from edged.system.life import Life, Phase
 
 
@@ -22,7 +22,16 @@ def degraded_reasons(life: Life, residency: Residency) -> list[str]:
     """Everything that is not as it should be, a line each."""
     first_loads = life.phase is Phase.STARTING
     reasons = (_reason(each, first_loads=first_loads) for each in residency.serving())
-    return [*life.degraded_reasons, *filter(None, reasons)]
+    lost = (_lost_reason(resident, lost) for resident in residency.all() for lost in resident.lost)
+    return [*life.degraded_reasons, *filter(None, reasons), *lost]
+
+
+def _lost_reason(resident: Resident, lost: Lost) -> str:
+    held = f"{lost.worker.usage().charged_bytes // 2**20} MiB and its device"
+    return (
+        f"a worker of model {resident.name}, variant {lost.variant.name}, process {lost.worker.pid}, "
+        f"does not end and holds {held}; a restart of this device frees them"
+    )
 
 
 def _reason(resident: Resident, *, first_loads: bool) -> str:

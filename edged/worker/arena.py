@@ -4,6 +4,9 @@ One file in memory a worker, of fixed size, sparse until it is used, and sealed:
 other, nor grow it. The front alone gives out slots, both for what it sends and for what it expects back, and takes them
 back when the worker has answered. When the worker ends the whole arena goes with it, so that no slot is ever given out
 again while somebody may still write to it.
+
+The kernel charges each page to the control group of the process that touched it first: what is sent to the front's,
+what comes back to the worker's. Where a worker has no group, all that was ever touched counts as the worker's.
 """
 
 from __future__ import annotations

@@ -14,6 +14,10 @@ import msgspec
 REAP_S = 5.0
 
 
+# The ids of the children that a Child stands for and that are not reaped yet.
+_held: set[int] = set()
+
+
 class Exit(msgspec.Struct, frozen=True):
     """How a process ended. `lost`: it did not; it is still there after SIGKILL, with all that it holds."""
 
@@ -29,8 +33,11 @@ class Child:
         loop = asyncio.get_running_loop()
         self.pid = pid
         self.ended: asyncio.Future[Exit] = loop.create_future()
+        self.reaped: asyncio.Future[None] = loop.create_future()
+        """Done when it is no more: with `ended`, but for one that is lost."""
         self._pidfd = os.pidfd_open(pid)
         loop.add_reader(self._pidfd, self._reap)
+        _held.add(pid)
 
     def kill(self) -> None:
         """Sends SIGKILL; `ended` follows, within REAP_S."""
@@ -50,16 +57,21 @@ class Child:
             return
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
-        if self.ended.done():  # it was given up, and has gone after all
-            return
-        if result.si_code == os.CLD_EXITED:
-            self.ended.set_result(Exit(f"exit status {result.si_status}"))
-        else:
-            self.ended.set_result(Exit(f"killed by {_signal_name(result.si_status)}"))
+        _held.discard(self.pid)
+        if not self.ended.done():  # else it was given up, and has gone after all
+            exited = result.si_code == os.CLD_EXITED
+            status = result.si_status
+            self.ended.set_result(Exit(f"exit status {status}" if exited else f"killed by {_signal_name(status)}"))
+        self.reaped.set_result(None)
 
     def _lose(self) -> None:
         if not self.ended.done():
             self.ended.set_result(Exit(f"lost: still there {REAP_S:g} s after SIGKILL", lost=True))
+
+
+def is_held(pid: int) -> bool:
+    """Whether a `Child` stands for this child, so that somebody reaps it; nobody knows of the others."""
+    return pid in _held
 
 
 def _signal_name(number: int) -> str:
@@ -70,11 +82,12 @@ def _signal_name(number: int) -> str:
 
 
 def spawn(module: str, arguments: Sequence[str], environment: Mapping[str, str], keep: Sequence[int]) -> Child:
-    """Starts `python -I -m module arguments…` with the descriptors `keep` and no other.
+    """Starts `python -I -B -m module arguments…` with the descriptors `keep` and no other.
 
-    Its standard input is empty; what it prints goes where the daemon's own goes. Raises OSError.
+    It leaves no compiled code behind. Its standard input is empty; what it prints goes where the daemon's own goes.
+    Raises OSError.
     """
-    command = [sys.executable, "-I", "-m", module, *arguments]
+    command = [sys.executable, "-I", "-B", "-m", module, *arguments]
     empty = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
     for descriptor in keep:
         os.set_inheritable(descriptor, True)

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edged.types import Datatype
-from edged.worker.messages import Comparison
+from edged.types import Comparison, Datatype
 
 
 def compare(

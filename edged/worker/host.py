@@ -1,6 +1,6 @@
 """The worker's main program: loads one variant of one revision and answers what comes over the link.
 
-Started as `python -I -m edged.worker.host DAEMON LINK ARENA`, or forked by a template. It ends when the link does.
+Started as `python -I -B -m edged.worker.host DAEMON LINK ARENA`, or forked by a template. It ends when the link does.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from edged.errors import EdgedError
+from edged.worker import sandbox
 from edged.worker.arena import Window
 from edged.worker.messages import (
     MAX_BODY_BYTES,
@@ -29,6 +30,7 @@ from edged.worker.messages import (
     ToWorker,
 )
 from edged.worker.model import Model, failed
+from edged.worker.sandbox import Confined
 
 # prctl(2).
 _PR_SET_PDEATHSIG = 1
@@ -66,8 +68,8 @@ def _send(link: socket.socket, message: FromWorker, body: Sequence[memoryview | 
             parts[0] = memoryview(parts[0])[sent:]
 
 
-def serve(link: socket.socket, arena: Window) -> None:
-    """Answers what comes over the link until it ends."""
+def serve(link: socket.socket, arena: Window, confine: Callable[[str, str], Confined]) -> None:
+    """Answers what comes over the link until it ends; before a model is opened it confines itself."""
     model: Model | None = None
     while prefix := _receive(link, PREFIX.size):
         head_size, body_size = PREFIX.unpack(prefix)
@@ -80,8 +82,9 @@ def serve(link: socket.socket, arena: Window) -> None:
         message = _decoder.decode(head)
         try:
             if isinstance(message, Load):
+                holds, lacks = confine(message.folder, message.runtime)
                 model = Model(message)
-                _send(link, model.loaded)
+                _send(link, msgspec.structs.replace(model.loaded, sandbox=holds, sandbox_lacks=lacks))
             elif model is None:
                 raise SystemExit("asked for answers before a model was loaded")
             elif isinstance(message, Infer):
@@ -126,7 +129,7 @@ def run(descriptor: int, arena: int) -> None:
     _be_first_to_go()
     with socket.socket(fileno=descriptor) as link, contextlib.suppress(ConnectionError):
         link.set_inheritable(False)
-        serve(link, Window(arena))
+        serve(link, Window(arena), sandbox.confine)
 
 
 def _be_first_to_go() -> None:

@@ -15,7 +15,7 @@ from enum import IntEnum
 
 import msgspec
 
-from edged.types import TensorSpec
+from edged.types import Comparison, TensorSpec
 
 PREFIX = struct.Struct("<IQ")
 
@@ -77,6 +77,10 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     load_s: float
     warmup_s: float
+    sandbox: tuple[str, ...] = ()
+    """What keeps the worker from what is not its own, for people."""
+    sandbox_lacks: tuple[str, ...] = ()
+    """What should too, and why it does not."""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -140,23 +144,6 @@ class RunGolden(msgspec.Struct, frozen=True, array_like=True, tag=6):
     file: FileRef
     atol: float
     rtol: float
-
-
-class Comparison(msgspec.Struct, frozen=True, array_like=True):
-    """How one output compares with what was expected of it.
-
-    `outside` counts the elements that differ by more than atol + rtol·|expected|; NaN equals NaN only.
-    `agreeing_rows` counts the rows (along the last axis) whose largest element is the expected one.
-    """
-
-    output: str
-    elements: int
-    outside: int
-    worst_abs: float
-    rows: int
-    agreeing_rows: int
-    shape_matches: bool
-    note: str = ""
 
 
 class Compared(msgspec.Struct, frozen=True, array_like=True, tag=7):

@@ -41,6 +41,7 @@ class Model:
         self._folder = Path(load.folder)
         self._inputs = {spec.name: spec for spec in load.inputs}
         self._outputs = {spec.name: spec for spec in load.outputs}
+        self._max_batch_size = load.max_batch_size
         self._batched = load.max_batch_size > 0
         self._max_answer_bytes = load.max_answer_bytes
         runtime = load_runtime(load.runtime)
@@ -63,7 +64,7 @@ class Model:
         arrays = read_arrays(self._folder, run.file, {name: (name, spec) for name, spec in self._inputs.items()})
         try:
             for _ in range(run.count):
-                self._session.run(arrays, list(self._outputs))
+                self._answers(arrays, list(self._outputs))
         except EdgedError as error:
             raise EdgedError(Code.LOAD_FAILED, f"warm-up {run.file.path} fails: {error.message}", error.hint) from error
 
@@ -178,8 +179,42 @@ class Model:
             bodies += [part for part, elsewhere in zip(raw, placed, strict=True) if not elsewhere]
         return heads, tuple(placed), bodies
 
+    def _answers(self, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """What the model makes of the inputs of a file, all at once; as declared, or EdgedError."""
+        specs, rows = [self._outputs[name] for name in outputs], self._rows(arrays)
+        return self._checked(self._session.run(arrays, outputs), specs, rows)
+
+    def _rows(self, arrays: Mapping[str, NDArray[Any]]) -> int | None:
+        """Axis 0 of all inputs, None where there is no batch. Raises EdgedError (invalid_tensor)."""
+        if not self._batched:
+            return None
+        counts = {array.shape[0] if array.ndim else None for array in arrays.values()}
+        if len(counts) == 1 and (count := counts.pop()) is not None:
+            return int(count)
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        raise EdgedError(Code.INVALID_TENSOR, f"the inputs do not have one number of rows: {shapes}")
+
+    def _answers_in_batches(self, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """The same in batches that are no larger than the model takes, so that a golden may hold many rows."""
+        rows, most = self._rows(arrays), self._max_batch_size
+        if rows is None or rows <= most:
+            return self._answers(arrays, outputs)
+        parts = [
+            self._answers({name: array[at : at + most] for name, array in arrays.items()}, outputs)
+            for at in range(0, rows, most)
+        ]
+        for name, answers in zip(outputs, zip(*parts, strict=True), strict=True):
+            if len(shapes := {answer.shape[1:] for answer in answers}) > 1:
+                found = ", ".join(str(list(shape)) for shape in sorted(shapes))
+                text = f"output {name!r} has rows of different shapes: {found}"
+                raise EdgedError(Code.INFERENCE_FAILED, text)
+        return [batch.merge(answers) for answers in zip(*parts, strict=True)]
+
     def golden(self, asked: RunGolden) -> Compared:
-        """Runs a golden's inputs and compares what comes with what it expects."""
+        """Runs a golden's inputs and compares what comes with what it expects.
+
+        Raises EdgedError: golden_mismatch with the cause where the model cannot run it or does not answer as declared.
+        """
         arrays = read_arrays(
             self._folder, asked.file, {f"inputs/{name}": (name, spec) for name, spec in self._inputs.items()}
         )
@@ -196,7 +231,11 @@ class Model:
                 f"give one of {', '.join(f'outputs/{name}' for name in self._outputs)}",
             )
         began = time.monotonic()
-        answers = self._session.run(arrays, list(expected))
+        try:
+            answers = self._answers_in_batches(arrays, list(expected))
+        except EdgedError as error:
+            text = f"{asked.file.path} cannot be run: {error.message}"
+            raise EdgedError(Code.GOLDEN_MISMATCH, text, error.hint) from error
         took = time.monotonic() - began
         outputs = [
             compare.compare(name, self._outputs[name].datatype, answer, expected[name], asked.atol, asked.rtol)

@@ -12,8 +12,9 @@ import msgspec
 
 from edged import clock
 from edged.errors import Code, EdgedError
-from edged.worker import usage
+from edged.worker import cgroup, usage
 from edged.worker.arena import LARGE_BYTES, Arena
+from edged.worker.cgroup import Group, Groups
 from edged.worker.child import Child, Exit
 from edged.worker.link import Link, Reply
 from edged.worker.messages import (
@@ -31,9 +32,9 @@ from edged.worker.messages import (
 )
 from edged.worker.templates import Maker, spawned
 from edged.worker.usage import Usage
+from edged.worker.watch import Watch
 
-# How often the memory of a worker is looked at while it works; what does nothing allocates nothing.
-_WATCH_S = 0.1
+_MEMORY_HINT = "see caps.memory_mib of the variant and workers.memory_mib of the settings"
 
 # How long a worker may stay once its link has ended, by which it ends of its own accord; `stop` gives it its own time.
 _CUT_OFF_S = 5.0
@@ -53,9 +54,9 @@ class Caps(msgspec.Struct, frozen=True):
     memory_bytes: int
     arena_bytes: int
 
-    def describe(self) -> str:
-        """In words, for status."""
-        memory = f"memory {self.memory_bytes // 2**20} MiB, watched"
+    def describe(self, memory_held: str) -> str:
+        """In words, for status; `memory_held` says how its memory is held to its cap."""
+        memory = f"memory {self.memory_bytes // 2**20} MiB, {memory_held}"
         return f"{memory}; load {self.load_s:g} s, first {self.first_inference_s:g} s, then {self.inference_s:g} s"
 
 
@@ -92,7 +93,11 @@ class Worker:
         self._link = link
         self._arena = arena
         self._replies_due = 0
-        self._watch: asyncio.TimerHandle | None = None
+        self._groups = cgroup.NONE
+        self._group: Group | None = None
+        self._not_grouped = cgroup.NONE.why_not
+        self._watch = Watch(self._hold_to_memory, lambda: self._replies_due > 0)
+        child.reaped.add_done_callback(self._free)
         child.ended.add_done_callback(self._end)
         link.lost.add_done_callback(self._cut_off)
 
@@ -174,8 +179,7 @@ class Worker:
         """Waits for a reply, and holds the worker to its caps until it is here, even when the caller gives up."""
         loop = asyncio.get_running_loop()
         timer = loop.call_later(limit_s, self._hang, f"{what} took longer than {limit_s:g} s")
-        if not self._replies_due:
-            self._watch = loop.call_later(_WATCH_S, self._look)
+        self._watch.quicken()
         self._replies_due += 1
         reply.add_done_callback(functools.partial(self._replied, timer))
         try:
@@ -188,13 +192,7 @@ class Worker:
         timer.cancel()
         reply.exception()  # nobody may wait for it any more
         self._replies_due -= 1
-        if not self._replies_due and self._watch is not None:
-            self._watch.cancel()
         self._hold_to_memory()
-
-    def _look(self) -> None:
-        self._hold_to_memory()
-        self._watch = asyncio.get_running_loop().call_later(_WATCH_S, self._look)
 
     def _death(self, what: str) -> EdgedError:
         """What somebody is told who asked for `what` when the worker ended."""
@@ -203,35 +201,56 @@ class Worker:
         text = f"the worker ended while it was asked for {what}: {self.ended.result().text}"
         return EdgedError(Code.WORKER_CRASHED, text)
 
-    def _hold_to_memory(self) -> None:
-        """Ends a worker that takes more memory than its cap."""
-        if self._child.ended.done() or self.verdict is not None:
+    async def enter(self, groups: Groups) -> None:
+        """Has the kernel hold it to its memory, where it can; it is watched from here where not."""
+        if groups.why_not:
+            self._not_grouped = groups.why_not
             return
-        taken = usage.resident_bytes(self.pid)
+        try:
+            # Aside, since moving a process waits until all processors have taken notice.
+            self._group = await asyncio.to_thread(groups.place, self.pid, self.caps.memory_bytes)
+        except OSError as error:
+            self._not_grouped = cgroup.in_words(error)
+            return
+        self._groups = groups
+        self._watch.stop()
+        if self._child.ended.done():
+            groups.remove(self._group)
+
+    def bounds(self) -> str:
+        """What it may take and how it is held to that, in words."""
+        return self.caps.describe("held by the kernel" if self._group else f"watched ({self._not_grouped})")
+
+    def _hold_to_memory(self) -> None:
+        """Ends a worker that takes more memory than its cap, where the kernel does not."""
+        if self._group is not None or self._child.ended.done() or self.verdict is not None:
+            return
+        arena_bytes = self._arena.used_bytes
+        # At most this, since what it touched of the arena is counted in both: enough for nearly every look.
+        if usage.resident_bytes(self.pid) + arena_bytes <= self.caps.memory_bytes:
+            return
+        taken = usage.own_bytes(self.pid) + arena_bytes
         if taken > self.caps.memory_bytes:
-            self._condemn(
-                EdgedError(
-                    Code.WORKER_CRASHED,
-                    f"the worker took {taken // 2**20} MiB, its cap is {self.caps.memory_bytes // 2**20} MiB",
-                    "see caps.memory_mib of the variant and workers.memory_mib of the settings",
-                )
-            )
+            text = f"the worker took {taken // 2**20} MiB, its cap is {self.caps.memory_bytes // 2**20} MiB"
+            self._condemn(EdgedError(Code.WORKER_CRASHED, text, _MEMORY_HINT))
 
     def _hang(self, text: str) -> None:
         self._condemn(EdgedError(Code.WORKER_HANG, text, "see caps of the variant and [workers] of the settings"))
 
     def _condemn(self, verdict: EdgedError) -> None:
         self.verdict = self.verdict or verdict
-        self._child.kill()
+        self.kill()
 
     def _cut_off(self, _: object) -> None:
         """A worker without its link is of no use: it ends, or is ended."""
         if not self._child.ended.done():
-            timer = asyncio.get_running_loop().call_later(_CUT_OFF_S, self._child.kill)
+            timer = asyncio.get_running_loop().call_later(_CUT_OFF_S, self.kill)
             self._child.ended.add_done_callback(lambda _: timer.cancel())
 
     def kill(self) -> None:
-        """Sends SIGKILL; `ended` follows."""
+        """Sends SIGKILL, to what it forked too where it has a group; `ended` follows."""
+        if self._group is not None:
+            self._group.kill()
         self._child.kill()
 
     async def stop(self, grace_s: float) -> Exit:
@@ -241,20 +260,53 @@ class Worker:
         return await asyncio.shield(self.ended)
 
     def usage(self) -> Usage:
-        """What it takes now and took at most; zeros once it has ended."""
-        return Usage() if self._child.ended.done() else usage.read(self.pid)
+        """What it takes now and took at most; zeros once it has gone, which a lost one has not."""
+        if self._child.reaped.done():
+            return Usage()
+        arena_bytes = self._arena.used_bytes
+        found = usage.read(self.pid)
+        charged_bytes = self._group.taken_bytes if self._group else found.own_bytes + arena_bytes
+        return msgspec.structs.replace(found, arena_bytes=arena_bytes, charged_bytes=charged_bytes)
+
+    @property
+    def gone(self) -> asyncio.Future[None]:
+        """Done when its process is no more: with `ended`, but for one that was lost, which may never go."""
+        return self._child.reaped
+
+    def _free(self, _: object) -> None:
+        """Nobody can write to the arena any more, nor take memory."""
+        self._arena.close()
+        if self._group is not None:
+            self._groups.remove(self._group)
+
+    @property
+    def arena_held_bytes(self) -> int:
+        """What requests under way hold of the memory that it shares with the front."""
+        return self._arena.slots.taken_bytes
 
     def _end(self, ended: asyncio.Future[Exit]) -> None:
         how = ended.result()
         self._link.close()
-        if not how.lost:  # a lost process may still write there
-            self._arena.close()
+        self._watch.stop()
+        if self.verdict is None and self._group is not None and (why := self._group.death()):
+            self.verdict = EdgedError(Code.WORKER_CRASHED, why, _MEMORY_HINT)
         text = f"{self.verdict.message} ({how.text})" if self.verdict else how.text
         self.ended.set_result(Exit(text, how.lost))
 
 
-async def start(load: Load, caps: Caps, make: Maker = spawned) -> Worker:
-    """Starts a worker and has it load. Raises EdgedError with the reason; no process is then left behind."""
+class LostError(EdgedError):
+    """A worker did not load, and could not be ended either."""
+
+    def __init__(self, worker: Worker, why: EdgedError) -> None:
+        super().__init__(why.code, why.message, why.hint)
+        self.worker = worker
+
+
+async def start(load: Load, caps: Caps, make: Maker = spawned, groups: Groups = cgroup.NONE) -> Worker:
+    """Starts a worker and has it load.
+
+    Raises EdgedError with the reason, and no process is then left behind; LostError where one is.
+    """
     front, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with other:
         front.setblocking(False)
@@ -277,11 +329,18 @@ async def start(load: Load, caps: Caps, make: Maker = spawned) -> Worker:
             arena.close()
             raise
     worker = Worker(child, how, link, arena, caps)
+    entering = asyncio.create_task(worker.enter(groups))
     try:
+        await asyncio.shield(entering)
         await worker.load(load)
-    except BaseException:
-        worker.kill()
+    except BaseException as error:
+        try:  # the thread that moves the process must not meet one that has got its id after it
+            await asyncio.wait([entering])
+        finally:
+            worker.kill()
         await asyncio.shield(worker.ended)
+        if isinstance(error, EdgedError) and worker.ended.result().lost:
+            raise LostError(worker, error) from error
         raise
     return worker
 

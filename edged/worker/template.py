@@ -1,7 +1,7 @@
 """The main program of a warm template: it has imported an engine, opened nothing, and forks workers in milliseconds.
 
-Started as `python -I -m edged.worker.template DAEMON ENGINE FD`. Over its control socket it takes, for each worker that
-is wanted, that worker's end of its link and its arena, and answers with the worker's process id.
+Started as `python -I -B -m edged.worker.template DAEMON ENGINE FD`. Over its control socket it takes, for each worker
+that is wanted, that worker's end of its link and its arena, and answers with the worker's process id.
 
 The worker must be the daemon's own child, so that the daemon reaps it and a template's death touches no worker. So the
 template forks twice: the child in between reports the worker's id and ends, and the worker passes to its nearest

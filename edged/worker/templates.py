@@ -16,8 +16,9 @@ from pathlib import Path
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.runtimes.base import ENGINES
-from edged.worker.child import Child, spawn
+from edged.worker.child import Child, is_held, spawn
 from edged.worker.messages import TEMPLATE_MESSAGE_BYTES, TEMPLATE_READY, TEMPLATE_THREADS
+from edged.worker.watch import next_turn
 
 # How long a template may take to import its engine, and then to fork.
 _WARM_S = 60.0
@@ -25,6 +26,9 @@ _FORK_S = 5.0
 
 # How long a template may take to go once its control socket is closed.
 _STOP_GRACE_S = 1.0
+
+# How often processes are looked for that have left a worker which lives on.
+_SWEEP_S = 5
 
 # prctl(2).
 _PR_SET_CHILD_SUBREAPER = 36
@@ -113,7 +117,7 @@ class Templates:
         self._warm: dict[str, _Template] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._unsafe: dict[str, str] = {}
-        self._known: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def make(self, engine: str, descriptors: Sequence[int]) -> tuple[Child, str]:
         """A `Maker`: forks, or spawns where the template cannot fork, and says so. Raises OSError."""
@@ -158,23 +162,26 @@ class Templates:
             await broken.stop(0)
 
     def _keep(self, child: Child) -> None:
-        self._known.add(child.pid)
+        child.ended.add_done_callback(lambda _: self._sweep())
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(next_turn(_SWEEP_S), self._turn)
 
-        def ended(_: object) -> None:
-            self._known.discard(child.pid)
-            self._sweep()
-
-        child.ended.add_done_callback(ended)
+    def _turn(self) -> None:
+        """Who leaves a worker that lives on tells nobody: strays are looked for while there may be any."""
+        self._timer = None
+        self._sweep()
+        if _children():
+            self._timer = asyncio.get_running_loop().call_at(next_turn(_SWEEP_S), self._turn)
 
     def _sweep(self) -> None:
-        """Ends what processes that have ended left behind: their children, which have become ours.
+        """Ends children that nobody holds: those of processes that have ended, which have become ours.
 
         While a template forks, an unknown child may be the worker that it is about to report; then it waits for that.
         """
         if any(turn.locked() for turn in self._turns.values()):
             return
         for pid in _children():
-            if pid not in self._known:
+            if not is_held(pid):
                 with contextlib.suppress(OSError):
                     stray = Child(pid)
                     self._keep(stray)
@@ -182,6 +189,8 @@ class Templates:
 
     async def stop(self) -> None:
         """Ends all templates."""
+        if self._timer is not None:
+            self._timer.cancel()
         warm, self._warm = list(self._warm.values()), {}
         await asyncio.gather(*(each.stop(_STOP_GRACE_S) for each in warm))
 
@@ -202,6 +211,7 @@ def environment(engine: str) -> Mapping[str, str]:
     return {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
+        "HOME": "/nonexistent",  # else Python looks its user up, for which the C library may ask a server
         "OPENBLAS_NUM_THREADS": "1",
         **passed_on,
         **own,

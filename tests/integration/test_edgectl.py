@@ -107,7 +107,7 @@ def test_workers(daemon: Daemon):
     done = edgectl("workers", root=daemon.root)
     (worker,) = [each for each in daemon.status().workers if each.model == "digits"]
     (row,) = re.findall(r"^digits .*$", done.stdout, re.MULTILINE)
-    assert re.fullmatch(rf"digits +1  fp32 +{worker.pid}  ready +\d+ +\d+ +\d\.\d+ s +\d+", row)
+    assert re.fullmatch(rf"digits +1  fp32 +{worker.pid}  ready +\d.*s( +\d+){{3}} +(\d+|-) +\d\.\d+ s +\d+", row)
     assert "all: at most " in done.stdout
     (told,) = [
         each
@@ -117,6 +117,17 @@ def test_workers(daemon: Daemon):
     assert told["pid"] == worker.pid
     assert told["load_time_s"] > 0
     assert told["peak_bytes"] > 2**20
+    assert told["charged_bytes"] > told["private_bytes"] > 2**20
+    assert told["cpu_time_s"] >= 0
+    assert told["pss_bytes"] == 0
+    assert "PSS" not in done.stdout
+    (told,) = [
+        each
+        for each in document(edgectl("workers", "--json", "--pss", root=daemon.root))["workers"]
+        if each["model"] == "digits"
+    ]
+    assert told["resident_bytes"] > told["pss_bytes"] > 2**20
+    assert "PSS" in edgectl("workers", "--pss", root=daemon.root).stdout
 
 
 def test_events(daemon: Daemon):
@@ -682,5 +693,6 @@ def test_plain_data_matches_what_the_daemon_says(daemon: Daemon):
     """Every field of the messages, also of those that are added later, reaches programs."""
     found = document(edgectl("status", "--json", root=daemon.root))
     assert set(found) == {field.name for field in admin_pb2.Status.DESCRIPTOR.fields}
-    fields = {field.name for field in admin_pb2.Worker.DESCRIPTOR.fields} - {"load_time"} | {"load_time_s"}
+    fields = {field.name for field in admin_pb2.Worker.DESCRIPTOR.fields} - {"load_time", "cpu_time"}
+    fields |= {"load_time_s", "cpu_time_s"}
     assert all(set(worker) == fields for worker in found["workers"])

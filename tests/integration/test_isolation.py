@@ -174,7 +174,7 @@ def test_what_a_model_forked_goes_with_its_worker(beside: Daemon) -> None:
     known = {process.pid for process in psutil.Process(daemon.pid).children(recursive=True)}
     assert doubled(daemon.infer(asked(TRIGGER))) == [TRIGGER * 2, 2.0]
     strays = {process.pid for process in psutil.Process(daemon.pid).children(recursive=True)} - known
-    assert len(strays) == 2
+    assert 1 <= len(strays) <= 2, "one of them is on its own, and may have been found already"
     psutil.Process(worker(daemon, "hostile").pid).kill()
     daemon.wait_for(lambda status: any(each.last_exit for each in status.workers) and status.ready)
     _, alive = psutil.wait_procs([psutil.Process(pid) for pid in strays if psutil.pid_exists(pid)], timeout=60)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import statistics
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +21,8 @@ import pytest
 from support import bundles
 from support.calls import pack, refusal, request, tensor
 from support.daemon import PATIENCE_S, Daemon
+
+from edged._pb.edged.v1 import admin_pb2
 
 COLUMNS = 40_000  # 160 kB a row: some batches go through the arena, some do not
 CALLERS = 4
@@ -96,72 +101,101 @@ def seeded() -> random.Random:
     return random.Random(seed)
 
 
-def kill_children(daemon: Daemon, kills: int) -> None:
-    chance = seeded()
-    killed = 0
+def kill_children(daemon: Daemon, kills: int, chance: random.Random) -> Counter[str]:
+    """Kills workers and templates; says what the callers were told, and who was killed."""
+    killed: Counter[str] = Counter()
     with Load(daemon) as load:
-        while killed < kills:
+        while killed.total() < kills:
             load.answered(chance.randrange(1, 20))
             children = psutil.Process(daemon.pid).children()
             if not children:
                 continue
+            victim = chance.choice(children)
+            workers = {worker.pid for worker in daemon.status().workers}
             try:
-                os.kill(chance.choice(children).pid, signal.SIGKILL)
+                os.kill(victim.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-            killed += 1
+            killed["workers" if victim.pid in workers else "templates"] += 1
         load.answered(CALLERS * 2)
     assert set(load.told) <= {"answered", *ALLOWED}, load.told
-    # Each request is tried twice, so that only two kills that hit the same one cost it.
-    assert sum(load.told[code] for code in ALLOWED) <= kills / 4, load.told
-    status = daemon.wait_for(lambda status: status.ready)
-    templates = psutil.Process(daemon.pid).children()
+    end = time.monotonic() + PATIENCE_S
+    while left := strangers(daemon, daemon.wait_for(lambda status: status.ready)):
+        assert time.monotonic() < end, left
+    return load.told + killed
+
+
+def strangers(daemon: Daemon, status: admin_pb2.Status) -> list[psutil.Process]:
+    """Children beside the workers and one template. One that is being started may be among them for a moment."""
     known = {worker.pid for worker in status.workers}
-    others = [process for process in templates if process.pid not in known]
-    assert all("edged.worker.template" in process.cmdline() for process in others), others
-    assert len(others) <= 1
+    others = [process for process in psutil.Process(daemon.pid).children() if process.pid not in known]
+    templates = []
+    for process in others:
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            templates += [process] * ("edged.worker.template" in process.cmdline())
+    return [process for process in others if process not in templates[:1]]
+
+
+def mostly_answered(told: Counter[str]) -> None:
+    """Each request is tried twice, so that only two kills that hit the same one cost it."""
+    kills = told["workers"] + told["templates"]
+    assert sum(told[code] for code in ALLOWED) <= kills / 4, told
+
+
+def kill_daemon(daemon: Daemon, chance: random.Random) -> float:
+    """Its workers and templates go with it, whatever they are at. Says after how many seconds the next one is ready."""
+    everybody = psutil.Process(daemon.pid).children(recursive=True)
+    with Load(daemon) as load:
+        load.answered(chance.randrange(1, 50))
+        if everybody and chance.random() < 0.5:  # while a worker is on its way back
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chance.choice(everybody).pid, signal.SIGKILL)
+        everybody = psutil.Process(daemon.pid).children(recursive=True)
+        daemon.signal(signal.SIGKILL)
+        killed_at = time.monotonic()
+        load._stop.set()
+        daemon.wait_end()
+        _, alive = psutil.wait_procs(everybody, timeout=PATIENCE_S)
+        assert not alive, "they outlived the daemon"
+        gone_s = time.monotonic() - killed_at
+    left = set(load.told) - {"answered", *ALLOWED}
+    assert left <= {"StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"}, load.told
+    daemon.stop()
+    daemon.told.clear()
+    started_at = time.monotonic()
+    daemon.start()  # waits for READY=1, which every model's first load comes before
+    took_s = gone_s + time.monotonic() - started_at
+    assert daemon.status().ready
+    return took_s
+
+
+def stop(daemon: Daemon) -> None:
+    """Nobody stays."""
     everybody = psutil.Process(daemon.pid).children(recursive=True)
     assert daemon.stop() == 0
     _, alive = psutil.wait_procs(everybody, timeout=PATIENCE_S)
     assert not alive
 
 
-def kill_daemon(daemon: Daemon, kills: int) -> None:
-    """Its workers and templates go with it, whatever they are at."""
-    chance = seeded()
-    for _ in range(kills):
-        everybody = psutil.Process(daemon.pid).children(recursive=True)
-        with Load(daemon) as load:
-            load.answered(chance.randrange(1, 50))
-            if chance.random() < 0.5:  # while a worker is on its way back
-                os.kill(chance.choice(everybody).pid, signal.SIGKILL)
-            everybody = psutil.Process(daemon.pid).children(recursive=True)
-            daemon.signal(signal.SIGKILL)
-            daemon.wait_end()
-            _, alive = psutil.wait_procs(everybody, timeout=PATIENCE_S)
-            assert not alive, "they outlived the daemon"
-            load._stop.set()
-        left = set(load.told) - {"answered", *ALLOWED}
-        assert left <= {"StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"}, load.told
-        daemon.stop()
-        daemon.told.clear()
-        daemon.start()
-        daemon.wait_for(lambda status: status.ready)
-
-
 def test_forty_kills_of_workers_and_templates(target: Daemon) -> None:
-    kill_children(target, 40)
-
-
-@pytest.mark.slow
-def test_a_thousand_kills_of_workers_and_templates(target: Daemon) -> None:
-    kill_children(target, 1000)
+    mostly_answered(kill_children(target, 40, seeded()))
+    stop(target)
 
 
 def test_three_kills_of_the_daemon(target: Daemon) -> None:
-    kill_daemon(target, 3)
+    chance = seeded()
+    for _ in range(3):
+        kill_daemon(target, chance)
+    stop(target)
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_of_the_daemon(target: Daemon) -> None:
-    kill_daemon(target, 100)
+def test_a_thousand_kills_of_daemon_workers_and_templates(target: Daemon) -> None:
+    chance, told, ready_s = seeded(), Counter[str](), list[float]()
+    while told["workers"] + told["templates"] + len(ready_s) < 1000:
+        told += kill_children(target, chance.randrange(1, 10), chance)
+        ready_s.append(kill_daemon(target, chance))
+    median, worst = statistics.median(ready_s), max(ready_s)
+    print(f"{dict(told)}, {len(ready_s)} daemons, ready again after {median:.2f} s, at worst {worst:.2f} s")  # noqa: T201
+    mostly_answered(told)
+    stop(target)

@@ -11,8 +11,8 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def hostile_interpreter(folder: Path) -> Path:
-    """Lays out a virtual environment in `folder` and gives its interpreter."""
+def hostile_interpreter(folder: Path, *sites: str) -> Path:
+    """Lays out a virtual environment in `folder` and gives its interpreter; `sites`: what else it imports at once."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = folder / "lib" / version / "site-packages"
     site.mkdir(parents=True)
@@ -22,5 +22,6 @@ def hostile_interpreter(folder: Path) -> Path:
     (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
     packages = [path for path in sys.path if path.endswith("site-packages")]
     lines = [str(TESTS.parent), *packages, str(TESTS), str(TESTS / "support/hostile_site"), "import hostile_site"]
+    lines += [f"import {site}" for site in sites]
     (site / "hostile.pth").write_text("\n".join(lines) + "\n")
     return folder / "bin/python"

@@ -11,7 +11,7 @@ from typing import Any
 from edged.bundle.manifest import File, Manifest, Variant
 from edged.changes import Changes
 from edged.errors import Code, EdgedError
-from edged.models.resident import Source, State
+from edged.models.resident import Lost, Source, State
 from edged.serving.admission import admit
 from edged.serving.request import Call, Contents, InputMeta
 from edged.serving.scheduler import Pending
@@ -132,6 +132,7 @@ class Resident:
         self.changes = Changes()
         self.coming_back = False
         self.answers = 0
+        self.lost: list[Lost] = []
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from edged.runtimes.base import ENGINES, Engine
 
-for name in ("hostile", "threaded", "absent"):
+for name in ("hostile", "threaded", "reaching", "threaded_reaching", "absent"):
     ENGINES[name] = Engine(
         name=name, module=f"support.{name}_engine", distributions=("msgspec",), extra="none", environment={}
     )

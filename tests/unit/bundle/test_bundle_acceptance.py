@@ -6,25 +6,26 @@ from typing import Any
 
 import pytest
 
-from edged.bundle.acceptance import Measured, judge
+from edged.bundle.acceptance import judge
 from edged.bundle.manifest import Golden
 from edged.errors import Code
+from edged.types import Comparison
 
 TOLERANT = Golden(file="goldens.npz")
 AGREEING = Golden(file="goldens.npz", agreement=0.99)
 
 
-def measured(**changes: Any) -> Measured:
+def measured(**changes: Any) -> Comparison:
     same = {
-        "golden": "goldens.npz",
         "output": "scores",
         "elements": 640,
         "outside": 0,
         "worst_abs": 1e-6,
         "rows": 64,
         "agreeing_rows": 64,
+        "shape_matches": True,
     }
-    return Measured(**(same | changes))
+    return Comparison(**(same | changes))
 
 
 @pytest.mark.parametrize("golden", [TOLERANT, AGREEING])

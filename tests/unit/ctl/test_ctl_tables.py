@@ -95,7 +95,15 @@ def worker(**values: object) -> pb.Worker:
 
 
 def test_workers():
-    found = worker(resident_bytes=61 * 2**20, peak_bytes=70 * 2**20, restarts=2)
+    found = worker(
+        resident_bytes=61 * 2**20,
+        private_bytes=9 * 2**20,
+        peak_bytes=70 * 2**20,
+        arena_bytes=12 * 2**20,
+        pss_bytes=20 * 2**20,
+        restarts=2,
+    )
+    found.cpu_time.FromMilliseconds(1500)
     found.load_time.FromMilliseconds(80)
     (row,) = rows(tables.workers([found]))
     assert row == {
@@ -104,13 +112,25 @@ def test_workers():
         "VARIANT": "fp32",
         "PID": "99",
         "STATE": "ready",
+        "CPU": "1.5 s",
         "MIB": "61",
-        "PEAK MIB": "70",
+        "PRIVATE": "9",
+        "PEAK": "70",
+        "ARENA": "12",
         "LOAD": "0.08 s",
         "RESTARTS": "2",
     }
+    (row,) = rows(tables.workers([found], pss=True))
+    assert row["PSS"] == "20"
     (row,) = rows(tables.workers([worker(pid=0, state=pb.WORKER_STATE_ENDED)]))
-    assert (row["PID"], row["STATE"], row["MIB"], row["LOAD"]) == ("-", "ended", "-", "-")
+    assert (row["PID"], row["STATE"], row["CPU"], row["MIB"], row["LOAD"]) == ("-", "ended", "-", "-", "-")
+
+
+def test_a_lost_worker_is_told_with_what_it_holds():
+    lost = worker(state=pb.WORKER_STATE_LOST, charged_bytes=45 * 2**20, last_exit="killed by SIGKILL")
+    assert rows(tables.workers([lost]))[0]["STATE"] == "lost"
+    told = "process 99 was killed and does not end; it keeps 45 MiB and its device until it does"
+    assert tables.worker_notes([lost]) == [f"digits 7 fp32: {told}"]
 
 
 def test_bounds_of_workers_are_told_once_where_they_are_alike():
@@ -121,6 +141,16 @@ def test_bounds_of_workers_are_told_once_where_they_are_alike():
     assert tables.worker_notes([worker(), worker()]) == []
     ended = "digits 7 fp32: the worker before it ended: killed by SIGKILL"
     assert tables.worker_notes([worker(last_exit="killed by SIGKILL")]) == [ended]
+
+
+def test_what_the_sandboxes_lack_is_told_once():
+    lacks = "Landlock (this kernel has none)"
+    workers = [worker(sandbox_lacks=[lacks]), worker(model="b", sandbox_lacks=[lacks]), worker(model="c")]
+    assert tables.worker_notes(workers) == [f"the sandbox lacks: {lacks}"]
+    status = pb.Status(workers=workers)
+    assert [row for row in tables.status(status, NOW).rows if row[0] == "sandbox"] == [
+        ("sandbox", f"workers lack: {lacks}")
+    ]
 
 
 def event(sequence: int, at: datetime) -> pb.Event:

@@ -28,7 +28,7 @@ from edged.runtimes.base import ENGINES
 from edged.system.hardware import Hardware
 from edged.worker.child import Exit
 from edged.worker.messages import InputPart, Loaded
-from edged.worker.process import Batch
+from edged.worker.process import Batch, LostError
 from edged.worker.templates import spawned
 
 DIGITS = Path(__file__).resolve().parents[3] / "bootc/models/digits/1"
@@ -131,18 +131,7 @@ class TestWhichVariantServes:
             compared = await run_golden(worker, manifest, golden)
         finally:
             await worker.stop(PATIENCE_S)
-        (output,) = compared.outputs
-        measured = acceptance.Measured(
-            golden=golden.file,
-            output=output.output,
-            elements=output.elements,
-            outside=output.outside,
-            worst_abs=output.worst_abs,
-            rows=output.rows,
-            agreeing_rows=output.agreeing_rows,
-            shape_matches=output.shape_matches,
-        )
-        assert acceptance.judge(golden, [measured]).ok
+        assert acceptance.judge(golden, compared.outputs).ok
 
     async def test_the_first_that_loads(self, bench, tmp_path):
         folder = variants_bundle(tmp_path / "neg", garbage=GARBAGE, other=OTHER, fits=GOOD, spare=GOOD)
@@ -332,6 +321,7 @@ class DyingWorker:
         self.verdict = None
         self.excused = False
         self.ended = asyncio.get_running_loop().create_future()
+        self.gone = asyncio.get_running_loop().create_future()
 
     async def stop(self, _):
         return await self.ended
@@ -472,16 +462,42 @@ class TestTheDelayBeforeAWorkerIsStartedAgain:
         await self.finish(resident)
 
     async def test_of_one_that_is_lost_is_for_ever(self, bench, tmp_path, clock):
-        """What it holds stays its own: it is neither started again nor forgotten."""
+        """What it holds stays its own: it is neither started again nor forgotten, until it goes after all."""
         clock()
         resident = bench.started(variants_bundle(tmp_path / "neg", stuck=GOOD, lives=GOOD))
         await settle()
         stuck = self.workers[-1]
         stuck.ended.set_result(Exit("lost: still there 5 s after SIGKILL", lost=True))
         await settle()
-        assert (resident.variant.name, resident.lost) == ("lives", [stuck])
+        assert (resident.variant.name, [lost.worker for lost in resident.lost]) == ("lives", [stuck])
+        assert resident.lost[0].variant.name == "stuck"
+        count = resident.changes.count
+        stuck.gone.set_result(None)
+        await settle()
+        assert resident.lost == []
+        assert resident.changes.count > count
         assert passed_over(resident) == [("stuck", Code.WORKER_CRASHED)]
         await self.finish(resident)
+
+    async def test_of_one_that_did_not_even_load_is_for_ever_too(self, bench, tmp_path, monkeypatch):
+        stuck, lives = DyingWorker(), DyingWorker()
+        stuck.ended.set_result(Exit("lost: still there 5 s after SIGKILL", lost=True))
+
+        async def start_worker(_folder, _manifest, variant, _terms):
+            if variant.name == "lives":
+                return lives
+            raise LostError(stuck, EdgedError(Code.WORKER_HANG, "loading took longer than 1 s"))
+
+        monkeypatch.setattr(under_test, "start_worker", start_worker)
+        resident = bench.started(variants_bundle(tmp_path / "neg", stuck=GOOD, lives=GOOD))
+        await settle()
+        assert (resident.variant.name, [lost.worker for lost in resident.lost]) == ("lives", [stuck])
+        assert passed_over(resident) == [("stuck", Code.WORKER_HANG)]
+        stopping = asyncio.create_task(resident.stop())
+        await settle()
+        lives.ended.set_result(Exit("lost: still there 5 s after SIGKILL", lost=True))
+        await stopping
+        assert [lost.worker for lost in resident.lost] == [stuck, lives], "nor is one that did not unload"
 
     async def test_is_waited_for_by_requests_only_where_it_is_short(self, bench, tmp_path, clock):
         clock = clock()

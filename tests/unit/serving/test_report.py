@@ -5,10 +5,11 @@ from support.standins import Resident, manifest
 
 from edged.changes import Changes
 from edged.models.residency import Residency
-from edged.models.resident import State
+from edged.models.resident import Lost, State
 from edged.serving import report
 from edged.serving.report import Mode
 from edged.system.life import Life, Phase
+from edged.worker.usage import Usage
 
 EVERY_STATE = sorted(State)
 
@@ -28,6 +29,15 @@ def daemon(*residents, phase=Phase.RUNNING, degraded=()):
         life.degrade(reason)
     life.enter(phase)
     return life, residency
+
+
+class Stuck:
+    """A worker that does not end."""
+
+    pid = 812
+
+    def usage(self):
+        return Usage(charged_bytes=45 * 2**20)
 
 
 class TestMode:
@@ -53,6 +63,15 @@ class TestMode:
     )
     def test_in_between_it_serves_or_is_degraded(self, residents, mode):
         assert report.mode(*daemon(*residents)) is mode
+
+    def test_a_worker_that_does_not_end_degrades_it(self):
+        holds = resident("a")
+        holds.lost.append(Lost(holds.variant, Stuck()))
+        life, residency = daemon(holds, resident("b"))
+        assert report.mode(life, residency) is Mode.DEGRADED
+        (reason,) = report.degraded_reasons(life, residency)
+        assert reason.startswith("a worker of model a, variant best, process 812, does not end and holds 45 MiB ")
+        assert reason.endswith("; a restart of this device frees them")
 
     def test_a_reason_of_the_daemons_own_degrades_it_too(self):
         assert report.mode(*daemon(resident("a"), degraded=["the settings are wrong"])) is Mode.DEGRADED

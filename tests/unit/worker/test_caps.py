@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 
@@ -10,9 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 from onnx import helper
+from support import cgroups
+from support.standins import Clock
 
 from edged.errors import Code, EdgedError
-from edged.worker import process
+from edged.worker import process, watch
+from edged.worker.cgroup import Groups
 from edged.worker.child import Exit
 from edged.worker.process import Caps, start
 
@@ -39,10 +41,12 @@ async def test_memory_beyond_the_cap_ends_a_worker_as_it_loads(folder):
     assert caught.value.hint == "see caps.memory_mib of the variant and workers.memory_mib of the settings"
 
 
-async def test_memory_beyond_the_cap_ends_a_worker_when_it_has_answered(made, batch_of, monkeypatch):
+async def test_memory_beyond_the_cap_ends_a_worker_when_it_has_answered(folder, batch_of, monkeypatch):
     """However fast it was: what it took it keeps."""
-    load, worker = made
-    monkeypatch.setattr(process, "_WATCH_S", PATIENCE_S)
+    monkeypatch.setattr(watch, "_BUSY_S", PATIENCE_S)
+    monkeypatch.setattr(watch, "_IDLE_S", 10**9)
+    load = folder.load(*DOUBLE, max_batch_size=2**24)
+    worker = await start(load, CAPS)
     worker.caps = msgspec.structs.replace(CAPS, memory_bytes=worker.usage().resident_bytes + 2**23)
     batch = batch_of(load, [{"x": np.ones((2**22, 2), np.float32)}])
     assert (await batch.by(worker))[0]["y"].shape == (2**22, 2)
@@ -60,14 +64,71 @@ async def test_a_worker_whose_link_is_gone_is_ended(made, batch_of, monkeypatch)
     assert caught.value.code is Code.WORKER_CRASHED
 
 
-async def test_nothing_is_watched_once_all_have_their_answers(made, batch_of, monkeypatch):
-    monkeypatch.setattr(process, "_WATCH_S", 0.001)
+async def test_memory_that_an_idle_worker_takes_ends_it(made):
+    """An engine may have threads of its own."""
+    _, worker = made
+    clock = Clock()
+    worker.caps = msgspec.structs.replace(CAPS, memory_bytes=2**20)
+    clock.forward(2)
+    assert "MiB, its cap is 1 MiB" in (await worker.ended).text
+
+
+async def test_what_a_worker_has_in_the_arena_counts_once(made, batch_of):
     load, worker = made
-    batches = [batch_of(load, [{"x": np.ones((1, 2), np.float32)}]) for _ in range(20)]
-    await asyncio.gather(*(batch.by(worker) for batch in batches))
-    await asyncio.sleep(0)
-    assert worker._replies_due == 0
-    assert worker._watch.cancelled()
+    batch = batch_of(load, [{"x": np.ones((2**20, 2), np.float32)}])
+    assert (await batch.by(worker))[0]["y"].shape == (2**20, 2)
+    found = worker.usage()
+    assert found.arena_bytes >= 2**23
+    assert found.own_bytes + found.arena_bytes == found.charged_bytes
+    assert found.own_bytes < found.resident_bytes, "it has touched the arena"
+    worker.caps = msgspec.structs.replace(CAPS, memory_bytes=found.charged_bytes + 2**20)
+    assert found.resident_bytes + found.arena_bytes > worker.caps.memory_bytes
+    worker._hold_to_memory()
+    assert worker.verdict is None
+    worker.caps = msgspec.structs.replace(CAPS, memory_bytes=found.charged_bytes - 2**22)
+    worker._hold_to_memory()
+    assert worker.verdict.message.endswith(f"its cap is {worker.caps.memory_bytes // 2**20} MiB")
+
+
+async def test_how_memory_is_held_is_said(made, folder):
+    _, worker = made
+    assert worker.bounds().startswith("memory 8192 MiB, watched (not started by the daemon); load 60 s")
+    groups = Groups(None, "no delegated memory controller")
+    other = await start(folder.load(*DOUBLE), CAPS, groups=groups)
+    assert "watched (no delegated memory controller)" in other.bounds()
+    await other.stop(PATIENCE_S)
+
+
+async def test_a_worker_whose_group_cannot_be_made_is_watched(folder, tmp_path, batch_of):
+    (tmp_path / "no-folder").write_text("")
+    load = folder.load(*DOUBLE)
+    worker = await start(load, CAPS, groups=Groups(tmp_path / "no-folder"))
+    assert f"watched ({tmp_path}/no-folder/worker-" in worker.bounds()
+    assert "Not a directory" in worker.bounds()
+    worker.caps = msgspec.structs.replace(CAPS, memory_bytes=2**20)
+    await batch_of(load, [{"x": np.ones((1, 2), np.float32)}]).by(worker)
+    assert "its cap is 1 MiB" in (await worker.ended).text
+
+
+async def test_a_worker_in_a_group_is_ended_by_it_and_not_watched(folder, tmp_path):
+    """On a laid-out tree: what the kernel would do with it is another test's."""
+    inner = cgroups.tree(tmp_path / "root")
+    worker = await start(
+        folder.load(*DOUBLE), msgspec.structs.replace(CAPS, memory_bytes=2**20), groups=Groups.find(tmp_path / "root")
+    )
+    (group,) = inner.glob("worker-*")
+    assert (group / "cgroup.procs").read_text() == str(worker.pid)
+    assert worker.bounds().startswith("memory 1 MiB, held by the kernel; load")
+    worker._hold_to_memory()
+    assert worker.verdict is None, "it takes more, and that is the kernel's to judge"
+    (group / "memory.current").write_text(str(2**25))
+    assert worker.usage().charged_bytes == 2**25
+    (group / "memory.events").write_text("oom 1\noom_kill 1\n")
+    worker.kill()
+    assert (group / "cgroup.kill").read_text() == "1"
+    told = "the kernel ended the worker, which had used up the memory of its cap of 1 MiB (killed by SIGKILL)"
+    assert (await worker.ended).text == told
+    assert worker.verdict.code is Code.WORKER_CRASHED
 
 
 @pytest.mark.parametrize(("start_", "size", "end"), [(0, 11, 10), (5, 6, 10), (0, -1, 10), (11, 0, 10)])

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edged.types import Datatype
+from edged.types import Comparison, Datatype
 from edged.worker.codec import DTYPES
 from edged.worker.compare import compare
-from edged.worker.messages import Comparison
 
 NAN, INF = math.nan, math.inf
 FLOATS = {"FP16": 16, "FP32": 32, "FP64": 64}

@@ -15,7 +15,7 @@ import pytest
 from onnx import helper
 
 from edged.errors import Code, EdgedError
-from edged.worker import process
+from edged.worker import watch
 from edged.worker.arena import LARGE_BYTES
 from edged.worker.process import Caps, Worker, start
 
@@ -136,7 +136,7 @@ def test_slots_of_a_worker_that_died_are_not_given_out_again(run, folder, batch_
 
 
 def test_a_worker_that_hangs_with_nobody_waiting_is_ended_all_the_same(run, folder, batch_of, monkeypatch):
-    monkeypatch.setattr(process, "_WATCH_S", 0.01)
+    monkeypatch.setattr(watch, "_BUSY_S", 0.01)
 
     async def test() -> None:
         caps = Caps(PATIENCE_S, PATIENCE_S, 0.3, 2**33, 2**26)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edged.errors import Code, EdgedError
-from edged.types import Datatype
+from edged.types import Comparison, Datatype
 from edged.worker.arena import Window
 from edged.worker.codec import DTYPES
-from edged.worker.messages import Comparison, Failed, Form, RunGolden, WarmupRun
+from edged.worker.messages import Failed, Form, RunGolden, WarmupRun
 from edged.worker.model import Model, failed
 
 NO_ARENA = Window(-1)
@@ -401,8 +401,16 @@ def test_a_model_is_warmed_up_as_often_as_asked(folder, monkeypatch):
             "warm-up w.npz fails: onnxruntime refuses the values: ",
         ),
         (
-            {"a": np.zeros(3, np.float32), "b": np.zeros((1, 3), np.float32)},
+            {"a": np.zeros((3, 1, 3), np.float32), "b": np.zeros((3, 1, 3), np.float32)},
             "warm-up w.npz fails: onnxruntime refuses the values: ",
+        ),
+        (
+            {"a": np.zeros(3, np.float32), "b": np.zeros((1, 3), np.float32)},
+            "warm-up w.npz fails: the inputs do not have one number of rows: a [3], b [1, 3]",
+        ),
+        (
+            {"a": np.float32(1), "b": np.float32(1)},
+            "warm-up w.npz fails: the inputs do not have one number of rows: a [], b []",
         ),
     ],
 )
@@ -410,6 +418,25 @@ def test_a_warm_up_that_fails_is_named(folder, arrays, message):
     error = told(Model, folder.load(*SUMS, warmup=[WarmupRun(folder.npz("w.npz", arrays), 1)]))
     assert error.code is Code.LOAD_FAILED
     assert error.message.startswith(message)
+
+
+# Its answers are as wide as there were rows.
+SQUARE = (
+    [
+        helper.make_node("Transpose", ["x"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "turned"], ["y"]),
+    ],
+    [("x", "FP32", [-1, 2])],
+    [("y", "FP32", [-1, -1])],
+)
+
+
+def test_a_warm_up_shows_what_does_not_answer_as_declared(folder):
+    declared = {"outputs": [("y", "FP32", [-1, 4])]}
+    runs = [WarmupRun(folder.npz("w.npz", {"x": np.ones((2, 2), np.float32)}), 1)]
+    error = told(Model, folder.load(*SQUARE, declared=declared, warmup=runs))
+    assert error.code is Code.LOAD_FAILED
+    assert error.message == "warm-up w.npz fails: output 'y' came with shape [2, 2], declared is [2, 4]"
 
 
 # Goldens.
@@ -474,6 +501,53 @@ def test_a_golden_that_holds_too_little_is_refused(folder, arrays, code, message
     model = Model(folder.load(*SUMS))
     error = told(model.golden, golden_of(folder, arrays))
     assert (error.code, error.message) == (code, message)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 8, 9, 16, 21])
+def test_a_golden_of_many_rows_is_run_in_batches_that_the_model_takes(folder, monkeypatch, rows):
+    from edged.runtimes import onnxruntime
+
+    sizes = []
+    run = onnxruntime._OnnxSession.run
+
+    def noted(session: Any, inputs: Any, outputs: Any) -> Any:
+        sizes.append(len(inputs["a"]))
+        return run(session, inputs, outputs)
+
+    monkeypatch.setattr(onnxruntime._OnnxSession, "run", noted)
+    arrays = {name: np.arange(3 * rows, dtype=np.float32).reshape(rows, 3) for name in ("inputs/a", "inputs/b")}
+    model = Model(folder.load(*SUMS, max_batch_size=8))
+    (found,) = model.golden(golden_of(folder, arrays | {"outputs/sum": arrays["inputs/a"] * 2})).outputs
+    assert (found.elements, found.outside, found.shape_matches) == (3 * rows, 0, True)
+    assert sum(sizes) == rows
+    assert max(sizes) <= 8
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"inputs/a": np.zeros((2, 4), np.float32), "inputs/b": np.zeros((2, 4), np.float32)},
+            "g.npz cannot be run: onnxruntime refuses the values: ",
+        ),
+        (
+            {"inputs/a": np.zeros((2, 3), np.float32), "inputs/b": np.zeros((1, 3), np.float32)},
+            "g.npz cannot be run: the inputs do not have one number of rows: a [2, 3], b [1, 3]",
+        ),
+    ],
+)
+def test_a_golden_that_the_model_cannot_run_is_its_own_fault(folder, arrays, message):
+    error = told(Model(folder.load(*SUMS)).golden, golden_of(folder, arrays | {"outputs/sum": SUM}))
+    assert error.code is Code.GOLDEN_MISMATCH
+    assert error.message.startswith(message)
+
+
+def test_a_golden_whose_batches_do_not_fit_together_is_refused(folder):
+    model = Model(folder.load(*SQUARE, max_batch_size=2))
+    arrays = {"inputs/x": np.ones((3, 2), np.float32), "outputs/y": np.ones((3, 3), np.float32)}
+    error = told(model.golden, golden_of(folder, arrays))
+    assert error.code is Code.GOLDEN_MISMATCH
+    assert error.message == "g.npz cannot be run: output 'y' has rows of different shapes: [1], [2]"
 
 
 def test_a_golden_that_was_changed_is_refused(folder):

@@ -39,6 +39,10 @@ def test_it_is_what_others_say_of_the_process(busy):
     assert found.resident_bytes == memory.rss == usage.resident_bytes(busy.pid)
     assert found.private_bytes == memory.rss - memory.shared
     assert 32 * 2**20 < found.private_bytes < found.resident_bytes
+    full = other.memory_full_info()
+    assert usage.pss_bytes(busy.pid) == pytest.approx(full.pss, abs=2**20)
+    assert found.private_bytes < found.own_bytes == usage.own_bytes(busy.pid)
+    assert found.own_bytes == pytest.approx(found.resident_bytes, abs=2**20), "it shares no memory"
     assert found.peak_bytes >= found.resident_bytes + 16 * 2**20
     times = other.cpu_times()
     assert found.cpu_s == pytest.approx(times.user + times.system)
@@ -48,7 +52,25 @@ def test_it_is_what_others_say_of_the_process(busy):
 @pytest.mark.parametrize("pid", [0, 2**22 + 1, -1])
 def test_where_there_is_no_process_there_is_nothing(pid):
     assert usage.read(pid) == Usage()
-    assert usage.resident_bytes(pid) == 0
+    assert (usage.resident_bytes(pid), usage.own_bytes(pid), usage.pss_bytes(pid)) == (0, 0, 0)
+
+
+SHARES = """
+import mmap, sys
+shared = mmap.mmap(-1, 64 * 2**20)
+shared.write(bytes(64 * 2**20))
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_shared_memory_is_not_its_own():
+    with subprocess.Popen([sys.executable, "-c", SHARES], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        found = usage.read(process.pid)
+        assert found.resident_bytes - found.own_bytes >= 63 * 2**20
+        assert found.own_bytes == usage.own_bytes(process.pid) > 2**20
+        process.stdin.close()
 
 
 def test_a_process_that_is_not_reaped_yet_takes_no_memory():

@@ -26,7 +26,7 @@ from edged.runtimes.base import ENGINES
 from edged.worker import child, templates
 from edged.worker.child import Child, Exit
 from edged.worker.messages import Failed, FileRef, Load, RunGolden, WarmupRun
-from edged.worker.process import Caps, Worker, start
+from edged.worker.process import Caps, LostError, Worker, start
 from edged.worker.usage import Usage
 
 # A bound for what takes well under a second, on a machine that does ten things at once.
@@ -382,9 +382,24 @@ async def test_a_worker_that_even_a_kill_does_not_end_is_given_up(folder, monkey
     worker.kill()
     assert await worker.ended == Exit("lost: still there 0.05 s after SIGKILL", lost=True)
     assert len(worker._arena.view) == PATIENT.arena_bytes, "it may still write there"
+    assert not worker.gone.done()
+    assert worker.usage().charged_bytes > 2**20, "what it holds stays charged"
     os.kill(worker.pid, signal.SIGKILL)
-    while there(worker.pid):  # noqa: ASYNC110 - until it is reaped
-        await asyncio.sleep(0)
+    await worker.gone
+    assert not there(worker.pid)
+    assert worker.usage() == Usage()
+
+
+async def test_a_worker_that_neither_loads_nor_goes_is_handed_over(folder, monkeypatch):
+    monkeypatch.setattr(child, "REAP_S", 0.05)
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda *_: None)  # as if it hung in a driver
+    caps = msgspec.structs.replace(PATIENT, load_s=0.0005, first_inference_s=0.0005)
+    error = await refusal(start(folder.load(*DOUBLE), caps))
+    assert isinstance(error, LostError)
+    assert (error.code, error.message) == (Code.WORKER_HANG, "loading took longer than 0.001 s")
+    assert error.worker.ended.result().lost
+    os.kill(error.worker.pid, signal.SIGKILL)
+    await error.worker.gone
 
 
 def test_ending_is_for_the_front_to_say(run, folder, batch_of, monkeypatch):
@@ -483,6 +498,7 @@ async def test_a_worker_knows_nothing_of_its_fronts_environment(folder, monkeypa
     assert found == {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
+        "HOME": "/nonexistent",
         "OPENBLAS_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         **passed,
@@ -546,4 +562,4 @@ async def test_whoever_has_its_id_later_is_not_taken_for_it(folder):
 
 def test_caps_are_told_in_words():
     caps = Caps(load_s=60, first_inference_s=30.5, inference_s=10, memory_bytes=200 * 2**20, arena_bytes=2**20)
-    assert caps.describe() == "memory 200 MiB, watched; load 60 s, first 30.5 s, then 10 s"
+    assert caps.describe("watched") == "memory 200 MiB, watched; load 60 s, first 30.5 s, then 10 s"

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x65\x64ged/v1/admin.proto\x12\x08\x65\x64ged.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\x14\n\x12WatchStatusRequest\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.edged.v1.Model\"\x14\n\x12ListWorkersRequest\"8\n\x13ListWorkersResponse\x12!\n\x07workers\x18\x01 \x03(\x0b\x32\x10.edged.v1.Worker\":\n\x11ListEventsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"5\n\x12ListEventsResponse\x12\x1f\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x0f.edged.v1.Event\"\xcd\x02\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x05state\x18\x04 \x01(\x0e\x32\x0f.edged.v1.State\x12\x0c\n\x04live\x18\x05 \x01(\x08\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x18\n\x10\x64\x65graded_reasons\x18\x07 \x03(\t\x12\x1e\n\x05level\x18\x08 \x01(\x0e\x32\x0f.edged.v1.Level\x12\x16\n\x0ehardware_class\x18\t \x01(\t\x12\x1f\n\x06models\x18\n \x03(\x0b\x32\x0f.edged.v1.Model\x12!\n\x07workers\x18\x0b \x03(\x0b\x32\x10.edged.v1.Worker\x12\x0f\n\x07summary\x18\x0c \x01(\t\x12\x11\n\tlistening\x18\r \x03(\t\"\xe9\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x0f\n\x07runtime\x18\x05 \x01(\t\x12#\n\x05state\x18\x06 \x01(\x0e\x32\x14.edged.v1.ModelState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\r\n\x05ready\x18\x08 \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\t \x01(\x08\x12\x0e\n\x06source\x18\n \x01(\t\x12/\n\x0bpassed_over\x18\x0b \x03(\x0b\x32\x1a.edged.v1.Model.PassedOver\x12\x13\n\x0brequests_ok\x18\x0c \x01(\x04\x12\x17\n\x0frequests_failed\x18\r \x01(\x04\x12\x18\n\x10requests_refused\x18\x0e \x01(\x04\x12\x0c\n\x04rows\x18\x0f \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\x10 \x01(\x04\x12\x0e\n\x06queued\x18\x11 \x01(\r\x12\x11\n\texecuting\x18\x12 \x01(\r\x12\x30\n\x0clast_success\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a;\n\nPassedOver\x12\x0f\n\x07variant\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xd4\x02\n\x06Worker\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x0f\n\x07runtime\x18\x04 \x01(\t\x12\x17\n\x0fruntime_version\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\x03\x12$\n\x05state\x18\x07 \x01(\x0e\x32\x15.edged.v1.WorkerState\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tload_time\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eresident_bytes\x18\n \x01(\x04\x12\x12\n\npeak_bytes\x18\x0b \x01(\x04\x12\x10\n\x08restarts\x18\x0c \x01(\r\x12\x0c\n\x04\x63\x61ps\x18\r \x01(\t\x12\x11\n\tlast_exit\x18\x0e \x01(\t\"\xf6\x01\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x08severity\x18\x03 \x01(\x0e\x32\x12.edged.v1.Severity\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12-\n\x07\x64\x65tails\x18\x07 \x03(\x0b\x32\x1c.edged.v1.Event.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*m\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x12\n\x0eSTATE_DEGRADED\x10\x03\x12\x12\n\x0eSTATE_DRAINING\x10\x04*n\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x11\n\rLEVEL_NOMINAL\x10\x01\x12\x12\n\x0eLEVEL_ELEVATED\x10\x02\x12\x12\n\x0eLEVEL_CRITICAL\x10\x03\x12\x13\n\x0fLEVEL_EMERGENCY\x10\x04*\xa9\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x04\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x05*\xab\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x18\n\x14WORKER_STATE_LOADING\x10\x02\x12\x16\n\x12WORKER_STATE_READY\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x16\n\x12WORKER_STATE_ENDED\x10\x05*u\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x12\n\x0eSEVERITY_DEBUG\x10\x01\x12\x11\n\rSEVERITY_INFO\x10\x02\x12\x14\n\x10SEVERITY_WARNING\x10\x03\x12\x12\n\x0eSEVERITY_ERROR\x10\x04\x32\xe1\x02\n\x05\x41\x64min\x12\x39\n\tGetStatus\x12\x1a.edged.v1.GetStatusRequest\x1a\x10.edged.v1.Status\x12?\n\x0bWatchStatus\x12\x1c.edged.v1.WatchStatusRequest\x1a\x10.edged.v1.Status0\x01\x12G\n\nListModels\x12\x1b.edged.v1.ListModelsRequest\x1a\x1c.edged.v1.ListModelsResponse\x12J\n\x0bListWorkers\x12\x1c.edged.v1.ListWorkersRequest\x1a\x1d.edged.v1.ListWorkersResponse\x12G\n\nListEvents\x12\x1b.edged.v1.ListEventsRequest\x1a\x1c.edged.v1.ListEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x65\x64ged/v1/admin.proto\x12\x08\x65\x64ged.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\x14\n\x12WatchStatusRequest\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.edged.v1.Model\"!\n\x12ListWorkersRequest\x12\x0b\n\x03pss\x18\x01 \x01(\x08\"8\n\x13ListWorkersResponse\x12!\n\x07workers\x18\x01 \x03(\x0b\x32\x10.edged.v1.Worker\":\n\x11ListEventsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"5\n\x12ListEventsResponse\x12\x1f\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x0f.edged.v1.Event\"\xcd\x02\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x05state\x18\x04 \x01(\x0e\x32\x0f.edged.v1.State\x12\x0c\n\x04live\x18\x05 \x01(\x08\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x18\n\x10\x64\x65graded_reasons\x18\x07 \x03(\t\x12\x1e\n\x05level\x18\x08 \x01(\x0e\x32\x0f.edged.v1.Level\x12\x16\n\x0ehardware_class\x18\t \x01(\t\x12\x1f\n\x06models\x18\n \x03(\x0b\x32\x0f.edged.v1.Model\x12!\n\x07workers\x18\x0b \x03(\x0b\x32\x10.edged.v1.Worker\x12\x0f\n\x07summary\x18\x0c \x01(\t\x12\x11\n\tlistening\x18\r \x03(\t\"\xe9\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x0f\n\x07runtime\x18\x05 \x01(\t\x12#\n\x05state\x18\x06 \x01(\x0e\x32\x14.edged.v1.ModelState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\r\n\x05ready\x18\x08 \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\t \x01(\x08\x12\x0e\n\x06source\x18\n \x01(\t\x12/\n\x0bpassed_over\x18\x0b \x03(\x0b\x32\x1a.edged.v1.Model.PassedOver\x12\x13\n\x0brequests_ok\x18\x0c \x01(\x04\x12\x17\n\x0frequests_failed\x18\r \x01(\x04\x12\x18\n\x10requests_refused\x18\x0e \x01(\x04\x12\x0c\n\x04rows\x18\x0f \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\x10 \x01(\x04\x12\x0e\n\x06queued\x18\x11 \x01(\r\x12\x11\n\texecuting\x18\x12 \x01(\r\x12\x30\n\x0clast_success\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a;\n\nPassedOver\x12\x0f\n\x07variant\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x99\x04\n\x06Worker\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x0f\n\x07runtime\x18\x04 \x01(\t\x12\x17\n\x0fruntime_version\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\x03\x12$\n\x05state\x18\x07 \x01(\x0e\x32\x15.edged.v1.WorkerState\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tload_time\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eresident_bytes\x18\n \x01(\x04\x12\x12\n\npeak_bytes\x18\x0b \x01(\x04\x12\x10\n\x08restarts\x18\x0c \x01(\r\x12\x0c\n\x04\x63\x61ps\x18\r \x01(\t\x12\x11\n\tlast_exit\x18\x0e \x01(\t\x12+\n\x08\x63pu_time\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rprivate_bytes\x18\x10 \x01(\x04\x12\x13\n\x0b\x61rena_bytes\x18\x11 \x01(\x04\x12\x15\n\rcharged_bytes\x18\x12 \x01(\x04\x12\x11\n\tpss_bytes\x18\x13 \x01(\x04\x12\x0f\n\x07sandbox\x18\x1e \x03(\t\x12\x15\n\rsandbox_lacks\x18\x1f \x03(\t\x12\x18\n\x10\x61rena_held_bytes\x18  \x01(\x04\"\xf6\x01\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x08severity\x18\x03 \x01(\x0e\x32\x12.edged.v1.Severity\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12-\n\x07\x64\x65tails\x18\x07 \x03(\x0b\x32\x1c.edged.v1.Event.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*m\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x12\n\x0eSTATE_DEGRADED\x10\x03\x12\x12\n\x0eSTATE_DRAINING\x10\x04*n\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x11\n\rLEVEL_NOMINAL\x10\x01\x12\x12\n\x0eLEVEL_ELEVATED\x10\x02\x12\x12\n\x0eLEVEL_CRITICAL\x10\x03\x12\x13\n\x0fLEVEL_EMERGENCY\x10\x04*\xa9\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x04\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x05*\xc2\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x18\n\x14WORKER_STATE_LOADING\x10\x02\x12\x16\n\x12WORKER_STATE_READY\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x16\n\x12WORKER_STATE_ENDED\x10\x05\x12\x15\n\x11WORKER_STATE_LOST\x10\x06*u\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x12\n\x0eSEVERITY_DEBUG\x10\x01\x12\x11\n\rSEVERITY_INFO\x10\x02\x12\x14\n\x10SEVERITY_WARNING\x10\x03\x12\x12\n\x0eSEVERITY_ERROR\x10\x04\x32\xe1\x02\n\x05\x41\x64min\x12\x39\n\tGetStatus\x12\x1a.edged.v1.GetStatusRequest\x1a\x10.edged.v1.Status\x12?\n\x0bWatchStatus\x12\x1c.edged.v1.WatchStatusRequest\x1a\x10.edged.v1.Status0\x01\x12G\n\nListModels\x12\x1b.edged.v1.ListModelsRequest\x1a\x1c.edged.v1.ListModelsResponse\x12J\n\x0bListWorkers\x12\x1c.edged.v1.ListWorkersRequest\x1a\x1d.edged.v1.ListWorkersResponse\x12G\n\nListEvents\x12\x1b.edged.v1.ListEventsRequest\x1a\x1c.edged.v1.ListEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,16 +35,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENT_DETAILSENTRY']._loaded_options = None
   _globals['_EVENT_DETAILSENTRY']._serialized_options = b'8\001'
-  _globals['_STATE']._serialized_start=1832
-  _globals['_STATE']._serialized_end=1941
-  _globals['_LEVEL']._serialized_start=1943
-  _globals['_LEVEL']._serialized_end=2053
-  _globals['_MODELSTATE']._serialized_start=2056
-  _globals['_MODELSTATE']._serialized_end=2225
-  _globals['_WORKERSTATE']._serialized_start=2228
-  _globals['_WORKERSTATE']._serialized_end=2399
-  _globals['_SEVERITY']._serialized_start=2401
-  _globals['_SEVERITY']._serialized_end=2518
+  _globals['_STATE']._serialized_start=2042
+  _globals['_STATE']._serialized_end=2151
+  _globals['_LEVEL']._serialized_start=2153
+  _globals['_LEVEL']._serialized_end=2263
+  _globals['_MODELSTATE']._serialized_start=2266
+  _globals['_MODELSTATE']._serialized_end=2435
+  _globals['_WORKERSTATE']._serialized_start=2438
+  _globals['_WORKERSTATE']._serialized_end=2632
+  _globals['_SEVERITY']._serialized_start=2634
+  _globals['_SEVERITY']._serialized_end=2751
   _globals['_GETSTATUSREQUEST']._serialized_start=99
   _globals['_GETSTATUSREQUEST']._serialized_end=117
   _globals['_WATCHSTATUSREQUEST']._serialized_start=119
@@ -54,25 +54,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE']._serialized_start=162
   _globals['_LISTMODELSRESPONSE']._serialized_end=215
   _globals['_LISTWORKERSREQUEST']._serialized_start=217
-  _globals['_LISTWORKERSREQUEST']._serialized_end=237
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=239
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=295
-  _globals['_LISTEVENTSREQUEST']._serialized_start=297
-  _globals['_LISTEVENTSREQUEST']._serialized_end=355
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=357
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=410
-  _globals['_STATUS']._serialized_start=413
-  _globals['_STATUS']._serialized_end=746
-  _globals['_MODEL']._serialized_start=749
-  _globals['_MODEL']._serialized_end=1238
-  _globals['_MODEL_PASSEDOVER']._serialized_start=1179
-  _globals['_MODEL_PASSEDOVER']._serialized_end=1238
-  _globals['_WORKER']._serialized_start=1241
-  _globals['_WORKER']._serialized_end=1581
-  _globals['_EVENT']._serialized_start=1584
-  _globals['_EVENT']._serialized_end=1830
-  _globals['_EVENT_DETAILSENTRY']._serialized_start=1784
-  _globals['_EVENT_DETAILSENTRY']._serialized_end=1830
-  _globals['_ADMIN']._serialized_start=2521
-  _globals['_ADMIN']._serialized_end=2874
+  _globals['_LISTWORKERSREQUEST']._serialized_end=250
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=252
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=308
+  _globals['_LISTEVENTSREQUEST']._serialized_start=310
+  _globals['_LISTEVENTSREQUEST']._serialized_end=368
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=370
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=423
+  _globals['_STATUS']._serialized_start=426
+  _globals['_STATUS']._serialized_end=759
+  _globals['_MODEL']._serialized_start=762
+  _globals['_MODEL']._serialized_end=1251
+  _globals['_MODEL_PASSEDOVER']._serialized_start=1192
+  _globals['_MODEL_PASSEDOVER']._serialized_end=1251
+  _globals['_WORKER']._serialized_start=1254
+  _globals['_WORKER']._serialized_end=1791
+  _globals['_EVENT']._serialized_start=1794
+  _globals['_EVENT']._serialized_end=2040
+  _globals['_EVENT_DETAILSENTRY']._serialized_start=1994
+  _globals['_EVENT_DETAILSENTRY']._serialized_end=2040
+  _globals['_ADMIN']._serialized_start=2754
+  _globals['_ADMIN']._serialized_end=3107
 # @@protoc_insertion_point(module_scope)

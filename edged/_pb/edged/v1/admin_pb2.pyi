@@ -128,6 +128,10 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """It finishes what it was given and gets nothing new."""
     WORKER_STATE_ENDED: _WorkerState.ValueType  # 5
     """The process is gone."""
+    WORKER_STATE_LOST: _WorkerState.ValueType  # 6
+    """The process was killed and does not go: it hangs in the kernel, most likely in a driver. What it holds stays
+    charged to its model.
+    """
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
     """Where a worker process is in its life."""
@@ -143,6 +147,10 @@ WORKER_STATE_DRAINING: WorkerState.ValueType  # 4
 """It finishes what it was given and gets nothing new."""
 WORKER_STATE_ENDED: WorkerState.ValueType  # 5
 """The process is gone."""
+WORKER_STATE_LOST: WorkerState.ValueType  # 6
+"""The process was killed and does not go: it hangs in the kernel, most likely in a driver. What it holds stays
+charged to its model.
+"""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 class _Severity:
@@ -246,12 +254,17 @@ Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 class ListWorkersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PSS_FIELD_NUMBER: _builtins.int
+    pss: _builtins.bool
+    """Also find out `pss_bytes`, which costs each worker some milliseconds."""
     def __init__(
         self,
+        *,
+        pss: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pss", b"pss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -551,6 +564,14 @@ class Worker(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     CAPS_FIELD_NUMBER: _builtins.int
     LAST_EXIT_FIELD_NUMBER: _builtins.int
+    CPU_TIME_FIELD_NUMBER: _builtins.int
+    PRIVATE_BYTES_FIELD_NUMBER: _builtins.int
+    ARENA_BYTES_FIELD_NUMBER: _builtins.int
+    CHARGED_BYTES_FIELD_NUMBER: _builtins.int
+    PSS_BYTES_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    SANDBOX_LACKS_FIELD_NUMBER: _builtins.int
+    ARENA_HELD_BYTES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     revision: _builtins.int
@@ -566,7 +587,7 @@ class Worker(_message.Message):
     state: Global___WorkerState.ValueType
     """Where the process is in its life."""
     resident_bytes: _builtins.int
-    """Bytes of memory that are resident now."""
+    """Bytes of memory that are resident now, those that it shares with others included."""
     peak_bytes: _builtins.int
     """Bytes of memory that were resident at the highest point of this process."""
     restarts: _builtins.int
@@ -575,6 +596,22 @@ class Worker(_message.Message):
     """What holds its memory and time within bounds, for people."""
     last_exit: _builtins.str
     """How the last process of this variant ended, for people; empty: none has."""
+    private_bytes: _builtins.int
+    """Bytes that are resident and belong to no file and no shared memory; pages that a fork still shares count as its
+    own.
+    """
+    arena_bytes: _builtins.int
+    """Bytes that the memory takes which it shares with the daemon for large tensors."""
+    charged_bytes: _builtins.int
+    """Bytes that count against its memory cap and for its model: where the kernel holds the cap what it charges to the
+    worker's control group, else what is resident, shared memory of others left out, and `arena_bytes`.
+    """
+    pss_bytes: _builtins.int
+    """Bytes that are resident, each page divided by the number of processes that share it; 0: not asked for, or not to
+    be found out.
+    """
+    arena_held_bytes: _builtins.int
+    """Bytes of its shared memory that requests under way hold now."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When the process began, by the device's clock."""
@@ -582,6 +619,18 @@ class Worker(_message.Message):
     @_builtins.property
     def load_time(self) -> _duration_pb2.Duration:
         """From the start of the process until it was ready; unset: it is not yet."""
+
+    @_builtins.property
+    def cpu_time(self) -> _duration_pb2.Duration:
+        """Processor time that it has used, on all cores together."""
+
+    @_builtins.property
+    def sandbox(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What keeps it from what is not its own, for people: `Landlock ABI 7`, `system-call filter`."""
+
+    @_builtins.property
+    def sandbox_lacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What should too and does not, with the reason, for people: `Landlock (this kernel has none, …)`."""
 
     def __init__(
         self,
@@ -600,10 +649,18 @@ class Worker(_message.Message):
         restarts: _builtins.int = ...,
         caps: _builtins.str = ...,
         last_exit: _builtins.str = ...,
+        cpu_time: _duration_pb2.Duration | None = ...,
+        private_bytes: _builtins.int = ...,
+        arena_bytes: _builtins.int = ...,
+        charged_bytes: _builtins.int = ...,
+        pss_bytes: _builtins.int = ...,
+        sandbox: _abc.Iterable[_builtins.str] | None = ...,
+        sandbox_lacks: _abc.Iterable[_builtins.str] | None = ...,
+        arena_held_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "load_time", b"load_time", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caps", b"caps", "last_exit", b"last_exit", "load_time", b"load_time", "model", b"model", "peak_bytes", b"peak_bytes", "pid", b"pid", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "revision", b"revision", "runtime", b"runtime", "runtime_version", b"runtime_version", "started_at", b"started_at", "state", b"state", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arena_bytes", b"arena_bytes", "arena_held_bytes", b"arena_held_bytes", "caps", b"caps", "charged_bytes", b"charged_bytes", "cpu_time", b"cpu_time", "last_exit", b"last_exit", "load_time", b"load_time", "model", b"model", "peak_bytes", b"peak_bytes", "pid", b"pid", "private_bytes", b"private_bytes", "pss_bytes", b"pss_bytes", "resident_bytes", b"resident_bytes", "restarts", b"restarts", "revision", b"revision", "runtime", b"runtime", "runtime_version", b"runtime_version", "sandbox", b"sandbox", "sandbox_lacks", b"sandbox_lacks", "started_at", b"started_at", "state", b"state", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

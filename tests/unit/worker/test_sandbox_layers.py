@@ -1,0 +1,72 @@
+"""What a worker says of its sandbox on kernels that have less, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edged.worker import landlock, sandbox
+
+CONFINE = """
+import errno, json, os, sys
+from edged.worker import landlock, sandbox, seccomp
+
+def refuse(number):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+    return refused
+
+exec(sys.argv[1])
+print(json.dumps(sandbox.confine(sys.argv[2], sys.argv[3])))
+"""
+
+ALL = ["no new privileges", "no new code", "Landlock", "system-call filter"]
+OLD_LANDLOCK = "Landlock (this kernel has none, or it is not switched on)"
+
+
+def confined(change: str, folder: Path, runtime: str = "onnxruntime") -> tuple[list[str], list[str]]:
+    """What holds and what lacks, on a kernel as `change` makes it."""
+    command = [sys.executable, "-c", CONFINE, change, str(folder), runtime]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    holds, lacks = json.loads(done.stdout)
+    return [each.split(" ABI")[0] for each in holds], lacks
+
+
+@pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")
+@pytest.mark.parametrize(
+    ("change", "lacks", "why"),
+    [
+        ("", None, ""),
+        ("landlock.abi = lambda: 0", "Landlock", OLD_LANDLOCK),
+        ("landlock.restrict = refuse(errno.EPERM)", "Landlock", "Landlock (Operation not permitted)"),
+        (
+            "seccomp.MACHINES = {}",
+            "system-call filter",
+            "system-call filter (edged knows no system calls of",
+        ),
+        ("sandbox._PR_SET_MDWE = 9999", "no new code", "no new code (Invalid argument)"),
+    ],
+)
+def test_what_is_missing_is_told_and_the_rest_holds(change: str, lacks: str | None, why: str, tmp_path: Path) -> None:
+    held, lacking = confined(change, tmp_path)
+    assert held == [each for each in ALL if each != lacks]
+    assert len(lacking) == (lacks is not None)
+    assert all(each.startswith(why) for each in lacking)
+
+
+def test_an_engine_that_compiles_and_one_that_does_not_exist(tmp_path: Path) -> None:
+    holds, lacks = confined("", tmp_path, "openvino")
+    assert "no new code" not in holds + lacks
+    holds, lacks = confined("", tmp_path, "nothing")
+    assert "system-call filter" in holds + lacks
+
+
+def test_other_bundles_of_the_image_lie_in_none_of_its_folders() -> None:
+    image = Path("/usr/share/edged/models/digits/1")
+    given = [Path(path) for path, _ in sandbox._allowed("/bundle", sandbox.ENGINES["onnxruntime"])]
+    assert Path("/bundle") in given
+    assert not [path for path in given if image.is_relative_to(path)]
