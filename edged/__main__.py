@@ -64,10 +64,11 @@ def _serve(root: Path, files: tuple[Path, ...]) -> None:
 
     import uvloop
 
-    from edged.app import App, Origin, settings_for_start
+    from edged.app import App
+    from edged.config.origin import Origin, settings_for_start
+    from edged.system.starts import supervised
 
-    origin = Origin(root, files)
-    settings, degraded = settings_for_start(origin)
+    settings, origin, degraded = settings_for_start(Origin(root, files), supervised=supervised(os.environ))
     log.configure(settings.log.level, settings.log.format)
 
     async def run() -> None:

@@ -5,26 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from edged import __version__, log
 from edged.bundle import factory
 from edged.changes import Changes
 from edged.config import last_good, reload
 from edged.config.load import load
-from edged.config.settings import Listen, Settings
-from edged.document import DocumentError
+from edged.config.origin import Origin
+from edged.config.settings import Settings
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
-from edged.rpc import admin, health, inference, reflection, repository
-from edged.rpc.log_settings import LogSettings
-from edged.rpc.server import Methods, Server, Tls, remove_leftovers
+from edged.rpc import admin, ways_in
+from edged.rpc.server import Server, remove_leftovers
+from edged.rpc.ways_in import Offer
 from edged.runtimes.base import ENGINES
 from edged.serving import report
 from edged.serving.repository import Repository
@@ -33,6 +31,7 @@ from edged.system import hardware
 from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
+from edged.system.starts import LIMIT, RETRY_S, SETTLED_S, Starts, supervised
 from edged.worker import cgroup
 from edged.worker.cgroup import Groups
 from edged.worker.templates import Templates
@@ -42,21 +41,6 @@ _FIRST_LOADS_S = 20.0
 
 # What a reply holds beside its tensors: names, shapes, parameters.
 _MESSAGE_MARGIN_BYTES = 64 * 1024
-
-# What calls under way get once the requests they carried are answered or given up.
-_CLOSE_S = 1.0
-
-
-class Origin(msgspec.Struct, frozen=True):
-    """Where the settings came from, so that they can be read again."""
-
-    root: Path
-    files: tuple[Path, ...]
-
-    @property
-    def last_good(self) -> Path:
-        """Where the last good settings from these files are kept."""
-        return last_good.place(self.root, self.files)
 
 
 class App:
@@ -78,17 +62,23 @@ class App:
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
         self._doubts: list[str] = []
+        self._starts: Starts | None = None
+        self._reachable_only = origin.unknown
+        """Administrators reach it, and that is all."""
+        self._stop = asyncio.Event()
         for error in wrong:
-            what = "the settings are wrong, so the last good ones hold"
+            what = "the settings are wrong, so "
+            what += "only administrators are served" if origin.unknown else "the last good ones hold"
             self._events.record(Severity.ERROR, error.code, "settings", f"{what}:\n{error}")
             self._doubts.append(f"{what}: {_in_a_line(error)}")
             self._life.degrade(self._doubts[-1])
 
     async def run(self) -> None:
         """Starts in order of dependence, serves until a signal, stops in reverse. Raises EdgedError at the start."""
-        stop = asyncio.Event()
+        stop = self._stop
         async with contextlib.AsyncExitStack() as stack:
             self._take_folders(stack)
+            self._count_start()
             self._groups = Groups.find()  # only now: the workers of a daemon that runs already are none of ours
             self._log.info("workers are held to their memory", by="watching" if self._groups.why_not else "the kernel")
             watch_signals(stop, self._reload)
@@ -96,7 +86,8 @@ class App:
             stack.push_async_callback(self._templates.stop)
             stack.callback(self._service.regions.close)
             stack.push_async_callback(self._residency.stop)
-            self._load_models()
+            if not self._reachable_only:
+                self._load_models()
             for server in self._servers(stack):
                 await server.start()
             stack.push_async_callback(self._drain)
@@ -104,6 +95,8 @@ class App:
             await self._start_up(stop)
             await stop.wait()
             self._log.info("stopping", phase=self._life.phase)
+            if self._starts:
+                self._starts.settle()
             self._life.enter(Phase.DRAINING)
             self._notifier.stopping("answering what is under way")
 
@@ -121,6 +114,28 @@ class App:
             stack.callback(Lock(folder / "edged.lock").release)
             remove_leftovers(folder)
         stack.callback(FolderLock(state).release)
+
+    def _count_start(self) -> None:
+        """After crashes in a row, comes up for administrators only, and tries again after a while."""
+        if not supervised(os.environ):
+            return
+        loop = asyncio.get_running_loop()
+        self._starts = Starts(Path(self._placed.listen.socket).parent / "starts")
+        crashes = self._starts.begin()
+        if crashes < LIMIT:
+            loop.call_later(SETTLED_S, self._starts.settle)
+            return
+        self._reachable_only = True
+        why = f"edged crashed {crashes} times in a row, so only administrators are served for {RETRY_S / 60:g} minutes"
+        self._events.record(Severity.ERROR, Code.CRASH_LOOP, "edged", why)
+        self._life.degrade(f"{why}; the log says more, and a restart by hand tries at once")
+        loop.call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        if self._starts:
+            self._starts.retry()
+            self._starts = None
+        self._stop.set()
 
     def _in_background(self, stack: contextlib.AsyncExitStack, what: str, part: Coroutine[Any, Any, None]) -> None:
         """Runs `part` until the stack is left. Its end by a defect is told, since nobody else would notice."""
@@ -163,64 +178,17 @@ class App:
                     self._residency.add(resident)
 
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
-        """A server each way in, since grpc offers all services of one on all its addresses; stopped with `stack`."""
-        listen = self._placed.listen
+        """The servers of all ways in; stopped with `stack`."""
         stack.push_async_callback(self._repository.stop)
-        public = self._server(self._protocol(listen.socket_priority), listen)
-        stack.push_async_callback(public.stop, _CLOSE_S)
-        public.add_socket(Path(listen.socket))
-        servers = [public]
-        if listen.tcp:
-            tcp = self._server(self._protocol(listen.tcp_priority), listen)
-            stack.push_async_callback(tcp.stop, _CLOSE_S)
-            tcp.add_tcp(listen.tcp, _tls(listen))
-            servers.append(tcp)
-        private = self._server(self._administration(), listen)
-        stack.push_async_callback(private.stop, _CLOSE_S)
-        private.add_socket(Path(listen.admin_socket))
-        self._life.listening = [
-            f"unix:{listen.socket}",
-            f"unix:{listen.admin_socket}",
-            *([listen.tcp] if listen.tcp else []),
-        ]
-        return [*servers, private]
-
-    def _protocol(self, best_priority: int) -> dict[str, Methods]:
-        """What applications are offered."""
-        admin_socket = self._placed.listen.admin_socket
-        return {
-            inference.SERVICE: {
-                **inference.Inference(self._service, best_priority).methods(),
-                **repository.elsewhere(admin_socket),
-                **LogSettings(self._events, admin_socket=admin_socket).methods(),
-            }
-        }
-
-    def _administration(self) -> dict[str, Methods]:
-        """What administrators are offered."""
         hardware_class = self._settings.device.hardware_class
-        return {
-            inference.SERVICE: {
-                **inference.Inference(self._service).methods(),
-                **repository.RepositoryCalls(self._repository).methods(),
-                **LogSettings(self._events, admin_socket="").methods(),
-            },
-            admin.SERVICE: admin.Admin(
-                self._service, self._residency, self._life, self._events, hardware_class
-            ).methods(),
-        }
+        calls = admin.Admin(self._service, self._residency, self._life, self._events, hardware_class)
+        offer = Offer(self._service, self._repository, self._events, self._changes, {admin.SERVICE: calls.methods()})
+        made = ways_in.servers(offer, self._placed.listen, stack, administrators_only=self._reachable_only)
+        self._life.listening = list(made)
+        return list(made.values())
 
     async def _release(self, resident: Resident) -> bool:
         return await self._service.release(resident, self._settings.serving.drain_s)
-
-    def _server(self, services: Mapping[str, Methods], listen: Listen) -> Server:
-        names = [*services, health.SERVICE]
-        offered = {
-            **services,
-            health.SERVICE: health.Health(self._service, self._changes, names).methods(),
-            **{name: reflection.methods(names) for name in reflection.SERVICES},
-        }
-        return Server(offered, listen.max_message_mib * 1024 * 1024)
 
     async def _start_up(self, stop: asyncio.Event) -> None:
         """Says READY=1 when every model is loaded or has failed, at the latest after _FIRST_LOADS_S."""
@@ -296,6 +264,9 @@ class App:
                 self._notifier.ready(report.summary(self._life, self._residency))
 
     def _take(self, new: Settings) -> None:
+        if self._reachable_only:  # what was wrong may be mended: the service manager starts it again, in full
+            self._stop.set()
+            return
         changes = reload.changes(self._settings, new)
         while self._doubts:
             self._life.recover(self._doubts.pop())
@@ -316,30 +287,10 @@ class App:
         self._changes.mark()
 
 
-def _tls(listen: Listen) -> Tls | None:
-    if not listen.tls_certificate:
-        return None
-    return Tls(Path(listen.tls_certificate), Path(listen.tls_key), Path(listen.tls_client_ca))
-
-
 async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def settings_for_start(origin: Origin) -> tuple[Settings, list[EdgedError]]:
-    """The settings to run on, and why they are not those of the files where they are not.
-
-    Raises EdgedError when the files are wrong and no good settings are remembered, or a path cannot be used at all.
-    """
-    try:
-        return load(origin.root, origin.files).settings, []
-    except DocumentError as error:
-        remembered = last_good.recall(origin.last_good, origin.root)
-        if remembered is None:
-            raise
-        return remembered, [error]
 
 
 def _in_a_line(error: EdgedError) -> str:

@@ -23,8 +23,9 @@ hypothesis.settings.load_profile("edged")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quick ones first; and last those that share a daemon, which is to run for nobody else."""
-    items.sort(key=lambda item: "integration" in item.path.parts)
+    """The quick ones first; then those that share a daemon, which is to run for nobody else; and whole systems last."""
+    order = {"integration": 1, "system": 2}
+    items.sort(key=lambda item: order.get(item.path.parent.name, 0) if "unit" not in item.path.parts else 0)
 
 
 def pytest_collection_finish() -> None:

@@ -15,6 +15,9 @@ NEEDED = [
     ("npm", "npm", "tests/integration/test_nodejs.py: a client in JavaScript"),
     ("zsh", "zsh", "tests/integration/test_completion.py: completion in zsh"),
     ("fish", "fish", "tests/integration/test_completion.py: completion in fish"),
+    ("systemd-nspawn", "systemd-container", "tests/system: the service and the image in a real systemd"),
+    ("mmdebstrap", "mmdebstrap", "tests/system: the service and the image in a real systemd"),
+    ("buildah", "buildah", "tests/system/test_image.py: the image"),
     ("strace", "strace", "tests/integration/test_writes.py: what templates and workers write"),
     ("h2load", "nghttp2-client", "make bench: the load generator in C"),
 ]

@@ -32,6 +32,8 @@ COMMANDS = {
     "watch": Entry("edged.ctl.watch", "watch", "Follow what changes, as it changes."),
     "infer": Entry("edged.ctl.infer", "infer", "Ask a model, with a picture or with arrays."),
     "bundle": Entry("edged.ctl.bundle", "bundle", "Check, pack and import models; needs no edged."),
+    "doctor": Entry("edged.ctl.doctor", "doctor", "Find what is wrong on this device, and how to mend it."),
+    "boot": Entry("edged.ctl.boot", "boot", "Hold this boot of the operating system against the last good one."),
     "version": Entry("edged.ctl.query", "version", "The versions of edgectl and of the running edged."),
     "completion": Entry("edged.ctl.completion", "completion", "Print the completion script of a shell."),
 }

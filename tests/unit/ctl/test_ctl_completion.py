@@ -58,7 +58,7 @@ def test_bash_takes_its_script():
 
 def test_commands_and_options_are_offered(tmp_path: Path):
     assert complete("edgectl ", tmp_path) == list(COMMANDS)
-    assert complete("edgectl b", tmp_path) == ["bundle"]
+    assert complete("edgectl bu", tmp_path) == ["bundle"]
     assert complete("edgectl bundle ", tmp_path) == ["check", "import", "pack"]
     assert complete("edgectl completion ", tmp_path) == ["bash", "zsh", "fish"]
     assert complete("edgectl --", tmp_path) == ["--root", "--config", "--timeout", "--json", "--help"]

@@ -1,0 +1,148 @@
+"""Looks at the root folder of an image for what a bootable container may not have: `check_image.py ROOT`.
+
+It covers what `bootc container lint` looks for where that is not at hand, and what edged itself needs. It is no
+replacement: an image in the field is linted by bootc in the last step of its Containerfile.
+Uses nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+# bootc, "Filesystem: /var": an image's content there is copied at the first boot only, and never updated.
+# These are made by base images and package managers, and hold nothing of ours.
+VAR_KNOWN = {"cache", "lib", "log", "tmp", "spool", "mail", "opt", "local", "lock", "run", "backups"}
+
+_ID = re.compile(r"^[ugm]\S*\s+(\S+)", re.MULTILINE)
+
+
+def faults(root: Path) -> Iterator[str]:
+    """What is wrong, a sentence each."""
+    yield from _usr_merged(root)
+    yield from _volatile(root)
+    yield from _var(root)
+    yield from _kernel_arguments(root)
+    yield from _users(root)
+    yield from _permissions(root)
+    yield from _no_compiler(root)
+    yield from _edged(root)
+
+
+def _usr_merged(root: Path) -> Iterator[str]:
+    for name in ("bin", "sbin", "lib", "lib64"):
+        path = root / name
+        if path.exists() and not path.is_symlink():
+            yield f"/{name} is a folder; a bootable image has it as a link into /usr"
+
+
+def _volatile(root: Path) -> Iterator[str]:
+    for name in ("run", "tmp", "var/run", "var/tmp"):
+        folder = root / name
+        if not folder.is_dir() or folder.is_symlink():
+            continue
+        for path in sorted(folder.rglob("*")):
+            if not path.is_dir():
+                yield f"/{path.relative_to(root)} lies where each boot begins empty"
+
+
+def _var(root: Path) -> Iterator[str]:
+    for folder in (root / "var/lib/edged", root / "var/cache/edged"):
+        if folder.exists() and any(folder.iterdir()):
+            yield f"/{folder.relative_to(root)} has content; it would be copied once and never updated"
+    for path in sorted((root / "var").iterdir() if (root / "var").is_dir() else []):
+        if path.name not in VAR_KNOWN:
+            yield f"/{path.relative_to(root)} comes with the image; make it by tmpfiles.d"
+
+
+def _kernel_arguments(root: Path) -> Iterator[str]:
+    folder = root / "usr/lib/bootc/kargs.d"
+    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+        where = f"/{path.relative_to(root)}"
+        if path.suffix != ".toml":
+            yield f"{where} is passed over: its name must end in .toml"
+            continue
+        try:
+            found = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            yield f"{where} is not TOML: {error}"
+            continue
+        kargs = found.get("kargs")
+        if not isinstance(kargs, list) or not all(isinstance(each, str) for each in kargs):
+            yield f'{where} needs kargs = ["…"], a list of text'
+        if unknown := set(found) - {"kargs", "match-architectures"}:
+            yield f"{where} has {min(unknown)}, which bootc does not know"
+
+
+def _users(root: Path) -> Iterator[str]:
+    declared = set()
+    for folder in (root / "usr/lib/sysusers.d", root / "etc/sysusers.d"):
+        for path in sorted(folder.glob("*.conf")) if folder.is_dir() else []:
+            declared |= set(_ID.findall(path.read_text()))
+    for file in ("passwd", "group"):
+        path = root / "etc" / file
+        for line in path.read_text().splitlines() if path.exists() else []:
+            name, _, number, *_ = [*line.split(":"), "", ""]
+            # Ids below 100 are the distribution's own, from 1000 on people's, and 65534 nobody's.
+            if number.isdigit() and name.startswith("edged") and name not in declared:
+                yield f"{name} of /etc/{file} has no line in sysusers.d: another base would number it otherwise"
+
+
+def _permissions(root: Path) -> Iterator[str]:
+    for folder in (root / "usr/lib/edged", root / "usr/share/edged"):
+        for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+            if path.is_symlink():
+                continue
+            mode = path.stat().st_mode
+            if mode & stat.S_IWOTH:
+                yield f"/{path.relative_to(root)} can be written by everybody"
+            if mode & (stat.S_ISUID | stat.S_ISGID):
+                yield f"/{path.relative_to(root)} changes its user or group when it is run"
+            if not mode & stat.S_IROTH:
+                yield f"/{path.relative_to(root)} cannot be read by the daemon's user"
+
+
+def _no_compiler(root: Path) -> Iterator[str]:
+    for name in ("cc", "gcc", "g++", "clang", "cargo", "rustc", "make"):
+        if (root / "usr/bin" / name).exists():
+            yield f"/usr/bin/{name} has no business on a device"
+
+
+def _edged(root: Path) -> Iterator[str]:
+    needed = (
+        "usr/bin/edged",
+        "usr/bin/edgectl",
+        "usr/lib/systemd/system/edged.service",
+        "usr/lib/sysusers.d/edged.conf",
+        "usr/lib/tmpfiles.d/edged.conf",
+        "usr/share/edged/sbom.spdx.json",
+    )
+    for name in needed:
+        path = root / name
+        # A link there leads within the image, and not from here.
+        if not path.exists() and not path.is_symlink():
+            yield f"/{name} is missing"
+    if not list((root / "usr/share/edged/models").glob("*/*/manifest.json")):
+        yield "/usr/share/edged/models has no packed bundle: with no network there would be nothing to serve"
+    if not (root / "usr/lib/systemd/system/edged.service").exists():
+        return
+    wants = (root / "etc/systemd/system").glob("*.wants")
+    if not any((folder / "edged.service").is_symlink() for folder in wants):
+        yield "edged.service is not enabled: run `systemctl preset edged.service` in the image"
+
+
+def main() -> int:
+    """Tells every fault; 1 where there are any."""
+    found = list(faults(Path(sys.argv[1])))
+    for fault in found:
+        print(fault)  # noqa: T201 - a command line of its own
+    print(f"{len(found)} faults" if found else "no fault found")  # noqa: T201
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Which deployment of the operating system is booted, and what served under the last one that was good.
+
+A deployment is named as OSTree names it on the kernel's command line (ostree-prepare-root(1), `ostree=`). The record
+is written after a boot that was good, by root, and outlives the deployment: /var does not roll back.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edged import durable
+
+_CMDLINE = "proc/cmdline"
+FOLDER = "var/lib/edged-boot"
+_RECORD = f"{FOLDER}/served.json"
+
+# Evidence of red boots that is kept; a device that flaps must not fill its disk.
+_EVIDENCE_KEPT = 3
+_EVIDENCE_BYTES = 256 * 1024
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What served under a deployment whose boot was good."""
+
+    deployment: str
+    models: tuple[str, ...]
+
+
+def booted(root: Path) -> str:
+    """The booted deployment; empty where the operating system has none."""
+    try:
+        words = (root / _CMDLINE).read_text(errors="replace").split()
+    except OSError:
+        return ""
+    return next((word.removeprefix("ostree=") for word in words if word.startswith("ostree=")), "")
+
+
+def recall(root: Path) -> Served | None:
+    """The record; None where there is none that can be read."""
+    try:
+        return msgspec.json.decode((root / _RECORD).read_bytes(), type=Served)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def record(root: Path, served: Served) -> None:
+    """Writes the record, where it says something new. Raises OSError."""
+    if recall(root) != served:
+        (root / FOLDER).mkdir(mode=0o755, parents=True, exist_ok=True)
+        durable.write(root / _RECORD, msgspec.json.encode(served), 0o644)
+
+
+def amiss(last: Served | None, deployment: str, models: dict[str, bool]) -> list[str]:
+    """Why this boot is not as good as the last one was, for people; none when it is. Pure.
+
+    `models`: all that edged knows, and whether each is ready. A deployment that was good before stays so: a bad model
+    on an unchanged operating system is never that system's fault. A model that edged no longer knows was taken away by
+    a plan or by this image; only when none is left of those that served is that put down to the deployment.
+    """
+    if last is None or last.deployment == deployment or not last.models:
+        return []
+    if not any(name in models for name in last.models):
+        return [f"none of the models that served is known any more: {', '.join(last.models)}"]
+    return [
+        f"model {name!r} served under the last deployment and does not under this one"
+        for name in last.models
+        if models.get(name) is False
+    ]
+
+
+def leave_evidence(root: Path, name: str, content: bytes) -> Path:
+    """Keeps what tells why a boot was red; the newest few stay. Raises OSError."""
+    folder = root / FOLDER
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path = folder / f"red-{name}.json"
+    durable.write(path, content[:_EVIDENCE_BYTES], 0o600)
+    for old in evidence(root)[:-_EVIDENCE_KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def evidence(root: Path) -> list[Path]:
+    """What red boots left, oldest first."""
+    return sorted((root / FOLDER).glob("red-*.json"))

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Puts edged's units and folders, and the factory models, under DESTINATION, as an image has them:
+#   sh systemd/install.sh DESTINATION [HARDWARE_CLASS…]
+# edged itself is expected in /usr/lib/edged/venv there.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+to=${1:?usage: install.sh DESTINATION [HARDWARE_CLASS…]}
+shift
+
+put() { # SOURCE TARGET
+  mkdir -p "$to$(dirname "$2")"
+  cp "$here/$1" "$to$2"
+  chmod 0644 "$to$2"
+}
+
+put edged.service /usr/lib/systemd/system/edged.service
+put edged.sysusers.conf /usr/lib/sysusers.d/edged.conf
+put edged.tmpfiles.conf /usr/lib/tmpfiles.d/edged.conf
+put 50-edged.preset /usr/lib/systemd/system-preset/50-edged.preset
+for class in "$@"; do
+  put "classes/$class.conf" "/usr/lib/systemd/system/edged.service.d/50-$class.conf"
+done
+
+mkdir -p "$to/usr/share/edged/models" "$to/usr/bin"
+cp -R "$here/../bootc/models/." "$to/usr/share/edged/models/"
+chmod -R u=rwX,go=rX "$to/usr/share/edged"
+for command in edged edgectl; do
+  ln -sf "../lib/edged/venv/bin/$command" "$to/usr/bin/$command"
+done

@@ -1,0 +1,216 @@
+"""A real systemd in a container of its own: booted on a folder, entered by `nsenter`, ended by `poweroff`.
+
+Needs root, systemd-nspawn and mmdebstrap. Nothing here touches the machine's own systemd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+
+from support.daemon import PATIENCE_S, REPO
+
+# Not under /tmp, which a boot empties; git does not see it.
+CACHE = REPO / ".cache/system"
+
+PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,udev,procps,util-linux,passwd"
+
+# What the interpreter of the container's distribution is.
+PYTHON = "3.13"
+
+
+def missing() -> str:
+    """Why no container can be had here; empty when one can."""
+    if os.geteuid() != 0:
+        return "a container needs root"
+    if lacking := [tool for tool in ("systemd-nspawn", "mmdebstrap", "nsenter") if shutil.which(tool) is None]:
+        return f"{lacking[0]} is not installed"
+    if not Path("/etc/apt/sources.list.d/debian.sources").exists():
+        return "the machine's own package sources are of another form"
+    return ""
+
+
+def _run(*command: object, **more: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True, **more)  # type: ignore[call-overload]
+    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def base() -> Path:
+    """A minimal Debian with systemd, as a tar file; made once."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    tar = CACHE / "base.tar"
+    if not tar.exists():
+        own = Path("/etc/apt/sources.list.d/debian.sources").read_text()
+        sources = CACHE / "base.sources"
+        sources.write_text(own.replace("bookworm", "trixie"))
+        made = CACHE / "base.making.tar"
+        _run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie", made, sources, timeout=600)
+        made.rename(tar)
+    return tar
+
+
+def wheels() -> Path:
+    """What edged and its build need, for the container's interpreter; downloaded once for each state of the locks."""
+    locks = [REPO / "requirements.lock", REPO / "requirements-build.lock"]
+    content = "\n".join(_pinned(lock.read_text()) for lock in locks)
+    folder = CACHE / f"wheels-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    if not folder.exists():
+        making = folder.with_suffix(".making")
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        wanted = making / "wanted.txt"
+        wanted.write_text(content)
+        options = ["--python-version", PYTHON, "--only-binary=:all:", "--require-hashes", "--no-deps"]
+        _run(sys.executable, "-m", "pip", "download", "-q", *options, "-r", wanted, "-d", making, timeout=600)
+        making.rename(folder)
+    return folder
+
+
+def _pinned(lock: str) -> str:
+    """The entries of a lock for the container's interpreter, without markers: pip would judge those by its own."""
+    environment = {**default_environment(), "python_version": PYTHON, "python_full_version": f"{PYTHON}.0"}
+    kept = []
+    for entry in lock.replace("\\\n", " ").splitlines():
+        requirement, *hashes = entry.split(" --hash=")
+        if not requirement.strip() or requirement.lstrip().startswith("#"):
+            continue
+        parsed = Requirement(requirement)
+        if parsed.marker is None or parsed.marker.evaluate(environment):
+            parsed.marker = None
+            kept.append(" --hash=".join([str(parsed), *(each.strip() for each in hashes)]))
+    return "\n".join(dict.fromkeys(kept))
+
+
+def _own_wheel(folder: Path) -> None:
+    build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w"]
+    _run(sys.executable, "-m", "pip", *build, folder, REPO, timeout=300)
+
+
+def make_root(into: Path) -> None:
+    """A root folder with edged installed as an image has it."""
+    into.mkdir(parents=True)
+    _run("tar", "-xf", base(), "-C", into)
+    shutil.copytree(wheels(), into / "opt/wheels")
+    _own_wheel(into / "opt/wheels")
+    _run("chroot", into, "python3", "-m", "venv", "/usr/lib/edged/venv")
+    pip = ["/usr/lib/edged/venv/bin/pip", "install", "-q", "--no-index", "--find-links", "/opt/wheels"]
+    _run("chroot", into, *pip, "edged[onnxruntime]", timeout=600)
+    shutil.rmtree(into / "opt/wheels")
+    _run("sh", REPO / "systemd/install.sh", into)
+    _run("chroot", into, "systemd-sysusers")  # where /etc is read-only, a boot cannot make users
+    _run("chroot", into, "systemctl", "preset", "edged.service", env={**os.environ, "SYSTEMD_IN_CHROOT": "1"})
+
+
+class Container:
+    """A booted container."""
+
+    def __init__(self, root: Path, *options: str) -> None:
+        """Boots what `root` holds, which stays as it is; returns when its systemd has started everything."""
+        Path("/run/systemd/inaccessible").mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="edged-", dir=CACHE))
+        upper, work, merged = (self._folder / name for name in ("upper", "work", "merged"))
+        for each in (upper, work, merged):
+            each.mkdir()
+        layers = f"lowerdir={root},upperdir={upper},workdir={work}"
+        _run("mount", "-t", "overlay", "overlay", "-o", layers, merged)
+        upper.chmod(0o755)
+        ours, theirs = pty.openpty()  # without a terminal it does not boot
+        self._console = bytearray()
+        self._process = subprocess.Popen(
+            [
+                *("systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--boot", "--private-network"),
+                # Without them limits on addresses are silently not enforced.
+                *("--system-call-filter=bpf", "--capability=CAP_BPF,CAP_PERFMON"),
+                *("--directory", str(merged), f"--machine={self._folder.name.replace('_', '-').lower()}", *options),
+            ],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+        )
+        os.close(theirs)
+        self._reader = threading.Thread(target=self._read, args=(ours,), daemon=True)
+        self._reader.start()
+        try:
+            self._leader = self._wait_leader()
+            self.wait("systemctl is-system-running | grep -qE 'running|degraded'")
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The process id of what holds the container."""
+        return self._process.pid
+
+    def _read(self, console: int) -> None:
+        with contextlib.suppress(OSError):  # the other end has gone
+            while data := os.read(console, 65536):
+                self._console += data
+        os.close(console)
+
+    def _wait_leader(self) -> int:
+        end = time.monotonic() + PATIENCE_S
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        while time.monotonic() < end:
+            assert self._process.poll() is None, self._console.decode(errors="replace")
+            for pid in map(int, children.read_text().split()):
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd":
+                        return pid
+            time.sleep(0.02)
+        raise AssertionError("the container's systemd did not come up")
+
+    def shell(self, script: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+        """Runs a shell script inside, as root."""
+        command = ["nsenter", "--target", str(self._leader), "--all", "sh", "-c", f"cd /; {script}"]
+        clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s, env=clean)
+
+    def run(self, script: str, timeout_s: float = PATIENCE_S) -> str:
+        """Runs a shell script inside that is to succeed; gives what it printed."""
+        done = self.shell(script, timeout_s)
+        assert done.returncode == 0, f"{script}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout.strip()
+
+    def wait(self, script: str, limit_s: float = 2 * PATIENCE_S) -> None:
+        """Waits until a shell script succeeds."""
+        end = time.monotonic() + limit_s
+        while (done := self.shell(script)).returncode:
+            assert time.monotonic() < end, f"{script} never succeeded:\n{done.stdout}\n{done.stderr}"
+            time.sleep(0.05)
+
+    def property(self, name: str) -> str:
+        """A property of the unit."""
+        return self.run(f"systemctl show edged --property={name} --value")
+
+    def journal(self) -> str:
+        """What the daemon logged."""
+        return self.run("journalctl --unit=edged --no-pager --output=cat")
+
+    def stop(self) -> None:
+        """Powers it off, or kills what this made."""
+        with contextlib.suppress(AttributeError, subprocess.TimeoutExpired):
+            self.shell("systemctl --no-block poweroff")
+        try:
+            self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        _run("umount", self._folder / "merged")
+        shutil.rmtree(self._folder)

@@ -1,0 +1,92 @@
+"""The image: built of its Containerfile, checked, booted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import image
+from support.container import Container
+from support.daemon import REPO
+from support.image import Images
+
+pytestmark = pytest.mark.skipif(bool(image.missing()), reason=image.missing() or "it can be built")
+
+HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"
+CHECK = REPO / "bootc/check_image.py"
+
+# That with an engine of its own needs the wheels of that engine, which are large.
+OVERLAYS = [path for path in sorted((REPO / "bootc/overlays").glob("*.Containerfile")) if "intel" not in path.name]
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[Images]:
+    """A store with `localhost/edged` in it."""
+    store = image.store()
+    try:
+        store.make_base("localhost/base")
+        store.build(REPO / "bootc/Containerfile", "localhost/edged", BASE="localhost/base")
+        yield store
+    finally:
+        store.remove()
+
+
+@pytest.fixture(scope="module")
+def root(images: Images) -> Path:
+    """What is in the image."""
+    return images.mount("localhost/edged")
+
+
+def check(root: Path) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, CHECK, root], check=False, capture_output=True, text=True)
+    return done.returncode, done.stdout
+
+
+def test_the_image_passes_its_own_check(root: Path) -> None:
+    assert check(root) == (0, "no fault found\n")
+
+
+def test_the_bill_of_materials_names_what_is_installed(root: Path) -> None:
+    told = json.loads((root / "usr/share/edged/sbom.spdx.json").read_text())
+    installed = {path.name.split("-")[0].lower() for path in root.glob("usr/lib/edged/venv/lib/*/*/*.dist-info")}
+    assert {package["name"].lower().replace("-", "_") for package in told["packages"]} == installed
+    assert "edged" in installed
+
+
+def test_it_boots_read_only_to_a_daemon_that_serves_its_factory_model(root: Path) -> None:
+    booted = Container(root, "--volatile=state")
+    try:
+        booted.wait("systemctl is-active edged")
+        assert json.loads(booted.run("edgectl status --json"))["ready"] is True
+        assert booted.property("StatusText") == "serving, 1 of 1 models ready"
+    finally:
+        booted.stop()
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.name)
+def test_an_overlay_names_its_class_and_its_devices_and_the_unit_stays_without_fault(
+    images: Images, path: Path
+) -> None:
+    hardware_class = path.name.removesuffix(".Containerfile")
+    images.build(path, f"localhost/{hardware_class}", EDGED="localhost/edged")
+    found = images.mount(f"localhost/{hardware_class}")
+    assert check(found) == (0, "no fault found\n")
+    booted = Container(found)
+    try:
+        booted.wait("systemctl is-active edged")
+        assert json.loads(booted.run("edgectl status --json"))["hardware_class"] == hardware_class
+        assert booted.run("systemd-analyze verify edged.service 2>&1") == ""
+    finally:
+        booted.stop()
+
+
+def test_hadolint_finds_nothing() -> None:
+    files = sorted((REPO / "bootc").rglob("*Containerfile"))
+    done = subprocess.run([HADOLINT, *files], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert len(files) == len(OVERLAYS) + 2

@@ -1,0 +1,163 @@
+"""edged as a service of a real systemd, in a container."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import container, long_lived
+from support.container import CACHE, Container
+
+pytestmark = pytest.mark.skipif(bool(container.missing()), reason=container.missing() or "there is one")
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """A root folder with edged in it."""
+    folder = CACHE / "root"
+    shutil.rmtree(folder, ignore_errors=True)
+    container.make_root(folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(root: Path) -> Iterator[Container]:
+    """A booted container; a test leaves it with edged as it was."""
+    booted = Container(root)
+    long_lived.PROCESSES.add(booted.pid)
+    yield booted
+    booted.stop()
+    long_lived.PROCESSES.discard(booted.pid)
+
+
+@pytest.fixture
+def system(shared_daemon: Container) -> Iterator[Container]:
+    """The same, with edged started anew after what a test did to it."""
+    shared_daemon.run("systemctl reset-failed edged; systemctl start edged")
+    shared_daemon.wait("systemctl is-active edged")
+    yield shared_daemon
+    shared_daemon.run("rm -rf /etc/edged /etc/systemd/system/edged.service.d; systemctl daemon-reload")
+    shared_daemon.run("systemctl restart edged")
+
+
+def status(system: Container) -> dict[str, object]:
+    found: dict[str, object] = json.loads(system.run("edgectl status --json"))
+    return found
+
+
+def test_it_is_ready_when_systemd_says_so_and_tells_its_state_in_a_line(system: Container) -> None:
+    assert system.property("ActiveState") == "active"
+    assert system.property("StatusText") == "serving, 1 of 1 models ready"
+    assert "digits" in system.run("edgectl models")
+
+
+def test_a_reload_is_waited_for_and_takes_what_can_change(system: Container) -> None:
+    system.run(
+        "mkdir -p /etc/edged && echo '[log]\nlevel = \"debug\"' > /etc/edged/edged.toml && systemctl reload edged"
+    )
+    assert system.property("ActiveState") == "active"
+    assert "log.level is now 'debug'" in system.journal()
+
+
+def test_a_stop_ends_everything_and_takes_the_sockets_away(system: Container) -> None:
+    system.run("systemctl stop edged")
+    assert system.property("Result") == "success"
+    assert system.shell("pgrep -u edged").returncode == 1
+    assert system.run("ls /run/edged-admin") in ("", "edged.lock")
+
+
+def test_a_frozen_loop_is_ended_by_the_watchdog(system: Container) -> None:
+    system.run(
+        "mkdir -p /etc/systemd/system/edged.service.d && "
+        "printf '[Service]\\nWatchdogSec=1s\\n' > /etc/systemd/system/edged.service.d/test.conf && "
+        "systemctl daemon-reload && systemctl restart edged"
+    )
+    first = system.property("MainPID")
+    system.run(f"kill -STOP {first}")
+    system.wait(f'pid=$(systemctl show edged -p MainPID --value); test "$pid" != 0 && test "$pid" != {first}')
+    assert "Watchdog timeout" in system.run("journalctl --no-pager --unit=edged")
+    system.wait("systemctl is-active edged")
+
+
+def test_a_crash_loop_ends_with_a_daemon_that_administrators_reach(system: Container) -> None:
+    for _ in range(5):
+        system.run("systemctl kill --signal=KILL --kill-whom=main edged")
+        system.wait("systemctl is-active edged && edgectl status > /dev/null")
+    assert "only administrators are served" in str(status(system)["degraded_reasons"])
+    assert system.shell("test -e /run/edged/edged.sock").returncode == 1
+    system.run("systemctl restart edged")
+    assert status(system)["ready"] is True
+
+
+def test_a_broken_configuration_at_boot_runs_on_the_last_good_one(system: Container) -> None:
+    system.run("mkdir -p /etc/edged && echo '[listen' > /etc/edged/edged.toml && systemctl restart edged")
+    assert "the last good ones hold" in str(status(system)["degraded_reasons"])
+    assert status(system)["ready"] is True
+
+
+def test_a_broken_configuration_at_the_very_first_boot_leaves_it_reachable(system: Container) -> None:
+    system.run(
+        "systemctl stop edged; rm -rf /var/lib/edged/*; "
+        "mkdir -p /etc/edged && echo '[listen' > /etc/edged/edged.toml; systemctl start edged"
+    )
+    assert "only administrators are served" in str(status(system)["degraded_reasons"])
+    system.run("rm /etc/edged/edged.toml; systemctl reload edged || true")
+    system.wait("edgectl status --json | grep -q '\"ready\": true' && test -e /run/edged/edged.sock")
+
+
+def test_both_sockets_belong_to_their_groups_and_to_nobody_else(system: Container) -> None:
+    assert system.run("stat -c '%a %U %G' /run/edged/edged.sock") == "660 edged edged"
+    assert system.run("stat -c '%a %U %G' /run/edged-admin/admin.sock") == "660 edged edged-admin"
+    system.run("id alice 2>/dev/null || useradd alice")
+    refused = system.shell("su alice -s /bin/sh -c 'edgectl status'")
+    assert refused.returncode != 0
+    assert "usermod -aG edged-admin" in refused.stderr
+    system.run("usermod -aG edged-admin alice")
+    assert "serving" in system.run("su alice -s /bin/sh -c 'edgectl status'")
+    system.run("userdel alice")
+
+
+def test_state_follows_the_daemons_user_id(system: Container) -> None:
+    become(system, 1961)
+    assert system.run("stat -c %u /var/lib/edged /run/edged-admin") == "1961\n1961"
+    assert status(system)["ready"] is True
+    become(system, 961)
+
+
+def become(system: Container, number: int) -> None:
+    """Another release of the operating system gives edged another user id; its boot empties /run."""
+    system.run(f"systemctl stop edged; usermod -u {number} edged; groupmod -g {number} edged")
+    system.run("rm -r /run/edged /run/edged-admin; systemd-tmpfiles --create; systemctl start edged")
+
+
+def test_secrets_come_as_credentials_and_may_be_absent(system: Container) -> None:
+    assert system.shell("ls /run/credentials/edged.service/").stdout == ""
+    system.run(
+        "mkdir -p /etc/credstore && echo s3cret > /etc/credstore/edged.test && chmod 600 /etc/credstore/edged.test"
+    )
+    system.run("systemctl restart edged")
+    assert system.run("ls /run/credentials/edged.service/") == "edged.test"
+    system.run("rm /etc/credstore/edged.test")
+
+
+def test_the_sandbox_is_tight_and_the_unit_without_fault(system: Container) -> None:
+    assert system.run("systemd-analyze verify edged.service 2>&1") == ""
+    system.run("systemd-analyze security --threshold=18 edged.service --no-pager")
+    pid = system.property("MainPID")
+    inside = f"nsenter --target {pid} --mount --setuid 961 --setgid 961"
+    for path in ("/etc/edged.test", "/usr/edged.test", "/var/lib/other"):
+        assert system.shell(f"{inside} touch {path}").returncode != 0
+    assert system.shell(f"{inside} ls /home").stdout == ""
+
+
+def test_it_serves_on_a_read_only_root_with_volatile_state(root: Path) -> None:
+    booted = Container(root, "--volatile=state")
+    try:
+        booted.wait("systemctl is-active edged")
+        assert json.loads(booted.run("edgectl status --json"))["ready"] is True
+    finally:
+        booted.stop()

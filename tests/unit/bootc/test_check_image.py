@@ -1,0 +1,94 @@
+"""The image's self-check, on a small image that is sound, and on what can be wrong with one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from support.daemon import REPO
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_image", REPO / "bootc/check_image.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CHECK = load()
+
+FILES = {
+    "usr/bin/edged": "",
+    "usr/bin/edgectl": "",
+    "usr/lib/systemd/system/edged.service": "",
+    "usr/lib/sysusers.d/edged.conf": 'u edged 961 "x" /var/lib/edged\ng edged-admin 962\n',
+    "usr/lib/tmpfiles.d/edged.conf": "",
+    "usr/lib/bootc/kargs.d/50-edged.toml": 'kargs = ["psi=1"]\n',
+    "usr/share/edged/sbom.spdx.json": "{}",
+    "usr/share/edged/models/digits/1/manifest.json": "{}",
+    "etc/passwd": "root:x:0:0::/:/bin/sh\nedged:x:961:961::/:/bin/sh\n",
+    "var/lib/dpkg/status": "",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "edged.service").symlink_to("/usr/lib/systemd/system/edged.service")
+    (tmp_path / "bin").symlink_to("usr/bin")
+    return tmp_path
+
+
+def test_a_sound_image_has_no_fault(root: Path) -> None:
+    assert list(CHECK.faults(root)) == []
+
+
+def put(name: str, content: str = "") -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+    return change
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda root: (root / name).unlink()
+
+
+WRONG = [
+    (lambda root: (root / "sbin").mkdir(), "/sbin is a folder"),
+    (put("run/edged/edged.sock"), "each boot begins empty"),
+    (put("tmp/left"), "each boot begins empty"),
+    (put("var/lib/edged/journal.db"), "never updated"),
+    (put("var/www/index.html"), "/var/www comes with the image"),
+    (put("usr/lib/bootc/kargs.d/50-edged.conf"), "must end in .toml"),
+    (put("usr/lib/bootc/kargs.d/60.toml", "kargs = psi"), "is not TOML"),
+    (put("usr/lib/bootc/kargs.d/60.toml", 'kargs = "psi=1"'), "a list of text"),
+    (put("usr/lib/bootc/kargs.d/60.toml", 'kargs = ["a"]\nwhen = 1'), "has when"),
+    (put("usr/lib/sysusers.d/edged.conf", "g edged-admin 962\n"), "edged of /etc/passwd has no line"),
+    (lambda root: (root / "usr/share/edged/sbom.spdx.json").chmod(0o666), "written by everybody"),
+    (lambda root: (root / "usr/share/edged/sbom.spdx.json").chmod(0o600), "cannot be read"),
+    (lambda root: (root / "usr/share/edged/sbom.spdx.json").chmod(0o4644), "changes its user"),
+    (put("usr/bin/gcc"), "no business on a device"),
+    (remove("usr/bin/edgectl"), "/usr/bin/edgectl is missing"),
+    (remove("usr/share/edged/models/digits/1/manifest.json"), "nothing to serve"),
+    (remove("etc/systemd/system/multi-user.target.wants/edged.service"), "is not enabled"),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), WRONG, ids=[told for _, told in WRONG])
+def test_what_is_wrong_is_told_and_nothing_else(root: Path, change: Callable[[Path], None], told: str) -> None:
+    change(root)
+    (found,) = CHECK.faults(root)
+    assert told in found

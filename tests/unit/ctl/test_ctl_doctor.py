@@ -1,0 +1,239 @@
+"""`edgectl doctor` on a device that is sound, and on devices broken on purpose: each fault named with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+from support.daemon import DIGITS
+
+from edged.config.load import load
+from edged.config.settings import Settings
+from edged.ctl import certificates
+from edged.ctl.checkup import CHECKS, Finding, Grade, Subject
+from edged.ctl.main import run
+from edged.document import DocumentError
+
+NOW = datetime.now(UTC) + timedelta(days=1)
+UID = 54321
+
+Break = Callable[[Path], None]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A device on which all is as it should be."""
+    files = {
+        "etc/passwd": f"root:x:0:0::/:/bin/sh\nedged:x:{os.getuid()}:{os.getgid()}::/:/bin/sh\n",
+        "etc/group": f"edged:x:{UID}:\nedged-admin:x:54322:edged\nvideo:x:{os.getgid()}:\n",
+        "usr/lib/systemd/system/edged.service": "",
+        "proc/pressure/memory": "",
+        "sys/kernel/security/lsm": "capability,landlock",
+        "sys/fs/cgroup/cgroup.controllers": "cpu memory pids",
+    }
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "edged.service").symlink_to("/usr/lib/systemd/system/edged.service")
+    for name, mode in (("var/lib/edged", 0o700), ("run/edged", 0o750), ("run/edged-admin", 0o2750)):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        folder.chmod(mode)
+    shutil.copytree(DIGITS, tmp_path / "usr/share/edged/models/digits/1")
+    return tmp_path
+
+
+def find(root: Path, now: datetime = NOW) -> list[Finding]:
+    try:
+        settings = load(root).settings
+    except DocumentError:
+        settings = Settings()
+    subject = Subject(root, (), settings, now)
+    return [finding for check in (*CHECKS.values(), certificates.check) for finding in check(subject)]
+
+
+def test_on_a_sound_device_nothing_is_found(root: Path) -> None:
+    assert find(root) == []
+
+
+def put(name: str, content: str) -> Break:
+    def change(root: Path) -> None:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+    return change
+
+
+def mode(name: str, bits: int) -> Break:
+    return lambda root: (root / name).chmod(bits)
+
+
+def remove(name: str) -> Break:
+    return lambda root: (root / name).unlink()
+
+
+def in_class(name: str, *nodes: str) -> Break:
+    def change(root: Path) -> None:
+        put("etc/edged/edged.toml", f'[device]\nhardware_class = "{name}"\n')(root)
+        for node in nodes:
+            put(node, "")(root)
+            (root / node).chmod(0o660)
+            os.chown(root / node, -1, 9)
+
+    return change
+
+
+def masked(root: Path) -> None:
+    (root / "etc/systemd/system/edged.service").symlink_to("/dev/null")
+
+
+def absent_engine(root: Path) -> None:
+    path = root / "usr/share/edged/models/digits/1/manifest.json"
+    path.write_text(path.read_text().replace('"runtime":"onnxruntime"', '"runtime":"abacus"'))
+
+
+def tls(days: int = 30, *, other_key: bool = False, open_key: bool = False) -> Break:
+    def change(root: Path) -> None:
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost", not_after=NOW + timedelta(days=days))
+        folder = root / "etc/edged"
+        folder.mkdir(parents=True)
+        issued.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+        key = authority.issue_cert("localhost").private_key_pem if other_key else issued.private_key_pem
+        key.write_to_path(folder / "key.pem")
+        (folder / "key.pem").chmod(0o644 if open_key else 0o600)
+        authority.cert_pem.write_to_path(folder / "ca.pem")
+        put(
+            "etc/edged/edged.toml",
+            '[listen]\ntcp = "0.0.0.0:8001"\ntls_certificate = "/etc/edged/cert.pem"\n'
+            'tls_key = "/etc/edged/key.pem"\ntls_client_ca = "/etc/edged/ca.pem"\n',
+        )(root)
+
+    return change
+
+
+def no_key(root: Path) -> None:
+    tls()(root)
+    (root / "etc/edged/key.pem").unlink()
+
+
+def no_certificate(root: Path) -> None:
+    tls()(root)
+    (root / "etc/edged/ca.pem").write_text("hello")
+
+
+DROP_IN = "etc/systemd/system/edged.service.d/50.conf"
+
+BROKEN: list[tuple[str, Break, str, str]] = [
+    ("a setting that does not exist", put("etc/edged/edged.toml", "[log]\nlevle = 'x'\n"), "levle", "mend it"),
+    ("no user", put("etc/passwd", "root:x:0:0::/:/bin/sh\n"), "the user edged does not exist", "systemd-sysusers"),
+    (
+        "no admin group",
+        put("etc/group", f"edged:x:{UID}:\n"),
+        "the group edged-admin does not exist",
+        "systemd-sysusers",
+    ),
+    (
+        "a drop-in for a missing group",
+        put(DROP_IN, "[Service]\nSupplementaryGroups=apex\n"),
+        "group apex, which does not exist",
+        "groupadd --system apex",
+    ),
+    ("state of another user", lambda root: os.chown(root / "var/lib/edged", 12345, -1), "belongs to", "tmpfiles"),
+    ("state that others may enter", mode("var/lib/edged", 0o755), "others may enter", "chmod 0700"),
+    ("no admin folder", lambda root: (root / "run/edged-admin").rmdir(), "edged-admin is missing", "tmpfiles"),
+    ("an admin folder without setgid", mode("run/edged-admin", 0o750), "does not hand its group on", "chmod 2750"),
+    ("a socket folder for everybody", mode("run/edged", 0o777), "anybody may put a socket", "chmod o-w"),
+    ("no models", lambda root: shutil.rmtree(root / "usr/share/edged/models"), "holds no bundle", "put packed bundles"),
+    (
+        "a model with a changed file",
+        lambda root: next((root / "usr/share/edged/models/digits/1").glob("*.onnx")).unlink(),
+        "digits",
+        "",
+    ),
+    ("a missing engine", absent_engine, "no variant of digits revision 1 runs here", "publish a variant"),
+    ("a class without its nodes", in_class("jetson-vision-standard"), "needs /dev/nvmap", "load its driver"),
+    ("a node that edged may not use", in_class("coral", "dev/apex_0"), "may not use", "SupplementaryGroups="),
+    ("no pressure information", remove("proc/pressure/memory"), "tells nothing of memory pressure", "psi=1"),
+    ("no Landlock", put("sys/kernel/security/lsm", "capability"), "Landlock is off", "lsm=landlock"),
+    ("no memory controller", put("sys/fs/cgroup/cgroup.controllers", "cpu"), "no memory controller", "hierarchy=1"),
+    (
+        "not started at boot",
+        remove("etc/systemd/system/multi-user.target.wants/edged.service"),
+        "does not start at boot",
+        "systemctl enable edged",
+    ),
+    ("masked", masked, "is masked", "systemctl unmask edged"),
+    (
+        "a clock that the network has not set",
+        lambda root: (root / "run/systemd/timesync").mkdir(parents=True),
+        "has not been set",
+        "timesync-status",
+    ),
+    ("an expired certificate", tls(-2), "expired on", "renew it"),
+    ("a certificate that expires soon", tls(5), "expires on", "renew it"),
+    ("a certificate that is none", no_certificate, "no certificate in PEM form", "replace it"),
+    ("a missing key", no_key, "key.pem is not there", "put it there"),
+    ("a key that all may read", tls(open_key=True), "everybody may read", "chmod 0600"),
+    ("a key of another certificate", tls(other_key=True), "does not belong to", "replace both"),
+]
+
+
+@pytest.mark.parametrize(("change", "found", "remedy"), [each[1:] for each in BROKEN], ids=[each[0] for each in BROKEN])
+def test_what_is_broken_is_named_with_its_remedy(root: Path, change: Break, found: str, remedy: str) -> None:
+    change(root)
+    told = find(root)
+    assert any(found in each.found and remedy in each.remedy for each in told), told
+    assert all(each.remedy for each in told)
+
+
+def test_there_are_twenty_of_them() -> None:
+    assert len(BROKEN) >= 20
+
+
+def test_a_clock_before_the_installation_is_a_fault(root: Path) -> None:
+    (found,) = find(root, datetime(1970, 1, 2, tzinfo=UTC))
+    assert found.grade is Grade.FAULT
+    assert "it is 1970-01-02 by the clock" in found.found
+
+
+def test_a_full_and_a_read_only_state_folder_are_faults(root: Path) -> None:
+    state = root / "var/lib/edged"
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    for options, told in (("size=1m,mode=0700", "MiB left"), ("ro,mode=0700", "read-only")):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", state], check=True)
+        try:
+            assert any(told in each.found for each in find(root))
+        finally:
+            subprocess.run(["umount", state], check=True)
+
+
+def test_the_command_tells_what_it_found_and_fails(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "var/lib/edged").chmod(0o755)
+    assert run(["--root", str(root), "doctor", "--only", "folders"]) == 1
+    told = capsys.readouterr().out
+    assert told.startswith("fault: folders: others may enter")
+    assert "\n    `chmod 0700" in told
+
+
+def test_a_daemon_that_does_not_run_is_a_fault(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--root", str(root), "doctor", "--only", "daemon"]) == 1
+    assert "edged is not running" in capsys.readouterr().out
+
+
+def test_warnings_alone_are_no_failure(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "proc/pressure/memory").unlink()
+    assert run(["--root", str(root), "doctor", "--only", "kernel"]) == 0
+    assert run(["--root", str(root), "--json", "doctor", "--only", "kernel"]) == 0
+    assert '"grade": "warning"' in capsys.readouterr().out
