@@ -74,3 +74,37 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     datatype: Datatype
     shape: Annotated[tuple[Dimension, ...], msgspec.Meta(max_length=16)]
     labels: Annotated[tuple[str, ...], msgspec.Meta(max_length=100_000)] = ()
+
+
+class ModelLimits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one model may take now. Empty or 0: no bound but its own."""
+
+    variant: str = ""
+    """The lighter variant to serve with, where the device can run it."""
+    max_concurrency: int = 0
+    """Batches under way at a time."""
+    max_batch_size: int = 0
+    """Rows."""
+    max_rate: float = 0
+    """Requests per second."""
+    min_priority: int = 0
+    """The lowest priority still served (1 is the highest)."""
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What serving, residency and background work may take now; the governor says it, they carry it out."""
+
+    level: Level = Level.NOMINAL
+    duty: float = 1.0
+    """The share of time in which inferences may run. Priority 1 may run ahead of it; the others pay it back."""
+    background_paused: bool = False
+    """No fetching, derived builds, shadowing or soaks."""
+    unload_idle: bool = False
+    """Models that nobody asks are unloaded, to be loaded again on demand."""
+    models: dict[str, ModelLimits] = {}
+    default: ModelLimits = ModelLimits()
+    """Holds for models that are not named."""
+
+    def of(self, model: str) -> ModelLimits:
+        """What holds for `model`."""
+        return self.models.get(model, self.default)
