@@ -6,6 +6,8 @@ steps of the levels it sets the largest duty that holds the temperature below th
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from edged.pressure import heat, ladder, levels, storage
@@ -22,6 +24,8 @@ RESOURCES = (THERMAL, MEMORY, POWER, STORAGE, CPU, IO)
 _FELT = (THERMAL, MEMORY, POWER)
 # Smaller changes of the duty are not worth telling anybody.
 _DUTY_STEP = 0.02
+# While the kernel throttles all the same, the duty falls with this time constant.
+_BACK_OFF_S = 5.0
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -37,6 +41,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
 
     sensors: dict[str, heat.Sensor] = {}
     held: dict[str, Held] = {}
+    at: float = -math.inf
     duty: float = 1.0
     oom_kills: int | None = None
 
@@ -62,7 +67,7 @@ class Governor(msgspec.Struct, frozen=True):
         """Takes one set of readings at `now`, monotonic seconds."""
         sensors, distrusted = _follow(state, readings, now)
         causes: list[Cause] = []
-        duty = self._heat(state, sensors, readings, causes, distrusted)
+        duty = self._heat(state, sensors, readings, now, causes, distrusted)
         self._memory(state, readings, causes)
         self._power(readings, causes)
         if readings.storage:
@@ -89,13 +94,14 @@ class Governor(msgspec.Struct, frozen=True):
             background_paused=any(level is not Level.NOMINAL for level in found.values()),
         )
         true_causes = tuple(cause for cause in causes if cause.level is not Level.NOMINAL)
-        return State(sensors, held, duty, oom_kills), Decision(found, limits, true_causes, distrusted)
+        return State(sensors, held, now, duty, oom_kills), Decision(found, limits, true_causes, distrusted)
 
     def _heat(
         self,
         state: State,
         sensors: dict[str, heat.Sensor],
         readings: Readings,
+        now: float,
         causes: list[Cause],
         distrusted: dict[str, str],
     ) -> float:
@@ -117,6 +123,8 @@ class Governor(msgspec.Struct, frozen=True):
             duty = min(state.duty, heat.BLIND_DUTY)
         for who in readings.throttled:
             causes.append(Cause(THERMAL, Level.CRITICAL, f"{who} is being throttled"))
+        if readings.throttled:
+            duty = max(min(duty, state.duty * math.exp(-(now - state.at) / _BACK_OFF_S)), heat.LEAST_DUTY)
         return duty
 
     def _memory(self, state: State, readings: Readings, causes: list[Cause]) -> None:
@@ -158,7 +166,9 @@ def _follow(state: State, readings: Readings, now: float) -> tuple[dict[str, hea
     load = readings.load or 0.0
     for reading in readings.temperatures:
         if reading.celsius is not None:
-            sensors[reading.name] = sensor = heat.follow(sensors.get(reading.name), reading.celsius, load, now)
+            sensors[reading.name] = sensor = heat.follow(
+                sensors.get(reading.name), reading.celsius, load, now, throttled=bool(readings.throttled)
+            )
             if sensor.past.doubt:
                 distrusted[reading.name] = sensor.past.doubt
     there = {reading.name for reading in readings.temperatures if reading.celsius is not None}

@@ -12,15 +12,13 @@ from edged.pressure.policy import Policy, Thresholds, thresholds
 from edged.pressure.readings import Temperature
 from edged.types import Level
 
-# Sensors are read in steps and noise: level and slope are smoothed over these.
-_LEVEL_S, _SLOPE_S = 4.0, 20.0
+# Sensors are read in steps and with noise; this is smoothed away.
+_SMOOTH_S = 4.0
 # A loaded device never stops wholly: the first priority must get through.
 LEAST_DUTY = 0.05
 # With no temperature left to believe, after there were some.
 BLIND_DUTY = 0.7
-# Until the model is fitted: what a level costs.
-_DUTY = {Level.NOMINAL: 1.0, Level.ELEVATED: 0.7, Level.CRITICAL: 0.35, Level.EMERGENCY: LEAST_DUTY}
-# Whatever the model says: heat that it cannot explain ends by computing less.
+# Heat that the model does not explain ends by computing less, whatever the model says.
 _CAP = {Level.CRITICAL: 0.5, Level.EMERGENCY: LEAST_DUTY}
 
 
@@ -30,7 +28,6 @@ class Sensor(msgspec.Struct, frozen=True):
     past: trust.Past
     fit: thermal.Fit
     smooth_c: float
-    slope_c_s: float
     wanted: Level = Level.NOMINAL
 
 
@@ -43,40 +40,29 @@ class Judged(msgspec.Struct, frozen=True):
     text: str
 
 
-def follow(known: Sensor | None, found: float, load: float, now: float) -> Sensor:
-    """Takes in one reading."""
+def follow(known: Sensor | None, found: float, load: float, now: float, *, throttled: bool) -> Sensor:
+    """Takes in one reading. While the kernel throttles, the load heats less than the model is to learn."""
     past = trust.judge(known.past if known else None, found, load, now)
     if known is None or known.past.doubt:
-        return Sensor(past, thermal.start(found, load, now), found, 0.0)
+        return Sensor(past, thermal.start(found, load, now), found)
     if past.doubt:
         return msgspec.structs.replace(known, past=past)
-    step_s = now - known.past.at
-    predicted = known.smooth_c + known.slope_c_s * step_s
-    smooth_c = predicted + (found - predicted) * -math.expm1(-step_s / _LEVEL_S)
-    slope = known.slope_c_s
-    if step_s > 0:
-        slope += ((smooth_c - known.smooth_c) / step_s - slope) * -math.expm1(-step_s / _SLOPE_S)
-    return Sensor(past, thermal.learn(known.fit, found, load, now), smooth_c, slope, known.wanted)
+    smooth_c = known.smooth_c + (found - known.smooth_c) * -math.expm1(-(now - known.past.at) / _SMOOTH_S)
+    fit = thermal.coast(known.fit, load, now) if throttled else thermal.learn(known.fit, found, load, now)
+    return Sensor(past, fit, smooth_c, known.wanted)
 
 
 def judge(sensor: Sensor, reading: Temperature, policy: Policy) -> Judged:
     """What a trusted temperature asks for."""
     at = thresholds(reading.trips, policy)
     fit = sensor.fit
-    if fit.evidence_s >= policy.fit_evidence_s:
-        wished = fit.largest_load(at.set_c, policy.horizon_s)
-        asked = min(max(wished, LEAST_DUTY), 1.0)
-        soon_c = fit.ahead(min(sensor.past.load, asked), policy.horizon_s)
-        wanted = _level(sensor.smooth_c, soon_c, sensor.wanted, at, policy)
-        if asked < 1.0 and wanted is Level.NOMINAL:
-            wanted = Level.ELEVATED
-        asked = min(asked, _CAP.get(wanted, 1.0))
-    else:
-        soon_c = sensor.smooth_c + max(sensor.slope_c_s, 0.0) * policy.horizon_s
-        wanted = _level(sensor.smooth_c, soon_c, sensor.wanted, at, policy)
-        asked = _DUTY[wanted]
+    duty = min(max(fit.largest_load(at.set_c, policy.horizon_s), LEAST_DUTY), 1.0)
+    soon_c = fit.ahead(min(sensor.past.load, duty), policy.horizon_s)
+    wanted = _level(sensor.smooth_c, soon_c, sensor.wanted, at, policy)
+    if duty < 1.0 and wanted is Level.NOMINAL:
+        wanted = Level.ELEVATED
     text = f"{reading.name} is at {sensor.smooth_c:.1f} °C, expected at {soon_c:.1f} °C in {policy.horizon_s:g} s"
-    return Judged(reading.name, wanted, asked, f"{text}; it is to stay below {at.set_c:g} °C")
+    return Judged(reading.name, wanted, min(duty, _CAP.get(wanted, 1.0)), f"{text}; it is to stay below {at.set_c:g} °C")
 
 
 def _level(now_c: float, soon_c: float, held: Level, at: Thresholds, policy: Policy) -> Level:

@@ -19,7 +19,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that decide; see the table [pressure] for what each means."""
 
     throttle_c: float = 85.0
-    margin_c: float = 5.0
+    margin_c: float = 3.0
     hysteresis_c: float = 3.0
     horizon_s: float = 30.0
     dwell_s: float = 60.0
@@ -27,8 +27,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     storage_reserve_bytes: int = 256 * 2**20
     battery_low_percent: float = 20.0
     stall_percent: float = 40.0
-    fit_evidence_s: float = 4.0
-    """How much the load must have varied (variance times seconds) before the fitted model steers."""
 
 
 class Thresholds(msgspec.Struct, frozen=True):

@@ -2,12 +2,13 @@
 
     temperature = offset + gain · x,   dx/dt = (load - x) / tau
 
-For each of some time constants the load is filtered to x, and the temperature is regressed on it (least squares with
-exponential forgetting); the time constant that explains most is taken. Regressing on the filtered load, and not the
+For each of some time constants the load is filtered to x, and the temperature is regressed on it (least squares
+with forgetting); the time constant that explains most is taken. Regressing on the filtered load, and not the
 slope on the temperature, keeps the coarse steps of real sensors out of the fit (output-error identification; Ljung,
-System Identification, 4.2). Both sides are high-passed first, since a governor that computes less while the case and
-the room slowly warm would otherwise teach the fit that computing cools. What is slow, and what the load does not
-explain (the room, a fan that fails, a neighbour), is followed by the offset within seconds.
+System Identification, 4.2). Both sides are high-passed first, twice, which leaves nothing of a steady drift: a governor
+that computes less while the case and the room slowly warm would otherwise teach the fit that computing cools. What is
+slow, and what the load does not explain (the room, a fan that fails, a neighbour), is followed by the offset within
+seconds.
 """
 
 from __future__ import annotations
@@ -17,24 +18,43 @@ import math
 import msgspec
 
 TAUS_S = (4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
-_FORGET_S = 3600.0
+# What was learned is forgotten as there is something newer to learn, never by time alone: a load that is held steady
+# teaches nothing. So much evidence is kept at most.
+_ENOUGH_S = 30.0
 # What is slower than this is left to the offset.
-_SLOW_S = 120.0
+_SLOW_S = 60.0
 # How fast the offset follows what the load does not explain.
-_OFFSET_S = 15.0
+_OFFSET_S = 10.0
+# How fast it is learned where the offset itself is going; that is the slope on which the governor acts.
+_DRIFT_S = 30.0
 # The gain is drawn to this, with the weight of so much variance of the load times seconds.
 _PRIOR_GAIN_C, _PRIOR_WEIGHT_S = 20.0, 1.0
 # Below it, one does not heat this device by computing.
-_LEAST_GAIN_C = 2.0
+_LEAST_GAIN_C = 4.0
 # A time constant that explains more must explain so much more, or the choice would wander.
 _BETTER = 1.05
 
 
+class Passed(msgspec.Struct, frozen=True, array_like=True):
+    """A high-pass of the second order: what it holds back, and what it lets through."""
+
+    slow: float
+    slower: float = 0.0
+    quick: float = 0.0
+
+    def take(self, value: float, step_s: float) -> Passed:
+        """Lets `value` in."""
+        slow = self.slow + (value - self.slow) * _share(step_s, _SLOW_S)
+        rest = value - slow
+        slower = self.slower + (rest - self.slower) * _share(step_s, _SLOW_S)
+        return Passed(slow, slower, rest - slower)
+
+
 class Sums(msgspec.Struct, frozen=True, array_like=True):
-    """Of one time constant: the filtered load, the slow part of that, and, of the rest, sums over seconds."""
+    """Of one time constant: the filtered load, and, of its quick part, sums over seconds."""
 
     x: float
-    slow: float
+    passed: Passed
     variance: float = 0.0
     covariance: float = 0.0
 
@@ -54,8 +74,9 @@ class Fit(msgspec.Struct, frozen=True):
     """What is known of one temperature."""
 
     at: float
-    slow_c: float
+    passed: Passed
     offset_c: float
+    drift_c_s: float
     sums: tuple[Sums, ...]
     best: int = 2
 
@@ -69,25 +90,23 @@ class Fit(msgspec.Struct, frozen=True):
         """How much hotter full load makes it, soon."""
         return self.sums[self.best].gain_c
 
-    @property
-    def evidence_s(self) -> float:
-        """How much the load has varied: the variance of its filtered form, summed over seconds."""
-        return self.sums[self.best].variance
-
     def ahead(self, load: float, horizon_s: float) -> float:
         """The temperature in `horizon_s` at this load."""
         kept = math.exp(-horizon_s / self.tau_s)
-        return self.offset_c + self.gain_c * (self.sums[self.best].x * kept + load * (1 - kept))
+        offset_c = self.offset_c + self.drift_c_s * horizon_s
+        return offset_c + self.gain_c * (self.sums[self.best].x * kept + load * (1 - kept))
 
     def largest_load(self, celsius: float, horizon_s: float) -> float:
         """The load, unbounded, with which it is at `celsius` in `horizon_s`; it ends at the one that holds it there."""
         kept = math.exp(-horizon_s / self.tau_s)
-        return ((celsius - self.offset_c) / self.gain_c - self.sums[self.best].x * kept) / (1 - kept)
+        offset_c = self.offset_c + self.drift_c_s * horizon_s
+        return ((celsius - offset_c) / self.gain_c - self.sums[self.best].x * kept) / (1 - kept)
 
 
 def start(celsius: float, load: float, now: float) -> Fit:
     """Knows nothing but one reading, taken for a steady state."""
-    return Fit(now, celsius, celsius - _PRIOR_GAIN_C * load, tuple(Sums(load, load) for _ in TAUS_S))
+    sums = tuple(Sums(load, Passed(load)) for _ in TAUS_S)
+    return Fit(now, Passed(celsius), celsius - _PRIOR_GAIN_C * load, 0.0, sums)
 
 
 def learn(fit: Fit, celsius: float, load: float, now: float) -> Fit:
@@ -95,25 +114,43 @@ def learn(fit: Fit, celsius: float, load: float, now: float) -> Fit:
     step_s = now - fit.at
     if step_s <= 0:
         return fit
-    slow_c = fit.slow_c + (celsius - fit.slow_c) * _share(step_s, _SLOW_S)
+    passed = fit.passed.take(celsius, step_s)
     sums = tuple(
-        _follow(each, tau_s, load, step_s, celsius - slow_c) for each, tau_s in zip(fit.sums, TAUS_S, strict=True)
+        _follow(each, tau_s, load, step_s, passed.quick) for each, tau_s in zip(fit.sums, TAUS_S, strict=True)
     )
     best = max(range(len(sums)), key=lambda number: sums[number].explained)
     if sums[best].explained < sums[fit.best].explained * _BETTER:
         best = fit.best
     old, new = fit.sums[fit.best], sums[best]
-    unchanged_c = fit.offset_c + old.gain_c * old.x - new.gain_c * fit.sums[best].x  # a new gain says the same of before
-    offset_c = unchanged_c + (celsius - new.gain_c * new.x - unchanged_c) * _share(step_s, _OFFSET_S)
-    return Fit(now, slow_c, offset_c, sums, best)
+    # A new gain or time constant says the same of the moment before.
+    before_c = fit.offset_c + old.gain_c * old.x - new.gain_c * fit.sums[best].x
+    expected_c = before_c + fit.drift_c_s * step_s
+    offset_c = expected_c + (celsius - new.gain_c * new.x - expected_c) * _share(step_s, _OFFSET_S)
+    drift_c_s = fit.drift_c_s + ((offset_c - before_c) / step_s - fit.drift_c_s) * _share(step_s, _DRIFT_S)
+    return Fit(now, passed, offset_c, drift_c_s, sums, best)
+
+
+def coast(fit: Fit, load: float, now: float) -> Fit:
+    """Lets time pass without learning: what the temperature does now is not the load's doing."""
+    step_s = max(now - fit.at, 0.0)
+    sums = tuple(
+        msgspec.structs.replace(each, x=each.x + (load - each.x) * _share(step_s, tau_s))
+        for each, tau_s in zip(fit.sums, TAUS_S, strict=True)
+    )
+    return msgspec.structs.replace(fit, at=now, sums=sums)
 
 
 def _follow(sums: Sums, tau_s: float, load: float, step_s: float, quick_c: float) -> Sums:
     x = sums.x + (load - sums.x) * _share(step_s, tau_s)
-    slow = sums.slow + (x - sums.slow) * _share(step_s, _SLOW_S)
-    kept = math.exp(-step_s / _FORGET_S)
-    quick = x - slow
-    return Sums(x, slow, sums.variance * kept + step_s * quick**2, sums.covariance * kept + step_s * quick * quick_c)
+    passed = sums.passed.take(x, step_s)
+    news = step_s * passed.quick**2
+    kept = max(1 - news / _ENOUGH_S, 0.0)
+    return Sums(
+        x,
+        passed,
+        sums.variance * kept + news,
+        sums.covariance * kept + step_s * passed.quick * quick_c,
+    )
 
 
 def _share(step_s: float, tau_s: float) -> float:
