@@ -12,7 +12,7 @@ import msgspec
 
 from edged.pressure import heat, ladder, levels, storage
 from edged.pressure.ladder import Ladders
-from edged.pressure.levels import Held, hardest
+from edged.pressure.levels import NEVER, Held, hardest
 from edged.pressure.policy import Policy, doubts
 from edged.pressure.readings import Readings
 from edged.types import Level, Limits
@@ -41,7 +41,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
 
     sensors: dict[str, heat.Sensor] = {}
     held: dict[str, Held] = {}
-    at: float = -math.inf
+    at: float = NEVER
     duty: float = 1.0
     oom_kills: int | None = None
 

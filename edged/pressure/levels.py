@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from edged.types import Level
 
 ORDER = tuple(Level)
 """From the mildest to the hardest."""
+
+NEVER = -1e12
+"""A time so long ago that it does not count; infinity cannot be written to a trace."""
 
 
 def severity(level: Level) -> int:
@@ -26,10 +27,10 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
     """The level of one resource."""
 
     level: Level = Level.NOMINAL
-    changed_at: float = -math.inf
-    wanted_at: tuple[float, float, float] = (-math.inf, -math.inf, -math.inf)
+    changed_at: float = NEVER
+    wanted_at: tuple[float, float, float] = (NEVER, NEVER, NEVER)
     """When each level above nominal, or a harder one, was last wanted."""
-    held_at: tuple[float, float, float] = (-math.inf, -math.inf, -math.inf)
+    held_at: tuple[float, float, float] = (NEVER, NEVER, NEVER)
     """When each of them, or a harder one, was last held."""
 
 

@@ -25,6 +25,8 @@ _ENOUGH_S = 30.0
 _SLOW_S = 60.0
 # How fast the offset follows what the load does not explain.
 _OFFSET_S = 10.0
+# More heat than the noise of sensors explains is believed sooner: something else has begun to heat.
+_SURPRISE_C, _SURPRISE_S = 2.0, 2.0
 # How fast it is learned where the offset itself is going; that is the slope on which the governor acts.
 _DRIFT_S = 30.0
 # The gain is drawn to this, with the weight of so much variance of the load times seconds.
@@ -93,14 +95,17 @@ class Fit(msgspec.Struct, frozen=True):
     def ahead(self, load: float, horizon_s: float) -> float:
         """The temperature in `horizon_s` at this load."""
         kept = math.exp(-horizon_s / self.tau_s)
-        offset_c = self.offset_c + self.drift_c_s * horizon_s
-        return offset_c + self.gain_c * (self.sums[self.best].x * kept + load * (1 - kept))
+        return self._offset_ahead(horizon_s) + self.gain_c * (self.sums[self.best].x * kept + load * (1 - kept))
 
     def largest_load(self, celsius: float, horizon_s: float) -> float:
         """The load, unbounded, with which it is at `celsius` in `horizon_s`; it ends at the one that holds it there."""
         kept = math.exp(-horizon_s / self.tau_s)
-        offset_c = self.offset_c + self.drift_c_s * horizon_s
-        return ((celsius - offset_c) / self.gain_c - self.sums[self.best].x * kept) / (1 - kept)
+        wanted = (celsius - self._offset_ahead(horizon_s)) / self.gain_c
+        return (wanted - self.sums[self.best].x * kept) / (1 - kept)
+
+    def _offset_ahead(self, horizon_s: float) -> float:
+        """Heat that is coming is believed, coolness when it has come."""
+        return self.offset_c + max(self.drift_c_s, 0.0) * horizon_s
 
 
 def start(celsius: float, load: float, now: float) -> Fit:
@@ -125,7 +130,8 @@ def learn(fit: Fit, celsius: float, load: float, now: float) -> Fit:
     # A new gain or time constant says the same of the moment before.
     before_c = fit.offset_c + old.gain_c * old.x - new.gain_c * fit.sums[best].x
     expected_c = before_c + fit.drift_c_s * step_s
-    offset_c = expected_c + (celsius - new.gain_c * new.x - expected_c) * _share(step_s, _OFFSET_S)
+    error_c = celsius - new.gain_c * new.x - expected_c
+    offset_c = expected_c + error_c * _share(step_s, _SURPRISE_S if error_c > _SURPRISE_C else _OFFSET_S)
     drift_c_s = fit.drift_c_s + ((offset_c - before_c) / step_s - fit.drift_c_s) * _share(step_s, _DRIFT_S)
     return Fit(now, passed, offset_c, drift_c_s, sums, best)
 
