@@ -13,7 +13,7 @@ import msgspec
 from edged.pressure import heat, ladder, levels, storage
 from edged.pressure.ladder import Ladders
 from edged.pressure.levels import NEVER, Held, hardest
-from edged.pressure.policy import Policy, doubts
+from edged.pressure.policy import Policy, doubts, thresholds
 from edged.pressure.readings import Readings
 from edged.types import Level, Limits
 
@@ -84,7 +84,8 @@ class Governor(msgspec.Struct, frozen=True):
             for resource in RESOURCES
         }
         found = {resource: each.level for resource, each in held.items()}
-        if abs(duty - state.duty) < _DUTY_STEP and 0 < duty < 1:
+        duty = round(duty, 2)
+        if abs(duty - state.duty) < _DUTY_STEP and duty < 1:
             duty = state.duty
         oom_kills = readings.memory.oom_kills if readings.memory else state.oom_kills
         limits = ladder.limits(
@@ -95,6 +96,15 @@ class Governor(msgspec.Struct, frozen=True):
         )
         true_causes = tuple(cause for cause in causes if cause.level is not Level.NOMINAL)
         return State(sensors, held, now, duty, oom_kills), Decision(found, limits, true_causes, distrusted)
+
+    def closest_c(self, state: State, readings: Readings) -> float | None:
+        """How far the warmest believed temperature is below its set point; None where there is none."""
+        gaps = [
+            thresholds(reading.trips, self.policy).set_c - sensor.smooth_c
+            for reading in readings.temperatures
+            if (sensor := state.sensors.get(reading.name)) and not sensor.past.doubt
+        ]
+        return min(gaps, default=None)
 
     def _heat(
         self,
@@ -121,10 +131,11 @@ class Governor(msgspec.Struct, frozen=True):
         if not sighted and state.sensors:
             causes.append(Cause(THERMAL, Level.ELEVATED, "no temperature can be believed any more"))
             duty = min(state.duty, heat.BLIND_DUTY)
-        for who in readings.throttled:
-            causes.append(Cause(THERMAL, Level.CRITICAL, f"{who} is being throttled"))
         if readings.throttled:
-            duty = max(min(duty, state.duty * math.exp(-(now - state.at) / _BACK_OFF_S)), heat.LEAST_DUTY)
+            texts = (f"{who} is being throttled" for who in readings.throttled)
+            causes.extend(Cause(THERMAL, Level.CRITICAL, text) for text in texts)
+            passed_s = min(now - state.at, _BACK_OFF_S)
+            duty = max(min(duty, state.duty * math.exp(-passed_s / _BACK_OFF_S)), heat.LEAST_DUTY)
         return duty
 
     def _memory(self, state: State, readings: Readings, causes: list[Cause]) -> None:
@@ -137,9 +148,6 @@ class Governor(msgspec.Struct, frozen=True):
             causes.append(Cause(MEMORY, wanted, text))
             if state.oom_kills is not None and memory.oom_kills > state.oom_kills:
                 causes.append(Cause(MEMORY, Level.CRITICAL, "the kernel has ended a process for want of memory"))
-        for name in readings.fired:
-            wanted = Level.CRITICAL if name == "memory.full" else Level.ELEVATED
-            causes.append(Cause(MEMORY, wanted, f"the kernel reports stalls: {name}"))
 
     def _power(self, readings: Readings, causes: list[Cause]) -> None:
         power = readings.power
@@ -153,6 +161,9 @@ class Governor(msgspec.Struct, frozen=True):
             causes.append(Cause(POWER, wanted, f"the battery holds {left:g} %, without mains"))
 
     def _stalls(self, readings: Readings, causes: list[Cause]) -> None:
+        for name in readings.fired:
+            wanted = Level.CRITICAL if name == "memory.full" else Level.ELEVATED
+            causes.append(Cause(name.partition(".")[0], wanted, f"the kernel reports stalls: {name}"))
         for resource, stall in readings.stalls.items():
             most = stall.full_percent if resource == MEMORY else stall.some_percent
             if resource in (CPU, IO, MEMORY) and most >= self.policy.stall_percent:

@@ -62,7 +62,9 @@ def judge(sensor: Sensor, reading: Temperature, policy: Policy) -> Judged:
     if duty < 1.0 and wanted is Level.NOMINAL:
         wanted = Level.ELEVATED
     text = f"{reading.name} is at {sensor.smooth_c:.1f} °C, expected at {soon_c:.1f} °C in {policy.horizon_s:g} s"
-    return Judged(reading.name, wanted, min(duty, _CAP.get(wanted, 1.0)), f"{text}; it is to stay below {at.set_c:g} °C")
+    return Judged(
+        reading.name, wanted, min(duty, _CAP.get(wanted, 1.0)), f"{text}; it is to stay below {at.set_c:g} °C"
+    )
 
 
 def _level(now_c: float, soon_c: float, held: Level, at: Thresholds, policy: Policy) -> Level:

@@ -62,7 +62,8 @@ def _share_of_best(cpus: list[Path]) -> float | None:
     shares = [
         100 * now / best
         for cpu in cpus
-        if (now := files.number(cpu / "scaling_cur_freq")) is not None and (best := files.number(cpu / "cpuinfo_max_freq"))
+        if (now := files.number(cpu / "scaling_cur_freq")) is not None
+        and (best := files.number(cpu / "cpuinfo_max_freq"))
     ]
     return sum(shares) / len(shares) if shares else None
 

@@ -120,9 +120,7 @@ def learn(fit: Fit, celsius: float, load: float, now: float) -> Fit:
     if step_s <= 0:
         return fit
     passed = fit.passed.take(celsius, step_s)
-    sums = tuple(
-        _follow(each, tau_s, load, step_s, passed.quick) for each, tau_s in zip(fit.sums, TAUS_S, strict=True)
-    )
+    sums = tuple(_follow(each, tau_s, load, step_s, passed.quick) for each, tau_s in zip(fit.sums, TAUS_S, strict=True))
     best = max(range(len(sums)), key=lambda number: sums[number].explained)
     if sums[best].explained < sums[fit.best].explained * _BETTER:
         best = fit.best
