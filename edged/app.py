@@ -22,6 +22,10 @@ from edged.errors import EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
+from edged.pressure.governor import Governor
+from edged.pressure.monitor import Monitor
+from edged.pressure.policy import policy_of
+from edged.pressure.trace import Recorder
 from edged.rpc import admin, health, inference, reflection
 from edged.rpc.server import Methods, Server, Tls, remove_leftovers
 from edged.runtimes.base import ENGINES
@@ -31,6 +35,7 @@ from edged.system import hardware
 from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
+from edged.types import Limits
 from edged.worker.templates import Templates
 
 # READY=1 waits for the first loads to come to an end, but not for ever: a slow model must not fail the start.
@@ -70,6 +75,7 @@ class App:
         self._templates = Templates(self._events)
         self._service = Service(self._residency, settings.serving)
         self._notifier = Notifier(os.environ)
+        self._monitor: Monitor | None = None
         self._log = log.get("app")
         self._doubts: list[str] = []
         for error in wrong:
@@ -88,6 +94,7 @@ class App:
             stack.push_async_callback(self._templates.stop)
             stack.push_async_callback(self._residency.stop)
             self._load_models()
+            self._monitor = self._watch_pressure(stack)
             for server in self._servers(stack):
                 await server.start()
             stack.push_async_callback(self._drain)
@@ -149,10 +156,31 @@ class App:
                 )
                 self._residency.add(resident)
 
+    def _watch_pressure(self, stack: contextlib.AsyncExitStack) -> Monitor:
+        """Begins to watch, below the root: a whole system tree has its own /proc and /sys."""
+        state, governor = Path(self._placed.paths.state), self._governor()
+        quota_bytes = self._settings.pressure.trace_mib * 2**20
+        recorder = Recorder(state, quota_bytes, governor) if quota_bytes else None
+        root = self._origin.root
+        monitor = Monitor(root, state, governor, self._events, self._take_limits, self._busy_s, recorder)
+        self._in_background(stack, "pressure monitor", monitor.run())
+        return monitor
+
+    def _governor(self) -> Governor:
+        ladders = {resident.name: resident.manifest.degradation for resident in self._residency.all()}
+        return Governor(policy_of(self._settings.pressure), ladders)
+
+    def _take_limits(self, limits: Limits) -> None:
+        self._life.press(limits.level)
+
+    def _busy_s(self) -> float:
+        """The processor time of the workers stands for how long inferences ran."""
+        return sum(resident.worker.usage().cpu_s for resident in self._residency.all() if resident.worker)
+
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
         """Two servers, since grpc offers all services of one on all its addresses; stopped with `stack`."""
         listen = self._placed.listen
-        protocol = {inference.SERVICE: inference.Inference(self._service).methods()}
+        protocol = {inference.SERVICE: inference.Inference(self._service, lambda: self._life.level).methods()}
         administration = {
             admin.SERVICE: admin.Admin(
                 self._service, self._residency, self._life, self._events, self._settings.device.hardware_class
@@ -267,6 +295,8 @@ class App:
         self._service.apply(self._settings.serving)
         for resident in self._residency.all():
             resident.settings = self._settings.workers
+        if self._monitor is not None:
+            self._monitor.govern(self._governor())
         self._changes.mark()
 
 

@@ -27,6 +27,8 @@ COMMANDS = {
     "events": Entry("edged.ctl.query", "events", "What happened since edged started."),
     "watch": Entry("edged.ctl.watch", "watch", "Follow what changes, as it changes."),
     "infer": Entry("edged.ctl.infer", "infer", "Ask a model, with a picture or with arrays."),
+    "sensors": Entry("edged.ctl.sensors", "sensors", "What this device tells of its heat, memory, power and storage."),
+    "governor": Entry("edged.ctl.governor", "governor", "Look into what pressure made edged decide."),
     "bundle": Entry("edged.ctl.bundle", "bundle", "Check, pack and import models; needs no edged."),
     "version": Entry("edged.ctl.query", "version", "The versions of edgectl and of the running edged."),
     "completion": Entry("edged.ctl.completion", "completion", "Print the completion script of a shell."),

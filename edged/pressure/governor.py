@@ -44,6 +44,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
     at: float = NEVER
     duty: float = 1.0
     oom_kills: int | None = None
+    writes: storage.Writes | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -70,9 +71,7 @@ class Governor(msgspec.Struct, frozen=True):
         duty = self._heat(state, sensors, readings, now, causes, distrusted)
         self._memory(state, readings, causes)
         self._power(readings, causes)
-        if readings.storage:
-            pressed = storage.level(readings.storage, self.policy.storage_reserve_bytes)
-            causes.append(Cause(STORAGE, pressed.level, pressed.text))
+        writes = self._storage(state, readings, now, causes)
         self._stalls(readings, causes)
         held = {
             resource: levels.follow(
@@ -95,7 +94,7 @@ class Governor(msgspec.Struct, frozen=True):
             background_paused=any(level is not Level.NOMINAL for level in found.values()),
         )
         true_causes = tuple(cause for cause in causes if cause.level is not Level.NOMINAL)
-        return State(sensors, held, now, duty, oom_kills), Decision(found, limits, true_causes, distrusted)
+        return State(sensors, held, now, duty, oom_kills, writes), Decision(found, limits, true_causes, distrusted)
 
     def closest_c(self, state: State, readings: Readings) -> float | None:
         """How far the warmest believed temperature is below its set point; None where there is none."""
@@ -148,6 +147,19 @@ class Governor(msgspec.Struct, frozen=True):
             causes.append(Cause(MEMORY, wanted, text))
             if state.oom_kills is not None and memory.oom_kills > state.oom_kills:
                 causes.append(Cause(MEMORY, Level.CRITICAL, "the kernel has ended a process for want of memory"))
+
+    def _storage(self, state: State, readings: Readings, now: float, causes: list[Cause]) -> storage.Writes | None:
+        if readings.storage is None:
+            return state.writes
+        pressed = storage.level(readings.storage, self.policy.storage_reserve_bytes)
+        causes.append(Cause(STORAGE, pressed.level, pressed.text))
+        if readings.storage.written_bytes is None:
+            return state.writes
+        budget = self.policy.write_budget_bytes
+        writes = storage.follow(state.writes, readings.storage.written_bytes, now, budget)
+        worn = storage.worn(writes, budget)
+        causes.append(Cause(STORAGE, worn.level, worn.text))
+        return writes
 
     def _power(self, readings: Readings, causes: list[Cause]) -> None:
         power = readings.power

@@ -91,6 +91,8 @@ class Monitor:
     def govern(self, governor: Governor) -> None:
         """Other settings or ladders hold from the next look on, which is now."""
         self._governor = governor
+        if self._recorder:
+            self._recorder.govern(governor)
         self._woken.set()
 
     async def _discover(self) -> Sensors:
@@ -161,10 +163,7 @@ class Monitor:
     def _tell_found(self, sensors: Sensors, triggers: Triggers) -> None:
         steering = [probe.name for probe in sensors.probes if probe.steers]
         text = f"{len(sensors.probes)} sensors found; acting on {', '.join(steering) or 'no temperature'}"
-        self._events.record(
-            Severity.INFO,
-            "sensors_found",
-            "pressure",
+        self._log.info(
             text,
             triggers=", ".join(sorted(triggers.armed)) or "none",
             not_armed="; ".join(f"{name}: {why}" for name, why in triggers.failed.items()) or "none",

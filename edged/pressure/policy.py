@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from edged.config.pressure import Pressure
 from edged.pressure.readings import Trip
 
 # A trip point outside of it is none: drivers write 0 or -274 for one that is switched off.
@@ -16,7 +17,7 @@ _BELOW_CRITICAL_C = 10.0
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings that decide; see the table [pressure] for what each means."""
+    """The settings that decide; the table [pressure] says what each means. 0 bytes to write in a day: no bound."""
 
     throttle_c: float = 85.0
     margin_c: float = 3.0
@@ -25,8 +26,25 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     dwell_s: float = 60.0
     memory_reserve_bytes: int = 128 * 2**20
     storage_reserve_bytes: int = 256 * 2**20
+    write_budget_bytes: int = 0
     battery_low_percent: float = 20.0
     stall_percent: float = 40.0
+
+
+def policy_of(settings: Pressure) -> Policy:
+    """The policy that the settings make."""
+    return Policy(
+        throttle_c=settings.throttle_c,
+        margin_c=settings.margin_c,
+        hysteresis_c=settings.hysteresis_c,
+        horizon_s=settings.horizon_s,
+        dwell_s=settings.dwell_s,
+        memory_reserve_bytes=settings.memory_reserve_mib * 2**20,
+        storage_reserve_bytes=settings.storage_reserve_mib * 2**20,
+        write_budget_bytes=settings.write_budget_mib * 2**20,
+        battery_low_percent=settings.battery_low_percent,
+        stall_percent=settings.stall_percent,
+    )
 
 
 class Thresholds(msgspec.Struct, frozen=True):

@@ -11,6 +11,18 @@ from edged.types import Level
 _LEAST_INODES = 0.02
 
 
+# The budget is for a day; what is written drains off at its rate.
+_DAY_S = 86_400.0
+
+
+class Writes(msgspec.Struct, frozen=True):
+    """What was written, and how much of it the budget has not yet made good."""
+
+    at: float
+    total_bytes: int
+    owed_bytes: float = 0.0
+
+
 class Pressed(msgspec.Struct, frozen=True):
     """The level, and why."""
 
@@ -40,3 +52,19 @@ def level(storage: Storage, reserve_bytes: int) -> Pressed:
     if storage.free_bytes < reserve_bytes:
         return Pressed(Level.CRITICAL, text)
     return Pressed(Level.ELEVATED if storage.free_bytes < 2 * reserve_bytes else Level.NOMINAL, text)
+
+
+def follow(writes: Writes | None, total_bytes: int, now: float, budget_bytes: int) -> Writes:
+    """After `total_bytes` were written in all; the count begins anew when the daemon does."""
+    if writes is None:
+        return Writes(now, total_bytes)
+    drained = budget_bytes * (now - writes.at) / _DAY_S
+    owed = max(writes.owed_bytes - drained, 0.0) + max(total_bytes - writes.total_bytes, 0)
+    return Writes(now, total_bytes, owed)
+
+
+def worn(writes: Writes, budget_bytes: int) -> Pressed:
+    """Elevated while more than a day's budget is owed: flash wears out by being written."""
+    over = 0 < budget_bytes < writes.owed_bytes
+    text = f"{int(writes.owed_bytes) >> 20} MiB were written to disks, {budget_bytes >> 20} MiB a day are allowed"
+    return Pressed(Level.ELEVATED if over else Level.NOMINAL, text)

@@ -21,6 +21,7 @@ from edged.serving import report
 from edged.serving.report import Mode
 from edged.serving.service import Service
 from edged.system.life import Life
+from edged.types import Level
 
 SERVICE = "edged.v1.Admin"
 
@@ -47,6 +48,13 @@ _SEVERITIES = {
     Severity.INFO: pb.SEVERITY_INFO,
     Severity.WARNING: pb.SEVERITY_WARNING,
     Severity.ERROR: pb.SEVERITY_ERROR,
+}
+
+_LEVELS = {
+    Level.NOMINAL: pb.LEVEL_NOMINAL,
+    Level.ELEVATED: pb.LEVEL_ELEVATED,
+    Level.CRITICAL: pb.LEVEL_CRITICAL,
+    Level.EMERGENCY: pb.LEVEL_EMERGENCY,
 }
 
 
@@ -125,7 +133,7 @@ class Admin:
             live=True,
             ready=self._service.ready(),
             degraded_reasons=report.degraded_reasons(self._life, self._residency),
-            level=pb.LEVEL_NOMINAL,
+            level=_LEVELS[self._life.level],
             hardware_class=self._hardware_class,
             models=self._models(),
             workers=self._workers(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import grpc
 
@@ -19,8 +20,10 @@ SERVICE = "inference.GRPCInferenceService"
 class Inference:
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, level: Callable[[], Level] = lambda: Level.NOMINAL) -> None:
+        """`level`: what each answer says of how hard the device is pressed."""
         self._service = service
+        self._level = level
 
     def methods(self) -> Methods:
         """The calls by name."""
@@ -67,5 +70,5 @@ class Inference:
 
     async def _model_infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         call = wire.read_request(data)
-        render = functools.partial(wire.write_answer, identity=call.id, level=Level.NOMINAL)
+        render = functools.partial(wire.write_answer, identity=call.id, level=self._level())
         return await self._service.infer(call, context.time_remaining(), render)
