@@ -14,7 +14,7 @@ from edged import durable
 from edged.pressure.levels import severity
 from edged.pressure.trace import Replayed
 
-_WIDTH, _PANEL, _LEFT, _RIGHT, _TOP, _GAP = 1200, 190, 70, 20, 30, 40
+_WIDTH, _PANEL, _LEFT, _RIGHT, _TOP, _GAP = 1200, 190, 90, 20, 30, 40
 _COLOURS = ("#1f5fbf", "#c2410c", "#15803d", "#7e22ce")
 _INK, _GRID, _PAPER, _MARK = "#222222", "#dddddd", "#ffffff", "#b91c1c"
 
@@ -103,7 +103,7 @@ def _panel(
     for name, value in panel.marks:
         _, y = place(0, value)
         canvas.line([(_LEFT, y), (right, y)], _MARK)
-        canvas.text((right - 4, y - 2), name, _MARK, font, anchor="rs")
+        canvas.text((_LEFT + 4, y - 2), name, _MARK, font, anchor="ls")
     x = float(right)
     for number, curve in reversed(list(enumerate(panel.curves))):
         colour = _COLOURS[number % len(_COLOURS)]

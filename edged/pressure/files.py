@@ -24,10 +24,10 @@ def text(path: str | Path) -> str | None:
         os.close(descriptor)
 
 
-def number(path: str | Path, scale: float = 1.0) -> float | None:
-    """A whole number, or None, times `scale`."""
+def number(path: str | Path, per: int = 1) -> float | None:
+    """A whole number of which `per` make one of what is wanted, or None."""
     try:
-        return int(text(path) or "", 10) * scale
+        return int(text(path) or "", 10) / per
     except ValueError:
         return None
 

@@ -18,6 +18,8 @@ _SMOOTH_S = 4.0
 LEAST_DUTY = 0.05
 # With no temperature left to believe, after there were some.
 BLIND_DUTY = 0.7
+# A load so near the duty is held back by it.
+_FELT = 0.95
 # Heat that the model does not explain ends by computing less, whatever the model says.
 _CAP = {Level.CRITICAL: 0.5, Level.EMERGENCY: LEAST_DUTY}
 
@@ -59,8 +61,8 @@ def judge(sensor: Sensor, reading: Temperature, policy: Policy) -> Judged:
     duty = min(max(fit.largest_load(at.set_c, policy.horizon_s), LEAST_DUTY), 1.0)
     soon_c = fit.ahead(min(sensor.past.load, duty), policy.horizon_s)
     wanted = _level(sensor.smooth_c, soon_c, sensor.wanted, at, policy)
-    if duty < 1.0 and wanted is Level.NOMINAL:
-        wanted = Level.ELEVATED
+    if wanted is Level.NOMINAL and duty < 1.0 and sensor.past.load > duty * _FELT:
+        wanted = Level.ELEVATED  # somebody would compute more and may not
     text = f"{reading.name} is at {sensor.smooth_c:.1f} °C, expected at {soon_c:.1f} °C in {policy.horizon_s:g} s"
     return Judged(
         reading.name, wanted, min(duty, _CAP.get(wanted, 1.0)), f"{text}; it is to stay below {at.set_c:g} °C"

@@ -13,7 +13,7 @@ from edged.pressure import files
 from edged.pressure.probe import Probe
 from edged.pressure.readings import Trip
 
-_MILLI = 0.001
+_MILLI = 1000
 
 
 def probes(root: Path) -> list[Probe]:

@@ -17,7 +17,7 @@ from edged.pressure.readings import Trip
 
 # Chips that sit in or at what computes.
 _OF_PROCESSORS = re.compile(r"coretemp|k10temp|k8temp|zenpower|cpu_?thermal|soc_?thermal|amdgpu|^xe|i915|nouveau")
-_MILLI = 0.001
+_MILLI = 1000
 
 
 def probes(root: Path) -> list[Probe]:
@@ -62,7 +62,7 @@ def _rails(chip: Path, name: str) -> list[Probe]:
             name=_name(chip, name, channel, "power"),
             unit="W",
             source=str(chip / f"power{channel}_input"),
-            read=functools.partial(files.number, str(chip / f"power{channel}_input"), 1e-6),
+            read=functools.partial(files.number, str(chip / f"power{channel}_input"), 1_000_000),
         )
         for channel in _channels(chip, "power")
     ]

@@ -14,7 +14,7 @@ from edged.pressure import files
 from edged.pressure.probe import Probe
 from edged.pressure.readings import Trip
 
-_MILLI = 0.001
+_MILLI = 1000
 # Zones that are hot where computing is. Others, as of a radio or a battery, are shown and not acted on, unless they
 # have trip points of their own at which the kernel acts.
 _OF_PROCESSORS = re.compile(r"cpu|gpu|soc|cv[0-9]|tj|pkg|core|npu|tpu|ddr|apss|acpitz|big|little", re.IGNORECASE)

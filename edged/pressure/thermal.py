@@ -34,7 +34,7 @@ _PRIOR_GAIN_C, _PRIOR_WEIGHT_S = 20.0, 1.0
 # Below it, one does not heat this device by computing.
 _LEAST_GAIN_C = 4.0
 # A time constant that explains more must explain so much more, or the choice would wander.
-_BETTER = 1.05
+_BETTER = 1.01
 
 
 class Passed(msgspec.Struct, frozen=True, array_like=True):
@@ -59,6 +59,8 @@ class Sums(msgspec.Struct, frozen=True, array_like=True):
     passed: Passed
     variance: float = 0.0
     covariance: float = 0.0
+    heat: float = 0.0
+    """The variance of the temperature, forgotten as the load's is."""
 
     @property
     def gain_c(self) -> float:
@@ -68,8 +70,9 @@ class Sums(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def explained(self) -> float:
-        """How much of the temperature's variance it explains."""
-        return max(self.covariance, 0.0) ** 2 / (self.variance + _PRIOR_WEIGHT_S)
+        """Which share of the temperature's variance it explains."""
+        most = (self.variance + _PRIOR_WEIGHT_S) * self.heat
+        return max(self.covariance, 0.0) ** 2 / most if most > 0 else 0.0
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -154,6 +157,7 @@ def _follow(sums: Sums, tau_s: float, load: float, step_s: float, quick_c: float
         passed,
         sums.variance * kept + news,
         sums.covariance * kept + step_s * passed.quick * quick_c,
+        sums.heat * kept + step_s * quick_c**2,
     )
 
 
