@@ -26,9 +26,10 @@ import msgspec
 from edged.pressure.sensors_memory import Group
 
 # Without CAP_SYS_RESOURCE windows must be multiples of 2 s.
-_WINDOW = 2_000_000
+_WINDOW_US = 2_000_000
 # The stall in a window, in µs. Processors are busy where inference runs: only a crowd of others counts.
 _SYSTEM = (("memory.some", 200_000), ("memory.full", 200_000), ("io.some", 1_000_000), ("cpu.some", 1_600_000))
+_GROUP = (("memory.some", 200_000), ("memory.full", 200_000))
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -41,23 +42,22 @@ class Wanted(msgspec.Struct, frozen=True):
 
 def wanted(root: Path, groups: list[Group], environment: Mapping[str, str]) -> list[Wanted]:
     """The system's triggers, those of the innermost version 2 group, and what systemd asks to watch."""
-    found = [
-        Wanted(
-            name, root / "proc/pressure" / name.partition(".")[0], f"{name.partition('.')[2]} {us} {_WINDOW}".encode()
-        )
-        for name, us in _SYSTEM
-    ]
+    found = [_trigger(name, root / "proc/pressure" / name.partition(".")[0], stall_us) for name, stall_us in _SYSTEM]
     group = next((group.folder for group in groups if group.version == 2), None)
     if group is not None and (group / "memory.pressure").exists():
-        for kind in ("some", "full"):
-            line = f"{kind} 200000 {_WINDOW}".encode()
-            found.append(Wanted(f"memory.{kind}", group / "memory.pressure", line))
+        found += [_trigger(name, group / "memory.pressure", stall_us) for name, stall_us in _GROUP]
     watch = environment.get("MEMORY_PRESSURE_WATCH", "")
     if watch and watch != "/dev/null":
         with contextlib.suppress(binascii.Error):
             line = base64.b64decode(environment.get("MEMORY_PRESSURE_WRITE", ""), validate=True)
             found.append(Wanted("memory.watch", root / watch.lstrip("/"), line))
     return found
+
+
+def _trigger(name: str, path: Path, stall_us: int) -> Wanted:
+    kind = name.partition(".")[2]
+    # The kernel takes the last byte for the end of the line, whatever it is.
+    return Wanted(name, path, f"{kind} {stall_us} {_WINDOW_US}\0".encode())
 
 
 class Triggers:

@@ -44,7 +44,8 @@ def judge(past: Past | None, celsius: float, load: float, now: float) -> Past:
     low, high = (min(past.low_load, smooth), max(past.high_load, smooth)) if same else (smooth, smooth)
     stuck = same and (past.stuck or (now - same_since >= STUCK_S and high - low >= STUCK_LOAD))
     jumped_at = past.jumped_at
-    if abs(celsius - past.celsius) >= JUMP_C and now - past.at <= JUMP_S:
+    could_be = not _impossible(past.celsius) and not _impossible(celsius)
+    if could_be and abs(celsius - past.celsius) >= JUMP_C and now - past.at <= JUMP_S:
         jumped_at = now
     elif jumped_at is not None and now - jumped_at >= PROBATION_S:
         jumped_at = None

@@ -259,17 +259,18 @@ class TestStorage:
         assert burst[-1].levels[STORAGE] is Level.NOMINAL, "it drains off"
 
 
-class TestLimits:
-    LADDER = {
-        "digits": {
-            Level.ELEVATED: Degradation(variant="int8"),
-            Level.EMERGENCY: Degradation(variant="tiny", max_batch_size=2, max_rate=5.0, min_priority=1),
-        },
-        "silent": {},
-    }
+LADDER = {
+    "digits": {
+        Level.ELEVATED: Degradation(variant="int8"),
+        Level.EMERGENCY: Degradation(variant="tiny", max_batch_size=2, max_rate=5.0, min_priority=1),
+    },
+    "silent": {},
+}
 
+
+class TestLimits:
     def limits(self, fired: str):
-        return decide([Readings(fired=(fired,))], Governor(POLICY, self.LADDER))[-1].limits
+        return decide([Readings(fired=(fired,))], Governor(POLICY, LADDER))[-1].limits
 
     def test_the_manifest_decides_for_its_model_and_holds_on(self):
         assert self.limits("memory.some").of("digits") == ModelLimits(variant="int8")
@@ -283,7 +284,7 @@ class TestLimits:
 
     def test_at_the_hardest_level(self):
         readings = Readings(memory=Memory(8000 * MIB, 10 * MIB))
-        limits = decide([readings], Governor(POLICY, self.LADDER))[-1].limits
+        limits = decide([readings], Governor(POLICY, LADDER))[-1].limits
         assert limits.of("digits") == ModelLimits(variant="tiny", max_batch_size=2, max_rate=5.0, min_priority=1)
         assert limits.of("silent").min_priority == 1
 

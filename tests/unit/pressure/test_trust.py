@@ -54,3 +54,7 @@ def test_a_governed_device_that_stays_at_its_set_point_is_believed():
     noise = random.Random(5)
     readings = [(82.0, 0.45 + noise.uniform(-0.2, 0.2)) for _ in range(3600)]
     assert not any(each.doubt for each in follow(readings))
+
+
+def test_after_what_cannot_be_the_next_reading_is_believed_at_once():
+    assert [bool(each.doubt) for each in follow([(45.0, 0.5), (-89.0, 0.5), (45.0, 0.5)])] == [False, True, False]
