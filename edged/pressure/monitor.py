@@ -1,7 +1,7 @@
 """Looks at the sensors when it is worth it, lets the governor decide, and tells what may be taken.
 
-It sleeps as long as the device is cool and idle, looks each second when it is warm or at work, and twice a second while
-it holds something back. The kernel's stall triggers wake it at once.
+It sleeps as long as the device is idle, the longer the cooler it is, looks each second when it is at work or something
+is pressed, and twice a second while heat is held back. A look wakes the loop twice: to begin, and with what was read. The kernel's stall triggers wake it at once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from edged.types import Level, Limits
 _SLOW_S = 5.0
 # After a trigger the next look is at most this soon after the last one.
 _SOONEST_S = 0.2
-_HOLDING_S, _AWAKE_S, _ASLEEP_S = 0.5, 1.0, 5.0
-# Cooler than this below the set point, and with less load, it may sleep.
+_HOLDING_S, _AWAKE_S, _WARM_S, _ASLEEP_S = 0.5, 1.0, 2.5, 5.0
+# Cooler than this below the set point, and with less load, it may sleep long.
 _COOL_C, _IDLE_LOAD = 15.0, 0.05
 
 
@@ -195,9 +195,9 @@ class Monitor:
         self._levels = decision.levels
         for name, doubt in decision.distrusted.items():
             if self._distrusted.get(name) != doubt:
-                self._events.record(Severity.WARNING, "sensor_distrusted", name, f"{name} is not believed: {doubt}")
+                self._events.record(Severity.WARNING, "sensor_distrusted", name, f"{name}: {doubt}")
         for name in self._distrusted.keys() - decision.distrusted.keys():
-            self._events.record(Severity.INFO, "sensor_trusted", name, f"{name} is believed again")
+            self._events.record(Severity.INFO, "sensor_trusted", name, f"{name} is in order again")
         self._distrusted = decision.distrusted
 
 
@@ -205,8 +205,11 @@ def interval_s(decision: Decision, closest_c: float | None, load: float) -> floa
     """How long until the next look. `closest_c`: how far the warmest sensor is below its set point. Pure."""
     if decision.levels.get(THERMAL, Level.NOMINAL) is not Level.NOMINAL:
         return _HOLDING_S
-    warm = closest_c is not None and (closest_c < _COOL_C or load > _IDLE_LOAD)
-    return _AWAKE_S if warm else _ASLEEP_S
+    if any(level is not Level.NOMINAL for level in decision.levels.values()):
+        return _AWAKE_S
+    if closest_c is not None and load > _IDLE_LOAD:
+        return _AWAKE_S
+    return _WARM_S if closest_c is not None and closest_c < _COOL_C else _ASLEEP_S
 
 
 def _why(causes: tuple[Cause, ...], resource: str) -> str:

@@ -69,11 +69,11 @@ def thresholds(trips: Sequence[Trip], policy: Policy) -> Thresholds:
 
 
 def doubts(trips: Sequence[Trip]) -> list[str]:
-    """What is wrong with trip points, a line each."""
+    """What is wrong with trip points, a line each. One at 0 °C or below is switched off."""
     found = [
         f"its {trip.kind} trip point says {trip.celsius:g} °C, which is not believed"
         for trip in trips
-        if trip.kind != "active" and not _possible(trip)
+        if trip.kind != "active" and trip.celsius > 0 and not _possible(trip)
     ]
     throttling = [trip.celsius for trip in trips if trip.kind in ("passive", "hot") and _possible(trip)]
     ending = [trip.celsius for trip in trips if trip.kind == "critical" and _possible(trip)]

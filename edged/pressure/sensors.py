@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edged import clock
 from edged.pressure import (
     sensors_coral,
     sensors_hwmon,
@@ -20,6 +21,7 @@ from edged.pressure import (
 from edged.pressure.probe import Probe
 from edged.pressure.readings import Readings, Temperature
 
+_SLOWLY_S = 10.0
 # A hwmon chip of the same device as a thermal zone says the same: the zone has the trip points.
 _SAME = {"cpu_thermal": "cpu", "gpu_thermal": "gpu", "soc_thermal": "soc", "acpitz": "acpitz"}
 
@@ -43,25 +45,44 @@ class Sensors:
         self._steering = [probe for probe in self.probes if probe.steers]
         self._throttling = [probe for probe in self.probes if probe.throttles]
         self.groups = sensors_memory.groups(root)
+        self._slow: Readings | None = None
+        self._slow_at = 0.0
 
     def read(self, load: float | None = None, fired: tuple[str, ...] = (), *, stalls: bool = False) -> Readings:
         """Everything that decides. `stalls`: also the kernel's averages, where triggers do not tell of them."""
+        slow = self._slowly()
+        trips = {each.name: each.trips for each in slow.temperatures}
         return Readings(
             load=load,
-            temperatures=tuple(_temperature(probe) for probe in self._steering),
+            temperatures=tuple(
+                Temperature(probe.name, _celsius(probe), trips.get(probe.name, ())) for probe in self._steering
+            ),
             throttled=tuple(f"{probe.name} ({said})" for probe in self._throttling if (said := _holding_back(probe))),
             stalls=sensors_memory.stalls(self._root) if stalls else {},
             fired=fired,
             memory=sensors_memory.read(self._root, self.groups),
-            power=sensors_power.read(self._root),
-            storage=sensors_storage.read(self._root, self._state),
+            power=slow.power,
+            storage=slow.storage,
         )
 
+    def _slowly(self) -> Readings:
+        """What hardly changes, read again when it is old: trip points, the supply, the file system."""
+        now = clock.monotonic()
+        if self._slow is None or now - self._slow_at > _SLOWLY_S:
+            self._slow = Readings(
+                temperatures=tuple(
+                    Temperature(probe.name, None, probe.trips() if probe.trips else ()) for probe in self._steering
+                ),
+                power=sensors_power.read(self._root),
+                storage=sensors_storage.read(self._root, self._state),
+            )
+            self._slow_at = now
+        return self._slow
 
-def _temperature(probe: Probe) -> Temperature:
+
+def _celsius(probe: Probe) -> float | None:
     value = probe.read()
-    celsius = value if isinstance(value, float) else None
-    return Temperature(probe.name, celsius, probe.trips() if probe.trips else ())
+    return value if isinstance(value, float) else None
 
 
 def _holding_back(probe: Probe) -> str:

@@ -51,7 +51,7 @@ def cooling(root: Path) -> list[Probe]:
                 name=f"{device.name}:{kind}",
                 unit="step",
                 source=str(device / "cur_state"),
-                read=functools.partial(_state, device),
+                read=functools.partial(_state, str(device / "cur_state"), files.number(device / "max_state") or 0),
                 throttles=not _FAN.search(kind),
             )
         )
@@ -73,8 +73,7 @@ def _acts(zone: Path) -> bool:
     return any(trip.kind != "active" for trip in _trips(zone))
 
 
-def _state(device: Path) -> str | None:
-    """`2 of 5` while it cools, else None."""
-    state = files.number(device / "cur_state")
-    most = files.number(device / "max_state")
-    return f"{state:.0f} of {most:.0f}" if state and most is not None else None
+def _state(path: str, most: float) -> str | None:
+    """`2 of 5`."""
+    state = files.number(path)
+    return None if state is None else f"{state:.0f} of {most:.0f}"

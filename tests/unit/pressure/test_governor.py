@@ -121,7 +121,13 @@ class TestTripPoints:
     def test_a_fan_is_no_reason(self):
         assert self.acts_at(Trip("active", 45.0), Trip("passive", 90.0)) == 87
 
-    @pytest.mark.parametrize("celsius", [0.0, -274.0, 300.0, 20.0])
+    @pytest.mark.parametrize("celsius", [0.0, -274.0])
+    def test_what_is_switched_off_is_left_out(self, celsius: float):
+        trips = (Trip("passive", celsius), Trip("critical", 100.0))
+        assert self.acts_at(*trips) == 87
+        assert decide([hot(50, 0.5, trips)])[-1].distrusted == {}
+
+    @pytest.mark.parametrize("celsius", [300.0, 20.0])
     def test_what_cannot_be_is_left_out_and_told(self, celsius: float):
         trips = (Trip("passive", celsius), Trip("critical", 100.0))
         assert self.acts_at(*trips) == 87

@@ -51,7 +51,7 @@ class Watch:
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it waits for is not to be waited for here."""
-    for name in ("_HOLDING_S", "_AWAKE_S", "_ASLEEP_S", "_SOONEST_S"):
+    for name in ("_HOLDING_S", "_AWAKE_S", "_WARM_S", "_ASLEEP_S", "_SOONEST_S"):
         monkeypatch.setattr(monitors, name, 0.02)
 
 
@@ -175,15 +175,19 @@ class TestHowOftenItLooks:
     def decision(self, level: Level) -> Decision:
         return Decision({"thermal": level}, Limits(), (), {})
 
-    def test_never_more_than_once_a_second_at_nominal(self):
+    def test_idle_it_wakes_the_loop_at_most_once_a_second(self):
+        """Each look wakes it twice."""
         for closest_c in (None, -5.0, 3.0, 50.0):
-            for load in (0.0, 1.0):
-                assert interval_s(self.decision(Level.NOMINAL), closest_c, load) >= 1.0
+            assert interval_s(self.decision(Level.NOMINAL), closest_c, 0.0) >= 2.0
 
     def test_longer_while_it_is_cool_and_idle(self):
         cool, warm = (interval_s(self.decision(Level.NOMINAL), closest_c, 0.0) for closest_c in (40.0, 5.0))
         at_work = interval_s(self.decision(Level.NOMINAL), 40.0, 1.0)
-        assert cool > warm == at_work
+        assert cool > warm > at_work
+
+    def test_each_second_while_anything_is_pressed(self):
+        decision = Decision({"thermal": Level.NOMINAL, "memory": Level.ELEVATED}, Limits(), (), {})
+        assert interval_s(decision, None, 0.0) == 1.0
 
     def test_more_often_while_it_holds_something_back(self):
         assert interval_s(self.decision(Level.ELEVATED), 0.0, 1.0) < 1.0
