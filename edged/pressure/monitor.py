@@ -1,7 +1,8 @@
 """Looks at the sensors when it is worth it, lets the governor decide, and tells what may be taken.
 
 It sleeps as long as the device is idle, the longer the cooler it is, looks each second when it is at work or something
-is pressed, and twice a second while heat is held back. A look wakes the loop twice: to begin, and with what was read. The kernel's stall triggers wake it at once.
+is pressed, and twice a second while heat is held back. A look wakes the loop twice: to begin, and with what was read.
+The kernel's stall triggers wake it at once.
 """
 
 from __future__ import annotations
