@@ -58,7 +58,8 @@ class Monitor:
         self._reader: Reader[Sensors | Readings] = Reader()
         self._state = State()
         self._limits = Limits()
-        self._levels: dict[str, Level] = {}
+        self.levels: dict[str, Level] = {}
+        """Of each resource; the store, telemetry and updates mind that of storage."""
         self._distrusted: dict[str, str] = {}
         self._fired: set[str] = set()
         self._woken = asyncio.Event()
@@ -148,7 +149,7 @@ class Monitor:
 
     def _is_known(self, name: str) -> bool:
         """Background work is already paused for it: the next look is soon enough."""
-        return self._levels.get(name.partition(".")[0], Level.NOMINAL) is not Level.NOMINAL
+        return self.levels.get(name.partition(".")[0], Level.NOMINAL) is not Level.NOMINAL
 
     def _record(self, before: State, now: float, readings: Readings, decision: Decision) -> None:
         if self._recorder is None:
@@ -180,7 +181,7 @@ class Monitor:
 
     def _tell(self, decision: Decision, readings: Readings) -> None:
         for resource, level in decision.levels.items():
-            before = self._levels.get(resource, Level.NOMINAL)
+            before = self.levels.get(resource, Level.NOMINAL)
             if level is not before:
                 self._events.record(
                     Severity.WARNING if severity(level) > severity(before) else Severity.INFO,
@@ -193,7 +194,7 @@ class Monitor:
                     duty=f"{decision.limits.duty:.2f}",
                     inputs=_inputs(resource, readings),
                 )
-        self._levels = decision.levels
+        self.levels = decision.levels
         for name, doubt in decision.distrusted.items():
             if self._distrusted.get(name) != doubt:
                 self._events.record(Severity.WARNING, "sensor_distrusted", name, f"{name}: {doubt}")
