@@ -97,6 +97,17 @@ class TestHeat:
         assert any("cpufreq-cpu0" in cause.text for cause in decisions[40].causes)
         assert decisions[-1].levels[THERMAL] is Level.NOMINAL
 
+    def test_what_a_throttled_load_does_is_not_learned(self):
+        """It is cooler at full load then, and would be hot again at once."""
+        before = [hot(60 + number) for number in range(28)] + [hot(88)] * 20
+        decisions = decide([*before, *[hot(78, throttled=("cpufreq-cpu0",))] * 120, hot(78)])
+        assert decisions[-1].limits.duty < 0.8
+
+    def test_a_level_ends_cooler_than_it_began(self):
+        decisions = decide([hot(82.5, 0.0)] * 30 + [hot(80.5, 0.0)] * 200 + [hot(78, 0.0)] * 200)
+        assert thermal(decisions)[229] is Level.ELEVATED
+        assert thermal(decisions)[-1] is Level.NOMINAL
+
     def test_the_hottest_sensor_decides(self):
         both = Readings(load=1.0, temperatures=(Temperature("cpu", 50, TRIPS), Temperature("gpu", 84.5, TRIPS)))
         assert decide([both] * 30)[-1].limits.duty < 0.7

@@ -13,6 +13,7 @@ import pytest
 from sim import sysfs
 from sim.sysfs import Sysfs
 
+from edged import clock
 from edged.events import EventLog
 from edged.pressure import monitor as monitors
 from edged.pressure.governor import Decision, Governor, State
@@ -91,6 +92,31 @@ async def test_a_trigger_wakes_it_at_once(tmp_path: Path, monkeypatch: pytest.Mo
         assert watch.told("pressure_level") == [
             "memory pressure is elevated, was nominal: the kernel reports stalls: memory.watch"
         ]
+
+
+async def test_triggers_that_never_end_do_not_keep_it_from_resting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    soonest_s = 0.1
+    monkeypatch.setattr(monitors, "_SOONEST_S", soonest_s)
+    monkeypatch.setattr(monitors, "_AWAKE_S", 10 * PATIENCE_S)
+    fifo = tmp_path / "watch"
+    os.mkfifo(fifo)
+    async with watching(tmp_path, MEMORY_PRESSURE_WATCH="/watch") as watch:
+        await watch.until(fifo_is_read(fifo))
+        await watch.until(lambda: watch.monitor.level is Level.ELEVATED)
+        began, before = clock.monotonic(), looks(tmp_path)
+        descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            for _ in range(100):
+                os.write(descriptor, b"pressure")
+                await asyncio.sleep(0.005)
+        finally:
+            os.close(descriptor)
+        assert 0 < looks(tmp_path) - before <= (clock.monotonic() - began) / soonest_s + 1
+
+
+def looks(folder: Path) -> int:
+    """How often it has looked: a line of its trace each."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.trace"))
 
 
 def fifo_is_read(fifo: Path) -> Callable[[], bool]:

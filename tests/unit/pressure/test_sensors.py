@@ -9,6 +9,7 @@ import pytest
 from sim import sysfs
 from sim.sysfs import Sysfs
 
+from edged.pressure import sensors as sensors_module
 from edged.pressure import sensors_memory, sensors_nvml, sensors_power, sensors_storage, sensors_thermal
 from edged.pressure.readings import Memory, Power, Trip
 from edged.pressure.sensors import Sensors
@@ -140,6 +141,18 @@ class TestWhatIsWrong:
 
 def cgroups(tree: Sysfs, lines: str, mounts: str) -> None:
     tree.write({"proc/self/cgroup": lines, "proc/self/mountinfo": mounts})
+
+
+def test_trip_points_that_change_are_seen_when_the_last_look_at_them_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tree = sysfs.raspberry_pi(tmp_path)
+    sensors = Sensors(tmp_path, tmp_path)
+    sensors.read()
+    tree.zone(0, "cpu-thermal", 51.1, {"passive": 70.0})
+    assert sensors.read().temperatures[0].trips == (Trip("critical", 110.0),)
+    monkeypatch.setattr(sensors_module, "_SLOWLY_S", -1.0)
+    assert sensors.read().temperatures[0].trips == (Trip("passive", 70.0),)
 
 
 class TestMemory:

@@ -27,6 +27,10 @@ needs_pressure = pytest.mark.skipif(not CPU.exists(), reason="this kernel keeps 
 BUSY = "while True: pass"
 
 
+def is_v2(folder: Path) -> bool:
+    return (folder / "cgroup.controllers").exists()
+
+
 def on(loop: str, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Runs it on an event loop of that kind."""
     factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
@@ -111,6 +115,26 @@ async def test_a_socket_whose_other_end_goes_is_watched_no_longer(tmp_path: Path
             while triggers.armed:  # noqa: ASYNC110 - nothing tells, since nothing fires
                 await asyncio.sleep(0)
         assert "memory.watch" in triggers.failed
+
+
+V2 = next((each for each in map(Path, ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")) if is_v2(each)), None)
+
+
+@pytest.mark.skipif(V2 is None or not os.access(V2, os.W_OK), reason="no group of version 2 can be made here")
+async def test_a_group_that_is_removed_is_watched_no_longer():
+    assert V2 is not None
+    group = V2 / f"edged-test-{os.getpid()}"
+    os.mkdir(group)  # noqa: PTH102
+    triggers = Triggers(lambda name: pytest.fail(f"{name} fired"))
+    try:
+        triggers.arm(Wanted("memory.some", group / "memory.pressure", b"some 200000 2000000\0"))
+        assert triggers.armed == {"memory.some"}
+    finally:
+        os.rmdir(group)  # noqa: PTH106
+    async with asyncio.timeout(PATIENCE_S):
+        while triggers.armed:  # noqa: ASYNC110 - nothing tells, since nothing fires
+            await asyncio.sleep(0.01)
+    assert triggers.failed == {"memory.some": "its control group is gone"}
 
 
 @needs_pressure
