@@ -28,7 +28,7 @@ from edged.types import Level, Limits
 _SLOW_S = 5.0
 # After a trigger the next look is at most this soon after the last one.
 _SOONEST_S = 0.2
-_HOLDING_S, _AWAKE_S, _WARM_S, _ASLEEP_S = 0.5, 1.0, 2.5, 5.0
+_HOLDING_S, _AWAKE_S, _WARM_S, _ASLEEP_S = 0.5, 1.0, 3.0, 5.0
 # Cooler than this below the set point, and with less load, it may sleep long.
 _COOL_C, _IDLE_LOAD = 15.0, 0.05
 
