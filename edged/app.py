@@ -20,6 +20,10 @@ from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
+from edged.pressure.governor import Governor
+from edged.pressure.monitor import Monitor
+from edged.pressure.policy import policy_of
+from edged.pressure.trace import Recorder
 from edged.rpc import admin, ways_in
 from edged.rpc.server import Server, remove_leftovers
 from edged.rpc.ways_in import Offer
@@ -32,6 +36,7 @@ from edged.system.folders import FolderLock, Lock, keep_private, make_folder, op
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
 from edged.system.starts import LIMIT, RETRY_S, SETTLED_S, Starts, supervised
+from edged.types import Limits
 from edged.worker import cgroup
 from edged.worker.cgroup import Groups
 from edged.worker.templates import Templates
@@ -60,6 +65,7 @@ class App:
         self._service = Service(self._residency, settings.serving)
         self._repository = Repository(self._residency, self._release, self._events)
         self._notifier = Notifier(os.environ)
+        self._monitor: Monitor | None = None
         self._log = log.get("app")
         self._doubts: list[str] = []
         self._starts: Starts | None = None
@@ -88,6 +94,7 @@ class App:
             stack.push_async_callback(self._residency.stop)
             if not self._reachable_only:
                 self._load_models()
+                self._monitor = self._watch_pressure(stack)
             for server in self._servers(stack):
                 await server.start()
             stack.push_async_callback(self._drain)
@@ -176,6 +183,28 @@ class App:
                     self._residency.know(resident)
                 else:
                     self._residency.add(resident)
+
+    def _watch_pressure(self, stack: contextlib.AsyncExitStack) -> Monitor:
+        """Begins to watch, below the root: a whole system tree has its own /proc and /sys."""
+        state, governor = Path(self._placed.paths.state), self._governor()
+        quota_bytes = self._settings.pressure.trace_mib * 2**20
+        recorder = Recorder(state, quota_bytes, governor) if quota_bytes else None
+        root = self._origin.root
+        monitor = Monitor(root, state, governor, self._events, self._take_limits, self._busy_s, recorder)
+        self._in_background(stack, "pressure monitor", monitor.run())
+        return monitor
+
+    def _governor(self) -> Governor:
+        ladders = {resident.name: resident.manifest.degradation for resident in self._residency.all()}
+        return Governor(policy_of(self._settings.pressure), ladders)
+
+    def _take_limits(self, limits: Limits) -> None:
+        self._service.limit(limits)
+        self._life.press(limits.level)
+
+    def _busy_s(self) -> float:
+        """The processor time of the workers stands for how long inferences ran."""
+        return sum(resident.worker.usage().cpu_s for resident in self._residency.all() if resident.worker)
 
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
         """The servers of all ways in; stopped with `stack`."""
@@ -284,6 +313,8 @@ class App:
         self._service.apply(self._settings.serving)
         for resident in self._residency.known():
             resident.settings = self._settings.workers
+        if self._monitor is not None:
+            self._monitor.govern(self._governor())
         self._changes.mark()
 
 

@@ -1,6 +1,7 @@
 """Every setting of the daemon: its type, bounds, default, unit and meaning.
 
-All that is told about settings (problems, `--print-config`, docs/settings.md) is made from this file. What several
+All that is told about settings (problems, `--print-config`, docs/settings.md) is made from this file, and from
+`pressure.py` for the table of that name. What several
 values must keep to together stands in `rules.py`.
 """
 
@@ -14,6 +15,7 @@ import msgspec
 from msgspec import Meta, inspect, structs
 
 from edged import schema
+from edged.config.pressure import Pressure
 
 _NAME = r"^[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z"
 _PARTS = r"(/(?!\.{1,2}(/|\Z))[^/\x00-\x1f\x7f]+)+/?"
@@ -288,6 +290,7 @@ class Settings(_Table, frozen=True, kw_only=True):
     listen: Listen = Listen()
     serving: Serving = Serving()
     workers: Workers = Workers()
+    pressure: Pressure = Pressure()
     log: Log = Log()
 
     def under(self, root: PurePath) -> Settings:

@@ -31,6 +31,8 @@ COMMANDS = {
     "unload": Entry("edged.ctl.repository", "unload", "End a model's workers; its memory goes back."),
     "watch": Entry("edged.ctl.watch", "watch", "Follow what changes, as it changes."),
     "infer": Entry("edged.ctl.infer", "infer", "Ask a model, with a picture or with arrays."),
+    "sensors": Entry("edged.ctl.sensors", "sensors", "What this device tells of its heat, memory, power and storage."),
+    "governor": Entry("edged.ctl.governor", "governor", "Look into what pressure made edged decide."),
     "bundle": Entry("edged.ctl.bundle", "bundle", "Check, pack and import models; needs no edged."),
     "doctor": Entry("edged.ctl.doctor", "doctor", "Find what is wrong on this device, and how to mend it."),
     "boot": Entry("edged.ctl.boot", "boot", "Hold this boot of the operating system against the last good one."),

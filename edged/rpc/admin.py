@@ -23,6 +23,7 @@ from edged.serving import report
 from edged.serving.report import Mode
 from edged.serving.service import Service
 from edged.system.life import Life
+from edged.types import Level
 from edged.worker import usage
 from edged.worker.process import Worker
 from edged.worker.regions import Region
@@ -52,6 +53,13 @@ _SEVERITIES = {
     Severity.INFO: pb.SEVERITY_INFO,
     Severity.WARNING: pb.SEVERITY_WARNING,
     Severity.ERROR: pb.SEVERITY_ERROR,
+}
+
+_LEVELS = {
+    Level.NOMINAL: pb.LEVEL_NOMINAL,
+    Level.ELEVATED: pb.LEVEL_ELEVATED,
+    Level.CRITICAL: pb.LEVEL_CRITICAL,
+    Level.EMERGENCY: pb.LEVEL_EMERGENCY,
 }
 
 
@@ -141,7 +149,7 @@ class Admin:
             live=True,
             ready=self._service.ready(),
             degraded_reasons=report.degraded_reasons(self._life, self._residency),
-            level=pb.LEVEL_NOMINAL,
+            level=_LEVELS[self._life.level],
             hardware_class=self._hardware_class,
             models=self._models(),
             workers=self._workers(),

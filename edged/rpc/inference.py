@@ -21,7 +21,6 @@ from edged.rpc.stream import Streams
 from edged.rpc.wire import read_request
 from edged.serving.request import Answer, Call
 from edged.serving.service import Service
-from edged.types import Level
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -56,7 +55,7 @@ class Inference:
         """`best_priority`: what requests get at most that come this way."""
         self._service = service
         self._best_priority = best_priority
-        self._streams = Streams(self._infer)
+        self._streams = Streams(self._infer, lambda: service.level)
 
     def methods(self) -> Methods:
         """The calls by name."""
@@ -122,7 +121,7 @@ class Inference:
 
     async def _model_infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         call = read_request(data)
-        render = functools.partial(write_answer, identity=call.id, level=Level.NOMINAL)
+        render = functools.partial(write_answer, identity=call.id, level=self._service.level)
         return await self._infer(call, context.time_remaining(), render)
 
     async def _infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:

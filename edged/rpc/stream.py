@@ -39,9 +39,13 @@ Reply = bytes | EdgedError
 class Streams:
     """All calls of ModelStreamInfer."""
 
-    def __init__(self, infer: Infer) -> None:
-        """`infer` answers a call within the seconds that remain, with what the renderer makes of the answer."""
+    def __init__(self, infer: Infer, level: Callable[[], Level]) -> None:
+        """`infer` answers a call within the seconds that remain, with what the renderer makes of the answer.
+
+        `level`: how hard the device is pressed, as each answer tells.
+        """
         self.infer = infer
+        self.level = level
         self.held_bytes = 0
         """Of answers that wait for their readers."""
 
@@ -125,7 +129,7 @@ class _Stream:
         """Has a request answered, and hands on what its model's turns allow by then."""
 
         def render(answer: Answer) -> bytes:
-            return write_stream_answer(answer, call.id, Level.NOMINAL)
+            return write_stream_answer(answer, call.id, self._streams.level())
 
         try:
             reply: Reply = await self._streams.infer(call, self._context.time_remaining(), render)

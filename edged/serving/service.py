@@ -17,7 +17,7 @@ from edged.serving.overload import Bounds
 from edged.serving.regions import Regions
 from edged.serving.request import Answer, Call
 from edged.serving.scheduler import Queue, unavailable
-from edged.types import Limits
+from edged.types import Level, Limits
 
 # Requests come in few signatures; a caller that varies them without end must not fill the memory.
 _SIGNATURES_KEPT = 256
@@ -43,6 +43,11 @@ class Service:
         self._duty.share = limits.duty
         for (model, _), queue in self._queues.items():
             queue.limit(limits.of(model))
+
+    @property
+    def level(self) -> Level:
+        """How hard the device is pressed, as the limits in force say."""
+        return self._limits.level
 
     def apply(self, settings: Settings) -> None:
         """Takes changed bounds and time-outs; what waits already stays."""

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from edged import clock
 from edged.changes import Changes
+from edged.types import Level
 
 # What a shell shows for a process that SIGTERM ended.
 _ENDED_BY_SIGTERM = 128 + signal.SIGTERM
@@ -32,11 +33,17 @@ class Life:
         self.started_at: datetime = clock.wall()
         self.degraded_reasons: list[str] = []
         self.listening: list[str] = []
+        self.level = Level.NOMINAL
         self._changes = changes
 
     def enter(self, phase: Phase) -> None:
         """Goes on to `phase`."""
         self.phase = phase
+        self._changes.mark()
+
+    def press(self, level: Level) -> None:
+        """The device is pressed so hard from now on."""
+        self.level = level
         self._changes.mark()
 
     def degrade(self, reason: str) -> None:

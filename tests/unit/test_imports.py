@@ -50,6 +50,7 @@ SDKS = {
         "edged/runtimes/",
         "edged/ctl/",
     ),
+    "pynvml": ("edged/pressure/sensors_nvml.py",),
     "onnx": (),
     "click": ("edged/ctl/", "edged/__main__.py"),
     "rich": ("edged/ctl/", "edged/__main__.py"),

@@ -5,6 +5,19 @@ from msgspec import structs
 from edged.config.reload import Change, applied, changes
 from edged.config.settings import FIELDS, Listen, Log, Serving, Settings, Workers
 
+PRESSURE = (
+    "margin_c",
+    "throttle_c",
+    "hysteresis_c",
+    "horizon_s",
+    "dwell_s",
+    "memory_reserve_mib",
+    "memory_limit_mib",
+    "storage_reserve_mib",
+    "write_budget_mib",
+    "battery_low_percent",
+    "stall_percent",
+)
 AT_RUN_TIME = {
     "serving.queue_requests",
     "serving.queue_mib",
@@ -19,6 +32,7 @@ AT_RUN_TIME = {
     "workers.inference_s",
     "workers.restart_min_s",
     "workers.restart_max_s",
+    *(f"pressure.{name}" for name in PRESSURE),
     "log.level",
 }
 

@@ -48,6 +48,19 @@ first_inference_s = 12.25
 inference_s = 0.1
 restart_min_s = 1
 restart_max_s = 2
+[pressure]
+margin_c = 4
+throttle_c = 79.5
+hysteresis_c = 2
+horizon_s = 20
+dwell_s = 15
+memory_reserve_mib = 64
+memory_limit_mib = 900
+storage_reserve_mib = 100
+write_budget_mib = 500
+battery_low_percent = 30
+stall_percent = 50
+trace_mib = 2
 [log]
 level = "error"
 format = "text"

@@ -14,7 +14,7 @@ from edged.errors import Code, EdgedError
 from edged.rpc import stream
 from edged.rpc.stream import Streams
 from edged.serving.request import Answer, Call, Output
-from edged.types import Datatype
+from edged.types import Datatype, Level
 
 MIB = 2**20
 
@@ -78,7 +78,7 @@ def models() -> Models:
 
 @pytest.fixture
 def streams(models: Models) -> Streams:
-    return Streams(models.infer)
+    return Streams(models.infer, lambda: Level.NOMINAL)
 
 
 def begin(streams: Streams, caller: Any) -> asyncio.Task[None]:

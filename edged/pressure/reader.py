@@ -1,0 +1,81 @@
+"""A thread that reads sensors, since a driver may take long, or never answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+_Found = TypeVar("_Found")
+
+
+class Reader(Generic[_Found]):
+    """Runs one call at a time on a daemon thread: one that hangs keeps nobody from ending the process."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="sensors", daemon=True)
+        self._thread.start()
+        self._pending: asyncio.Future[_Found] | None = None
+
+    async def read(self, what: Callable[[], _Found], limit_s: float) -> _Found:
+        """What it gives. Raises TimeoutError after `limit_s`, and whatever it raises.
+
+        The call goes on then; asked again meanwhile, this waits for that one and not for another.
+        """
+        if self._pending is None:
+            self._pending = self._start(what)
+        pending = self._pending
+        try:
+            async with asyncio.timeout(limit_s):
+                return await asyncio.shield(pending)
+        finally:
+            if pending.done():
+                self._pending = None
+
+    def close(self) -> None:
+        """Ends the thread when what it does ends."""
+        self._jobs.put(None)
+        if self._pending is not None:
+            self._pending.cancel()
+
+    def _start(self, what: Callable[[], _Found]) -> asyncio.Future[_Found]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Found] = loop.create_future()
+
+        def job() -> None:
+            try:
+                found = what()
+            except Exception as error:  # noqa: BLE001 - handed to who asked
+                _tell(loop, future, error=error)
+            else:
+                _tell(loop, future, found=found)
+
+        self._jobs.put(job)
+        return future
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[_Found],
+    *,
+    found: _Found | None = None,
+    error: Exception | None = None,
+) -> None:
+    def resolve() -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(found)  # type: ignore[arg-type]
+
+    with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        loop.call_soon_threadsafe(resolve)

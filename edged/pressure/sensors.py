@@ -1,0 +1,100 @@
+"""All sensors of this device: found once, read together.
+
+Every source stands in a file of its own, takes the root of the file system, and gives None for what is absent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edged import clock
+from edged.pressure import (
+    sensors_coral,
+    sensors_hwmon,
+    sensors_memory,
+    sensors_nvml,
+    sensors_power,
+    sensors_storage,
+    sensors_thermal,
+    sensors_throttle,
+)
+from edged.pressure.probe import Probe
+from edged.pressure.readings import Readings, Temperature
+
+_SLOWLY_S = 10.0
+# A hwmon chip of the same device as a thermal zone says the same: the zone has the trip points.
+_SAME = {"cpu_thermal": "cpu", "gpu_thermal": "gpu", "soc_thermal": "soc", "acpitz": "acpitz"}
+
+
+class Sensors:
+    """What can be read below `root`; `state` is the folder whose file system is watched."""
+
+    def __init__(self, root: Path, state: Path) -> None:
+        """Looks for everything once. It may take long: some drivers answer slowly."""
+        self._root = root
+        self._state = state
+        zones = sensors_thermal.zones(root)
+        self.probes: tuple[Probe, ...] = (
+            *zones,
+            *sensors_thermal.cooling(root),
+            *_not_twice(sensors_hwmon.probes(root), zones),
+            *sensors_throttle.probes(root),
+            *sensors_coral.probes(root),
+            *(sensors_nvml.probes() if root == Path("/") else []),
+        )
+        self._steering = [probe for probe in self.probes if probe.steers]
+        self._throttling = [probe for probe in self.probes if probe.throttles]
+        self.groups = sensors_memory.groups(root)
+        self._slow: Readings | None = None
+        self._slow_at = 0.0
+
+    def read(self, load: float | None = None, fired: tuple[str, ...] = (), *, stalls: bool = False) -> Readings:
+        """Everything that decides. `stalls`: also the kernel's averages, where triggers do not tell of them."""
+        slow = self._slowly()
+        trips = {each.name: each.trips for each in slow.temperatures}
+        return Readings(
+            load=load,
+            temperatures=tuple(
+                Temperature(probe.name, _celsius(probe), trips.get(probe.name, ())) for probe in self._steering
+            ),
+            throttled=tuple(f"{probe.name} ({said})" for probe in self._throttling if (said := _holding_back(probe))),
+            stalls=sensors_memory.stalls(self._root) if stalls else {},
+            fired=fired,
+            memory=sensors_memory.read(self._root, self.groups),
+            power=slow.power,
+            storage=slow.storage,
+        )
+
+    def _slowly(self) -> Readings:
+        """What hardly changes, read again when it is old: trip points, the supply, the file system."""
+        now = clock.monotonic()
+        if self._slow is None or now - self._slow_at > _SLOWLY_S:
+            self._slow = Readings(
+                temperatures=tuple(
+                    Temperature(probe.name, None, probe.trips() if probe.trips else ()) for probe in self._steering
+                ),
+                power=sensors_power.read(self._root),
+                storage=sensors_storage.read(self._root, self._state),
+            )
+            self._slow_at = now
+        return self._slow
+
+
+def _celsius(probe: Probe) -> float | None:
+    value = probe.read()
+    return value if isinstance(value, float) else None
+
+
+def _holding_back(probe: Probe) -> str:
+    """What a throttling probe says, when it says that it does."""
+    said = probe.read()
+    return said if isinstance(said, str) and not said.startswith("0 of ") else ""
+
+
+def _not_twice(chips: list[Probe], zones: list[Probe]) -> list[Probe]:
+    kinds = [zone.name.partition(":")[2] for zone in zones]
+    return [
+        chip
+        for chip in chips
+        if not any(f":{name}/" in chip.name and any(word in kind for kind in kinds) for name, word in _SAME.items())
+    ]

@@ -1,0 +1,152 @@
+"""Pressure stall triggers: the kernel says when tasks have waited too long; nothing is polled.
+
+A line such as `some 200000 2000000` (µs of stall in a window of µs) is written to a pressure file, which then gives
+POLLPRI at most once in a window (Documentation/accounting/psi.rst). Event loops know no POLLPRI, so an epoll
+descriptor that holds the file stands in for it: it is readable when the trigger fires. Each trigger has one of its own,
+since looking whether it fired already takes the event away (psi_trigger_poll in kernel/sched/psi.c), so that its being
+readable is all that is ever learned. systemd's $MEMORY_PRESSURE_WATCH names such a file, or a FIFO or socket that
+becomes readable (https://systemd.io/MEMORY_PRESSURE/).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import os
+import select
+import socket
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from edged.pressure.sensors_memory import Group
+
+# Without CAP_SYS_RESOURCE windows must be multiples of 2 s.
+_WINDOW_US = 2_000_000
+# The stall in a window, in µs. Processors are busy where inference runs: only a crowd of others counts.
+_SYSTEM = (("memory.some", 200_000), ("memory.full", 200_000), ("io.some", 1_000_000), ("cpu.some", 1_600_000))
+_GROUP = (("memory.some", 200_000), ("memory.full", 200_000))
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A trigger: its name, the file, and what is written to it; nothing where the file needs none."""
+
+    name: str
+    path: Path
+    line: bytes
+
+
+def wanted(root: Path, groups: list[Group], environment: Mapping[str, str]) -> list[Wanted]:
+    """The system's triggers, those of the innermost version 2 group, and what systemd asks to watch."""
+    found = [_trigger(name, root / "proc/pressure" / name.partition(".")[0], stall_us) for name, stall_us in _SYSTEM]
+    group = next((group.folder for group in groups if group.version == 2), None)
+    if group is not None and (group / "memory.pressure").exists():
+        found += [_trigger(name, group / "memory.pressure", stall_us) for name, stall_us in _GROUP]
+    watch = environment.get("MEMORY_PRESSURE_WATCH", "")
+    if watch and watch != "/dev/null":
+        with contextlib.suppress(binascii.Error):
+            line = base64.b64decode(environment.get("MEMORY_PRESSURE_WRITE", ""), validate=True)
+            found.append(Wanted("memory.watch", root / watch.lstrip("/"), line))
+    return found
+
+
+def _trigger(name: str, path: Path, stall_us: int) -> Wanted:
+    kind = name.partition(".")[2]
+    # The kernel takes the last byte for the end of the line, whatever it is.
+    return Wanted(name, path, f"{kind} {stall_us} {_WINDOW_US}\0".encode())
+
+
+class Triggers:
+    """Armed triggers, on the running event loop."""
+
+    def __init__(self, fired: Callable[[str], None]) -> None:
+        self._fired = fired
+        self._open: dict[int, tuple[str, Callable[[], None]]] = {}
+        self.failed: dict[str, str] = {}
+        """By name, why a trigger could not be armed: an old kernel, no permission."""
+
+    @property
+    def armed(self) -> frozenset[str]:
+        """The names of those that are."""
+        return frozenset(name for name, _ in self._open.values())
+
+    def arm(self, trigger: Wanted) -> None:
+        """Arms one; where that fails, `failed` says why."""
+        try:
+            descriptor, close = _open(trigger)
+        except (OSError, ValueError) as error:
+            self.failed.setdefault(trigger.name, f"{trigger.path}: {getattr(error, 'strerror', None) or error}")
+            return
+        self._open[descriptor] = (trigger.name, close)
+        asyncio.get_running_loop().add_reader(descriptor, self._readable, descriptor)
+
+    def close(self) -> None:
+        """Disarms all."""
+        for descriptor in list(self._open):
+            self._drop(descriptor)
+
+    def _readable(self, descriptor: int) -> None:
+        name, _ = self._open[descriptor]
+        if _has_ended(descriptor):
+            self._drop(descriptor)
+            self.failed[name] = "its control group is gone"
+            return
+        self._fired(name)
+
+    def _drop(self, descriptor: int) -> None:
+        _, close = self._open.pop(descriptor)
+        asyncio.get_running_loop().remove_reader(descriptor)
+        close()
+
+
+def _open(trigger: Wanted) -> tuple[int, Callable[[], None]]:
+    """A descriptor that is readable when the trigger fires, and what closes it. Raises OSError."""
+    mode = trigger.path.stat().st_mode
+    if stat.S_ISSOCK(mode):
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            connection.connect(str(trigger.path))
+            if trigger.line:
+                connection.send(trigger.line)
+        except BaseException:
+            connection.close()
+            raise
+        return connection.fileno(), connection.close
+    file = os.open(trigger.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if trigger.line:
+            os.write(file, trigger.line)
+        if stat.S_ISFIFO(mode):
+            return file, lambda: os.close(file)
+        epoll = select.epoll()
+        epoll.register(file, select.EPOLLPRI)
+    except BaseException:
+        os.close(file)
+        raise
+
+    def close() -> None:
+        epoll.close()
+        os.close(file)
+
+    return epoll.fileno(), close
+
+
+def _has_ended(descriptor: int) -> bool:
+    """Takes away what is to be read; True where nothing will ever come again."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        try:
+            return not os.read(descriptor, 4096)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    epoll = select.epoll.fromfd(os.dup(descriptor))
+    try:
+        return any(events & select.EPOLLERR for _, events in epoll.poll(0))
+    finally:
+        epoll.close()

@@ -1,0 +1,1 @@
+"""Simulators that implement the real ports and offer faults as verbs."""

@@ -1,0 +1,89 @@
+"""The governor on simulated devices: the kernel never has to throttle, and the important callers notice nothing.
+
+The sampled runs are short; benchmarks/thermal.py runs whole ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from sim.device import PROFILES, Device, Profile
+
+from benchmarks.hotwork import MODELS, Run
+from edged.pressure.governor import Governor
+from edged.pressure.policy import Policy
+from edged.types import Level
+
+each_profile = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+
+
+def governed(profile: Profile, ambient_c: float) -> Run:
+    return Run(Device(profile, ambient_c), Governor(Policy()))
+
+
+def met(run: Run, priority: int) -> float:
+    """The share of deadlines met, of those that have passed."""
+    asked = [
+        each
+        for each in run.requests
+        if each.model.priority == priority and each.came < run.device.now - each.model.deadline_s
+    ]
+    return sum(each.met for each in asked) / len(asked)
+
+
+@each_profile
+def test_at_full_load_the_kernel_need_not_throttle(profile: Profile):
+    run = governed(profile, 40.0)
+    run.advance(900)
+    without = Run(Device(profile, 40.0), None)
+    without.advance(900)
+    assert without.device.throttled_s > 0.2 * 900, "the device is hot enough to show it"
+    assert run.device.throttled_s < 0.01 * 900
+    assert met(run, 1) >= 0.995
+
+
+@each_profile
+def test_the_priorities_hold_under_heat(profile: Profile):
+    run = governed(profile, 40.0)
+    run.advance(900)
+    assert met(run, 1) >= 0.995 > met(run, MODELS[1].priority)
+
+
+@each_profile
+def test_between_steps_it_stays_at_the_set_point(profile: Profile):
+    run = governed(profile, 40.0)
+    run.advance(1200)
+    late = [sample.temperature_c for sample in run.samples if sample.at > 900]
+    set_c = profile.trip_c - Policy().margin_c
+    assert abs(sum(late) / len(late) - set_c) < 1.0
+    levels = [sample.level for sample in run.samples]
+    assert sum(one is not other for one, other in itertools.pairwise(levels)) <= 3
+
+
+@each_profile
+@pytest.mark.parametrize("fault", ["fan", "ambient"])
+def test_a_fan_that_fails_and_a_room_that_heats_are_followed(profile: Profile, fault: str):
+    run = governed(profile, 28.0)
+    run.advance(300)
+    if fault == "fan":
+        run.device.fail_fan()
+    else:
+        run.device.set_ambient(48.0)
+    run.advance(900)
+    assert run.device.throttled_s < 0.01 * 900
+    assert met(run, 1) >= 0.995
+
+
+def test_a_neighbour_that_heats_is_made_room_for_and_what_was_given_up_comes_back():
+    run = governed(PROFILES["gateway"], 28.0)
+    run.advance(300)
+    run.device.heat_beside(3.5)
+    run.advance(900)
+    assert run.limits.duty < 0.7
+    assert run.device.throttled_s < 0.01 * 900
+    run.device.heat_beside(0.0)
+    run.device.set_ambient(0.0)
+    run.advance(2400)
+    assert run.limits.duty == 1.0
+    assert run.level is Level.NOMINAL

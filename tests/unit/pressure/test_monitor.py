@@ -1,0 +1,255 @@
+"""The monitor on a tree of files: it looks, decides, tells, sleeps and is woken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from sim import sysfs
+from sim.sysfs import Sysfs
+
+from edged import clock
+from edged.events import EventLog
+from edged.pressure import monitor as monitors
+from edged.pressure.governor import Decision, Governor, State
+from edged.pressure.monitor import Monitor, interval_s
+from edged.pressure.policy import Policy
+from edged.pressure.reader import Reader
+from edged.pressure.readings import Readings
+from edged.pressure.trace import Recorder, replay
+from edged.types import Level, Limits
+
+PATIENCE_S = 60.0
+NOMINAL = {"thermal": Level.NOMINAL}
+
+
+class Watch:
+    """A monitor that runs, and what it told."""
+
+    def __init__(self, root: Path, policy: Policy, **environment: str) -> None:
+        self.events = EventLog(100)
+        self.taken: list[Limits] = []
+        self.governor = Governor(policy)
+        self.recorder = Recorder(root, 2**20, self.governor)
+        self.monitor = Monitor(root, root, self.governor, self.events, self.taken.append, lambda: 0.0, self.recorder)
+        self.task = asyncio.create_task(self.monitor.run(environment))
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not holds():
+                assert not self.task.done(), self.task
+                await asyncio.sleep(0.01)
+
+    def told(self, code: str) -> list[str]:
+        return [event.message for event in self.events.after(0) if event.code == code]
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it waits for is not to be waited for here."""
+    for name in ("_HOLDING_S", "_AWAKE_S", "_WARM_S", "_ASLEEP_S", "_SOONEST_S"):
+        monkeypatch.setattr(monitors, name, 0.02)
+
+
+@contextlib.asynccontextmanager
+async def watching(root: Path, policy: Policy | None = None, **environment: str) -> AsyncIterator[Watch]:
+    watch = Watch(root, policy or Policy(), **environment)
+    try:
+        yield watch
+    finally:
+        watch.task.cancel()
+        await asyncio.gather(watch.task, return_exceptions=True)
+
+
+async def test_heat_is_told_with_its_inputs_and_taken_back(tmp_path: Path):
+    tree = sysfs.raspberry_pi(tmp_path)
+    tree.zone(0, "cpu-thermal", 84.9, {"passive": 85.0})
+    async with watching(tmp_path, Policy(dwell_s=0.5)) as watch:
+        await watch.until(lambda: watch.monitor.level is not Level.NOMINAL)
+        assert watch.taken[-1].background_paused
+        (event,) = [each for each in watch.events.after(0) if each.code == "pressure_level"]
+        assert event.subject == "thermal"
+        assert "cpu-thermal is at 84.9 °C" in event.message
+        assert event.details["inputs"] == "thermal_zone0:cpu-thermal 84.9 °C"
+        tree.set_temperature(0, 45.0)
+        await watch.until(lambda: watch.monitor.level is Level.NOMINAL)
+        assert "thermal pressure is nominal" in watch.told("pressure_level")[-1]
+
+
+async def test_a_trigger_wakes_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It would else sleep longer than this test waits."""
+    monkeypatch.setattr(monitors, "_ASLEEP_S", 10 * PATIENCE_S)
+    fifo = tmp_path / "watch"
+    os.mkfifo(fifo)
+    async with watching(tmp_path, MEMORY_PRESSURE_WATCH="/watch") as watch:
+        await watch.until(fifo_is_read(fifo))
+        await watch.until(lambda: watch.monitor.level is Level.ELEVATED)
+        assert watch.told("pressure_level") == [
+            "memory pressure is elevated, was nominal: the kernel reports stalls: memory.watch"
+        ]
+
+
+async def test_triggers_that_never_end_do_not_keep_it_from_resting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    soonest_s = 0.1
+    monkeypatch.setattr(monitors, "_SOONEST_S", soonest_s)
+    monkeypatch.setattr(monitors, "_AWAKE_S", 10 * PATIENCE_S)
+    fifo = tmp_path / "watch"
+    os.mkfifo(fifo)
+    async with watching(tmp_path, MEMORY_PRESSURE_WATCH="/watch") as watch:
+        await watch.until(fifo_is_read(fifo))
+        await watch.until(lambda: watch.monitor.level is Level.ELEVATED)
+        began, before = clock.monotonic(), looks(tmp_path)
+        descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            for _ in range(100):
+                os.write(descriptor, b"pressure")
+                await asyncio.sleep(0.005)
+        finally:
+            os.close(descriptor)
+        assert 0 < looks(tmp_path) - before <= (clock.monotonic() - began) / soonest_s + 1
+
+
+def looks(folder: Path) -> int:
+    """How often it has looked: a line of its trace each."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.trace"))
+
+
+def fifo_is_read(fifo: Path) -> Callable[[], bool]:
+    """Writes to it once somebody reads."""
+
+    def write() -> bool:
+        try:
+            descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return False
+        os.write(descriptor, b"pressure")
+        os.close(descriptor)
+        return True
+
+    return write
+
+
+async def test_a_sensor_that_lies_is_told_once_and_when_it_is_believed_again(tmp_path: Path):
+    tree = sysfs.raspberry_pi(tmp_path)
+    tree.set_temperature(0, -89.0)
+    async with watching(tmp_path) as watch:
+        await watch.until(lambda: bool(watch.told("sensor_distrusted")))
+        tree.set_temperature(0, 45.0)
+        await watch.until(lambda: bool(watch.told("sensor_trusted")))
+        assert len(watch.told("sensor_distrusted")) == 1
+        assert "-89 °C" in watch.told("sensor_distrusted")[0]
+
+
+async def test_what_it_decided_can_be_replayed(tmp_path: Path):
+    tree = sysfs.raspberry_pi(tmp_path)
+    tree.zone(0, "cpu-thermal", 84.9, {"passive": 85.0})
+    async with watching(tmp_path) as watch:
+        await watch.until(lambda: watch.monitor.level is not Level.NOMINAL)
+    assert decided_the_same(tmp_path)
+
+
+def decided_the_same(folder: Path) -> bool:
+    (path,) = folder.glob("*.trace")
+    found = list(replay(path))
+    return bool(found) and all(each.same for each in found)
+
+
+async def test_a_trace_that_cannot_be_written_ends_and_the_watching_goes_on(tmp_path: Path):
+    tree = sysfs.raspberry_pi(tmp_path / "root")
+    (tmp_path / "root" / "pressure-0.trace").mkdir()
+    (tmp_path / "root" / "pressure-1.trace").mkdir()
+    async with watching(tmp_path / "root") as watch:
+        await watch.until(lambda: bool(watch.told("trace_ended")))
+        tree.set_temperature(0, -89.0)
+        await watch.until(lambda: bool(watch.told("sensor_distrusted")))
+
+
+async def test_other_settings_hold_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(monitors, "_ASLEEP_S", 10 * PATIENCE_S)
+    tree = Sysfs(tmp_path)
+    tree.memory(8000, 500)
+    async with watching(tmp_path) as watch:
+        await watch.until(lambda: any(tmp_path.glob("*.trace")))
+        assert watch.monitor.level is Level.NOMINAL
+        watch.monitor.govern(Governor(Policy(memory_reserve_bytes=600 * 2**20)))
+        await watch.until(lambda: watch.monitor.level is Level.ELEVATED)
+
+
+async def test_sensors_that_hang_are_told_and_decided_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(monitors, "_SLOW_S", 0.05)
+    sysfs.raspberry_pi(tmp_path)
+    hang = threading.Event()
+    async with watching(tmp_path) as watch:
+        try:
+            monkeypatch.setattr("edged.pressure.sensors.sensors_memory.read", lambda *_: hang.wait(PATIENCE_S) and None)
+            await watch.until(lambda: bool(watch.told("sensors_hang")))
+            assert "have not answered" in watch.told("sensors_hang")[0]
+        finally:
+            hang.set()
+
+
+class TestHowOftenItLooks:
+    @pytest.fixture(autouse=True)
+    def _hasty(self) -> None:
+        """As it is."""
+
+    def decision(self, level: Level) -> Decision:
+        return Decision({"thermal": level}, Limits(), (), {})
+
+    def test_idle_it_wakes_the_loop_at_most_once_a_second(self):
+        """Each look wakes it twice."""
+        for closest_c in (None, -5.0, 3.0, 50.0):
+            assert interval_s(self.decision(Level.NOMINAL), closest_c, 0.0) >= 2.0
+
+    def test_longer_while_it_is_cool_and_idle(self):
+        cool, warm = (interval_s(self.decision(Level.NOMINAL), closest_c, 0.0) for closest_c in (40.0, 5.0))
+        at_work = interval_s(self.decision(Level.NOMINAL), 40.0, 1.0)
+        assert cool > warm > at_work
+
+    def test_each_second_while_anything_is_pressed(self):
+        decision = Decision({"thermal": Level.NOMINAL, "memory": Level.ELEVATED}, Limits(), (), {})
+        assert interval_s(decision, None, 0.0) == 1.0
+
+    def test_more_often_while_it_holds_something_back(self):
+        assert interval_s(self.decision(Level.ELEVATED), 0.0, 1.0) < 1.0
+
+
+class TestTheReader:
+    async def test_one_that_hangs_is_waited_for_and_not_joined_by_another(self):
+        hang, calls = threading.Event(), []
+
+        def read() -> int:
+            calls.append(1)
+            hang.wait(PATIENCE_S)
+            return len(calls)
+
+        reader: Reader[int] = Reader()
+        try:
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await reader.read(read, 0.02)
+            hang.set()
+            assert await reader.read(read, PATIENCE_S) == 1
+            assert await reader.read(read, PATIENCE_S) == 2
+        finally:
+            hang.set()
+            reader.close()
+
+    async def test_what_it_raises_comes_back(self):
+        reader: Reader[Readings] = Reader()
+
+        def read() -> Readings:
+            raise ValueError("of the sensor")
+
+        with pytest.raises(ValueError, match="of the sensor"):
+            await reader.read(read, PATIENCE_S)
+        reader.close()
+
+
+def test_the_first_state_is_empty():
+    assert State().sensors == {}
