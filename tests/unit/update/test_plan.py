@@ -3,7 +3,6 @@
 import hashlib
 from datetime import UTC, datetime, timedelta, timezone
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
