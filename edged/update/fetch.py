@@ -168,7 +168,10 @@ def _plan(given: argparse.Namespace, alarm: _Alarm) -> None:
     files.make_folder(given.into)
     path = given.into / PLAN_NAME
     durable.write(path, plans.encode(plan))
-    durable.write(given.into / OPERATORS_NAME, operators if operators is not None else b"{}")
+    if operators is None:
+        (given.into / OPERATORS_NAME).unlink(missing_ok=True)
+    else:
+        durable.write(given.into / OPERATORS_NAME, operators)
     session.tell()
     _tell("plan", path=str(path), floors=floors)
 

@@ -241,7 +241,9 @@ def as_edged_errors(what: str) -> Iterator[None]:
     except exceptions.RepositoryError as error:
         raise EdgedError(Code.SIGNATURE_INVALID, f"{what}: {error}", _UNTRUSTED_HINT) from error
     except exceptions.DownloadError as error:
-        raise EdgedError(Code.DOWNLOAD_FAILED, f"{what}: {error or type(error).__name__}", _FAILED_HINT) from error
+        said = str(error) or type(error).__name__
+        found = said if what in said else f"{what}: {said}"
+        raise EdgedError(Code.DOWNLOAD_FAILED, found, _FAILED_HINT) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"{what}: what came is no metadata: {type(error).__name__}"
         raise EdgedError(Code.SIGNATURE_INVALID, found, _UNTRUSTED_HINT) from error
