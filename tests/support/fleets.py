@@ -7,11 +7,13 @@ import io
 import json
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from edged.fleet import planning
 from edged.fleet.home import Home
@@ -87,6 +89,32 @@ def overwrite(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+class _Http(ThreadingHTTPServer):
+    """Knows its connections, so that no thread outlives it."""
+
+    daemon_threads = False
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._open: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, *_: object) -> None:
+        """Who asked has gone: what the test looks at is what the device says."""
+
+    def hang_up(self) -> None:
+        for request in list(self._open):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+
+
 class Server:
     """Serves a folder over http. Its faults are verbs; it counts what it gives."""
 
@@ -108,8 +136,7 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
+        self._http = _Http(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
 
     @property
@@ -124,6 +151,7 @@ class Server:
         self._over.set()
         self._http.shutdown()
         self._thread.join()
+        self._http.hang_up()
         self._http.server_close()
 
     def reset(self) -> None:

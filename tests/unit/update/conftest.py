@@ -4,6 +4,12 @@ import pytest
 from support.fleets import Device, copy_fleet, make_fleet, served
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    """Before a chunk is asked for again."""
+    monkeypatch.setattr("edged.update.repository._PAUSES_S", (0.01, 0.01))
+
+
 @pytest.fixture(scope="session")
 def made_fleet(tmp_path_factory):
     return make_fleet(tmp_path_factory.mktemp("fleet") / "shops")

@@ -5,19 +5,20 @@ The attacks are those of the TUF specification, section 1.5.2, and what a device
 
 import hashlib
 import json
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from support.fleets import DIGITS, Device, copy_fleet, overwrite
+from support.fleets import DIGITS, Device, copy_fleet, make_fleet, overwrite
 from tuf.api.metadata import Metadata, MetaFile, TargetFile
 
 from edged import clock
 from edged.bundle.manifest import Chunk, encode
-from edged.fleet import planning, rotating
+from edged.fleet import planning, roles, rotating
 from edged.fleet.listing import Listing
-from edged.fleet.signing import Signing, meta, packed
+from edged.fleet.signing import meta, packed
 from edged.update import chunks
 from edged.update.plan import Plan
 from edged.update.repository import Floor
@@ -82,7 +83,7 @@ class TestAttacks:
     @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "models", "plans"])
     def test_metadata_signed_by_nobody(self, fleet, online, role):
         _, device = online
-        forge(fleet, role, lambda signed: None, key="nobody")
+        forge(fleet, role, lambda _: None, key="nobody")
         assert device.plan().code == "signature_invalid"
 
     @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "models", "plans"])
@@ -91,7 +92,7 @@ class TestAttacks:
         if role == key:
             return
         _, device = online
-        forge(fleet, role, lambda signed: None, key=key)
+        forge(fleet, role, lambda _: None, key=key)
         assert device.plan().code == "signature_invalid"
 
     def test_rollback_of_everything(self, fleet, settled, tmp_path):
@@ -174,8 +175,10 @@ class TestAttacks:
             fleet.home.targets / f"models/digits/{listing.digest(f'models/digits/{revision}.json')}.{revision}.json"
             for revision in (1, 2)
         )
-        overwrite(at_1, at_2.read_bytes())
+        overwrite(at_1, at_2.read_bytes()[: at_1.stat().st_size])
         assert device.fetch(1).code == "signature_invalid"
+        overwrite(at_1, at_2.read_bytes())
+        assert device.fetch(1).code in UNTRUSTED
 
     @pytest.mark.parametrize("part", ["2.root.json", "timestamp.json", "snapshot.json", "targets/plans"])
     def test_endless_data(self, online, part):
@@ -246,7 +249,7 @@ class TestStolenKeys:
         _, device = settled
         self.put_target(fleet, "targets", "targets", "operators.json", b'{"fleet":"shops"}')
         shutil.rmtree(device.metadata)
-        assert device.plan().code == "signature_invalid"
+        assert device.plan().code in UNTRUSTED
 
     @pytest.mark.parametrize("role", ["timestamp", "snapshot"])
     def test_of_one_online_role(self, fleet, settled, role):
@@ -292,9 +295,7 @@ class TestStolenKeys:
         assert device.fetch(2).status == 0
 
     def test_of_one_root_of_two(self, tmp_path, monkeypatch):
-        from support.fleets import make_fleet
 
-        from edged.fleet import roles
 
         monkeypatch.setattr(roles, "BITS", 1)
         fleet = make_fleet(tmp_path / "two", {"root": (2, 3)})
@@ -361,7 +362,7 @@ class TestManifests:
         answered = device.fetch(3)
         assert answered.code == "digest_mismatch"
         assert "model.onnx" in answered.message
-        assert not list(device.store.staging("digits", 3).rglob("*.part"))[:0]
+        assert not list(device.store.staging("digits", 3).glob(f"blobs/{'0' * 64}*"))
 
     def test_with_a_chunk_too_large_to_read_at_once(self, fleet, online):
         server, device = online
@@ -518,8 +519,6 @@ class TestTheNetwork:
 
     @pytest.mark.parametrize("kind", ["a link", "a folder", "a pipe"])
     def test_a_stick_with_something_else_in_it(self, fleet, tmp_path, kind):
-        import os
-
         path = fleet.home.metadata / "timestamp.json"
         content = path.read_bytes()
         path.unlink()
@@ -537,7 +536,7 @@ class TestTheNetwork:
 
 
 class TestClocks:
-    def test_at_1970_what_was_issued_last_is_the_time(self, fleet, online, monkeypatch):
+    def test_at_1970_what_was_issued_last_is_the_time(self, online, monkeypatch):
         _, device = online
         issued = datetime.now(UTC)
         at(monkeypatch, datetime(1970, 1, 1, tzinfo=UTC))
@@ -575,15 +574,21 @@ class TestClocks:
             assert "clock" in answered.events[-1]["hint"]
         assert device.plan().status == 0
 
-    def test_an_operator_in_2100_is_forgotten_with_the_key(self, fleet, settled):
-        """A timestamp issued in 2100 holds devices there; the key's rotation lets them back."""
+    def test_an_issue_time_beyond_the_root_is_not_kept(self, fleet, settled):
         _, device = settled
         fleet.signing(datetime(2100, 1, 1, tzinfo=UTC)).install(renew=True)
-        assert device.plan().status == 1
+        assert device.plan().code == "metadata_expired"
+        fleet.signing().install(renew=True)
+        assert device.plan().status == 0
+
+    def test_an_operators_clock_that_was_ahead_is_forgotten_with_the_key(self, fleet, settled):
+        """A timestamp issued in the future holds devices there; the rotation of its key lets them back."""
+        _, device = settled
+        fleet.signing(datetime.now(UTC) + timedelta(days=200)).install(renew=True)
+        assert device.plan().status == 0
         fleet.signing().install(renew=True)
         assert device.plan().code == "metadata_expired"
         rotating.rotate(fleet.signing(), "timestamp", "")
-        rotating.rotate(fleet.signing(), "snapshot", "")
         assert device.plan().status == 0
 
     @pytest.mark.parametrize("said", ["", "yesterday", 7, None, "2026-11-21T00:00:00"])
@@ -608,5 +613,4 @@ def test_what_is_planned_and_published_is_fetched_by_a_device_that_comes_late(fl
     assert device.plan().status == 0
     folder = device.install(1)
     assert (folder / "model.onnx").read_bytes() == (DIGITS / "model.onnx").read_bytes()
-    assert isinstance(fleet.signing(), Signing)
     assert planning.terms_of(Listing(fleet.signing()).plan(), "digits", "generic").revision == 1
