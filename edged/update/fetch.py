@@ -152,11 +152,11 @@ def _refresh(given: argparse.Namespace, alarm: _Alarm) -> None:
 
 def _download(given: argparse.Namespace, alarm: _Alarm) -> None:
     session = _Session(given, alarm)
-    content = session.trusted.target(given.target_name, given.target_base_url, _MAX_TARGET_BYTES)
+    copy = given.target_dir / quote(given.target_name, "")
+    content = session.trusted.target(given.target_name, given.target_base_url, _MAX_TARGET_BYTES, copy)
     session.tell()
     if content is None:
         raise EdgedError(Code.REVISION_NOT_FOUND, f"{given.target_name}: is not published", "is it the right name?")
-    durable.write(given.target_dir / quote(given.target_name, ""), content)
 
 
 def _plan(given: argparse.Namespace, alarm: _Alarm) -> None:

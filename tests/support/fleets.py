@@ -43,7 +43,9 @@ class Fleet:
 
     def signing(self, now: datetime | None = None) -> Signing:
         """Fresh from the disk, with every key at hand."""
-        return Signing(self.home, Ring(self.home.keys, [PASSPHRASE], None), now)
+        signing = Signing(self.home, Ring(self.home.keys, [PASSPHRASE], None), now)
+        signing.settle()
+        return signing
 
     def publish(self, bundle: Path, now: datetime | None = None) -> Published:
         return publish(self.home, self.signing(now), bundle)
@@ -291,6 +293,9 @@ class Device:
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             status = fetch.run(self.arguments(*command))
+        for thread in threading.enumerate():  # a child ends without waiting for those that still ask
+            if thread.name.startswith("chunk"):
+                thread.join()
         return Answered(status, said.getvalue())
 
     def plan(self) -> Answered:

@@ -296,7 +296,6 @@ class TestStolenKeys:
 
     def test_of_one_root_of_two(self, tmp_path, monkeypatch):
 
-
         monkeypatch.setattr(roles, "BITS", 1)
         fleet = make_fleet(tmp_path / "two", {"root": (2, 3)})
         device = Device(tmp_path / "device", fleet.root, fleet.url)
