@@ -4,13 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from support.fleets import DIGITS, DIGITS_2, PASSPHRASE, REPO, Server, served
 from support.fleets import Fleet as AFleet
 
 from edged.ctl.main import run
-from edged.fleet import roles
+from edged.fleet import starting
+from edged.fleet.commands import COMMANDS
 
 WRONG = REPO / "tests/data/bundles/digits-3-wrong"
 
@@ -18,7 +20,7 @@ WRONG = REPO / "tests/data/bundles/digits-3-wrong"
 @pytest.fixture
 def fleet(tmp_path, monkeypatch, capsys):
     """Made by `init`, with four bins instead of 256."""
-    monkeypatch.setattr(roles, "BITS", 2)
+    monkeypatch.setattr(starting, "start", partial(starting.start, bits=2))
     monkeypatch.setenv("EDGED_FLEET_PASSPHRASE", PASSPHRASE)
     monkeypatch.setenv("EDGED_FLEET", str(tmp_path / "shops"))
     assert run(["fleet", "init", str(tmp_path / "shops"), "--name", "shops"]) == 0
@@ -184,3 +186,9 @@ def test_a_client_of_the_specification_can_be_driven_by_it(fleet, tmp_path):
         server.give("timestamp.json", b"{}")
         assert ask(*from_there, "refresh") == 1
     assert ask(*from_there, "refresh") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_of_each_command_what_it_says_itself(name, capsys):
+    assert run(["fleet", name, "--help"]) == 0
+    assert COMMANDS[name].short_help in capsys.readouterr().out

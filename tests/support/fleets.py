@@ -68,10 +68,10 @@ class Fleet:
         return sorted((self.home.repository / "chunks").rglob("*.zst"))
 
 
-def make_fleet(folder: Path, shares: dict[str, tuple[int, int]] | None = None) -> Fleet:
-    """The fleet `shops` with digits 1 and 2, the first of which devices are to run."""
+def make_fleet(folder: Path, shares: dict[str, tuple[int, int]] | None = None, bits: int = 2) -> Fleet:
+    """The fleet `shops` with digits 1 and 2, the first of which devices are to run; four bins show what bins do."""
     ring = Ring(folder / "keys", [PASSPHRASE], None)
-    start(folder, "shops", ring, shares or {})
+    start(folder, "shops", ring, shares or {}, bits)
     fleet = Fleet(folder)
     fleet.publish(DIGITS)
     fleet.publish(DIGITS_2)
@@ -287,7 +287,7 @@ class Device:
 
     def arguments(self, *command: str) -> list[str]:
         where = ["--metadata-dir", str(self.metadata), "--root", str(self.root), "--repository", self.url]
-        return [*where, "--timeout", "2", *self.options, *command]
+        return [*where, "--timeout", "1", *self.options, *command]
 
     def run(self, *command: str) -> Answered:
         said = io.StringIO()

@@ -28,15 +28,11 @@ KEY = "ab" * 32
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """With four bins: enough to show what bins do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(roles, "BITS", 2)
-        return make_fleet(tmp_path_factory.mktemp("fleet") / "shops", {"root": (2, 3)})
+    return make_fleet(tmp_path_factory.mktemp("fleet") / "shops", {"root": (2, 3)})
 
 
 @pytest.fixture
-def fleet(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(roles, "BITS", 2)
+def fleet(made, tmp_path):
     return copy_fleet(made, tmp_path / "shops")
 
 

@@ -1,7 +1,9 @@
-"""Fleets are slow to make, with their 260 roles, each written durably: one is made, and copied."""
+"""Fleets are slow to make, each role being written durably: one is made, and copied."""
 
 import pytest
 from support.fleets import Device, copy_fleet, make_fleet, served
+
+from edged.fleet import roles
 
 
 @pytest.fixture(autouse=True)
@@ -13,6 +15,12 @@ def short_pauses(monkeypatch):
 @pytest.fixture(scope="session")
 def made_fleet(tmp_path_factory):
     return make_fleet(tmp_path_factory.mktemp("fleet") / "shops")
+
+
+@pytest.fixture(scope="session")
+def whole_fleet(tmp_path_factory):
+    """With as many bins as a real one has."""
+    return make_fleet(tmp_path_factory.mktemp("fleet") / "whole", bits=roles.BITS)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.fleets import DIGITS, DIGITS_2, Device, Server, served
+from support.fleets import DIGITS, DIGITS_2, Device, Server, copy_fleet, served
 
 from edged import durable
 from edged.bundle.folder import read_manifest
@@ -91,6 +91,11 @@ class TestTheThinnestPath:
         assert "refused" in device.plan().message
 
 
+@pytest.fixture
+def fleet_of_all_bins(whole_fleet, tmp_path):
+    return copy_fleet(whole_fleet, tmp_path / "whole")
+
+
 class TestAnIdlePoll:
     def test_costs_less_than_two_kib(self, online):
         server, device = online
@@ -100,13 +105,13 @@ class TestAnIdlePoll:
         assert 0 < server.body_bytes <= 2048
         assert len(server.paths) == 2, "the next root and the timestamp"
 
-    def test_after_a_renewal_costs_no_more(self, fleet, online):
-        server, device = online
-        device.plan()
-        fleet.signing().install(renew=True)
-        server.reset()
-        assert device.plan().status == 0
-        assert server.body_bytes <= 2048
+    def test_after_a_renewal_costs_no_more(self, fleet_of_all_bins, tmp_path):
+        with served(fleet_of_all_bins, tmp_path / "device") as (server, device):
+            device.plan()
+            fleet_of_all_bins.signing().install(renew=True)
+            server.reset()
+            assert device.plan().status == 0
+            assert server.body_bytes <= 2048
 
     def test_sees_a_new_plan(self, fleet, online):
         _, device = online
@@ -130,19 +135,20 @@ class TestAnIdlePoll:
 class TestBytes:
     """What an update costs, counted at the server."""
 
-    def test_a_changed_head_costs_its_chunks_and_five_percent(self, fleet, online, content, tmp_path):
-        server, device = online
-        one = fleet.publish(big_bundle(tmp_path / "one", content)).manifest
-        head = random.Random(8).randbytes(2**20 * 3 // 2)
-        two = fleet.publish(big_bundle(tmp_path / "two", content[: -len(head)] + head, 2)).manifest
-        device.install(1, "big")
-        known = {chunk.sha256 for file in one.files for chunk in file.chunks}
-        changed = sum(chunk.length for file in two.files for chunk in file.chunks if chunk.sha256 not in known)
-        assert len(head) <= changed < 1.5 * len(head)
-        server.reset()
-        folder = device.install(2, "big")
-        assert changed <= server.body_bytes <= 1.05 * changed
-        assert (folder / "model.onnx").read_bytes() == content[: -len(head)] + head
+    def test_a_changed_head_costs_its_chunks_and_five_percent(self, fleet_of_all_bins, content, tmp_path):
+        fleet = fleet_of_all_bins
+        with served(fleet, tmp_path / "device") as (server, device):
+            one = fleet.publish(big_bundle(tmp_path / "one", content)).manifest
+            head = random.Random(8).randbytes(2**20 * 3 // 2)
+            two = fleet.publish(big_bundle(tmp_path / "two", content[: -len(head)] + head, 2)).manifest
+            device.install(1, "big")
+            known = {chunk.sha256 for file in one.files for chunk in file.chunks}
+            changed = sum(chunk.length for file in two.files for chunk in file.chunks if chunk.sha256 not in known)
+            assert len(head) <= changed < 1.5 * len(head)
+            server.reset()
+            folder = device.install(2, "big")
+            assert changed <= server.body_bytes <= 1.05 * changed
+            assert (folder / "model.onnx").read_bytes() == content[: -len(head)] + head
 
     def test_bytes_put_in_front_cost_little(self, fleet, online, content, tmp_path):
         server, device = online

@@ -16,7 +16,7 @@ from tuf.api.metadata import Metadata, MetaFile, TargetFile
 
 from edged import clock
 from edged.bundle.manifest import Chunk, encode
-from edged.fleet import planning, roles, rotating
+from edged.fleet import planning, rotating
 from edged.fleet.listing import Listing
 from edged.fleet.signing import meta, packed
 from edged.update import chunks
@@ -294,9 +294,8 @@ class TestStolenKeys:
         assert device.fetch(1).code == "rollback_attack"
         assert device.fetch(2).status == 0
 
-    def test_of_one_root_of_two(self, tmp_path, monkeypatch):
+    def test_of_one_root_of_two(self, tmp_path):
 
-        monkeypatch.setattr(roles, "BITS", 1)
         fleet = make_fleet(tmp_path / "two", {"root": (2, 3)})
         device = Device(tmp_path / "device", fleet.root, fleet.url)
         assert device.plan().status == 0
