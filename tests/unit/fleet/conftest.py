@@ -1,9 +1,5 @@
-"""A chunk that is not there is asked for without much waiting."""
+"""Nothing here waits for the disk."""
 
-import pytest
+from support.quick_disk import short_pauses, unsynced
 
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    """Before a chunk is asked for again."""
-    monkeypatch.setattr("edged.update.repository._PAUSES_S", (0.01, 0.01))
+__all__ = ["short_pauses", "unsynced"]

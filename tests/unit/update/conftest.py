@@ -2,14 +2,9 @@
 
 import pytest
 from support.fleets import Device, copy_fleet, make_fleet, served
+from support.quick_disk import short_pauses, unsynced
 
 from edged.fleet import roles
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    """Before a chunk is asked for again."""
-    monkeypatch.setattr("edged.update.repository._PAUSES_S", (0.01, 0.01))
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +35,6 @@ def online(fleet, tmp_path):
     """A server, and a device that fetches there."""
     with served(fleet, tmp_path / "device") as both:
         yield both
+
+
+__all__ = ["short_pauses", "unsynced"]
