@@ -102,7 +102,12 @@ def publish(asked: Asked, fleet: Path, passphrase_file: Path | None, folder: Pat
     import asyncio
 
     from edged.ctl import check as checking
-    from edged.fleet.publishing import publish as put
+
+    try:
+        from edged.fleet.publishing import publish as put
+    except ImportError as error:
+        found = f"what publishing needs is not installed: {error.name}"
+        raise EdgedError(Code.UNSUPPORTED, found, "install it with `pip install edged[fleet]`") from error
     from edged.runtimes.base import ENGINES
     from edged.system import hardware
 

@@ -43,8 +43,8 @@ PLAN_NAME = "plan.json"
 # How often progress is told at most.
 _TOLD_EVERY_S = 0.5
 
-# What may pass between the beginning or end of one request and the next, over the timeouts of the connection: a server
-# that gives headers a letter at a time keeps within those.
+# For how long nothing of use may come, over the timeouts of the connection: a server that gives headers a letter at a
+# time keeps within those.
 _STALL_S = 60
 
 _MAX_TARGET_BYTES = 64 * 1024 * 1024
@@ -99,11 +99,6 @@ class _Alarm:
         """Something goes on: the time runs anew."""
         signal.setitimer(signal.ITIMER_REAL, self._limit_s)
 
-    def allow(self, seconds: float) -> None:
-        """Lets a wait of our own, for the rate, take so much longer."""
-        self._limit_s += seconds
-        self.wind()
-
     def _ring(self, number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG002 - signal's
         found = f"the repository gave nothing that is of use for {self._limit_s:.0f} s"
         raise EdgedError(Code.DOWNLOAD_FAILED, found, "it is tried again later; what has come is kept")
@@ -114,8 +109,6 @@ class _Session:
 
     def __init__(self, given: argparse.Namespace, alarm: _Alarm) -> None:
         terms = Terms(rate=given.rate, budget=given.budget, timeout_s=given.timeout)
-        if given.rate:
-            alarm.allow(16 * 2**20 / given.rate)
         self.transport = Transport(terms, alarm.wind)
         root = given.root.read_bytes() if given.root else None
         floors = dict(floor.split("=", 1) for floor in given.floor)

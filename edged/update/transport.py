@@ -24,6 +24,9 @@ from edged.errors import Code, EdgedError
 SCHEMES = ("https", "http", "file")
 _READ_BYTES = 64 * 1024
 
+# A wait for the rate is cut into such parts, so that whoever watches sees it go on.
+_LONGEST_SLEEP_S = 5.0
+
 PARALLEL = 4
 """How many requests may be under way; so many connections are kept."""
 
@@ -48,7 +51,7 @@ class Transport(Urllib3Fetcher):
     """
 
     def __init__(self, terms: Terms, heartbeat: Callable[[], None] = lambda: None) -> None:
-        """`heartbeat` is called whenever a request begins or ends."""
+        """`heartbeat` is called while something goes on: a request begins or ends, bytes come, a wait for the rate."""
         super().__init__(socket_timeout=terms.timeout_s)
         self._proxy_env = ProxyEnvironment(headers={"User-Agent": f"edged/{__version__}"}, maxsize=PARALLEL)
         self.terms = terms
@@ -70,6 +73,7 @@ class Transport(Urllib3Fetcher):
             for part in body:
                 length += len(part)
                 self._count(len(part))
+                self._heartbeat()
                 if length > max_length:
                     found = f"{url} is larger than the {max_length} bytes that it may be"
                     raise DownloadLengthMismatchError(found)
@@ -125,9 +129,10 @@ class Transport(Urllib3Fetcher):
             if 0 <= self.terms.budget <= self.received:
                 found = f"the {self.terms.budget} bytes that may be fetched for now are used up"
                 raise EdgedError(Code.DOWNLOAD_FAILED, found, "it goes on where it is once there is a new budget")
-            wait_s = self._free_at - time.monotonic()
-        if wait_s > 0:
-            time.sleep(wait_s)
+            free_at = self._free_at
+        while (wait_s := free_at - time.monotonic()) > 0:
+            self._heartbeat()
+            time.sleep(min(wait_s, _LONGEST_SLEEP_S))
 
     def _count(self, length: int) -> None:
         with self._lock:

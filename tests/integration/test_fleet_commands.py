@@ -143,6 +143,14 @@ def test_without_a_passphrase_nobody_is_asked_where_nobody_is(fleet, monkeypatch
     assert run(["fleet", "renew", "--passphrase-file", str(file)]) == 0
 
 
+@pytest.mark.usefixtures("fleet")
+def test_a_device_that_has_no_chunker_says_what_publishing_needs(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "edged.fleet.publishing", raising=False)
+    monkeypatch.setitem(sys.modules, "fastcdc", None)
+    assert run(["fleet", "publish", str(DIGITS)]) == 1
+    assert "edged[fleet]" in capsys.readouterr().err
+
+
 def test_edgectl_starts_without_any_of_it():
     ran = subprocess.run(
         [

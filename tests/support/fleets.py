@@ -193,15 +193,15 @@ class Server:
 
         self.answer(part, fault)
 
-    def trickle(self, part: str, every_s: float) -> None:
-        """A byte at a time."""
+    def trickle(self, part: str, every_s: float, piece: int = 1) -> None:
+        """So many bytes at a time."""
 
         def fault(request: BaseHTTPRequestHandler, body: bytes) -> None:
             self._head(request, len(body))
-            for at in range(len(body)):
+            for at in range(0, len(body), piece):
                 if self._over.wait(every_s):
                     return
-                self._write(request, body[at : at + 1])
+                self._write(request, body[at : at + piece])
 
         self.answer(part, fault)
 

@@ -199,6 +199,12 @@ class TestAttacks:
         server.trickle(part, 0.01)
         assert device.plan().code == "download_failed"
 
+    def test_a_slow_line_is_none(self, online, monkeypatch):
+        server, device = online
+        server.trickle("/chunks", 0.02, 256)
+        monkeypatch.setattr("edged.update.fetch._STALL_S", 0.2)
+        assert device.fetch(1).status == 0
+
     def test_slow_retrieval_of_headers(self, online, monkeypatch):
         server, device = online
 
