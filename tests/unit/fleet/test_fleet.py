@@ -428,6 +428,19 @@ class TestExport:
         monkeypatch.setattr(clock, "wall", lambda: datetime.now(UTC) + timedelta(days=181))
         assert device.plan().code == "metadata_expired"
 
+    def test_of_one_model_leaves_the_plan_of_all_readable(self, fleet, tmp_path):
+        shutil.copytree(DIGITS, tmp_path / "letters")
+        text = (tmp_path / "letters/bundle.toml").read_text()
+        (tmp_path / "letters/bundle.toml").write_text(text.replace('name = "digits"', 'name = "letters"', 1))
+        fleet.publish(tmp_path / "letters")
+        fleet.run_revision(1, "letters")
+        stick = tmp_path / "stick"
+        assert export(fleet.home, fleet.signing(), stick, ["digits"], timedelta(days=9)).revisions == [("digits", 1)]
+        device = Device(tmp_path / "device", fleet.root, stick.as_uri())
+        assert device.plan().event("plan")["floors"] == {"digits": 1, "letters": 1}
+        device.install(1)
+        assert device.fetch(1, "letters").code == "download_failed"
+
     def test_a_device_that_saw_the_stick_takes_what_is_online_and_not_the_other_way_round(self, fleet, tmp_path):
         stick = tmp_path / "stick"
         export(fleet.home, fleet.signing(), stick, [], timedelta(days=180))
