@@ -199,6 +199,52 @@ class TestBytes:
         assert (device.store.path("big", 1) / "model.onnx").read_bytes() == content
 
 
+class TestPowerCuts:
+    @pytest.mark.parametrize("after", [False, True], ids=["before the rename", "after the rename"])
+    def test_at_each_durable_step_lose_nothing_that_cannot_be_made_again(self, fleet, tmp_path, monkeypatch, after):
+        class PowerCutError(BaseException):
+            pass
+
+        original = durable.place
+        steps = 0
+        while True:
+            left = steps
+            device = Device(tmp_path / f"device-{steps}", fleet.root, fleet.url)
+
+            def place(source: Path, target: Path) -> None:
+                nonlocal left
+                left -= 1
+                if left >= 0 or after:
+                    original(source, target)
+                if left < 0:
+                    raise PowerCutError
+
+            with monkeypatch.context() as patch:
+                patch.setattr(durable, "place", place)
+                try:
+                    assert device.plan().status == 0
+                    assert device.fetch(1).status == 0
+                    break
+                except PowerCutError:
+                    pass
+            assert device.plan().status == 0
+            same_files(device.install(1), DIGITS)
+            steps += 1
+        assert steps > 15
+
+    @pytest.mark.parametrize("cut", [0.1, 0.5, 0.9])
+    def test_that_leave_half_of_what_was_written_are_mended(self, online, cut):
+        """Sizes are there before contents, and contents in any order: what fsync did not promise."""
+        _, device = online
+        assert device.fetch(1).status == 0
+        for path in (device.store.staging("digits", 1) / "blobs").iterdir():
+            content = path.read_bytes()
+            kept = int(len(content) * cut)
+            path.with_name(f"{path.name}.part").write_bytes(content[:kept] + bytes(len(content) - kept))
+            path.unlink()
+        same_files(device.install(1), DIGITS)
+
+
 class TestWhatIsHere:
     def test_damaged_bytes_of_an_installed_revision_are_passed_over(self, online):
         _, device = online
