@@ -292,6 +292,21 @@ class TestLimits:
         assert answered.code == "storage_full"
         assert "reserve" in answered.message
 
+    def test_the_reserve_is_not_eaten_when_others_fill_the_disk_meanwhile(self, online, monkeypatch):
+        server, device = online
+        disk = os.statvfs(device.root)
+        reserve = disk.f_bavail * disk.f_frsize // 2
+        original = os.statvfs
+
+        class Full:
+            f_bavail, f_frsize = reserve - 1, 1
+
+        def statvfs(path):
+            return Full if any(asked.startswith("/chunks") for asked in server.paths) else original(path)
+
+        monkeypatch.setattr(os, "statvfs", statvfs)
+        assert device.fetch(1, "digits", "--reserve", str(reserve)).code == "storage_full"
+
     def test_a_budget_ends_it_and_the_next_one_goes_on(self, fleet, online, tmp_path):
         server, device = online
         content = random.Random(9).randbytes(4 * 2**20)
