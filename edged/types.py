@@ -1,4 +1,4 @@
-"""What several siblings share: datatypes, tensor specifications, comparisons, levels. Nothing here does anything."""
+"""What several siblings share: datatypes, tensors, comparisons, levels, limits, operators. Nothing here does anything."""
 
 from __future__ import annotations
 
@@ -127,3 +127,22 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     def of(self, model: str) -> ModelLimits:
         """What holds for `model`."""
         return self.models.get(model, self.default)
+
+
+class Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Somebody who may command devices, as the signed `operators.json` names them."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z")]
+    key: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """The 32 bytes of an ed25519 public key, in hex."""
+    may: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)]
+    """The commands."""
+    hardware_classes: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
+    """The classes whose devices; none named: all."""
+
+
+class Operators(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """The signed target `operators.json`."""
+
+    fleet: str
+    operators: Annotated[tuple[Operator, ...], msgspec.Meta(max_length=1000)] = ()

@@ -36,6 +36,7 @@ COMMANDS = {
     "bundle": Entry("edged.ctl.bundle", "bundle", "Check, pack and import models; needs no edged."),
     "doctor": Entry("edged.ctl.doctor", "doctor", "Find what is wrong on this device, and how to mend it."),
     "boot": Entry("edged.ctl.boot", "boot", "Hold this boot of the operating system against the last good one."),
+    "fleet": Entry("edged.fleet.commands", "fleet", "Publish models to many devices; needs no edged."),
     "version": Entry("edged.ctl.query", "version", "The versions of edgectl and of the running edged."),
     "completion": Entry("edged.ctl.completion", "completion", "Print the completion script of a shell."),
 }
