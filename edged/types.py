@@ -1,4 +1,4 @@
-"""What several siblings share: datatypes, tensors, comparisons, levels, limits, operators. Nothing here does anything."""
+"""What several siblings share: datatypes, tensors, comparisons, levels, limits, operators. It does nothing."""
 
 from __future__ import annotations
 
