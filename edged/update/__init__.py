@@ -1,0 +1,1 @@
+"""Models over the air: decided, fetched, tried, watched, and gone back on by themselves."""
