@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 from collections.abc import Callable, Hashable
 
 from edged import clock
@@ -14,6 +16,8 @@ from edged.models.resident import Resident
 from edged.serving.admission import Admitted, admit, check_contents
 from edged.serving.request import Answer, Call
 from edged.serving.scheduler import Bounds, Queue, unavailable
+from edged.serving.statistics import is_outcome
+from edged.types import Outcome, Sample
 
 # Requests come in few signatures; a caller that varies them without end must not fill the memory.
 _SIGNATURES_KEPT = 256
@@ -28,6 +32,19 @@ class Service:
         self._queues: dict[tuple[str, int], Queue] = {}
         self._admitted: dict[tuple[str, int], dict[Hashable, Admitted]] = {}
         self._stopping = False
+        self._observers: list[Callable[[Outcome], None]] = []
+        self._shadows: dict[str, Callable[[Sample], None]] = {}
+
+    def observe(self, observer: Callable[[Outcome], None]) -> None:
+        """Tells `observer` what becomes of each request from now on."""
+        self._observers.append(observer)
+
+    def shadow(self, model: str, sink: Callable[[Sample], None] | None) -> None:
+        """Copies the requests that `model` answers, with the answers, to `sink`; None ends that."""
+        if sink is None:
+            self._shadows.pop(model, None)
+        else:
+            self._shadows[model] = sink
 
     def apply(self, settings: Settings) -> None:
         """Takes changed bounds and time-outs; what waits already stays."""
@@ -41,7 +58,49 @@ class Service:
         Raises EdgedError. A cancelled caller's work is not begun.
         """
         resident = self.find(call.model, call.version)
+        began = asyncio.get_running_loop().time()
+        try:
+            answer = await self._ask(resident, call, remaining_s, render)
+        except EdgedError as error:
+            if not is_outcome(error.code):
+                raise
+            other = self._other(resident, call, error)
+            if other is None:
+                self._tell(resident, error.code, began)
+                raise
+            left_s = None if remaining_s is None else remaining_s - (asyncio.get_running_loop().time() - began)
+            answer = await self._ask(other, call, left_s, render)  # where it fails too, the request is at fault
+            self._tell(resident, error.code, began)
+            return answer
+        self._tell(resident, "", began)
+        return answer
+
+    def _other(self, resident: Resident, call: Call, error: EdgedError) -> Resident | None:
+        """Who may answer instead while the one that failed is new, or has just been gone back on.
+
+        Not after a hang, which has cost the caller's time already, and not where a revision was named.
+        """
+        if call.version or error.code is Code.WORKER_HANG or self._stopping:
+            return None
+        revision = self._residency.routes[call.model].other(resident.revision)
+        other = self._residency.find(call.model, revision)
+        return other if revision != resident.revision and other is not None and other.expected else None
+
+    def _tell(self, resident: Resident, code: str, began: float) -> None:
+        if self._observers:
+            took_s = asyncio.get_running_loop().time() - began
+            outcome = Outcome(resident.name, resident.revision, not code, code, took_s)
+            for observer in self._observers:
+                observer(outcome)
+
+    async def _ask(
+        self, resident: Resident, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]
+    ) -> bytes:
+        """One attempt, counted for the revision that made it."""
         queue = self.queue(resident)
+        sink = self._shadows.get(call.model)
+        if sink is not None:
+            render = functools.partial(_copied, sink, call, render)
         try:
             answer = await self._infer(resident, queue, call, remaining_s, render)
         except EdgedError as error:
@@ -103,6 +162,18 @@ class Service:
             queue = self._queues[key] = Queue(resident, self._bounds())
         return queue
 
+    async def release(self, resident: Resident, limit_s: float) -> None:
+        """Waits until what a withdrawn resident was asked is answered, and forgets its queue; the rest is given up."""
+        key = (resident.name, resident.revision)
+        queue = self._queues.get(key)
+        if queue is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    await queue.drained()
+            queue.give_up(unavailable(resident))
+        self._queues.pop(key, None)
+        self._admitted.pop(key, None)
+
     async def drain(self, limit_s: float) -> bool:
         """Refuses what comes from now on and waits for what is here; whether all of it was answered in time.
 
@@ -123,6 +194,22 @@ class Service:
 
     def _bounds(self) -> Bounds:
         return Bounds(self._settings.queue_requests, self._settings.queue_mib * 1024 * 1024)
+
+
+def _copied(sink: Callable[[Sample], None], call: Call, render: Callable[[Answer], bytes], answer: Answer) -> bytes:
+    """Renders an answer, and gives a copy of it with its request to `sink`."""
+    sink(
+        Sample(
+            inputs=tuple(meta.name for meta in call.inputs),
+            shapes=tuple(meta.shape for meta in call.inputs),
+            forms=tuple(int(content.form) for content in call.contents),
+            contents=tuple(b"".join(content.parts) for content in call.contents),
+            outputs=tuple(output.name for output in answer.outputs),
+            expected_shapes=tuple(output.shape for output in answer.outputs),
+            expected=tuple(bytes(output.data) for output in answer.outputs),
+        )
+    )
+    return render(answer)
 
 
 def _shutting_down() -> EdgedError:

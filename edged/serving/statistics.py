@@ -43,3 +43,8 @@ class Statistics(msgspec.Struct):
             self.refused += 1
         else:
             self.failed += 1
+
+
+def is_outcome(code: Code) -> bool:
+    """Whether an error says something of the revision that was asked; that it cannot answer at all does."""
+    return code not in REFUSALS or code is Code.MODEL_UNAVAILABLE

@@ -25,7 +25,7 @@ from edged.update.records import Committed, DamagedError, Pin, Quarantined, Tran
 
 DATABASE = "journal.db"
 
-# Schema 1. A release may add kinds of documents, fields, tables and columns with defaults, and raise the number; it never
+# Schema 1. A release may add kinds of documents, fields, tables, columns with defaults, and raise the number; it never
 # changes what is there, so that the release before can open what this one wrote (https://sqlite.org/pragma.html).
 _SCHEMA_VERSION = 1
 _SCHEMA = """

@@ -26,6 +26,7 @@ from edged.worker.messages import (
     FromWorker,
     Infer,
     Load,
+    RunShadow,
     ToWorker,
 )
 from edged.worker.model import Model, failed
@@ -87,6 +88,8 @@ def serve(link: socket.socket, arena: Window) -> None:
             elif isinstance(message, Infer):
                 answered, bodies = model.infer(message, body, arena)
                 _send(link, answered, bodies)
+            elif isinstance(message, RunShadow):
+                _send(link, model.shadow(message, body))
             else:
                 _send(link, model.golden(message))
         except EdgedError as error:

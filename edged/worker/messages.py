@@ -166,5 +166,19 @@ class Compared(msgspec.Struct, frozen=True, array_like=True, tag=7):
     infer_s: float
 
 
-ToWorker = Load | Infer | RunGolden
+class RunShadow(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """Front to worker: run a copied request and measure how far the answer lies from the one that was given.
+
+    The body holds the inputs one after the other, then the expected outputs, raw. Answered by Compared or Failed.
+    """
+
+    inputs: tuple[str, ...]
+    parts: tuple[InputPart, ...]
+    outputs: tuple[str, ...]
+    expected: tuple[OutputPart, ...]
+    atol: float
+    rtol: float
+
+
+ToWorker = Load | Infer | RunGolden | RunShadow
 FromWorker = Loaded | Failed | Answered | Compared

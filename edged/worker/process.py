@@ -28,6 +28,7 @@ from edged.worker.messages import (
     Loaded,
     MemberAnswer,
     RunGolden,
+    RunShadow,
 )
 from edged.worker.templates import Maker, spawned
 from edged.worker.usage import Usage
@@ -162,6 +163,11 @@ class Worker:
     async def golden(self, golden: RunGolden) -> Compared:
         """Runs a golden. Raises as `infer` does."""
         message, _ = await self._answer(self._link.send(golden), self.caps.first_inference_s, "a golden")
+        return _expect(message, Compared)
+
+    async def shadow(self, shadow: RunShadow, body: Sequence[Buffer]) -> Compared:
+        """Runs a copied request. Raises as `infer` does."""
+        message, _ = await self._answer(self._link.send(shadow, body), self.caps.inference_s, "a copied request")
         return _expect(message, Compared)
 
     async def load(self, load: Load) -> None:
