@@ -1,1 +1,1 @@
-"""Models over the air: decided, fetched, tried, watched, and gone back on by themselves."""
+"""From the plan to what serves: fetching, judging, taking back."""
