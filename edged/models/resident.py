@@ -85,6 +85,8 @@ class Resident:
         self._max_answer_bytes = max_answer_bytes
         self.crashes = 0
         """Workers that ended unasked, and by no fault of another's; hangs are counted apart."""
+        self.trouble: EdgedError | None = None
+        """What the last worker that ended, or did not come up, is blamed for."""
         self.hangs = 0
         self._served = False
         self._deaths = 0
@@ -122,6 +124,11 @@ class Resident:
     def settled(self) -> bool:
         """Whether its first load has come to an end, good or bad."""
         return not self.loading or self._deaths > 0
+
+    @property
+    def deaths(self) -> int:
+        """Workers that ended in a row with no answer between, or did not come up."""
+        return self._deaths
 
     @property
     def degraded(self) -> bool:
@@ -167,6 +174,7 @@ class Resident:
                 self._deaths += 1
                 self._count_death(worker)
             verdict = worker.verdict or EdgedError(Code.WORKER_CRASHED, f"its worker ended: {how.text}")
+            self.trouble = verdict
             if how.lost:
                 self.lost.append(worker)
                 self._pass_over(self._runnable[0], verdict)
@@ -180,6 +188,7 @@ class Resident:
         try:
             worker = await start_worker(self.source.folder, self.manifest, variant, self.terms)
         except (EdgedError, OSError) as error:
+            self.trouble = error if isinstance(error, EdgedError) else EdgedError(Code.LOAD_FAILED, str(error))
             if _may_pass(error) and (self._runnable == [variant] or not _is_hang(error)):
                 self.last_exit = str(error)
                 self._deaths += 1
