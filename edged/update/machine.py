@@ -152,7 +152,14 @@ REASONS: Mapping[Phase, frozenset[Reason]] = {
     ),
     Phase.SHADOW: frozenset({Reason.SHADOW_DISAGREEMENT, Reason.CRASH_LOOP, Reason.WORKER_HANG}),
     Phase.SOAKING: frozenset(
-        {Reason.ERROR_RATE, Reason.LATENCY_BUDGET, Reason.CRASH_LOOP, Reason.WORKER_HANG, Reason.OPERATOR}
+        {
+            Reason.ERROR_RATE,
+            Reason.LATENCY_BUDGET,
+            Reason.CRASH_LOOP,
+            Reason.WORKER_HANG,
+            Reason.LOAD_FAILED,
+            Reason.OPERATOR,
+        }
     ),
 }
 
@@ -213,7 +220,7 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
         case Event.RETRY:
             new = msgspec.structs.replace(new, attempts=state.attempts + 1)
         case Event.STARTED if rule.phase in WORK:
-            new = msgspec.structs.replace(new, attempts=state.attempts + 1, deferred=state.deferred)
+            new = msgspec.structs.replace(new, attempts=state.attempts + 1)
     if Effect.FLIP in effects:
         new = msgspec.structs.replace(new, serving=state.target, previous=state.serving, older=state.previous)
     if Effect.FLIP_BACK in effects:
