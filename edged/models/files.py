@@ -17,6 +17,9 @@ from edged.errors import Code, EdgedError
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _READ_BYTES = 1024 * 1024
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The error numbers that mean that there is no space for what is to be written."""
+
 
 def names(folder: Path) -> list[str]:
     """The visible names in `folder`, sorted; none where it is not there."""

@@ -11,7 +11,6 @@ revision whole or not there, and at worst blobs that nothing refers to, which `c
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -118,7 +117,7 @@ class Store:
         try:
             return self._take_in(staging)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in files.FULL:
                 found = f"{self.root}: there is no space left to take a revision in"
                 raise EdgedError(Code.STORAGE_FULL, found, "free space on the disk of the state folder") from error
             raise
