@@ -1,4 +1,4 @@
-"""Where bundles are: those of the store, and those that came with the image. It reads the disk; call it from a thread."""
+"""Where bundles are: in the store, or in the image. It reads the disk: call it from a thread."""
 
 from __future__ import annotations
 

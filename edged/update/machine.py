@@ -192,7 +192,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Happened(msgspec.Struct, frozen=True):
-    """An event with what belongs to it. `target` and `cause` come with WANTED, `reason` with FAILED."""
+    """An event with what belongs to it.
+
+    `target` and `cause` come with WANTED, the whole `target` with TAKEN_IN, what was meant with SUPERSEDED, and
+    `reason` with FAILED.
+    """
 
     event: Event
     text: str = ""
@@ -204,7 +208,8 @@ class Happened(msgspec.Struct, frozen=True):
 def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     """What follows. An event that the phase has no rule for came too late, and changes nothing."""
     rule = TABLE.get((state.phase, happened.event))
-    if rule is None:
+    other = happened.event is Event.SUPERSEDED and happened.target not in (None, state.target)
+    if rule is None or other:
         return state, ()
     effects = rule.effects
     new = msgspec.structs.replace(state, phase=rule.phase, deferred="")
@@ -213,6 +218,8 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     match happened.event:
         case Event.WANTED:
             new = msgspec.structs.replace(new, target=happened.target, cause=happened.cause, crashes=0)
+        case Event.TAKEN_IN:
+            new = msgspec.structs.replace(new, target=happened.target or state.target)
         case Event.DEFERRED:
             new = msgspec.structs.replace(new, deferred=happened.text)
         case Event.CRASHED:

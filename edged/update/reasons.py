@@ -28,9 +28,12 @@ class Reason(StrEnum):
     OPERATOR = "operator"
 
 
-# What the revision itself is to blame for, here and now: it is not tried again under the same key.
+# What the revision is to blame for, here and now: it is not tried again under the same key. Anything else may pass by
+# itself, and the next poll tries again.
 QUARANTINES = frozenset(
     {
+        Reason.INCOMPATIBLE_HARDWARE,
+        Reason.INCOMPATIBLE_RUNTIME,
         Reason.INCOMPATIBLE_SIGNATURE,
         Reason.LOAD_FAILED,
         Reason.GOLDEN_MISMATCH,
@@ -41,17 +44,5 @@ QUARANTINES = frozenset(
         Reason.CRASH_LOOP,
         Reason.WORKER_HANG,
         Reason.OPERATOR,
-    }
-)
-
-# What may pass by itself: another poll tries again, later each time.
-PASSES = frozenset(
-    {
-        Reason.SIGNATURE_INVALID,
-        Reason.METADATA_EXPIRED,
-        Reason.ROLLBACK_ATTACK,
-        Reason.STORAGE_FULL,
-        Reason.DOWNLOAD_FAILED,
-        Reason.DIGEST_MISMATCH,
     }
 )
