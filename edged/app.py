@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -22,15 +23,19 @@ from edged.errors import EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
-from edged.rpc import admin, health, inference, reflection
+from edged.rpc import admin, health, inference, reflection, updates
 from edged.rpc.server import Methods, Server, Tls, remove_leftovers
 from edged.runtimes.base import ENGINES
 from edged.serving import report
 from edged.serving.service import Service
 from edged.system import hardware
 from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
+from edged.system.hardware import Hardware
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
+from edged.types import Level
+from edged.update.agent import Agent
+from edged.update.opening import Parts, open_agent
 from edged.worker.templates import Templates
 
 # READY=1 waits for the first loads to come to an end, but not for ever: a slow model must not fail the start.
@@ -70,6 +75,7 @@ class App:
         self._templates = Templates(self._events)
         self._service = Service(self._residency, settings.serving)
         self._notifier = Notifier(os.environ)
+        self._agent: Agent | None = None
         self._log = log.get("app")
         self._doubts: list[str] = []
         for error in wrong:
@@ -87,12 +93,15 @@ class App:
             self._in_background(stack, "watchdog", self._notifier.keep_alive())  # fed until the very end
             stack.push_async_callback(self._templates.stop)
             stack.push_async_callback(self._residency.stop)
-            self._load_models()
-            for server in self._servers(stack):
+            agent = self._agent = self._open_agent()
+            stack.push_async_callback(agent.close)
+            await agent.begin()
+            self._in_background(stack, "update agent", agent.run())
+            for server in self._servers(stack, agent):
                 await server.start()
             stack.push_async_callback(self._drain)
             self._in_background(stack, "status line", self._tell())
-            await self._start_up(stop)
+            await self._start_up(stop, agent)
             await stop.wait()
             self._log.info("stopping", phase=self._life.phase)
             self._life.enter(Phase.DRAINING)
@@ -125,38 +134,57 @@ class App:
         task.add_done_callback(ended)
         stack.push_async_callback(_end, [task])
 
-    def _load_models(self) -> None:
-        """Starts the newest sound bundle of each factory model."""
+    def _open_agent(self) -> Agent:
+        """The agent, which also chooses what serves first."""
         runtimes = {name: engine.version() for name, engine in ENGINES.items()}
         device = hardware.read(self._settings.device.hardware_class)
-        folder = Path(self._placed.paths.factory)
-        for found in factory.discover(folder):
-            if found.error is not None:
-                self._events.record(Severity.ERROR, found.error.code, found.model or "factory", str(found.error))
-                name = found.folder.relative_to(folder)
-                self._life.degrade(f"factory bundle {name} is not usable: {_in_a_line(found.error)}")
-            elif found.manifest is not None and found.manifest.name not in self._residency.routes:
-                source = Source(found.folder, found.manifest, "factory")
-                resident = Resident(
-                    source,
-                    device,
-                    runtimes,
-                    self._settings.workers,
-                    self._changes,
-                    self._events,
-                    self._templates.make,
-                    self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
-                )
-                self._residency.add(resident)
+        parts = Parts(
+            settings=self._placed,
+            runtimes=runtimes,
+            factory=self._factory(Path(self._placed.paths.factory)),
+            residency=self._residency,
+            traffic=self._service,
+            events=self._events,
+            changes=self._changes,
+            make_resident=functools.partial(self._resident, device, runtimes),
+            level=lambda: Level.NOMINAL,
+            drain_s=lambda: self._settings.serving.drain_s,
+            degrade=self._life.degrade,
+            recover=self._life.recover,
+        )
+        return open_agent(parts)
 
-    def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
+    def _factory(self, folder: Path) -> list[factory.Found]:
+        """The bundles that the image brought; what is wrong with one is told."""
+        found = factory.discover(folder)
+        for each in found:
+            if each.error is not None:
+                self._events.record(Severity.ERROR, each.error.code, each.model or "factory", str(each.error))
+                name = each.folder.relative_to(folder)
+                self._life.degrade(f"factory bundle {name} is not usable: {_in_a_line(each.error)}")
+        return found
+
+    def _resident(self, device: Hardware, runtimes: Mapping[str, str | None], source: Source) -> Resident:
+        return Resident(
+            source,
+            device,
+            runtimes,
+            self._settings.workers,
+            self._changes,
+            self._events,
+            self._templates.make,
+            self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
+        )
+
+    def _servers(self, stack: contextlib.AsyncExitStack, agent: Agent) -> list[Server]:
         """Two servers, since grpc offers all services of one on all its addresses; stopped with `stack`."""
         listen = self._placed.listen
         protocol = {inference.SERVICE: inference.Inference(self._service).methods()}
         administration = {
             admin.SERVICE: admin.Admin(
                 self._service, self._residency, self._life, self._events, self._settings.device.hardware_class
-            ).methods()
+            ).methods(),
+            updates.SERVICE: updates.Updates(agent).methods(),
         }
         public = self._server(protocol, listen)
         stack.push_async_callback(public.stop, _CLOSE_S)
@@ -182,9 +210,9 @@ class App:
         }
         return Server(offered, listen.max_message_mib * 1024 * 1024)
 
-    async def _start_up(self, stop: asyncio.Event) -> None:
+    async def _start_up(self, stop: asyncio.Event, agent: Agent) -> None:
         """Says READY=1 when every model is loaded or has failed, at the latest after _FIRST_LOADS_S."""
-        either = [asyncio.create_task(part) for part in (self._first_loads(), stop.wait())]
+        either = [asyncio.create_task(part) for part in (agent.begun(), stop.wait())]
         await asyncio.wait(either, timeout=_FIRST_LOADS_S, return_when=asyncio.FIRST_COMPLETED)
         await _end(either)
         if stop.is_set():
@@ -199,10 +227,6 @@ class App:
             f"edged {__version__} serves: {report.summary(self._life, self._residency)}",
             listening=", ".join(self._life.listening),
         )
-
-    async def _first_loads(self) -> None:
-        while not all(resident.settled for resident in self._residency.all()):
-            await self._changes.after(self._changes.count)
 
     async def _tell(self) -> None:
         """Keeps the line that `systemctl status` shows."""
@@ -265,6 +289,8 @@ class App:
         self._remember_settings(new)
         log.configure(self._settings.log.level, self._settings.log.format)
         self._service.apply(self._settings.serving)
+        if self._agent is not None:
+            self._agent.shop.settings = self._settings.under(self._origin.root).update
         for resident in self._residency.all():
             resident.settings = self._settings.workers
         self._changes.mark()

@@ -68,21 +68,36 @@ class Agent:
         self._floors: dict[str, int] = {}
         self._first_seen: dict[tuple[str, int], float] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._starts: dict[str, asyncio.Task[None]] = {}
         self._nudged = asyncio.Event()
         self._looking = asyncio.Lock()
 
     async def begin(self) -> None:
-        """Makes the choice of the start for every model. Returns when each has come to an end, good or bad."""
-        ledger = self._shop.ledger
+        """Begins the choice of the start for every model; returns when each has a route, ready or not."""
+        shop, ledger = self._shop, self._shop.ledger
+        with contextlib.suppress(OSError):  # what a power cut left on its way
+            await asyncio.to_thread(shop.library.store.tidy)
         states = await ledger.do(ledger.journal.states)
         committed = await ledger.do(ledger.journal.committed)
         self.pins = await ledger.do(ledger.journal.pins)
         self.quarantined = await ledger.do(ledger.journal.quarantined)
         self.roles = await self._fact(_ROLES, dict[str, str]) or {}
         self.spending = await self._fact("spending", Spending) or Spending()
-        names = sorted({*states, *self._shop.library.models()})
-        begun = (self._begin(states.get(name) or State(model=name), committed.get(name)) for name in names)
-        await asyncio.gather(*begun)
+        names = sorted({*states, *shop.library.models()})
+        for name in names:
+            begun = self._begin(states.get(name) or State(model=name), committed.get(name))
+            self._starts[name] = asyncio.create_task(begun, name=f"start of {name}")
+        while any(not task.done() and name not in shop.residency.routes for name, task in self._starts.items()):
+            count = shop.changes.count
+            waits = [asyncio.ensure_future(shop.changes.after(count)), *self._starts.values()]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            waits[0].cancel()
+            await asyncio.gather(waits[0], return_exceptions=True)
+
+    async def begun(self) -> None:
+        """Waits until every model's first load has come to an end, good or bad."""
+        if self._starts:
+            await asyncio.wait(self._starts.values())
 
     async def _begin(self, state: State, committed: Committed | None) -> None:
         library, environment = self._shop.library, self._shop.environment
@@ -119,20 +134,24 @@ class Agent:
     def _course(self, state: State) -> Course:
         course = self.courses.get(state.model)
         if course is None:
-            course = self.courses[state.model] = Course(state, self._shop, self.gate)
+            course = self.courses[state.model] = Course(state, self._shop, self)
             self._tasks[state.model] = asyncio.create_task(course.run(), name=f"course of {state.model}")
         return course
 
     async def run(self) -> None:
         """Polls until it is cancelled; `begin` comes first."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._poll())
-                group.create_task(self._look_again())
-        finally:
-            for task in self._tasks.values():
-                task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self.begun()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._poll())
+            group.create_task(self._look_again())
+
+    async def close(self) -> None:
+        """Ends all courses where they are, and closes the journal."""
+        tasks = [*self._starts.values(), *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._shop.ledger.close()
 
     async def _poll(self) -> None:
         while True:
@@ -154,13 +173,24 @@ class Agent:
         """Has the repository looked at now."""
         self._nudged.set()
 
-    async def look(self, *, now: bool = False) -> None:
-        """Brings the plan and sets courses by it; `now` passes over its download jitter. Raises EdgedError."""
+    async def look_at(self, stick: Path | None, *, begin: bool) -> None:
+        """Looks at the repository, or at the one on a stick, for somebody who waits. Raises EdgedError."""
+        if stick is None and not self._shop.settings.repository:
+            text = "there is no repository to look at"
+            raise EdgedError(Code.INVALID_ARGUMENT, text, "set update.repository, or name a folder with --from")
+        if self.busy and stick != self.stick:
+            text = "an update from another repository is under way"
+            raise EdgedError(Code.OVERLOADED, text, "wait until it is done; `edgectl update --watch` shows it")
+        self.stick = stick
+        await self.look(now=True, begin=begin)
+
+    async def look(self, *, now: bool = False, begin: bool = True) -> None:
+        """Brings the plan and, to `begin`, sets courses by it; `now` passes over its jitter. Raises EdgedError."""
         async with self._looking:
             shop = self._shop
             try:
                 found, floors = await fetcher.bring_plan(
-                    shop.origin(), shop.settings.fleet, shop.state_folder / "plan", self.told
+                    self.origin(), shop.settings.fleet, shop.state_folder / "plan", self.told
                 )
             except EdgedError as error:
                 self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: {error}"
@@ -171,7 +201,7 @@ class Agent:
                 self._floors[model] = max(floor, self._floors.get(model, 1))
             self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: the plan is up to date"
             await self.keep()
-        await self.reconsider(now=now)
+        await self.reconsider(now=now, begin=begin)
 
     def told(self, facts: Mapping[str, Any]) -> None:
         """Takes what the fetcher tells."""
@@ -200,8 +230,8 @@ class Agent:
             floors=self.roles,
         )
 
-    async def reconsider(self, *, now: bool = False) -> None:
-        """Sets every course by what is wanted and allowed now."""
+    async def reconsider(self, *, now: bool = False, begin: bool = True) -> None:
+        """Decides what is wanted and allowed of each model now and, to `begin`, sets its course by that."""
         ledger = self._shop.ledger
         self.quarantined = await ledger.do(ledger.journal.quarantined)
         wanted = self._wanted()
@@ -216,6 +246,8 @@ class Agent:
             if decision.go_for and found and not now and hope and hope.cause == "plan":
                 decision = self._after_jitter(decision, found)
             self.decisions[model] = decision
+            if not begin:
+                continue
             if hope is not None:
                 course.stages.wish = hope
             if decision.give_up:
@@ -320,6 +352,11 @@ class Agent:
             await ledger.do(ledger.journal.release, key)
         await self.reconsider(now=True)
         return list(found.values())
+
+    @property
+    def shop(self) -> Shop:
+        """What it works with."""
+        return self._shop
 
     @property
     def busy(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 
 from edged import clock, log
 from edged.errors import EdgedError
@@ -14,7 +13,7 @@ from edged.update.machine import REASONS, Effect, Event, Happened, Phase, State,
 from edged.update.reasons import QUARANTINES, Reason
 from edged.update.records import Committed, Quarantined, Transition
 from edged.update.shop import Shop
-from edged.update.stages import Said, Stage, Stages, said
+from edged.update.stages import Said, Stage, Stages, Terms, said
 
 _log = log.get("update")
 
@@ -25,13 +24,12 @@ _PAUSE_S = 15.0
 class Course:
     """One model's update. Everything that happens to it passes through one queue, one thing after the other."""
 
-    def __init__(self, state: State, shop: Shop, gate: Callable[[str], str]) -> None:
-        """`gate` says why a model's route may not flip now; nothing when it may."""
+    def __init__(self, state: State, shop: Shop, terms: Terms) -> None:
         self.state = state
         self.floor = 1
         self.text = ""
         """What happened last, in words."""
-        self.stages = Stages(shop, gate, self.post)
+        self.stages = Stages(shop, terms, self.post)
         self._shop = shop
         self._said: asyncio.Queue[tuple[Said, int]] = asyncio.Queue()
         self._work: asyncio.Task[None] | None = None

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import msgspec
 
@@ -19,7 +19,6 @@ from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
 from edged.types import Level, Outcome, Sample
 from edged.update.environment import Environment
-from edged.update.fetcher import Origin
 from edged.update.journal import Journal
 from edged.update.outcomes import Outcomes
 
@@ -71,8 +70,6 @@ class Shop(msgspec.Struct, kw_only=True):
     events: EventLog
     changes: Changes
     make_resident: Callable[[Source], Resident]
-    origin: Callable[[], Origin]
-    """The repository as it is now to be asked; a stick while one is being looked at."""
     level: Callable[[], Level]
     drain_s: Callable[[], float]
     state_folder: Path
@@ -80,5 +77,3 @@ class Shop(msgspec.Struct, kw_only=True):
     """One download at a time: the link is shared by all."""
     trying: asyncio.Semaphore
     """One trial at a time: a small device has room for one more model, hardly for two."""
-    told: Callable[[dict[str, Any]], None]
-    """What the fetcher tells, for whoever accounts for it."""

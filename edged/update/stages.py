@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -37,19 +37,32 @@ def said(event: Event, text: str = "", reason: Reason | None = None, **evidence:
     return Said(Happened(event, text, reason), evidence)
 
 
+class Terms(Protocol):
+    """What the agent says to a course."""
+
+    def gate(self, model: str) -> str:
+        """Why the route of a model may not flip now; nothing when it may."""
+
+    def origin(self) -> fetcher.Origin:
+        """The repository to be asked now."""
+
+    def told(self, facts: Mapping[str, Any]) -> None:
+        """Takes what the fetcher tells."""
+
+
 Stage = Callable[[State], Awaitable[Said]]
 
 
 class Stages:
     """The stages of one model's update. Each may be cancelled anywhere and begun again; what it raises is judged."""
 
-    def __init__(self, shop: Shop, gate: Callable[[str], str], post: Callable[[Happened], None]) -> None:
-        """`gate` says why a model's route may not flip now, or nothing; `post` takes what happens on the way."""
+    def __init__(self, shop: Shop, terms: Terms, post: Callable[[Happened], None]) -> None:
+        """`post` takes what happens on the way."""
         self.wish = Wish(0, "")
         self.progress: dict[str, Any] = {}
         """How far the download is, as the fetcher tells it."""
         self._shop = shop
-        self._gate = gate
+        self._terms = terms
         self._post = post
         self._compared: tuple[State, Said] | None = None
         """What the shadow said, while the route may not flip."""
@@ -86,7 +99,7 @@ class Stages:
                 reserve_bytes=store.reserve_bytes,
             )
             try:
-                await fetcher.bring_revision(shop.origin(), order, self._follow)
+                await fetcher.bring_revision(self._terms.origin(), order, self._follow)
             except EdgedError as error:
                 if error.code is not Code.DOWNLOAD_FAILED or state.attempts + 1 >= policy.FETCH_ATTEMPTS:
                     raise
@@ -97,7 +110,7 @@ class Stages:
         if told.get("event") in ("progress", "staged"):
             self.progress = {name: value for name, value in told.items() if name not in ("event", "path")}
             self._shop.changes.mark()
-        self._shop.told(dict(told))
+        self._terms.told(told)
 
     async def take_in(self, state: State) -> Said:
         """Verifies every byte once more and moves the revision into the store."""
@@ -143,7 +156,7 @@ class Stages:
             return said(Event.RETRY, "its worker is gone")
         if self._compared is None or self._compared[0].target != state.target:
             self._compared = (state, await self._compare(state, resident))
-        if why := self._gate(state.model):
+        if why := self._terms.gate(state.model):
             return said(Event.DEFERRED, why)
         found, self._compared = self._compared[1], None
         return found
