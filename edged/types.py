@@ -1,4 +1,4 @@
-"""What several siblings share: datatypes, tensor specifications, levels. Nothing here does anything."""
+"""What several siblings share: datatypes, tensor specifications, levels, operators. Nothing here does anything."""
 
 from __future__ import annotations
 
@@ -101,3 +101,22 @@ class Sample(msgspec.Struct, frozen=True):
     outputs: tuple[str, ...]
     expected_shapes: tuple[tuple[int, ...], ...]
     expected: tuple[bytes, ...]
+
+
+class Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Somebody who may command devices, as the signed `operators.json` names them."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z")]
+    key: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """The 32 bytes of an ed25519 public key, in hex."""
+    may: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)]
+    """The commands."""
+    hardware_classes: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
+    """The classes whose devices; none named: all."""
+
+
+class Operators(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """The signed target `operators.json`."""
+
+    fleet: str
+    operators: Annotated[tuple[Operator, ...], msgspec.Meta(max_length=1000)] = ()

@@ -34,7 +34,7 @@ from edged.models import files
 from edged.models.store import Store
 from edged.update import plan as plans
 from edged.update.assemble import Assembly, Progress, Space
-from edged.update.repository import Repository
+from edged.update.repository import OPERATORS_NAME, Repository
 from edged.update.transport import SCHEMES, Terms, Transport
 from edged.update.trusted import Trusted
 
@@ -60,10 +60,12 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Does what `arguments` say, and gives the exit status."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.do is not _init and not (given.repository or given.metadata_url):
+        parser.error("give --repository")
     try:
-        with_alarm = _Alarm(given.timeout)
-        given.do(given, with_alarm)
+        given.do(given, _Alarm(given.timeout))
     except EdgedError as error:
         return _refuse(error)
     except OSError as error:
@@ -127,7 +129,7 @@ class _Session:
             floors=floors,
         )
         self.trusted.refresh()
-        self.repository = Repository(given.repository, self.trusted, self.transport)
+        self.repository = Repository(given.repository or "", self.trusted, self.transport)
 
     def tell(self) -> None:
         _tell(
@@ -161,9 +163,12 @@ def _plan(given: argparse.Namespace, alarm: _Alarm) -> None:
     session = _Session(given, alarm)
     plan = session.repository.plan(given.fleet)
     floors = {model: session.repository.min_revision(model) for model in plan.models}
+    operators = session.repository.operators()
+    session.trusted.forget()
     files.make_folder(given.into)
     path = given.into / PLAN_NAME
     durable.write(path, plans.encode(plan))
+    durable.write(given.into / OPERATORS_NAME, operators if operators is not None else b"{}")
     session.tell()
     _tell("plan", path=str(path), floors=floors)
 
@@ -219,8 +224,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--metadata-dir", type=Path, required=True, help="folder in which the repository's metadata is kept")
     add("--root", type=Path, help="file with the root of trust; without it, the one that `init` kept")
-    add("--repository", type=_url, default="", help="URL of the repository: https, http or file")
-    add("--metadata-url", type=_url, default="", help="where its metadata lies, if not in metadata/ below it")
+    add("--repository", type=_url, help="URL of the repository: https, http or file")
+    add("--metadata-url", type=_url, help="where its metadata lies, if not in metadata/ below it")
     add("--target-name", help="download: the target")
     add("--target-dir", type=Path, help="download: the folder it is put into")
     add("--target-base-url", type=_url, help="download: where targets lie")
@@ -237,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("download", help="bring one target").set_defaults(do=_download)
     plan = commands.add_parser("plan", help="bring the plan")
     plan.add_argument("--fleet", required=True)
-    plan.add_argument("--into", type=Path, required=True, help="folder in which plan.json is written")
+    plan.add_argument("--into", type=Path, required=True, help="folder for plan.json and operators.json")
     plan.set_defaults(do=_plan)
     fetch = commands.add_parser("fetch", help="bring a revision")
     fetch.add_argument("--model", required=True)

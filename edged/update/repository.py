@@ -27,6 +27,9 @@ from edged.update.trusted import Trusted
 _PAUSES_S = (0.5, 2.0)
 
 _MAX_SMALL_BYTES = 64 * 1024
+_MAX_OPERATORS_BYTES = 1024 * 1024
+
+OPERATORS_NAME = "operators.json"
 
 
 class Floor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,7 +51,7 @@ class Repository:
     def plan(self, fleet: str) -> Plan:
         """The plan of a fleet. Raises EdgedError: plan_invalid also where there is none of that name."""
         name = f"plans/{fleet}.json"
-        raw = self._target(name, MAX_PLAN_BYTES)
+        raw = self._target(name, MAX_PLAN_BYTES, keep=True)
         if raw is None:
             raise EdgedError(Code.PLAN_INVALID, f"{name}: is not published", "is it the name of this fleet?")
         plan = decode(raw, name)
@@ -59,7 +62,7 @@ class Repository:
     def min_revision(self, model: str) -> int:
         """The floor of a model; 1 where none is published. Raises EdgedError."""
         name = f"models/{model}/floor.json"
-        raw = self._target(name, _MAX_SMALL_BYTES)
+        raw = self._target(name, _MAX_SMALL_BYTES, keep=True)
         if raw is None:
             return 1
         try:
@@ -106,5 +109,9 @@ class Repository:
             time.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    def _target(self, name: str, limit: int) -> bytes | None:
-        return self._trusted.target(name, f"{self._url}/targets", limit)
+    def operators(self) -> bytes | None:
+        """The signed `operators.json`; None where nobody may command. Raises EdgedError."""
+        return self._target(OPERATORS_NAME, _MAX_OPERATORS_BYTES, keep=True)
+
+    def _target(self, name: str, limit: int, *, keep: bool = False) -> bytes | None:
+        return self._trusted.target(name, f"{self._url}/targets", limit, keep=keep)

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, Timestamp
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import Updater, UpdaterConfig
 
@@ -35,6 +35,7 @@ ISSUED_FIELD = "x-edged-issued"
 
 # Beside the metadata; no metadata itself, so not called *.json.
 _ISSUED_NAME = "issued"
+_KEPT_NAME = "kept"
 
 _CONFIG = UpdaterConfig(max_delegations=8, targets_max_length=4 * 1024 * 1024)
 
@@ -70,6 +71,7 @@ class Trusted(Updater):
         """The time that expiries are held against."""
         self._transport = transport
         self._floors = dict(floors or {})
+        self._kept: set[str] = set()
         (folder / "root_history").mkdir(parents=True, exist_ok=True)
         with as_edged_errors("the root of trust"):
             super().__init__(str(folder), url, fetcher=transport, config=_CONFIG, bootstrap=root)
@@ -80,10 +82,10 @@ class Trusted(Updater):
             super().refresh()
             self._hold_floors()
 
-    def target(self, path: str, url: str, limit: int) -> bytes | None:
+    def target(self, path: str, url: str, limit: int, *, keep: bool = False) -> bytes | None:
         """The content of a target, verified, of at most `limit` bytes; None where there is none of that path.
 
-        `url` is where targets lie. Raises EdgedError.
+        `url` is where targets lie. `keep`: it is asked for at each poll, so a copy stays. Raises EdgedError.
         """
         with as_edged_errors(path):
             found = self.get_targetinfo(path)
@@ -92,11 +94,55 @@ class Trusted(Updater):
                 return None
             if found.length > limit:
                 raise exceptions.LengthOrHashMismatchError(f"{path} has {found.length} bytes, more than {limit}")
+            digest = next(iter(found.hashes.values()))
+            copy = self.folder / _KEPT_NAME / digest
+            if keep and (content := self._copy(copy, found)) is not None:
+                return content
             folder, slash, name = path.rpartition("/")
-            prefix = f"{next(iter(found.hashes.values()))}." if self._trusted_set.root.consistent_snapshot else ""
+            prefix = f"{digest}." if self._trusted_set.root.consistent_snapshot else ""
             content = self._transport.download_bytes(f"{url.rstrip('/')}/{folder}{slash}{prefix}{name}", found.length)
             found.verify_length_and_hashes(content)
+            if keep:
+                copy.parent.mkdir(exist_ok=True)
+                durable.write(copy, content)
+                self._kept.add(digest)
             return content
+
+    def _copy(self, copy: Path, wanted: TargetFile) -> bytes | None:
+        """A copy that was kept, where it is still what is signed."""
+        try:
+            content = copy.read_bytes()
+            wanted.verify_length_and_hashes(content)
+        except (OSError, exceptions.RepositoryError):
+            return None
+        self._kept.add(copy.name)
+        return content
+
+    def forget(self) -> None:
+        """Removes the copies that were not asked for this time. Raises OSError."""
+        for copy in (self.folder / _KEPT_NAME).glob("*"):
+            if copy.name not in self._kept:
+                copy.unlink()
+
+    def listed(self) -> list[str]:
+        """Every target that the repository lists, whoever signs it; all roles are read. Raises EdgedError."""
+        found: set[str] = set()
+        roles = [(Targets.type, Root.type)]
+        with as_edged_errors(self._metadata_base_url):
+            while roles:
+                role, delegator = roles.pop()
+                targets = self._load_targets(role, delegator)
+                found.update(targets.targets)
+                delegations = targets.delegations
+                if delegations and delegations.roles:
+                    roles += [(name, role) for name in delegations.roles]
+                if delegations and delegations.succinct_roles:
+                    roles += [(name, role) for name in delegations.succinct_roles.get_roles()]
+        return sorted(found)
+
+    def expires(self) -> dict[str, datetime]:
+        """When the signature of each role that was read ends."""
+        return {role: self._trusted_set[role].expires for role, _, _ in self._trusted()}
 
     def accepted(self) -> dict[str, str]:
         """By role, the version now trusted and a mark of the keys it was trusted by: floors for the next time."""
