@@ -21,11 +21,11 @@ class _Counted(msgspec.Struct):
     latencies: dict[int, int] = {}
 
     def record(self) -> Record:
-        return Record(self.ok, self.failed, self._p99_s())
+        return Record(self.ok, self.failed, self._above_s(0.5), self._above_s(0.01))
 
-    def _p99_s(self) -> float:
-        """The upper end of the bucket that holds the 99th percentile; 0 where nothing was answered."""
-        above = self.ok * 0.01
+    def _above_s(self, share: float) -> float:
+        """The upper end of the bucket above which `share` of all latencies lie; 0 where nothing was answered."""
+        above = self.ok * share
         for bucket in sorted(self.latencies, reverse=True):
             above -= self.latencies[bucket]
             if above < 0:

@@ -31,11 +31,13 @@ _LEAST_RATE = 0.001
 _TIMES = 3.0
 _MORE = 0.01
 
-# Below this many requests the predecessor's own record says too little, and the author's ceiling holds alone.
+# Below this many requests the predecessor's own record says too little, and the author's ceiling holds alone; it takes
+# more to excuse what the author does not allow.
 _RECORD = 200
+_EXCUSE = 1000
 
-# A window is slow when more than half of its requests take longer than this many times the predecessor's p99.
-_SLOW_TIMES = 1.5
+# A window is slow when most of its requests take longer than this many times the predecessor's median.
+_SLOW_TIMES = 2.0
 _WINDOW_S = 1.0
 _WINDOW_REQUESTS = 10
 _SLOW_MAY, _SLOW_IS = 0.15, 0.6
@@ -43,7 +45,7 @@ _SLOW_MAY, _SLOW_IS = 0.15, 0.6
 # A worker that dies so often is no accident; one hang is the end, since it costs a caller the whole time limit.
 CRASHES = 3
 
-# Upper bound of a rate seen: this many standard errors above, and one error more (P < 10⁻⁵ for the normal law).
+# A rate seen is bounded from above by Wilson's score interval (1927) at so many standard errors: P < 10⁻⁵.
 _SIGMAS = 4.27
 
 
@@ -89,8 +91,9 @@ class Record(msgspec.Struct, frozen=True):
 
     ok: int = 0
     failed: int = 0
+    median_s: float = 0.0
     p99_s: float = 0.0
-    """0: not known."""
+    """0: not known, as with the median."""
 
     @property
     def requests(self) -> int:
@@ -100,20 +103,34 @@ class Record(msgspec.Struct, frozen=True):
 
 def allowed_rate(rules: Rules, old: Record) -> float:
     """How often a revision may err: as its author says, and no more often than its predecessor can be said to have."""
-    if old.requests < _RECORD:
+    count = old.requests
+    if count < _RECORD:
         return max(rules.max_error_rate, _LEAST_RATE)
-    rate = old.failed / old.requests
-    bound = (old.failed + 1) / old.requests + _SIGMAS * math.sqrt(rate * (1 - rate) / old.requests)
+    rate, square = old.failed / count, _SIGMAS**2
+    spread = math.sqrt(rate * (1 - rate) / count + square / (4 * count**2))
+    bound = (rate + square / (2 * count) + _SIGMAS * spread) / (1 + square / count)
     if rate > rules.max_error_rate:
-        return min(max(bound, _LEAST_RATE), 0.5)
+        return min(max(bound if count >= _EXCUSE else rules.max_error_rate, _LEAST_RATE), 0.5)
     return max(min(bound, rules.max_error_rate), _LEAST_RATE)
 
 
 class Soak:
     """One soak. It is told of each request, and of each death of a worker; `judge` says how it stands."""
 
-    def __init__(self, rules: Rules, old: Record, began_s: float, *, crashes: int = 0, least_s: float = 0.0) -> None:
-        """`began_s` on the clock that later times are of; `least_s`: no verdict that it is good before that time."""
+    def __init__(
+        self,
+        rules: Rules,
+        old: Record,
+        began_s: float,
+        *,
+        crashes: int = 0,
+        least_s: float = 0.0,
+        budget_s: float = 0.0,
+    ) -> None:
+        """`began_s` on the clock that later times are of; `least_s`: no verdict that it is good before that time.
+
+        `budget_s`: what the author allows a request to take; within it nothing is slow.
+        """
         may = allowed_rate(rules, old)
         self.old = old
         self.requests = 0
@@ -127,6 +144,7 @@ class Soak:
         self._least_s = least_s
         self._errors = Sprt(may, min(max(may * _TIMES, may + _MORE), (1 + may) / 2))
         self._slowness = Sprt(_SLOW_MAY, _SLOW_IS)
+        self._slow_s = max(old.median_s * _SLOW_TIMES, budget_s) if old.median_s else math.inf
         self._window_ends_s = began_s + _WINDOW_S
         self._in_window = 0
         self._slow = 0
@@ -138,11 +156,11 @@ class Soak:
         self._errors.add(happened=not outcome.ok)
         if outcome.code == Code.WORKER_HANG:
             self.hangs += 1
-        if outcome.ok and self.old.p99_s:
+        if outcome.ok:
             if now_s >= self._window_ends_s and self._in_window >= _WINDOW_REQUESTS:
                 self._close_window(now_s)
             self._in_window += 1
-            self._slow += outcome.took_s > self.old.p99_s * _SLOW_TIMES
+            self._slow += outcome.took_s > self._slow_s
 
     def _close_window(self, now_s: float) -> None:
         slow = self._slow * 2 > self._in_window
@@ -163,10 +181,10 @@ class Soak:
             found = f"{self.failed} of {self.requests} requests failed; {self._errors.may:.2%} may"
             return Verdict.BAD, Reason.ERROR_RATE, found
         if self._slowness.verdict is Verdict.BAD:
-            limit_ms = self.old.p99_s * _SLOW_TIMES * 1e3
-            found = f"most requests took over {limit_ms:.1f} ms in {self.slow_windows} of {self.windows} s"
+            found = f"most requests took over {self._slow_s * 1e3:.1f} ms in {self.slow_windows} of {self.windows} s"
             return Verdict.BAD, Reason.LATENCY_BUDGET, found
         enough = self.requests >= self._rules.min_requests and self._errors.verdict is Verdict.GOOD
+        enough = enough and self._slowness.ratio <= 0
         if enough and now_s - self._began_s >= self._least_s:
             return Verdict.GOOD, None, f"{self.failed} of {self.requests} requests failed {after}"
         return Verdict.OPEN, None, f"{self.failed} of {self.requests} requests failed {after}"
@@ -192,5 +210,6 @@ class Soak:
             "error_rate_allowed": round(self._errors.may, 6),
             "old_requests": self.old.requests,
             "old_failed": self.old.failed,
+            "old_median_ms": round(self.old.median_s * 1e3, 3),
             "old_p99_ms": round(self.old.p99_s * 1e3, 3),
         }

@@ -25,8 +25,8 @@ class Watch:
         self._resident = resident
         self._outcomes = outcomes
         self._seen = resident.crashes
-        rules = resident.manifest.acceptance.soak
-        self._soak = Soak(rules, old, clock.monotonic(), crashes=crashes, least_s=least_s)
+        rules, budget_s = resident.manifest.acceptance.soak, resident.manifest.acceptance.budgets.p99_ms / 1e3
+        self._soak = Soak(rules, old, clock.monotonic(), crashes=crashes, least_s=least_s, budget_s=budget_s)
         self._judged = asyncio.Event()
 
     def evidence(self) -> dict[str, Any]:
