@@ -305,7 +305,8 @@ class Agent:
         if revision < floor:
             text = f"revision {revision} of model {model} lies below {floor}, the least that is signed as allowed"
             raise EdgedError(Code.ROLLBACK_ATTACK, text, f"name {floor} or a higher one")
-        for name, found in self.quarantined.items():
+        ledger = self._shop.ledger
+        for name, found in (await ledger.do(ledger.journal.quarantined)).items():
             if (found.model, found.revision) == (model, revision) and self._shop.environment.holds(found):
                 text = f"revision {revision} of model {model} is quarantined: {found.reason}: {found.text}"
                 raise EdgedError(
@@ -344,10 +345,11 @@ class Agent:
 
     async def release(self, name: str) -> list[Quarantined]:
         """Lets keys be tried again whose name begins with `name`, or all of a model of that name. Raises EdgedError."""
-        found = {key: each for key, each in self.quarantined.items() if key.startswith(name) or each.model == name}
+        ledger = self._shop.ledger
+        known = await ledger.do(ledger.journal.quarantined)
+        found = {key: each for key, each in known.items() if key.startswith(name) or each.model == name}
         if not found:
             raise EdgedError(Code.INVALID_ARGUMENT, f"nothing quarantined is called {name[:64]!r}", "see the list")
-        ledger = self._shop.ledger
         for key in found:
             await ledger.do(ledger.journal.release, key)
         await self.reconsider(now=True)

@@ -23,8 +23,9 @@ class Fleet:
     """Publishes; `repository` is what devices fetch from."""
 
     def __init__(self, folder: Path) -> None:
+        """Makes one in `folder`, or takes the one that is there."""
         self._ring = Ring(folder / "keys", [PASSPHRASE], None)
-        self.home: Home = start(folder, NAME, self._ring, {})
+        self.home = Home(folder) if folder.exists() else start(folder, NAME, self._ring, {})
         self.repository = self.home.repository
         self.root = folder / ROOT_NAME
 
