@@ -147,6 +147,7 @@ class App:
             events=self._events,
             changes=self._changes,
             make_resident=functools.partial(self._resident, device, runtimes),
+            keep_child=self._templates.keep,
             level=lambda: Level.NOMINAL,
             drain_s=lambda: self._settings.serving.drain_s,
             degrade=self._life.degrade,

@@ -15,7 +15,7 @@ from edged import clock
 from edged.bundle.manifest import digest
 from edged.errors import Code, EdgedError
 from edged.events import Severity
-from edged.update import fetcher, plan, policy, start
+from edged.update import plan, policy, start
 from edged.update.course import Course
 from edged.update.fetcher import Origin
 from edged.update.holds import Holds
@@ -189,7 +189,7 @@ class Agent:
         async with self._looking:
             shop = self._shop
             try:
-                found, floors = await fetcher.bring_plan(
+                found, floors = await shop.fetcher.bring_plan(
                     self.origin(), shop.settings.fleet, shop.state_folder / "plan", self.told
                 )
             except EdgedError as error:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,12 @@ import msgspec
 
 from edged.errors import Code, EdgedError
 from edged.update import plan as plans
+from edged.worker.child import Child, spawn
 
 _MODULE = "edged.update.fetch"
 _PLAN_NAME = "plan.json"
 _MAX_LINE_BYTES = 1024 * 1024
+_DONE = "exit status 0"
 
 # Where a proxy is, and where certificates are; nothing else of our environment concerns the child.
 _PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ssl_cert_file", "ssl_cert_dir")
@@ -53,56 +53,72 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What stays free on its disk."""
 
 
-async def bring_plan(origin: Origin, fleet: str, into: Path, tell: Tell) -> tuple[plans.Plan, dict[str, int]]:
-    """The fleet's plan, verified, and each model's signed floor. Raises EdgedError with the reason."""
-    told = await _run(origin, ["plan", "--fleet", fleet, "--into", str(into)], into, tell)
-    raw = await asyncio.to_thread((into / _PLAN_NAME).read_bytes)
-    return plans.decode(raw), {str(model): int(floor) for model, floor in told["floors"].items()}
+class Fetcher:
+    """Starts the child for each thing that is to be fetched."""
 
+    def __init__(self, keep: Callable[[Child], None]) -> None:
+        """`keep` is told of each child: whoever ends what nobody knows is to spare it."""
+        self._keep = keep
 
-async def bring_revision(origin: Origin, order: Order, tell: Tell) -> None:
-    """Brings a revision into staging, every byte verified. Raises EdgedError with the reason."""
-    arguments = ["fetch", "--model", order.model, "--revision", str(order.revision), "--staging", str(order.staging)]
-    arguments += ["--store", str(order.store), "--room", str(order.room_bytes), "--reserve", str(order.reserve_bytes)]
-    arguments += [part for folder in order.have for part in ("--have", str(folder))]
-    await _run(origin, arguments, order.staging.parent, tell)
+    async def bring_plan(self, origin: Origin, fleet: str, into: Path, tell: Tell) -> tuple[plans.Plan, dict[str, int]]:
+        """The fleet's plan, verified, and each model's signed floor. Raises EdgedError with the reason."""
+        told = await self._run(origin, ["plan", "--fleet", fleet, "--into", str(into)], into, tell)
+        raw = await asyncio.to_thread((into / _PLAN_NAME).read_bytes)
+        return plans.decode(raw), {str(model): int(floor) for model, floor in told["floors"].items()}
 
+    async def bring_revision(self, origin: Origin, order: Order, tell: Tell) -> None:
+        """Brings a revision into staging, every byte verified. Raises EdgedError with the reason."""
+        given = {
+            "model": order.model,
+            "revision": order.revision,
+            "staging": order.staging,
+            "store": order.store,
+            "room": order.room_bytes,
+            "reserve": order.reserve_bytes,
+        }
+        arguments = ["fetch", *(part for name, value in given.items() for part in (f"--{name}", str(value)))]
+        arguments += [part for folder in order.have for part in ("--have", str(folder))]
+        await self._run(origin, arguments, order.staging.parent, tell)
 
-async def _run(origin: Origin, arguments: Sequence[str], scratch: Path, tell: Tell) -> dict[str, Any]:
-    """Runs the fetcher to its end; gives the last thing that it told. Raises EdgedError."""
-    await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
-    options = ["--metadata-dir", str(origin.metadata), "--root", str(origin.root), "--repository", origin.url]
-    options += ["--rate", str(origin.rate_bytes), "--budget", str(origin.budget_bytes)]
-    options += [part for role, floor in origin.floors.items() for part in ("--floor", f"{role}={floor}")]
-    environment = {name: value for name, value in os.environ.items() if name.lower() in _PASSED_ON}
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-m", _MODULE, *options, *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(scratch), **environment},
-        limit=_MAX_LINE_BYTES,
-    )
-    try:
-        last = await _listen(child, tell)
-        status = await child.wait()
-    finally:
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+    async def _run(self, origin: Origin, arguments: Sequence[str], scratch: Path, tell: Tell) -> dict[str, Any]:
+        """Runs the fetcher to its end; gives the last thing that it told. Raises EdgedError."""
+        await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
+        options = ["--metadata-dir", str(origin.metadata), "--root", str(origin.root), "--repository", origin.url]
+        options += ["--rate", str(origin.rate_bytes), "--budget", str(origin.budget_bytes)]
+        options += [part for role, floor in origin.floors.items() for part in ("--floor", f"{role}={floor}")]
+        environment = {name: value for name, value in os.environ.items() if name.lower() in _PASSED_ON}
+        environment |= {"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(scratch)}
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        reader = asyncio.StreamReader(_MAX_LINE_BYTES)
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", buffering=0)
+        )
+        try:
+            try:
+                child = spawn(_MODULE, [*options, *arguments], environment, (), writing)
+                self._keep(child)
+            finally:
+                os.close(writing)
+            try:
+                last = await _listen(reader, tell)
+                await asyncio.shield(child.ended)
+            finally:
                 child.kill()
-            await asyncio.shield(child.wait())
-    if status == 0 and last.get("event") != "refused":
+                how = await asyncio.shield(child.ended)
+        finally:
+            pipe.close()
+        if last.get("event") == "refused":
+            raise EdgedError(_code(str(last["code"])), str(last["message"]), str(last["hint"]))
+        if how.text != _DONE:
+            raise EdgedError(Code.DOWNLOAD_FAILED, f"the fetcher ended: {how.text}", "its log says more")
         return last
-    if last.get("event") == "refused":
-        raise EdgedError(_code(str(last["code"])), str(last["message"]), str(last["hint"]))
-    raise EdgedError(Code.DOWNLOAD_FAILED, f"the fetcher ended with status {status}", "its log says more")
 
 
-async def _listen(child: asyncio.subprocess.Process, tell: Tell) -> dict[str, Any]:
-    """Passes on what the child tells, until it closes its output."""
-    assert child.stdout is not None  # noqa: S101 - narrows the type
+async def _listen(reader: asyncio.StreamReader, tell: Tell) -> dict[str, Any]:
+    """Passes on what the child tells, until it closes its output. Raises EdgedError."""
     last: dict[str, Any] = {}
     try:
-        while line := await child.stdout.readline():
+        while line := await reader.readline():
             last = msgspec.json.decode(line, type=dict[str, Any])
             tell(last)
     except (ValueError, msgspec.DecodeError) as error:

@@ -22,9 +22,11 @@ from edged.models.store import Store
 from edged.types import Level
 from edged.update import environment
 from edged.update.agent import Agent, Device
+from edged.update.fetcher import Fetcher
 from edged.update.journal import Journal
 from edged.update.outcomes import Outcomes
 from edged.update.shop import Ledger, Shop, Traffic
+from edged.worker.child import Child
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     events: EventLog
     changes: Changes
     make_resident: Callable[[Source], Resident]
+    keep_child: Callable[[Child], None]
     level: Callable[[], Level]
     drain_s: Callable[[], float]
     degrade: Callable[[str], None]
@@ -59,6 +62,7 @@ def open_agent(parts: Parts) -> Agent:
         library=Library(store, parts.factory),
         residency=parts.residency,
         traffic=parts.traffic,
+        fetcher=Fetcher(parts.keep_child),
         outcomes=outcomes,
         environment=environment.read(parts.runtimes),
         events=parts.events,

@@ -19,6 +19,7 @@ from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
 from edged.types import Level, Outcome, Sample
 from edged.update.environment import Environment
+from edged.update.fetcher import Fetcher
 from edged.update.journal import Journal
 from edged.update.outcomes import Outcomes
 
@@ -65,6 +66,7 @@ class Shop(msgspec.Struct, kw_only=True):
     library: Library
     residency: Residency
     traffic: Traffic
+    fetcher: Fetcher
     outcomes: Outcomes
     environment: Environment
     events: EventLog

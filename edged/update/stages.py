@@ -14,7 +14,8 @@ from edged.bundle.manifest import digest
 from edged.errors import Code, EdgedError
 from edged.models.resident import Resident
 from edged.types import Level
-from edged.update import fetcher, policy, trial
+from edged.update import policy, trial
+from edged.update.fetcher import Order, Origin
 from edged.update.machine import Effect, Event, Happened, Ref, State
 from edged.update.policy import Wish
 from edged.update.reasons import Reason
@@ -43,7 +44,7 @@ class Terms(Protocol):
     def gate(self, model: str) -> str:
         """Why the route of a model may not flip now; nothing when it may."""
 
-    def origin(self) -> fetcher.Origin:
+    def origin(self) -> Origin:
         """The repository to be asked now."""
 
     def told(self, facts: Mapping[str, Any]) -> None:
@@ -89,7 +90,7 @@ class Stages:
         store = shop.library.store
         async with shop.fetching:
             self.progress = {}
-            order = fetcher.Order(
+            order = Order(
                 model=state.model,
                 revision=target.revision,
                 staging=store.staging(state.model, target.revision),
@@ -99,7 +100,7 @@ class Stages:
                 reserve_bytes=store.reserve_bytes,
             )
             try:
-                await fetcher.bring_revision(self._terms.origin(), order, self._follow)
+                await shop.fetcher.bring_revision(self._terms.origin(), order, self._follow)
             except EdgedError as error:
                 if error.code is not Code.DOWNLOAD_FAILED or state.attempts + 1 >= policy.FETCH_ATTEMPTS:
                     raise

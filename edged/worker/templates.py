@@ -124,7 +124,7 @@ class Templates:
                     child = Child(pid)
                 else:
                     child, _ = await spawned(engine, descriptors)
-                self._keep(child)
+                self.keep(child)
         finally:  # whatever came of it, what nobody knows goes
             self._sweep()
         return child, how
@@ -138,7 +138,7 @@ class Templates:
                     return await warm.fork(descriptors), "forked"
                 await self._drop(engine)
             self._warm[engine] = warm = await _Template.start(engine)
-            self._keep(warm.child)
+            self.keep(warm.child)
             return await warm.fork(descriptors), "forked"
         except _RefusedError as refusal:
             why = f"spawned: the template of {engine} does not fork ({refusal})"
@@ -157,7 +157,8 @@ class Templates:
         if broken := self._warm.pop(engine, None):
             await broken.stop(0)
 
-    def _keep(self, child: Child) -> None:
+    def keep(self, child: Child) -> None:
+        """Has a child spared that is none of the templates': what nobody knows is ended."""
         self._known.add(child.pid)
 
         def ended(_: object) -> None:
@@ -177,7 +178,7 @@ class Templates:
             if pid not in self._known:
                 with contextlib.suppress(OSError):
                     stray = Child(pid)
-                    self._keep(stray)
+                    self.keep(stray)
                     stray.kill()
 
     async def stop(self) -> None:
