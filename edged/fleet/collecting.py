@@ -50,7 +50,7 @@ def collect(home: Home, signing: Signing, *, dry: bool = False) -> Removed:
 
 def _metadata(home: Home, signing: Signing) -> tuple[list[Path], list[Path]]:
     """The metadata files that stay, edits that wait among them, and those that go."""
-    kept = sorted(home.pending.glob("*/*.json"))
+    kept = sorted(home.pending.glob("[0-9]*/*.json"))
     gone: list[Path] = []
     current: dict[str, int] = {}
     for path in sorted(home.metadata.glob("*.json")):

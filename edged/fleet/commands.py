@@ -36,7 +36,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.command("fleet", cls=LazyGroup, entries=COMMANDS)
 @common
 def fleet() -> None:
-    """Publish models and say which devices run them; needs no edged.
+    """Publish models to many devices; needs no edged.
 
     A fleet is a folder: repository/ is what devices fetch from, keys/ what signs it. docs/fleet.md tells the whole way.
     """
@@ -69,10 +69,10 @@ def _share(_context: click.Context, _parameter: click.Parameter, values: tuple[s
 def init(
     asked: Asked, folder: Path, name: str, shares: dict[str, tuple[int, int]], passphrase_file: Path | None
 ) -> None:
-    """Make a fleet in DIR, which is new or empty.
+    """Make a fleet: its keys, roles and repository.
 
-    Then carry the keys of root and targets to a machine that has no network, and put root.json into the image of every
-    device.
+    DIR is new or empty. Then carry the keys of root and targets to a machine that has no network, and put root.json
+    into the image of every device.
     """
     from edged.fleet.starting import ROOT_NAME, start
 
@@ -94,15 +94,20 @@ def init(
 @click.option("--untried", is_flag=True, help="Publish also what this machine can run no variant of.")
 @click.pass_obj
 def publish(asked: Asked, fleet: Path, passphrase_file: Path | None, folder: Path, *, untried: bool) -> int:
-    """Check the bundle in BUNDLE_DIR as `edgectl bundle check` does, and publish it.
+    """Check, cut, sign and publish a bundle.
 
-    Nothing runs it before the plan says so. What is published stays as it is: a change takes a new revision. Doing it
-    again changes nothing, and mends what is missing.
+    It is checked as `edgectl bundle check` does. Nothing runs it before the plan says so. What is published stays
+    as it is: a change takes a new revision. Doing it again changes nothing, and mends what is missing.
     """
     import asyncio
 
     from edged.ctl import check as checking
-    from edged.fleet.publishing import publish as put
+
+    try:
+        from edged.fleet.publishing import publish as put
+    except ImportError as error:
+        found = f"what publishing needs is not installed: {error.name}"
+        raise EdgedError(Code.UNSUPPORTED, found, "install it with `pip install edged[fleet]`") from error
     from edged.runtimes.base import ENGINES
     from edged.system import hardware
 
@@ -151,7 +156,7 @@ def publish(asked: Asked, fleet: Path, passphrase_file: Path | None, folder: Pat
 @click.option("--exported", is_flag=True, help="It holds only some of the models, as `export` makes it.")
 @click.pass_obj
 def verify(asked: Asked, repository: str, trust: Path, *, exported: bool) -> int:
-    """Read the whole of a repository as a device would that knows nothing but the root of trust.
+    """Read a whole repository as a new device would.
 
     Exit status: 0 it is whole, 1 it is not.
     """
@@ -197,9 +202,10 @@ def _days(_context: click.Context, _parameter: click.Parameter, value: str) -> t
 def export(
     asked: Asked, fleet: Path, passphrase_file: Path | None, to: Path, valid: timedelta, models: tuple[str, ...]
 ) -> None:
-    """Write what the plan has devices run to DIR, new or empty: a repository that is complete and signed on its own.
+    """Put some models on a stick.
 
-    A device that has seen something newer refuses it.
+    What the plan has devices run is written to DIR, new or empty: a repository complete and signed on its own. A
+    device that has seen something newer refuses it.
     """
     from edged.fleet.exporting import export as put
 

@@ -22,9 +22,10 @@ _ROLE = click.Choice(roles.KEYED)
 @of_fleet
 @click.pass_obj
 def renew(asked: Asked, fleet: Path, passphrase_file: Path | None) -> None:
-    """Publish edits that have all their signatures, and sign the timestamp anew; the snapshot at half its time.
+    """Sign snapshot and timestamp anew; a timer runs it.
 
-    It needs the keys of snapshot and timestamp only. systemd/edged-fleet-renew.timer runs it every day.
+    The snapshot only when half its time is over. Edits that have all their signatures are published. It needs the
+    keys of snapshot and timestamp only. systemd/edged-fleet-renew.timer runs it every day.
     """
     with opened(fleet, passphrase_file) as signing:
         waiting = signing.install(renew=True)
@@ -44,9 +45,10 @@ def renew(asked: Asked, fleet: Path, passphrase_file: Path | None) -> None:
 @click.option("--keys", type=_FOLDER, required=True, metavar="DIR", help="The folder of the keys.")
 @click.pass_obj
 def sign(asked: Asked, pending: Path, keys: Path, passphrase_file: Path | None) -> None:
-    """Sign what waits in PENDING_DIR, with every key in --keys that is named for its role.
+    """Sign what waits, where the offline keys are.
 
-    It needs neither network nor repository: carry the folder pending/ of a fleet there and back.
+    Each file in PENDING_DIR is signed with every key in --keys that is named for its role. It needs neither network
+    nor repository: carry the folder pending/ of a fleet there and back.
     """
     from edged.fleet.signing import read, role_of
     from edged.fleet.signing import sign as put
@@ -69,9 +71,10 @@ def sign(asked: Asked, pending: Path, keys: Path, passphrase_file: Path | None) 
 @click.option("--key", default="", metavar="ID", help="The key that goes, where the role has several.")
 @click.pass_obj
 def rotate_key(asked: Asked, fleet: Path, passphrase_file: Path | None, role: str, key: str) -> None:
-    """Replace a key of ROLE by a new one, and sign anew what it signed.
+    """Replace a key.
 
-    Do it when a key may be known to others: once a device has seen it, nothing that the old key signs counts.
+    What it signed is signed anew. Do it when a key may be known to others: once a device has seen it, nothing that
+    the old key signs counts.
     """
     from edged.fleet.rotating import rotate
 
@@ -93,7 +96,10 @@ def rotate_key(asked: Asked, fleet: Path, passphrase_file: Path | None, role: st
 )
 @click.pass_obj
 def expire(asked: Asked, fleet: Path, passphrase_file: Path | None, role: str, days: float) -> None:
-    """Have signatures of ROLE last N days from now on, and sign it anew."""
+    """How long a role's signatures last.
+
+    It is signed anew, for so long.
+    """
     from edged.fleet.rotating import expire as put
 
     with opened(fleet, passphrase_file) as signing:
@@ -111,7 +117,10 @@ def expire(asked: Asked, fleet: Path, passphrase_file: Path | None, role: str, d
 @click.option("--dry-run", "dry", is_flag=True, help="Only say what would go.")
 @click.pass_obj
 def gc(asked: Asked, fleet: Path, passphrase_file: Path | None, *, dry: bool) -> None:
-    """Remove chunks and files of the repository that nothing signed refers to, and metadata long superseded."""
+    """Remove what nothing refers to any more.
+
+    That is chunks and files of the repository that no metadata names, and metadata long superseded.
+    """
     from edged.fleet.collecting import collect
 
     with opened(fleet, passphrase_file) as signing:

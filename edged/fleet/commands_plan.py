@@ -23,7 +23,10 @@ _STEPS = ("next", "pause", "resume", "abort", "finish")
 @click.group
 @common
 def plan() -> None:
-    """Which revision each hardware class runs, and how far its rollouts have come."""
+    """Which revision each hardware class runs.
+
+    And how far its rollouts have come.
+    """
 
 
 def _waves(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[Wave]:
@@ -186,7 +189,10 @@ def _rollout(rollout: Rollout | None) -> str:
 @click.group
 @common
 def operators() -> None:
-    """Who may command devices, signed with the offline key of targets."""
+    """Who may command devices.
+
+    It is signed with the offline key of targets.
+    """
 
 
 @operators.command

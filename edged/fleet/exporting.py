@@ -43,7 +43,7 @@ def export(home: Home, signing: Signing, to: Path, models: Sequence[str], valid:
     _copy_metadata(home, signing, to, valid)
     _copy_target(home, listing, to, plan_path(home.settings.name), exported)
     _copy_target(home, listing, to, OPERATORS_NAME, exported)
-    for model in sorted({model for model, _ in wanted}):
+    for model in sorted(plan.models):  # of each that the plan names: a device asks before it knows what is here
         _copy_target(home, listing, to, f"models/{model}/floor.json", exported)
     for model, revision in exported.revisions:
         manifest = listing.manifest(model, revision)

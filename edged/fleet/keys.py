@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -58,10 +58,11 @@ class Ring:
         """Whether the private half of a key is here."""
         return self._path(role, keyid).exists()
 
-    def of_role(self, role: str) -> list[CryptoSigner]:
-        """Every key here that is named for a role. Raises EdgedError (key_unusable)."""
-        found = sorted(path for path in self.folder.glob(f"{role}-*.pem") if _NAME.fullmatch(path.name))
-        return [self._open(path) for path in found]
+    def of_role(self, role: str, but: Collection[str] = ()) -> list[CryptoSigner]:
+        """Every key here that is named for a role, but those of these ids. Raises EdgedError (key_unusable)."""
+        signed = {keyid[:16] for keyid in but}
+        found = ((path, _NAME.fullmatch(path.name)) for path in sorted(self.folder.glob(f"{role}-*.pem")))
+        return [self._open(path) for path, named in found if named and named[2] not in signed]
 
     def signer(self, role: str, keyid: str) -> CryptoSigner:
         """The private half of a key. Raises EdgedError (key_unusable)."""

@@ -35,7 +35,7 @@ class Listing:
     def role_of(self, path: str) -> str:
         """The role that lists a target of that path."""
         if path.startswith("models/"):
-            return roles.bin_of(path, self._models)
+            return roles.bins_of(self._models).get_role_for_target(path)
         return "plans" if path.startswith("plans/") else "targets"
 
     def get(self, path: str) -> bytes | None:

@@ -68,7 +68,9 @@ def opened(fleet: Path, passphrase_file: Path | None) -> Iterator[Signing]:
     """The metadata of the fleet in a folder, locked meanwhile. Raises EdgedError."""
     home = Home(fleet)
     with home.locked():
-        yield Signing(home, ring(home.keys, passphrase_file))
+        signing = Signing(home, ring(home.keys, passphrase_file))
+        signing.settle()
+        yield signing
 
 
 @contextmanager

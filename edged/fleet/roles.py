@@ -23,6 +23,8 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from edged.errors import Code, EdgedError
+
 KEYED = ("root", "targets", "models", "plans", "snapshot", "timestamp")
 """The roles that have keys of their own; the bins are signed with those of models."""
 OFFLINE = ("root", "targets")
@@ -30,6 +32,8 @@ ONLINE = ("snapshot", "timestamp")
 TOP = ("root", "targets", "snapshot", "timestamp")
 
 BITS = 8
+"""256 bins: one flat role would pass the size that clients read at some 40,000 revisions."""
+
 PATHS = {"models": ["models/*/*.json"], "plans": ["plans/*.json"]}
 
 Keys = Mapping[str, Sequence[SSlibKey]]
@@ -48,16 +52,9 @@ def delegator(role: str) -> str:
     return "models" if role.startswith("models-") else "targets"
 
 
-def bin_of(path: str, models: Metadata[Targets]) -> str:
-    """The bin in which a manifest is listed."""
-    delegations = models.signed.delegations
-    if delegations is None or delegations.succinct_roles is None:
-        raise ValueError("the role models has no bins")
-    return delegations.succinct_roles.get_role_for_target(path)
-
-
-def first(keys: Keys, thresholds: Thresholds, expires: Mapping[str, datetime]) -> dict[str, Metadata[Any]]:
-    """The metadata of a new repository, unsigned: root, targets, models, plans and the bins, each as version 1."""
+def first(keys: Keys, thresholds: Thresholds, expires: Mapping[str, datetime], bits: int) -> dict[str, Metadata[Any]]:
+    """The metadata of a new repository, unsigned: root, targets, models, plans and 2 ** bits bins, all version 1."""
+    bins = by_bins(keys["models"], thresholds["models"], bits)
     root = Root(
         expires=expires["root"],
         keys={key.keyid: key for role in TOP for key in keys[role]},
@@ -67,12 +64,10 @@ def first(keys: Keys, thresholds: Thresholds, expires: Mapping[str, datetime]) -
     made: dict[str, Metadata[Any]] = {
         "root": Metadata(root),
         "targets": Metadata(Targets(expires=expires["targets"], delegations=by_path(keys, thresholds))),
-        "models": Metadata(
-            Targets(expires=expires["models"], delegations=by_bins(keys["models"], thresholds["models"]))
-        ),
+        "models": Metadata(Targets(expires=expires["models"], delegations=bins)),
         "plans": Metadata(Targets(expires=expires["plans"])),
     }
-    for name in succinct(keys["models"], thresholds["models"]).get_roles():
+    for name in bins_of(made["models"]).get_roles():
         made[name] = Metadata(Targets(expires=expires["models"]))
     return made
 
@@ -86,14 +81,19 @@ def by_path(keys: Keys, thresholds: Thresholds) -> Delegations:
     return Delegations({key.keyid: key for role in PATHS for key in keys[role]}, roles=roles)
 
 
-def by_bins(keys: Sequence[SSlibKey], threshold: int) -> Delegations:
-    """What models delegates."""
-    return Delegations({key.keyid: key for key in keys}, succinct_roles=succinct(keys, threshold))
+def by_bins(keys: Sequence[SSlibKey], threshold: int, bits: int) -> Delegations:
+    """What models delegates: the bins, named `models-00` and so on."""
+    named = SuccinctRoles([key.keyid for key in keys], threshold, bits, "models")
+    return Delegations({key.keyid: key for key in keys}, succinct_roles=named)
 
 
-def succinct(keys: Sequence[SSlibKey], threshold: int) -> SuccinctRoles:
-    """The bins, named `models-00` and so on."""
-    return SuccinctRoles([key.keyid for key in keys], threshold, BITS, "models")
+def bins_of(models: Metadata[Targets]) -> SuccinctRoles:
+    """The bins that models delegates to. Raises EdgedError (repository_invalid) where it has none."""
+    delegations = models.signed.delegations
+    if delegations is None or delegations.succinct_roles is None:
+        hint = "bring it back from a copy of the repository"
+        raise EdgedError(Code.REPOSITORY_INVALID, "the role models delegates to no bins", hint)
+    return delegations.succinct_roles
 
 
 def snapshot(version: int, meta: dict[str, MetaFile], expires: datetime) -> Metadata[Snapshot]:

@@ -30,8 +30,10 @@ def rotate(signing: Signing, role: str, old: str) -> tuple[SSlibKey, list[Waitin
     if role == "models":
         named = delegating.signed.delegations.roles["models"]
         keys = [delegating.signed.delegations.keys[keyid] for keyid in named.keyids]
-        changed["models"].signed.delegations = roles.by_bins(keys, named.threshold)
-        changed |= _bins(signing, changed["models"])
+        models = changed["models"]
+        bits = roles.bins_of(models).bit_length
+        models.signed.delegations = roles.by_bins(keys, named.threshold, bits)
+        changed |= _bins(signing, models)
     return key, signing.commit(changed)
 
 
@@ -45,9 +47,7 @@ def _retired(delegating: Metadata[Any], role: str, old: str) -> str:
 
 
 def _bins(signing: Signing, models: Metadata[Targets]) -> dict[str, Metadata[Any]]:
-    delegations = models.signed.delegations
-    bins = delegations.succinct_roles.get_roles() if delegations and delegations.succinct_roles else ()
-    return {name: signing.load(name) for name in bins}
+    return {name: signing.load(name) for name in roles.bins_of(models).get_roles()}
 
 
 def expire(signing: Signing, role: str, days: int) -> list[Waiting]:

@@ -89,7 +89,7 @@ class Signing:
 
         Gives what is still waiting for signatures. Raises EdgedError where one of the roles waits in another edit.
         """
-        waiting = {role_of(path): path for path in self.home.pending.glob("*/*.json")}
+        waiting = {role_of(path): path for path in self.home.pending.glob("[0-9]*/*.json")}
         for role in changed:
             if role in waiting:
                 found = f"{role} waits for signatures in {waiting[role].parent}"
@@ -105,6 +105,10 @@ class Signing:
             (passing / f"{metadata.signed.version}.{role}.json").write_bytes(packed(metadata))
         edit = self.home.pending / f"{max(numbers, default=0) + 1:04}"
         durable.place(passing, edit)
+        return self.settle()
+
+    def settle(self) -> list[Waiting]:
+        """Ends what was begun before: an edit that a power cut left, or that came back with its signatures."""
         sign(self.home.pending, self.ring)
         return self.install()
 
@@ -216,7 +220,8 @@ class Signing:
         return metadata
 
     def _path(self, role: str, version: int) -> Path:
-        return self.home.metadata / f"{version}.{role}.json"
+        name = f"{role}.json" if role == "timestamp" else f"{version}.{role}.json"
+        return self.home.metadata / name
 
     def _write(self, path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,14 +234,13 @@ def sign(pending: Path, ring: Ring) -> list[str]:
     It needs no repository: this is what runs where the offline keys are. Raises EdgedError.
     """
     signed = []
-    for path in sorted(pending.glob("*/*.json")):
+    for path in sorted(pending.glob("[0-9]*/*.json")):
         role = role_of(path)
         metadata = read(path)
-        before = set(metadata.signatures)
-        for signer in ring.of_role(roles.keyed(role)):
-            if signer.public_key.keyid not in before:
-                metadata.sign(signer, append=True)
-        if set(metadata.signatures) != before:
+        signers = ring.of_role(roles.keyed(role), but=metadata.signatures)
+        for signer in signers:
+            metadata.sign(signer, append=True)
+        if signers:
             durable.write(path, packed(metadata), mode=0o644)
             signed.append(str(path))
     return signed

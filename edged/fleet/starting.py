@@ -18,10 +18,11 @@ ROOT_NAME = "root.json"
 """The root of trust, to go into the image of every device."""
 
 
-def start(folder: Path, name: str, ring: Ring, shares: Mapping[str, tuple[int, int]]) -> Home:
+def start(folder: Path, name: str, ring: Ring, shares: Mapping[str, tuple[int, int]], bits: int = roles.BITS) -> Home:
     """Makes the folder, keys and repository of a fleet. Raises EdgedError.
 
-    `shares`: by role how many signatures it needs, and of how many keys; one of one where it is not named.
+    `shares`: by role how many signatures it needs, and of how many keys; one of one where it is not named. `bits`:
+    manifests are listed in 2 ** bits bins.
     """
     home = homes.make(folder, FleetSettings(name=name, expiry_days=Expiry()))
     with home.locked():
@@ -29,7 +30,7 @@ def start(folder: Path, name: str, ring: Ring, shares: Mapping[str, tuple[int, i
         thresholds = {role: shares.get(role, (1, 1))[0] for role in roles.KEYED}
         signing = Signing(home, ring)
         expires = {role: signing.expires(role) for role in roles.KEYED}
-        signing.commit(roles.first(keys, thresholds, expires))
+        signing.commit(roles.first(keys, thresholds, expires, bits))
         listing = Listing(signing)
         listing.put(plan_path(name), plans.encode(plans.Plan(fleet=name)))
         signing.commit(listing.changed)

@@ -20,9 +20,9 @@ from edged import durable, inside
 from edged.bundle.manifest import Chunk, File, Manifest
 from edged.errors import Code, EdgedError
 from edged.models import files
+from edged.update.transport import PARALLEL
 
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
-_PARALLEL = 4
 
 
 class Progress(msgspec.Struct):
@@ -185,7 +185,7 @@ class Assembly:
     def _fetch_all(self) -> None:
         largest = max((piece.length for piece in self._pieces.values()), default=0)
         under_way: dict[Future[None], _Piece] = {}
-        pool = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="chunk")
+        pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="chunk")
         try:
             for piece in self._pieces.values():
                 while under_way and sum(each.length for each in under_way.values()) + piece.length > largest:

@@ -43,8 +43,8 @@ PLAN_NAME = "plan.json"
 # How often progress is told at most.
 _TOLD_EVERY_S = 0.5
 
-# What may pass between the beginning or end of one request and the next, over the timeouts of the connection: a server
-# that gives headers a letter at a time keeps within those.
+# For how long nothing of use may come, over the timeouts of the connection: a server that gives headers a letter at a
+# time keeps within those.
 _STALL_S = 60
 
 _MAX_TARGET_BYTES = 64 * 1024 * 1024
@@ -99,11 +99,6 @@ class _Alarm:
         """Something goes on: the time runs anew."""
         signal.setitimer(signal.ITIMER_REAL, self._limit_s)
 
-    def allow(self, seconds: float) -> None:
-        """Lets a wait of our own, for the rate, take so much longer."""
-        self._limit_s += seconds
-        self.wind()
-
     def _ring(self, number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG002 - signal's
         found = f"the repository gave nothing that is of use for {self._limit_s:.0f} s"
         raise EdgedError(Code.DOWNLOAD_FAILED, found, "it is tried again later; what has come is kept")
@@ -114,8 +109,6 @@ class _Session:
 
     def __init__(self, given: argparse.Namespace, alarm: _Alarm) -> None:
         terms = Terms(rate=given.rate, budget=given.budget, timeout_s=given.timeout)
-        if given.rate:
-            alarm.allow(16 * 2**20 / given.rate)
         self.transport = Transport(terms, alarm.wind)
         root = given.root.read_bytes() if given.root else None
         floors = dict(floor.split("=", 1) for floor in given.floor)
@@ -152,11 +145,11 @@ def _refresh(given: argparse.Namespace, alarm: _Alarm) -> None:
 
 def _download(given: argparse.Namespace, alarm: _Alarm) -> None:
     session = _Session(given, alarm)
-    content = session.trusted.target(given.target_name, given.target_base_url, _MAX_TARGET_BYTES)
+    copy = given.target_dir / quote(given.target_name, "")
+    content = session.trusted.target(given.target_name, given.target_base_url, _MAX_TARGET_BYTES, copy)
     session.tell()
     if content is None:
         raise EdgedError(Code.REVISION_NOT_FOUND, f"{given.target_name}: is not published", "is it the right name?")
-    durable.write(given.target_dir / quote(given.target_name, ""), content)
 
 
 def _plan(given: argparse.Namespace, alarm: _Alarm) -> None:
@@ -168,7 +161,10 @@ def _plan(given: argparse.Namespace, alarm: _Alarm) -> None:
     files.make_folder(given.into)
     path = given.into / PLAN_NAME
     durable.write(path, plans.encode(plan))
-    durable.write(given.into / OPERATORS_NAME, operators if operators is not None else b"{}")
+    if operators is None:
+        (given.into / OPERATORS_NAME).unlink(missing_ok=True)
+    else:
+        durable.write(given.into / OPERATORS_NAME, operators)
     session.tell()
     _tell("plan", path=str(path), floors=floors)
 

@@ -51,7 +51,7 @@ class Repository:
     def plan(self, fleet: str) -> Plan:
         """The plan of a fleet. Raises EdgedError: plan_invalid also where there is none of that name."""
         name = f"plans/{fleet}.json"
-        raw = self._target(name, MAX_PLAN_BYTES, keep=True)
+        raw = self._kept(name, MAX_PLAN_BYTES)
         if raw is None:
             raise EdgedError(Code.PLAN_INVALID, f"{name}: is not published", "is it the name of this fleet?")
         plan = decode(raw, name)
@@ -62,7 +62,7 @@ class Repository:
     def min_revision(self, model: str) -> int:
         """The floor of a model; 1 where none is published. Raises EdgedError."""
         name = f"models/{model}/floor.json"
-        raw = self._target(name, _MAX_SMALL_BYTES, keep=True)
+        raw = self._kept(name, _MAX_SMALL_BYTES)
         if raw is None:
             return 1
         try:
@@ -84,7 +84,7 @@ class Repository:
             found = f"{model} revision {revision} lies below the signed floor, {floor}"
             raise EdgedError(Code.ROLLBACK_ATTACK, found, "choose a revision that may still run")
         name = f"models/{model}/{revision}.json"
-        raw = self._target(name, MAX_MANIFEST_BYTES)
+        raw = self._trusted.target(name, f"{self._url}/targets", MAX_MANIFEST_BYTES)
         if raw is None:
             found = f"{model} revision {revision} is not published"
             raise EdgedError(Code.REVISION_NOT_FOUND, found, "publish it, or mend the plan")
@@ -111,7 +111,7 @@ class Repository:
 
     def operators(self) -> bytes | None:
         """The signed `operators.json`; None where nobody may command. Raises EdgedError."""
-        return self._target(OPERATORS_NAME, _MAX_OPERATORS_BYTES, keep=True)
+        return self._kept(OPERATORS_NAME, _MAX_OPERATORS_BYTES)
 
-    def _target(self, name: str, limit: int, *, keep: bool = False) -> bytes | None:
-        return self._trusted.target(name, f"{self._url}/targets", limit, keep=keep)
+    def _kept(self, name: str, limit: int) -> bytes | None:
+        return self._trusted.kept(name, f"{self._url}/targets", limit)

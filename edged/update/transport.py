@@ -16,12 +16,19 @@ import msgspec
 import urllib3
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, DownloadLengthMismatchError, SlowRetrievalError
 from tuf.ngclient import Urllib3Fetcher
+from tuf.ngclient._internal.proxy import ProxyEnvironment
 
 from edged import __version__, inside
 from edged.errors import Code, EdgedError
 
 SCHEMES = ("https", "http", "file")
 _READ_BYTES = 64 * 1024
+
+# A wait for the rate is cut into such parts, so that whoever watches sees it go on.
+_LONGEST_SLEEP_S = 5.0
+
+PARALLEL = 4
+"""How many requests may be under way; so many connections are kept."""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +51,9 @@ class Transport(Urllib3Fetcher):
     """
 
     def __init__(self, terms: Terms, heartbeat: Callable[[], None] = lambda: None) -> None:
-        """`heartbeat` is called whenever a request begins or ends."""
-        super().__init__(socket_timeout=terms.timeout_s, app_user_agent=f"edged/{__version__}")
+        """`heartbeat` is called while something goes on: a request begins or ends, bytes come, a wait for the rate."""
+        super().__init__(socket_timeout=terms.timeout_s)
+        self._proxy_env = ProxyEnvironment(headers={"User-Agent": f"edged/{__version__}"}, maxsize=PARALLEL)
         self.terms = terms
         self.received = 0
         """Bytes of bodies that came so far."""
@@ -65,6 +73,7 @@ class Transport(Urllib3Fetcher):
             for part in body:
                 length += len(part)
                 self._count(len(part))
+                self._heartbeat()
                 if length > max_length:
                     found = f"{url} is larger than the {max_length} bytes that it may be"
                     raise DownloadLengthMismatchError(found)
@@ -88,6 +97,9 @@ class Transport(Urllib3Fetcher):
         """As the client's own, but for the reason, which its error then tells."""
         try:
             return self._fetch(url)
+        except SlowRetrievalError as error:  # the client's word for a refused connection too, and without a reason
+            cause = error.__cause__
+            raise DownloadError(f"{url}: {_reason(cause if isinstance(cause, Exception) else error)}") from error
         except DownloadError:
             raise
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
@@ -105,9 +117,10 @@ class Transport(Urllib3Fetcher):
                     raise SlowRetrievalError(f"{received} bytes came in {taken_s:.0f} s")
         except urllib3.exceptions.TimeoutError as error:
             raise SlowRetrievalError(f"nothing came for {self.terms.timeout_s} s") from error
+        except BaseException:
+            response.close()  # what was not read to its end is not read further: a body may be endless
+            raise
         finally:
-            # What was not read to its end is not read further: a body may be endless.
-            response.close()
             response.release_conn()
 
     def _pace(self) -> None:
@@ -116,9 +129,10 @@ class Transport(Urllib3Fetcher):
             if 0 <= self.terms.budget <= self.received:
                 found = f"the {self.terms.budget} bytes that may be fetched for now are used up"
                 raise EdgedError(Code.DOWNLOAD_FAILED, found, "it goes on where it is once there is a new budget")
-            wait_s = self._free_at - time.monotonic()
-        if wait_s > 0:
-            time.sleep(wait_s)
+            free_at = self._free_at
+        while (wait_s := free_at - time.monotonic()) > 0:
+            self._heartbeat()
+            time.sleep(min(wait_s, _LONGEST_SLEEP_S))
 
     def _count(self, length: int) -> None:
         with self._lock:
@@ -146,9 +160,9 @@ def _parts(descriptor: int) -> Iterator[bytes]:
 
 
 def _reason(error: Exception) -> str:
-    """The last of the reasons that urllib3 wraps in each other, without its objects' addresses."""
+    """The last of the reasons that urllib3 wraps in each other, without the connection that it names."""
     inner: Any = error
     while isinstance(inner, urllib3.exceptions.MaxRetryError) and inner.reason is not None:
         inner = inner.reason
     text = str(inner)
-    return text.partition("object at 0x")[2].partition(">: ")[2] or text or type(inner).__name__
+    return text.partition("): ")[2] or text or type(inner).__name__

@@ -19,12 +19,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib import parse
 
 import msgspec
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
-from tuf.ngclient import Updater, UpdaterConfig
+from tuf.ngclient import Updater
 
 from edged import durable
 from edged.errors import Code, EdgedError
@@ -36,8 +37,6 @@ ISSUED_FIELD = "x-edged-issued"
 # Beside the metadata; no metadata itself, so not called *.json.
 _ISSUED_NAME = "issued"
 _KEPT_NAME = "kept"
-
-_CONFIG = UpdaterConfig(max_delegations=8, targets_max_length=4 * 1024 * 1024)
 
 
 class _Issued(msgspec.Struct, frozen=True):
@@ -71,10 +70,10 @@ class Trusted(Updater):
         """The time that expiries are held against."""
         self._transport = transport
         self._floors = dict(floors or {})
-        self._kept: set[str] = set()
+        self._asked: set[str] = set()
         (folder / "root_history").mkdir(parents=True, exist_ok=True)
         with as_edged_errors("the root of trust"):
-            super().__init__(str(folder), url, fetcher=transport, config=_CONFIG, bootstrap=root)
+            super().__init__(str(folder), url, fetcher=transport, bootstrap=root)
 
     def refresh(self) -> None:
         """Brings the top-level roles up to date. Raises EdgedError with the reason."""
@@ -82,10 +81,11 @@ class Trusted(Updater):
             super().refresh()
             self._hold_floors()
 
-    def target(self, path: str, url: str, limit: int, *, keep: bool = False) -> bytes | None:
+    def target(self, path: str, url: str, limit: int, copy: Path | None = None) -> bytes | None:
         """The content of a target, verified, of at most `limit` bytes; None where there is none of that path.
 
-        `url` is where targets lie. `keep`: it is asked for at each poll, so a copy stays. Raises EdgedError.
+        `url` is where targets lie. `copy` is a file that may hold it from the time before, and holds it afterwards.
+        Raises EdgedError.
         """
         with as_edged_errors(path):
             found = self.get_targetinfo(path)
@@ -94,34 +94,28 @@ class Trusted(Updater):
                 return None
             if found.length > limit:
                 raise exceptions.LengthOrHashMismatchError(f"{path} has {found.length} bytes, more than {limit}")
-            digest = next(iter(found.hashes.values()))
-            copy = self.folder / _KEPT_NAME / digest
-            if keep and (content := self._copy(copy, found)) is not None:
-                return content
+            if copy is not None and (known := _copied(copy, found)) is not None:
+                return known
             folder, slash, name = path.rpartition("/")
-            prefix = f"{digest}." if self._trusted_set.root.consistent_snapshot else ""
+            prefixed = self._trusted_set.root.consistent_snapshot
+            prefix = f"{next(iter(found.hashes.values()))}." if prefixed else ""
             content = self._transport.download_bytes(f"{url.rstrip('/')}/{folder}{slash}{prefix}{name}", found.length)
             found.verify_length_and_hashes(content)
-            if keep:
+            if copy is not None:
                 copy.parent.mkdir(exist_ok=True)
                 durable.write(copy, content)
-                self._kept.add(digest)
             return content
 
-    def _copy(self, copy: Path, wanted: TargetFile) -> bytes | None:
-        """A copy that was kept, where it is still what is signed."""
-        try:
-            content = copy.read_bytes()
-            wanted.verify_length_and_hashes(content)
-        except (OSError, exceptions.RepositoryError):
-            return None
-        self._kept.add(copy.name)
-        return content
+    def kept(self, path: str, url: str, limit: int) -> bytes | None:
+        """As `target`, for what is asked for at each poll: a copy stays beside the metadata."""
+        copy = self.folder / _KEPT_NAME / parse.quote(path, "")
+        self._asked.add(copy.name)
+        return self.target(path, url, limit, copy)
 
     def forget(self) -> None:
         """Removes the copies that were not asked for this time. Raises OSError."""
         for copy in (self.folder / _KEPT_NAME).glob("*"):
-            if copy.name not in self._kept:
+            if copy.name not in self._asked:
                 copy.unlink()
 
     def listed(self) -> list[str]:
@@ -211,6 +205,16 @@ class Trusted(Updater):
         durable.place(passing, link)
 
 
+def _copied(copy: Path, wanted: TargetFile) -> bytes | None:
+    """What a file holds, where that is what is signed."""
+    try:
+        content = copy.read_bytes()
+        wanted.verify_length_and_hashes(content)
+    except (OSError, exceptions.RepositoryError):
+        return None
+    return content
+
+
 def _issued(timestamp: Timestamp) -> datetime | None:
     """When a timestamp says that it was signed; None where it says nothing that can be read."""
     try:
@@ -241,7 +245,9 @@ def as_edged_errors(what: str) -> Iterator[None]:
     except exceptions.RepositoryError as error:
         raise EdgedError(Code.SIGNATURE_INVALID, f"{what}: {error}", _UNTRUSTED_HINT) from error
     except exceptions.DownloadError as error:
-        raise EdgedError(Code.DOWNLOAD_FAILED, f"{what}: {error or type(error).__name__}", _FAILED_HINT) from error
+        said = str(error) or type(error).__name__
+        found = said if what in said else f"{what}: {said}"
+        raise EdgedError(Code.DOWNLOAD_FAILED, found, _FAILED_HINT) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"{what}: what came is no metadata: {type(error).__name__}"
         raise EdgedError(Code.SIGNATURE_INVALID, found, _UNTRUSTED_HINT) from error
