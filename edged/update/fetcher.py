@@ -82,7 +82,7 @@ class Fetcher:
 
     async def _run(self, origin: Origin, arguments: Sequence[str], scratch: Path, tell: Tell) -> dict[str, Any]:
         """Runs the fetcher to its end; gives the last thing that it told. Raises EdgedError."""
-        await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(_make_scratch, scratch)
         options = ["--metadata-dir", str(origin.metadata), "--root", str(origin.root), "--repository", origin.url]
         options += ["--rate", str(origin.rate_bytes), "--budget", str(origin.budget_bytes)]
         options += [part for role, floor in origin.floors.items() for part in ("--floor", f"{role}={floor}")]
@@ -124,6 +124,10 @@ async def _listen(reader: asyncio.StreamReader, tell: Tell) -> dict[str, Any]:
     except (ValueError, msgspec.DecodeError) as error:
         raise EdgedError(Code.DOWNLOAD_FAILED, "the fetcher said what is no message", "its log says more") from error
     return last
+
+
+def _make_scratch(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _code(word: str) -> Code:
