@@ -240,7 +240,7 @@ class TestARevisionThatFailsOnceItServes:
         assert len(failures(found)) <= 1  # the one that hung; it is not tried again, since its time is gone
 
 
-def test_an_administrator_who_goes_back_during_a_soak_is_obeyed_at_once(tmp_path, fleet, device, updating):
+def test_an_administrator_who_goes_back_during_a_soak_is_obeyed_at_once(tmp_path, fleet, updating):
     fleet.publish(scale_bundle(tmp_path / "bundles", 2, extra=SOAK))
     fleet.plan("scale", 2)
     updating.look()
@@ -255,7 +255,7 @@ def test_an_administrator_who_goes_back_during_a_soak_is_obeyed_at_once(tmp_path
     updating.wait(lambda model: model.phase == "soaking")
 
 
-def test_a_hold_keeps_the_route_until_it_is_released(tmp_path, fleet, device, updating):
+def test_a_hold_keeps_the_route_until_it_is_released(tmp_path, fleet, updating):
     lease = updating.call(
         "HoldUpdates", up.HoldUpdatesRequest(owner="a test", seconds=600), up.HoldUpdatesResponse
     ).lease
@@ -270,7 +270,7 @@ def test_a_hold_keeps_the_route_until_it_is_released(tmp_path, fleet, device, up
     updating.wait_idle_at(2)
 
 
-def test_a_pin_overrides_the_plan_until_it_is_released(tmp_path, fleet, device, updating):
+def test_a_pin_overrides_the_plan_until_it_is_released(tmp_path, fleet, updating):
     fleet.publish(scale_bundle(tmp_path / "bundles", 2), scale_bundle(tmp_path / "bundles", 3))
     fleet.plan("scale", 2)
     updating.call("Pin", up.PinRequest(model="scale", revision=3), up.PinResponse)
@@ -281,7 +281,7 @@ def test_a_pin_overrides_the_plan_until_it_is_released(tmp_path, fleet, device, 
     updating.wait_idle_at(2)
 
 
-def test_the_plan_may_go_back_but_not_below_the_floor(tmp_path, fleet, device, updating):
+def test_the_plan_may_go_back_but_not_below_the_floor(tmp_path, fleet, updating):
     fleet.publish(scale_bundle(tmp_path / "bundles", 2), scale_bundle(tmp_path / "bundles", 3))
     fleet.plan("scale", 3)
     updating.look()
@@ -297,7 +297,7 @@ def test_the_plan_may_go_back_but_not_below_the_floor(tmp_path, fleet, device, u
         updating.call("Pin", up.PinRequest(model="scale", revision=3), up.PinResponse)
 
 
-def test_what_is_not_wanted_any_more_is_given_up(tmp_path, fleet, device, updating):
+def test_what_is_not_wanted_any_more_is_given_up(tmp_path, fleet, updating):
     fleet.publish(scale_bundle(tmp_path / "bundles", 2, extra=SOAK), scale_bundle(tmp_path / "bundles", 3))
     fleet.plan("scale", 2)
     updating.look()
@@ -308,7 +308,7 @@ def test_what_is_not_wanted_any_more_is_given_up(tmp_path, fleet, device, updati
     assert [step.event for step in updating.history() if step.revision == 2][-1] == "superseded"
 
 
-def test_a_stick_brings_what_the_network_does_not(tmp_path, fleet, device, updating):
+def test_a_stick_brings_what_the_network_does_not(tmp_path, fleet, updating):
     fleet.publish(scale_bundle(tmp_path / "bundles", 2, factor=5.0))
     fleet.plan("scale", 2)
     stick = tmp_path / "stick"

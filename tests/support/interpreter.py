@@ -21,6 +21,13 @@ def hostile_interpreter(folder: Path) -> Path:
     (folder / "bin/python").symlink_to(base)
     (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
     packages = [path for path in sys.path if path.endswith("site-packages")]
-    lines = [str(TESTS.parent), *packages, str(TESTS), str(TESTS / "support/hostile_site"), "import hostile_site", "import power_site"]
+    lines = [
+        str(TESTS.parent),
+        *packages,
+        str(TESTS),
+        str(TESTS / "support/hostile_site"),
+        "import hostile_site",
+        "import power_site",
+    ]
     (site / "hostile.pth").write_text("\n".join(lines) + "\n")
     return folder / "bin/python"
