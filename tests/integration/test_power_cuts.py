@@ -86,9 +86,9 @@ def test_the_state_is_changed_by_whom_we_know(bench):
 
 def test_the_power_goes_at_some_steps(bench, tmp_path):
     seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
+    print(f"seed {seed}")  # noqa: T201
     for number, step in enumerate(random.Random(seed).sample(bench.steps, SAMPLE)):
-        print(step)
+        print(step)  # noqa: T201
         bench.cut_at(step, tmp_path / str(number))
 
 
@@ -96,5 +96,5 @@ def test_the_power_goes_at_some_steps(bench, tmp_path):
 def test_the_power_goes_at_every_step(bench, tmp_path):
     first = {kind(step): step for step in reversed(bench.steps)}
     for number, step in enumerate(first.values()):
-        print(step)
+        print(step)  # noqa: T201
         bench.cut_at(step, tmp_path / str(number))

@@ -25,7 +25,7 @@ def setting(tmp_path_factory):
 
 @pytest.fixture
 def device(setting, tmp_path):
-    folder, fleet = setting
+    _, fleet = setting
     factory = scale_bundle(tmp_path / "factory", 1)
     with Daemon(tmp_path / "root", [factory], fleet.trusted_by(tmp_path / "root")) as daemon:
         yield daemon.start()
