@@ -89,7 +89,10 @@ def _follow(asked: Asked, updates: Updates) -> int:
 @click.option("--evidence", is_flag=True, help="Also the numbers that each decision rests on.")
 @click.pass_obj
 def history(asked: Asked, model: str, limit: int, *, evidence: bool) -> None:
-    """Every step of updates, of one model or all, with its reason; kept across restarts."""
+    """Every step of updates, with its reason; kept across restarts.
+
+    With MODEL only those of that model.
+    """
     with _updates(asked) as updates:
         found = updates.history(model, limit)
     _show(asked, found, lambda each: update_tables.history(each, evidence=evidence), "nothing has happened")
@@ -100,7 +103,10 @@ def history(asked: Asked, model: str, limit: int, *, evidence: bool) -> None:
 @click.argument("model")
 @click.pass_obj
 def explain(asked: Asked, model: str) -> None:
-    """Why this revision and variant of MODEL serve, and what was passed over."""
+    """Why this revision of a model serves.
+
+    It also says why this variant does, what was passed over, and what is wanted.
+    """
     with _updates(asked) as updates:
         found = updates.explain(model)
     if asked.as_json:
@@ -116,7 +122,7 @@ def explain(asked: Asked, model: str) -> None:
 @click.option("--to", "revision", type=REVISION, default=None, metavar="REV", help="[default: the one before]")
 @click.pass_obj
 def rollback(asked: Asked, model: str, revision: int | None) -> None:
-    """Have MODEL go back to the revision before, or to REV.
+    """Have a model go back to another revision.
 
     While a new revision soaks, its route flips back at once and it is quarantined. Later the older one passes a trial
     first, and stays until `edgectl unpin`.
@@ -132,7 +138,10 @@ def rollback(asked: Asked, model: str, revision: int | None) -> None:
 @click.argument("revision", type=REVISION, required=False)
 @click.pass_obj
 def pin(asked: Asked, model: str, revision: int | None) -> None:
-    """Keep MODEL at REVISION, whatever the plan says; without one, at what serves now."""
+    """Keep a model at a revision, whatever the plan says.
+
+    Without REVISION it stays at what serves now, until `edgectl unpin`.
+    """
     with _updates(asked) as updates:
         to = updates.pin(model, revision or 0)
     _done(asked, f"{model} stays at revision {to} until `edgectl unpin {model}`", model=model, revision=to)
@@ -143,7 +152,7 @@ def pin(asked: Asked, model: str, revision: int | None) -> None:
 @click.argument("model")
 @click.pass_obj
 def unpin(asked: Asked, model: str) -> None:
-    """Let the plan decide about MODEL again."""
+    """Let the plan decide about a model again."""
     with _updates(asked) as updates:
         updates.unpin(model)
     _done(asked, f"the plan decides about {model} again", model=model)
@@ -159,7 +168,10 @@ def _done(asked: Asked, text: str, **facts: Any) -> None:
 @click.group
 @common
 def quarantine() -> None:
-    """What failed here and is not tried again on this device as it is."""
+    """What failed here and is not tried again.
+
+    It holds while engine, driver and OS image are those it failed with.
+    """
 
 
 @quarantine.command("list")
@@ -192,7 +204,9 @@ def release(asked: Asked, name: str) -> None:
 @click.option("--repair", is_flag=True, help="verify: take out what is damaged, and fetch it again.")
 @click.pass_obj
 def store(asked: Asked, action: str, *, repair: bool) -> int:
-    """What the store of models holds; `verify` reads every byte.
+    """What the store of models holds, and whether it is whole.
+
+    `show` lists it, `verify` reads every byte.
 
     Exit status: 0 it is whole, 1 something is damaged.
     """

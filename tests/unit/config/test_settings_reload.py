@@ -18,6 +18,13 @@ AT_RUN_TIME = {
     "workers.inference_s",
     "workers.restart_min_s",
     "workers.restart_max_s",
+    "update.repository",
+    "update.poll_s",
+    "update.rate_kib",
+    "update.daily_mib",
+    "update.window",
+    "update.hold_max_s",
+    "update.shadow_max_s",
     "log.level",
 }
 
