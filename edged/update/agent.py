@@ -17,7 +17,7 @@ from edged.errors import Code, EdgedError
 from edged.events import Severity
 from edged.update import plan, policy, start
 from edged.update.course import Course
-from edged.update.fetcher import Origin
+from edged.update.fetcher import Order, Origin
 from edged.update.holds import Holds
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.policy import Decision, Wish
@@ -234,6 +234,7 @@ class Agent:
         """Decides what is wanted and allowed of each model now and, to `begin`, sets its course by that."""
         ledger = self._shop.ledger
         self.quarantined = await ledger.do(ledger.journal.quarantined)
+        self._forget_troubles()
         wanted = self._wanted()
         for model in sorted({*wanted, *self.pins, *self.courses}):
             course = self._course(State(model=model))
@@ -257,6 +258,23 @@ class Agent:
                 course.post(Happened(Event.WANTED, decision.why, target=Ref(decision.go_for, ""), cause=cause))
             if course.state.deferred and course.state.phase is Phase.SHADOW and not self.gate(model):
                 course.post(Happened(Event.RESUMED))
+
+    def _forget_troubles(self) -> None:
+        """What the start had to make do with is over once something else has been committed."""
+        for model, chosen in self.chosen.items():
+            course = self.courses.get(model)
+            if chosen.degraded and course and course.state.phase is Phase.IDLE and course.state.serving != chosen.ref:
+                self._recover(chosen.degraded)
+                chosen.degraded = ""
+
+    async def mend(self, model: str, revision: int) -> None:
+        """Fetches again what an installed revision lacks. Raises EdgedError, or OSError."""
+        store = self._shop.library.store
+        staging = store.staging(model, revision)
+        order = Order(model=model, revision=revision, staging=staging, store=store.root)
+        async with self._shop.fetching:
+            await self._shop.fetcher.bring_revision(self.origin(), order, self.told)
+            await asyncio.to_thread(store.take_in, staging)
 
     def _wanted(self) -> dict[str, plan.Wanted]:
         if self._plan is None:

@@ -47,7 +47,10 @@ class Held(msgspec.Struct, frozen=True):
 
 
 async def store(agent: Agent, *, verify: bool, repair: bool) -> Held:
-    """What the store holds; with `verify` after a look at every byte, with `repair` rid of what is damaged."""
+    """What the store holds; with `verify` after a look at every byte, with `repair` what is damaged is fetched again.
+
+    Raises EdgedError where that cannot be fetched now; what was damaged is out of the store all the same.
+    """
     uses = {
         (model, ref.revision): use
         for model, course in agent.courses.items()
@@ -59,8 +62,10 @@ async def store(agent: Agent, *, verify: bool, repair: bool) -> Held:
         if ref is not None
     }
     held = await asyncio.to_thread(_look, agent.shop.library.store, uses, verify=verify, repair=repair)
-    if repair and held.damages:
-        agent.nudge()
+    damaged = {key for each in held.damages for key in each.revisions} if repair else set()
+    for key in sorted(damaged):
+        model, _, revision = key.rpartition(" ")
+        await agent.mend(model, int(revision))
     return held
 
 

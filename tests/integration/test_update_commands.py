@@ -88,3 +88,7 @@ def test_a_flipped_bit_in_the_store_is_found(setting, device):
     blob.write_bytes(content)
     status, said = edgectl(device, "store", "verify")
     assert (status, "damaged" in said) == (1, True), said
+    status, said = edgectl(device, "store", "verify", "--repair")
+    assert (status, "fetched again" in said) == (0, True), said
+    status, said = edgectl(device, "store", "verify")
+    assert (status, "every byte is as it was signed" in said) == (0, True), said
