@@ -18,6 +18,7 @@ from edged._pb.edged.v1 import update_pb2 as pb
 from edged.errors import Code, EdgedError
 from edged.rpc.server import Methods, decode, stream, unary
 from edged.update import inventory
+from edged.update.administration import Administration
 from edged.update.agent import Agent
 from edged.update.course import Course
 from edged.update.records import Quarantined, Transition
@@ -35,6 +36,7 @@ class Updates:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self._administration = Administration(agent)
         self._watchers = 0
 
     def methods(self) -> Methods:
@@ -99,7 +101,7 @@ class Updates:
 
     async def _roll_back(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         request = decode(pb.RollBackRequest, data)
-        revision = await self._agent.roll_back(request.model, request.revision)
+        revision = await self._administration.roll_back(request.model, request.revision)
         return pb.RollBackResponse(revision=revision).SerializeToString()
 
     async def _pin(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -109,12 +111,12 @@ class Updates:
         if revision < 1:
             text = f"model {request.model[:64]!r} serves no revision that it could be pinned to"
             raise EdgedError(Code.INVALID_ARGUMENT, text, "name a revision")
-        await self._agent.pin(request.model, revision, "pin")
+        await self._administration.pin(request.model, revision, "pin")
         return pb.PinResponse(revision=revision).SerializeToString()
 
     async def _unpin(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         request = decode(pb.UnpinRequest, data)
-        await self._agent.unpin(request.model)
+        await self._administration.unpin(request.model)
         return pb.UnpinResponse().SerializeToString()
 
     async def _list_quarantine(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -127,7 +129,7 @@ class Updates:
         request = decode(pb.ReleaseQuarantineRequest, data)
         if not request.name:
             raise EdgedError(Code.INVALID_ARGUMENT, "no name was given", "name a quarantine, or a model")
-        released = await self._agent.release(request.name)
+        released = await self._administration.release(request.name)
         return pb.ReleaseQuarantineResponse(released=map(self._quarantined, released)).SerializeToString()
 
     async def _hold_updates(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:

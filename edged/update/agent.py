@@ -17,7 +17,7 @@ from edged.errors import Code, EdgedError
 from edged.events import Severity
 from edged.update import plan, policy, start
 from edged.update.course import Course
-from edged.update.fetcher import Order, Origin
+from edged.update.fetcher import Origin
 from edged.update.holds import Holds
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.policy import Decision, Wish
@@ -55,6 +55,8 @@ class Agent:
         self.decisions: dict[str, Decision] = {}
         self.holds = Holds()
         self.spending = Spending()
+        self.paused = ""
+        """Why nothing is done in the background now."""
         self.last_look = ""
         """How the repository answered last."""
         self.stick: Path | None = None
@@ -242,8 +244,9 @@ class Agent:
             hope = policy.wish(
                 Wish(found.revision, "plan", found.allow_unproven) if found else None, self.pins.get(model)
             )
-            floor = max(self._floors.get(model, 1), course.floor)
-            decision = policy.decide(course.state, hope, floor, self.quarantined.values(), self._shop.environment)
+            decision = policy.decide(
+                course.state, hope, self.floor(model), self.quarantined.values(), self._shop.environment
+            )
             if decision.go_for and found and not now and hope and hope.cause == "plan":
                 decision = self._after_jitter(decision, found)
             self.decisions[model] = decision
@@ -253,7 +256,7 @@ class Agent:
                 course.stages.wish = hope
             if decision.give_up:
                 course.post(Happened(Event.SUPERSEDED, decision.why, target=course.state.target))
-            if decision.go_for:
+            if decision.go_for and not self.paused:
                 cause = hope.cause if hope else ""
                 course.post(Happened(Event.WANTED, decision.why, target=Ref(decision.go_for, ""), cause=cause))
             if course.state.deferred and course.state.phase is Phase.SHADOW and not self.gate(model):
@@ -266,15 +269,6 @@ class Agent:
             if chosen.degraded and course and course.state.phase is Phase.IDLE and course.state.serving != chosen.ref:
                 self._recover(chosen.degraded)
                 chosen.degraded = ""
-
-    async def mend(self, model: str, revision: int) -> None:
-        """Fetches again what an installed revision lacks. Raises EdgedError, or OSError."""
-        store = self._shop.library.store
-        staging = store.staging(model, revision)
-        order = Order(model=model, revision=revision, staging=staging, store=store.root)
-        async with self._shop.fetching:
-            await self._shop.fetcher.bring_revision(self.origin(), order, self.told)
-            await asyncio.to_thread(store.take_in, staging)
 
     def _wanted(self) -> dict[str, plan.Wanted]:
         if self._plan is None:
@@ -297,6 +291,8 @@ class Agent:
 
     def gate(self, model: str) -> str:
         """Why the route of `model` may not flip now; nothing when it may."""
+        if self.paused:
+            return self.paused
         now_s = clock.monotonic()
         lease = self.holds.on(model, now_s)
         if lease is not None:
@@ -309,6 +305,19 @@ class Agent:
             return f"it waits for the maintenance window {self._shop.settings.window}"
         return ""
 
+    def floor(self, model: str) -> int:
+        """The lowest revision of a model that is signed as allowed."""
+        return max(self._floors.get(model, 1), self.courses[model].floor if model in self.courses else 1)
+
+    def pause(self, why: str) -> None:
+        """Has nothing fetched, tried, compared or judged while there is a reason for that; empty: all goes on."""
+        if why == self.paused:
+            return
+        self.paused = why
+        for course in self.courses.values():
+            if course.state.phase in WORK:
+                course.post(Happened(Event.DEFERRED if why else Event.RESUMED, why))
+
     def course(self, model: str) -> Course:
         """The course of a model. Raises EdgedError (model_not_found)."""
         course = self.courses.get(model)
@@ -316,62 +325,6 @@ class Agent:
             names = ", ".join(sorted(self.courses)[:10]) or "none"
             raise EdgedError(Code.MODEL_NOT_FOUND, f"there is no model {model[:64]!r}", f"models here: {names}")
         return course
-
-    async def pin(self, model: str, revision: int, cause: str) -> None:
-        """Has a model go to a revision and stay there, whatever the plan says. Raises EdgedError."""
-        floor = max(self._floors.get(model, 1), self.courses[model].floor if model in self.courses else 1)
-        if revision < floor:
-            text = f"revision {revision} of model {model} lies below {floor}, the least that is signed as allowed"
-            raise EdgedError(Code.ROLLBACK_ATTACK, text, f"name {floor} or a higher one")
-        ledger = self._shop.ledger
-        for name, found in (await ledger.do(ledger.journal.quarantined)).items():
-            if (found.model, found.revision) == (model, revision) and self._shop.environment.holds(found):
-                text = f"revision {revision} of model {model} is quarantined: {found.reason}: {found.text}"
-                raise EdgedError(
-                    Code.INVALID_ARGUMENT, text, f"`edgectl quarantine release {name[:8]}` lets it be tried"
-                )
-        ledger = self._shop.ledger
-        pin = Pin(model=model, revision=revision, cause=cause, at=clock.wall())
-        await ledger.do(ledger.journal.pin, pin)
-        self.pins[model] = pin
-        await self.reconsider(now=True)
-
-    async def unpin(self, model: str) -> None:
-        """Lets the plan decide again. Raises EdgedError."""
-        if model not in self.pins:
-            raise EdgedError(
-                Code.INVALID_ARGUMENT, f"model {model[:64]!r} is not pinned", "`edgectl update` shows pins"
-            )
-        ledger = self._shop.ledger
-        await ledger.do(ledger.journal.unpin, model)
-        del self.pins[model]
-        await self.reconsider(now=True)
-
-    async def roll_back(self, model: str, revision: int) -> int:
-        """Goes back to `revision`, 0 for the one before; gives which. Raises EdgedError."""
-        course = self.course(model)
-        state = course.state
-        if state.phase is Phase.SOAKING and state.previous and revision in (0, state.previous.revision):
-            course.post(Happened(Event.FAILED, "an administrator went back", Reason.OPERATOR))
-            return state.previous.revision
-        target = revision or (state.previous.revision if state.previous else 0)
-        if not target:
-            text = f"model {model} has served no other revision that could be gone back to"
-            raise EdgedError(Code.REVISION_NOT_FOUND, text, "name one with --to")
-        await self.pin(model, target, "rollback")
-        return target
-
-    async def release(self, name: str) -> list[Quarantined]:
-        """Lets keys be tried again whose name begins with `name`, or all of a model of that name. Raises EdgedError."""
-        ledger = self._shop.ledger
-        known = await ledger.do(ledger.journal.quarantined)
-        found = {key: each for key, each in known.items() if key.startswith(name) or each.model == name}
-        if not found:
-            raise EdgedError(Code.INVALID_ARGUMENT, f"nothing quarantined is called {name[:64]!r}", "see the list")
-        for key in found:
-            await ledger.do(ledger.journal.release, key)
-        await self.reconsider(now=True)
-        return list(found.values())
 
     @property
     def shop(self) -> Shop:

@@ -11,6 +11,7 @@ import msgspec
 from edged.bundle.manifest import digest
 from edged.errors import EdgedError
 from edged.models.store import Damage, Store
+from edged.update.administration import Administration
 from edged.update.agent import Agent
 from edged.update.course import Course
 from edged.update.machine import State as Machine
@@ -65,7 +66,7 @@ async def store(agent: Agent, *, verify: bool, repair: bool) -> Held:
     damaged = {key for each in held.damages for key in each.revisions} if repair else set()
     for key in sorted(damaged):
         model, _, revision = key.rpartition(" ")
-        await agent.mend(model, int(revision))
+        await Administration(agent).mend(model, int(revision))
     return held
 
 
