@@ -35,6 +35,7 @@ check: $(VENV)/.installed-dev ## lint, format, types, generated files
 	$(RUN) -m mypy
 	$(RUN) tools/generate_protos.py --check
 	$(RUN) tools/generate_settings_doc.py --check
+	$(RUN) tools/generate_update_diagram.py --check
 
 format: $(VENV)/.installed-dev ## puts the code in form
 	$(RUN) -m ruff check --fix
@@ -43,6 +44,7 @@ format: $(VENV)/.installed-dev ## puts the code in form
 generate: $(VENV)/.installed-dev ## makes the generated files anew
 	$(RUN) tools/generate_protos.py
 	$(RUN) tools/generate_settings_doc.py
+	$(RUN) tools/generate_update_diagram.py
 
 lock: ## pins all packages anew (needs uv)
 	uv pip compile pyproject.toml --extra onnxruntime $(LOCK) -o requirements.lock

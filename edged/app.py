@@ -24,7 +24,7 @@ from edged.pressure.governor import Governor
 from edged.pressure.monitor import Monitor
 from edged.pressure.policy import policy_of
 from edged.pressure.trace import Recorder
-from edged.rpc import admin, ways_in
+from edged.rpc import admin, updates, ways_in
 from edged.rpc.server import Server, remove_leftovers
 from edged.rpc.ways_in import Offer
 from edged.runtimes.base import ENGINES
@@ -37,6 +37,8 @@ from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
 from edged.system.starts import LIMIT, RETRY_S, SETTLED_S, Starts, supervised
 from edged.types import Limits
+from edged.update.agent import Agent
+from edged.update.opening import Parts, open_agent
 from edged.worker import cgroup
 from edged.worker.cgroup import Groups
 from edged.worker.templates import Templates
@@ -62,10 +64,14 @@ class App:
         self._residency = Residency(self._changes)
         self._templates = Templates(self._events)
         self._groups = cgroup.NONE
+        self._runtimes = {name: engine.version() for name, engine in ENGINES.items()}
+        self._device = hardware.read(settings.device.hardware_class)
+        self._found: list[factory.Found] = []
         self._service = Service(self._residency, settings.serving)
         self._repository = Repository(self._residency, self._release, self._events)
         self._notifier = Notifier(os.environ)
         self._monitor: Monitor | None = None
+        self._agent: Agent | None = None
         self._log = log.get("app")
         self._doubts: list[str] = []
         self._starts: Starts | None = None
@@ -93,7 +99,10 @@ class App:
             stack.callback(self._service.regions.close)
             stack.push_async_callback(self._residency.stop)
             if not self._reachable_only:
-                self._load_models()
+                self._agent = self._open_agent()
+                stack.push_async_callback(self._agent.close)
+                await self._agent.begin()
+                self._in_background(stack, "update agent", self._agent.run())
                 self._monitor = self._watch_pressure(stack)
             for server in self._servers(stack):
                 await server.start()
@@ -156,33 +165,53 @@ class App:
         task.add_done_callback(ended)
         stack.push_async_callback(_end, [task])
 
-    def _load_models(self) -> None:
-        """Starts the newest sound bundle of each factory model; the others may be asked for."""
-        runtimes = {name: engine.version() for name, engine in ENGINES.items()}
-        device = hardware.read(self._settings.device.hardware_class)
-        folder = Path(self._placed.paths.factory)
-        for found in factory.discover(folder):
-            if found.error is not None:
-                self._events.record(Severity.ERROR, found.error.code, found.model or "factory", str(found.error))
-                name = found.folder.relative_to(folder)
-                self._life.degrade(f"factory bundle {name} is not usable: {_in_a_line(found.error)}")
-            elif found.manifest is not None:
-                source = Source(found.folder, found.manifest, "factory")
-                resident = Resident(
-                    source,
-                    device,
-                    runtimes,
-                    self._settings.workers,
-                    self._changes,
-                    self._events,
-                    self._templates.make,
-                    self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
-                    self._groups,
-                )
-                if found.manifest.name in self._residency.routes:  # the newest comes first
-                    self._residency.know(resident)
-                else:
-                    self._residency.add(resident)
+    def _open_agent(self) -> Agent:
+        """The agent, which also chooses what serves first."""
+        self._found = self._factory(Path(self._placed.paths.factory))
+        parts = Parts(
+            settings=self._placed,
+            runtimes=self._runtimes,
+            factory=self._found,
+            residency=self._residency,
+            traffic=self._service,
+            events=self._events,
+            changes=self._changes,
+            make_resident=self._resident,
+            level=lambda: self._service.level,
+            drain_s=lambda: self._settings.serving.drain_s,
+            degrade=self._life.degrade,
+            recover=self._life.recover,
+        )
+        return open_agent(parts)
+
+    def _factory(self, folder: Path) -> list[factory.Found]:
+        """The bundles that the image brought; what is wrong with one is told."""
+        found = factory.discover(folder)
+        for each in found:
+            if each.error is not None:
+                self._events.record(Severity.ERROR, each.error.code, each.model or "factory", str(each.error))
+                name = each.folder.relative_to(folder)
+                self._life.degrade(f"factory bundle {name} is not usable: {_in_a_line(each.error)}")
+        return found
+
+    def _resident(self, source: Source) -> Resident:
+        return Resident(
+            source,
+            self._device,
+            self._runtimes,
+            self._settings.workers,
+            self._changes,
+            self._events,
+            self._templates.make,
+            self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
+            self._groups,
+        )
+
+    def _know_factory(self) -> None:
+        """The image's other revisions may be asked for too."""
+        for found in self._found:
+            if found.manifest is not None:
+                self._residency.know(self._resident(Source(found.folder, found.manifest, "factory")))
 
     def _watch_pressure(self, stack: contextlib.AsyncExitStack) -> Monitor:
         """Begins to watch, below the root: a whole system tree has its own /proc and /sys."""
@@ -201,6 +230,8 @@ class App:
     def _take_limits(self, limits: Limits) -> None:
         self._service.limit(limits)
         self._life.press(limits.level)
+        if self._agent is not None:
+            self._agent.pause("the device is under pressure" if limits.background_paused else "")
 
     def _busy_s(self) -> float:
         """The processor time of the workers stands for how long inferences ran."""
@@ -211,7 +242,10 @@ class App:
         stack.push_async_callback(self._repository.stop)
         hardware_class = self._settings.device.hardware_class
         calls = admin.Admin(self._service, self._residency, self._life, self._events, hardware_class)
-        offer = Offer(self._service, self._repository, self._events, self._changes, {admin.SERVICE: calls.methods()})
+        administration = {admin.SERVICE: calls.methods()}
+        if self._agent is not None:
+            administration[updates.SERVICE] = updates.Updates(self._agent).methods()
+        offer = Offer(self._service, self._repository, self._events, self._changes, administration)
         made = ways_in.servers(offer, self._placed.listen, stack, administrators_only=self._reachable_only)
         self._life.listening = list(made)
         return list(made.values())
@@ -221,9 +255,10 @@ class App:
 
     async def _start_up(self, stop: asyncio.Event) -> None:
         """Says READY=1 when every model is loaded or has failed, at the latest after _FIRST_LOADS_S."""
-        either = [asyncio.create_task(part) for part in (self._first_loads(), stop.wait())]
+        either = [asyncio.create_task(part) for part in (self._first_choices(), stop.wait())]
         await asyncio.wait(either, timeout=_FIRST_LOADS_S, return_when=asyncio.FIRST_COMPLETED)
         await _end(either)
+        self._know_factory()
         if stop.is_set():
             return
         self._life.enter(Phase.RUNNING)
@@ -237,9 +272,10 @@ class App:
             listening=", ".join(self._life.listening),
         )
 
-    async def _first_loads(self) -> None:
-        while not all(resident.settled for resident in self._residency.all()):
-            await self._changes.after(self._changes.count)
+    async def _first_choices(self) -> None:
+        """Waits until it is chosen what serves, and loaded or not to be."""
+        if self._agent is not None:
+            await self._agent.begun()
 
     async def _tell(self) -> None:
         """Keeps the line that `systemctl status` shows."""
@@ -311,6 +347,8 @@ class App:
         self._remember_settings(new)
         log.configure(self._settings.log.level, self._settings.log.format)
         self._service.apply(self._settings.serving)
+        if self._agent is not None:
+            self._agent.shop.settings = self._settings.under(self._origin.root).update
         for resident in self._residency.known():
             resident.settings = self._settings.workers
         if self._monitor is not None:

@@ -57,6 +57,7 @@ class Code(StrEnum):
     NOT_PERMITTED = "not_permitted"
     NOT_RUNNING = "not_running"
     CANNOT_LISTEN = "cannot_listen"
+    JOURNAL_UNWRITABLE = "journal_unwritable"
     INTERNAL = "internal"
 
 

@@ -129,6 +129,33 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.models.get(model, self.default)
 
 
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one request that reached a model; refusals are none. Serving emits it, the update judges it."""
+
+    model: str
+    revision: int
+    ok: bool
+    code: str
+    """The error's stable word; empty when it was answered."""
+    took_s: float
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """A live request with its live answer, copied for a revision on trial.
+
+    `shapes[i]`, `forms[i]` and `contents[i]` are those of input `inputs[i]`; `expected[o]` is the raw answer of output
+    `outputs[o]`, of shape `expected_shapes[o]`.
+    """
+
+    inputs: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    forms: tuple[int, ...]
+    contents: tuple[bytes, ...]
+    outputs: tuple[str, ...]
+    expected_shapes: tuple[tuple[int, ...], ...]
+    expected: tuple[bytes, ...]
+
+
 class Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """Somebody who may command devices, as the signed `operators.json` names them."""
 

@@ -15,50 +15,32 @@ import msgspec
 from msgspec import Meta, inspect, structs
 
 from edged import schema
+from edged.config.kinds import AbsolutePath, HardwareClass, OptionalPath, Table
 from edged.config.pressure import Pressure
-
-_NAME = r"^[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z"
-_PARTS = r"(/(?!\.{1,2}(/|\Z))[^/\x00-\x1f\x7f]+)+/?"
-
-HardwareClass = Annotated[
-    str,
-    Meta(
-        pattern=_NAME,
-        extra={"allowed": "1 to 64 of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit"},
-    ),
-]
-AbsolutePath = Annotated[
-    str,
-    Meta(
-        pattern=rf"^{_PARTS}\Z",
-        max_length=4095,
-        extra={"allowed": "an absolute path, no part of it empty, '.' or '..'", "path": True},
-    ),
-]
-OptionalPath = Annotated[
-    str,
-    Meta(
-        pattern=rf"^({_PARTS})?\Z",
-        max_length=4095,
-        extra={"allowed": "\"\" for none, or an absolute path, no part of it empty, '.' or '..'", "path": True},
-    ),
-]
+from edged.config.update import Update
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of the settings."""
-
-
-class Device(_Table, frozen=True, kw_only=True):
+class Device(Table, frozen=True, kw_only=True):
     """What this device is."""
 
     hardware_class: Annotated[
         HardwareClass,
         Meta(description="The named deployment target that this device belongs to; variants and plans refer to it."),
     ] = "generic"
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.:-]{0,126}[A-Za-z0-9])?)?\Z",
+            description="What this device is called in plans and reports.",
+            extra={
+                "allowed": "\"\" for the host's name, or 1 to 128 of A-Z, a-z, 0-9, '-', '_', '.' and ':', "
+                "beginning and ending with a letter or digit"
+            },
+        ),
+    ] = ""
 
 
-class Paths(_Table, frozen=True, kw_only=True):
+class Paths(Table, frozen=True, kw_only=True):
     """Where edged keeps and finds its files."""
 
     state: Annotated[
@@ -75,7 +57,7 @@ class Paths(_Table, frozen=True, kw_only=True):
     ] = "/usr/share/edged/models"
 
 
-class Listen(_Table, frozen=True, kw_only=True):
+class Listen(Table, frozen=True, kw_only=True):
     """Where callers reach edged."""
 
     socket: Annotated[
@@ -129,7 +111,7 @@ class Listen(_Table, frozen=True, kw_only=True):
     ] = 64
 
 
-class Serving(_Table, frozen=True, kw_only=True):
+class Serving(Table, frozen=True, kw_only=True):
     """How requests wait and for how long."""
 
     queue_requests: Annotated[
@@ -180,7 +162,7 @@ class Serving(_Table, frozen=True, kw_only=True):
     ] = 10.0
 
 
-class Workers(_Table, frozen=True, kw_only=True):
+class Workers(Table, frozen=True, kw_only=True):
     """What worker processes may take; a variant's own options and caps come first, and new workers take new values."""
 
     threads: Annotated[
@@ -257,7 +239,7 @@ class Workers(_Table, frozen=True, kw_only=True):
     ] = 60.0
 
 
-class Log(_Table, frozen=True, kw_only=True):
+class Log(Table, frozen=True, kw_only=True):
     """What is logged, and how."""
 
     level: Annotated[
@@ -282,7 +264,7 @@ class Log(_Table, frozen=True, kw_only=True):
     ] = 512
 
 
-class Settings(_Table, frozen=True, kw_only=True):
+class Settings(Table, frozen=True, kw_only=True):
     """All tables. Values are as written in the files; what opens files uses `under(root)`."""
 
     device: Device = Device()
@@ -291,6 +273,7 @@ class Settings(_Table, frozen=True, kw_only=True):
     serving: Serving = Serving()
     workers: Workers = Workers()
     pressure: Pressure = Pressure()
+    update: Update = Update()
     log: Log = Log()
 
     def under(self, root: PurePath) -> Settings:

@@ -8,18 +8,17 @@ from typing import Any
 
 import msgspec
 
-from edged.bundle import acceptance, folder, paths
+from edged.bundle import folder, paths
 from edged.bundle.acceptance import Verdict
-from edged.bundle.manifest import Golden, Manifest, Variant, digest
+from edged.bundle.manifest import Manifest, Variant, digest
 from edged.config.settings import Workers
 from edged.ctl.output import Column, Table
 from edged.ctl.words import count, duration, mib
 from edged.document import DocumentError, Place, Problem
 from edged.errors import Code, EdgedError
-from edged.models.loading import Terms, run_golden, start_worker
+from edged.models.loading import Terms, goldens_of, judge_golden, start_worker
 from edged.models.selection import PassedOver, select
 from edged.system.hardware import Hardware
-from edged.worker.process import Worker
 
 # How long a worker that is asked for nothing may take to go.
 _STOP_GRACE_S = 2.0
@@ -89,22 +88,12 @@ async def _try(at: Path, manifest: Manifest, variant: Variant, terms: Terms) -> 
         return Tried(variant.name, fault=f"its worker cannot be started: {error.strerror or error}")
     try:
         verdicts = [
-            (golden.file, await _judge(worker, manifest, golden))
-            for golden in manifest.acceptance.goldens
-            if not golden.variants or variant.name in golden.variants
+            (golden.file, (await judge_golden(worker, manifest, golden))[0]) for golden in goldens_of(manifest, variant)
         ]
         load_s = worker.loaded.load_s + worker.loaded.warmup_s
         return Tried(variant.name, None, "", load_s, worker.usage().peak_bytes, tuple(verdicts))
     finally:
         await worker.stop(_STOP_GRACE_S)
-
-
-async def _judge(worker: Worker, manifest: Manifest, golden: Golden) -> Verdict:
-    try:
-        compared = await run_golden(worker, manifest, golden)
-    except EdgedError as error:
-        return Verdict(ok=False, code=error.code, text=f"{golden.file}: could not be run: {error}")
-    return acceptance.judge(golden, compared.outputs)
 
 
 def table(checked: Checked) -> Table:

@@ -28,7 +28,7 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 
-_Reply = TypeVar("_Reply", bound=Message)
+Reply = TypeVar("Reply", bound=Message)
 
 
 class Client:
@@ -51,88 +51,96 @@ class Client:
 
     def status(self) -> admin_pb2.Status:
         """The whole state, now."""
-        return self._ask(_ADMIN, "GetStatus", admin_pb2.GetStatusRequest(), admin_pb2.Status)
+        return self.ask(_ADMIN, "GetStatus", admin_pb2.GetStatusRequest(), admin_pb2.Status)
 
     def models(self) -> admin_pb2.ListModelsResponse:
         """The models the daemon knows."""
-        return self._ask(_ADMIN, "ListModels", admin_pb2.ListModelsRequest(), admin_pb2.ListModelsResponse)
+        return self.ask(_ADMIN, "ListModels", admin_pb2.ListModelsRequest(), admin_pb2.ListModelsResponse)
 
     def workers(self, *, pss: bool) -> admin_pb2.ListWorkersResponse:
         """The workers there are; with their proportional share of memory where `pss`."""
         request = admin_pb2.ListWorkersRequest(pss=pss)
-        return self._ask(_ADMIN, "ListWorkers", request, admin_pb2.ListWorkersResponse)
+        return self.ask(_ADMIN, "ListWorkers", request, admin_pb2.ListWorkersResponse)
 
     def events(self, limit: int, after: int) -> admin_pb2.ListEventsResponse:
         """What happened after the event `after`, at most the newest `limit`; 0: all that is kept."""
         request = admin_pb2.ListEventsRequest(limit=limit, after_sequence=after)
-        return self._ask(_ADMIN, "ListEvents", request, admin_pb2.ListEventsResponse)
+        return self.ask(_ADMIN, "ListEvents", request, admin_pb2.ListEventsResponse)
 
     def regions(self) -> admin_pb2.ListRegionsResponse:
         """The regions of shared memory that are registered."""
-        return self._ask(_ADMIN, "ListRegions", admin_pb2.ListRegionsRequest(), admin_pb2.ListRegionsResponse)
+        return self.ask(_ADMIN, "ListRegions", admin_pb2.ListRegionsRequest(), admin_pb2.ListRegionsResponse)
 
     def watch(self, for_s: float | None = None) -> Iterator[admin_pb2.Status]:
         """The whole state at once and after each change, until the daemon ends or `for_s` seconds are over.
 
         Both of these raise EdgedError (not_running).
         """
-        request = admin_pb2.WatchStatusRequest()
+        return self.follow(_ADMIN, "WatchStatus", admin_pb2.WatchStatusRequest(), admin_pb2.Status, for_s)
+
+    def follow(
+        self, service: str, method: str, request: Message, reply: type[Reply], for_s: float | None = None
+    ) -> Iterator[Reply]:
+        """What a stream gives until it ends, or `for_s` seconds are over; both raise EdgedError (not_running)."""
         call = self._channel.unary_stream(
-            f"/{_ADMIN}/WatchStatus",
+            f"/{service}/{method}",
             request_serializer=type(request).SerializeToString,
-            response_deserializer=admin_pb2.Status.FromString,
+            response_deserializer=reply.FromString,
         )(request, timeout=for_s)
         try:
             yield from call
         except grpc.RpcError as error:
-            raise self._in_words(error, "WatchStatus") from error
+            raise self._in_words(error, method) from error
         finally:
             call.cancel()
 
     def server(self) -> grpc_service_pb2.ServerMetadataResponse:
         """Who answers."""
         request = grpc_service_pb2.ServerMetadataRequest()
-        return self._ask(_INFERENCE, "ServerMetadata", request, grpc_service_pb2.ServerMetadataResponse)
+        return self.ask(_INFERENCE, "ServerMetadata", request, grpc_service_pb2.ServerMetadataResponse)
 
     def metadata(self, model: str, revision: int | None) -> grpc_service_pb2.ModelMetadataResponse:
         """What a model takes and gives."""
         request = grpc_service_pb2.ModelMetadataRequest(name=model, version=str(revision or ""))
-        return self._ask(_INFERENCE, "ModelMetadata", request, grpc_service_pb2.ModelMetadataResponse)
+        return self.ask(_INFERENCE, "ModelMetadata", request, grpc_service_pb2.ModelMetadataResponse)
 
     def statistics(self, model: str, revision: int | None) -> grpc_service_pb2.ModelStatisticsResponse:
         """What was counted of a model, or of all where none is named."""
         request = grpc_service_pb2.ModelStatisticsRequest(name=model, version=str(revision or ""))
-        return self._ask(_INFERENCE, "ModelStatistics", request, grpc_service_pb2.ModelStatisticsResponse)
+        return self.ask(_INFERENCE, "ModelStatistics", request, grpc_service_pb2.ModelStatisticsResponse)
 
     def index(self) -> grpc_service_pb2.RepositoryIndexResponse:
         """Every revision on this device."""
         request = grpc_service_pb2.RepositoryIndexRequest()
-        return self._ask(_INFERENCE, "RepositoryIndex", request, grpc_service_pb2.RepositoryIndexResponse)
+        return self.ask(_INFERENCE, "RepositoryIndex", request, grpc_service_pb2.RepositoryIndexResponse)
 
     def load(self, model: str, revision: int | None) -> None:
         """Has a model serve; returns when it does."""
         request = grpc_service_pb2.RepositoryModelLoadRequest(model_name=model)
         if revision is not None:
             request.parameters["revision"].int64_param = revision
-        self._ask(_INFERENCE, "RepositoryModelLoad", request, grpc_service_pb2.RepositoryModelLoadResponse)
+        self.ask(_INFERENCE, "RepositoryModelLoad", request, grpc_service_pb2.RepositoryModelLoadResponse)
 
     def unload(self, model: str) -> None:
         """Ends a model's workers; returns when they have gone."""
         request = grpc_service_pb2.RepositoryModelUnloadRequest(model_name=model)
-        self._ask(_INFERENCE, "RepositoryModelUnload", request, grpc_service_pb2.RepositoryModelUnloadResponse)
+        self.ask(_INFERENCE, "RepositoryModelUnload", request, grpc_service_pb2.RepositoryModelUnloadResponse)
 
     def infer(self, request: grpc_service_pb2.ModelInferRequest) -> grpc_service_pb2.ModelInferResponse:
         """One inference."""
-        return self._ask(_INFERENCE, "ModelInfer", request, grpc_service_pb2.ModelInferResponse)
+        return self.ask(_INFERENCE, "ModelInfer", request, grpc_service_pb2.ModelInferResponse)
 
-    def _ask(self, service: str, method: str, request: Message, reply: type[_Reply]) -> _Reply:
+    def ask(
+        self, service: str, method: str, request: Message, reply: type[Reply], timeout_s: float | None = None
+    ) -> Reply:
+        """One call, which may take `timeout_s` seconds where that is longer than what was asked for."""
         call = self._channel.unary_unary(
             f"/{service}/{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=reply.FromString,
         )
         try:
-            answer: _Reply = call(request, timeout=self._timeout_s)
+            answer: Reply = call(request, timeout=max(self._timeout_s, timeout_s or 0))
         except grpc.RpcError as error:
             raise self._in_words(error, method) from error
         return answer

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from edged.bundle import acceptance
+from edged.bundle.acceptance import Verdict
 from edged.bundle.manifest import Golden, Manifest, Variant
 from edged.config.settings import Workers
+from edged.errors import EdgedError
 from edged.worker import cgroup, process
 from edged.worker.cgroup import Groups
 from edged.worker.messages import Compared, FileRef, Load, RunGolden, WarmupRun
@@ -67,3 +70,18 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
 async def run_golden(worker: process.Worker, manifest: Manifest, golden: Golden) -> Compared:
     """Has a worker run one golden. Raises EdgedError."""
     return await worker.golden(RunGolden(file_ref(manifest, golden.file), golden.atol, golden.rtol))
+
+
+async def judge_golden(worker: process.Worker, manifest: Manifest, golden: Golden) -> tuple[Verdict, float]:
+    """Whether one golden holds for a worker, and how many seconds the inference took; 0 where it could not be run."""
+    try:
+        compared = await run_golden(worker, manifest, golden)
+    except EdgedError as error:
+        return Verdict(ok=False, code=error.code, text=f"{golden.file}: could not be run: {error}"), 0.0
+    return acceptance.judge(golden, compared.outputs), compared.infer_s
+
+
+def goldens_of(manifest: Manifest, variant: Variant) -> list[Golden]:
+    """The goldens that hold for a variant."""
+    goldens = manifest.acceptance.goldens
+    return [golden for golden in goldens if not golden.variants or variant.name in golden.variants]

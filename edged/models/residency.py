@@ -1,4 +1,4 @@
-"""What is loaded: all residents, and the routes that follow from them."""
+"""What is loaded: all residents, and the routes to them."""
 
 from __future__ import annotations
 
@@ -10,43 +10,74 @@ from edged.models.routes import Route
 
 
 class Residency:
-    """All residents, and the routes that follow from them."""
+    """All residents, and the routes to them. A route changes at once; what was queued elsewhere is answered there."""
 
     def __init__(self, changes: Changes) -> None:
         self.changes = changes
         self._residents: dict[tuple[str, int], Resident] = {}
+        self._aside: set[tuple[str, int]] = set()
+        """Those that are on trial or withdrawn: they may be loaded, and are not routed to."""
         self.routes: dict[str, Route] = {}
 
     def know(self, resident: Resident) -> None:
-        """Takes in a revision that is on the device, without loading it."""
-        self._residents[resident.name, resident.revision] = resident
+        """Takes in a revision that is on the device, without loading it; one that is known already stays."""
+        self._residents.setdefault((resident.name, resident.revision), resident)
         route = self.routes.get(resident.name)
-        self._set_route(resident.name, route.serving if route else resident.revision)
+        self._route(resident.name, route.serving if route else resident.revision)
 
     def add(self, resident: Resident) -> None:
-        """Takes a resident in and starts it; the highest revision of a model becomes the one that serves."""
+        """Takes a resident in and starts it; the first of a model, or one of a higher revision, serves."""
         self._residents[resident.name, resident.revision] = resident
         resident.start()
-        self._set_route(resident.name, max(each.revision for each in self.all() if each.name == resident.name))
+        route = self.routes.get(resident.name)
+        self._route(resident.name, max(resident.revision, route.serving if route else 0))
 
-    def serve(self, resident: Resident) -> None:
-        """Has a resident answer for its model from now on, where no revision is named."""
-        self._set_route(resident.name, resident.revision)
-        self.changes.mark()
+    def add_on_trial(self, resident: Resident) -> None:
+        """Takes a resident in and starts it; no request reaches it."""
+        self._residents[resident.name, resident.revision] = resident
+        self._aside.add((resident.name, resident.revision))
+        resident.start()
+
+    def flip(self, model: str, revision: int, *, keep: bool = False) -> None:
+        """Routes what comes from now on to `revision`; with `keep`, the one before answers where this one fails."""
+        before = self.routes.get(model)
+        self._aside.discard((model, revision))
+        self._route(model, revision, before.serving if keep and before and before.serving != revision else 0)
+
+    def settle(self, model: str) -> None:
+        """The serving revision stands alone from now on."""
+        self._route(model, self.routes[model].serving)
 
     def refresh(self, model: str) -> None:
         """Takes into the route which revisions of a model are loaded by now."""
-        self._set_route(model, self.routes[model].serving)
-        self.changes.mark()
+        route = self.routes[model]
+        self._route(model, route.serving, route.fallback)
 
-    def _set_route(self, model: str, serving: int) -> None:
-        found = [resident for resident in self.known() if resident.name == model]
-        loaded = tuple(each.revision for each in found if each.revision == serving or each.loaded)
-        self.routes[model] = Route(serving=serving, loaded=loaded, known=tuple(each.revision for each in found))
+    def withdraw(self, model: str, revision: int) -> Resident | None:
+        """Takes a revision that does not serve off the route, and gives its resident; whoever names it is told."""
+        self._aside.add((model, revision))
+        route = self.routes.get(model)
+        if route is not None:
+            self._route(model, route.serving, 0 if route.fallback == revision else route.fallback)
+        return self.find(model, revision)
+
+    async def end(self, resident: Resident) -> None:
+        """Ends a resident that was withdrawn, and forgets it."""
+        await resident.stop()
+        key = (resident.name, resident.revision)
+        if self._residents.get(key) is resident:
+            del self._residents[key]
+            self._aside.discard(key)
+            self.changes.mark()
 
     def get(self, model: str, revision: int) -> Resident:
         """The resident of a resolved route. Raises KeyError."""
         return self._residents[model, revision]
+
+    def find(self, model: str, revision: int) -> Resident | None:
+        """A resident that is or was loaded, whether it is routed to or not; None where there is none."""
+        found = self._residents.get((model, revision))
+        return found if found is not None and found.begun else None
 
     def serving(self) -> list[Resident]:
         """The residents that should answer when no revision is named, by model name."""
@@ -64,3 +95,12 @@ class Residency:
     async def stop(self) -> None:
         """Ends all workers, at the same time."""
         await asyncio.gather(*(resident.stop() for resident in self._residents.values()))
+
+    def _route(self, model: str, serving: int, fallback: int = 0) -> None:
+        """Sets a model's route: what is loaded may be named, but for what stands aside."""
+        before = self.routes.get(model)
+        found = [each for each in self.known() if each.name == model and (model, each.revision) not in self._aside]
+        loaded = {each.revision for each in found if each.revision == serving or each.loaded}
+        known = {*(before.known if before else ()), *(each.revision for each in found), serving}
+        self.routes[model] = Route(serving, tuple(sorted(loaded)), tuple(sorted(known)), fallback)
+        self.changes.mark()

@@ -96,6 +96,11 @@ class Resident:
         self._make = make
         self._max_answer_bytes = max_answer_bytes
         self._groups = groups
+        self.crashes = 0
+        """Workers that ended unasked, and by no fault of another's; hangs are counted apart."""
+        self.trouble: EdgedError | None = None
+        """What the last worker that ended, or did not come up, is blamed for."""
+        self.hangs = 0
         self._served = False
         self._deaths = 0
         """In a row, with no answer between."""
@@ -138,6 +143,11 @@ class Resident:
     def settled(self) -> bool:
         """Whether its first load has come to an end, good or bad."""
         return not self.loading or self._deaths > 0
+
+    @property
+    def deaths(self) -> int:
+        """Workers that ended in a row with no answer between, or did not come up."""
+        return self._deaths
 
     @property
     def degraded(self) -> bool:
@@ -201,7 +211,9 @@ class Resident:
             self._become(State.LOADING, f"its worker ended ({how.text})")
             if not worker.excused:
                 self._deaths += 1
+                self._count_death(worker)
             verdict = worker.verdict or EdgedError(Code.WORKER_CRASHED, f"its worker ended: {how.text}")
+            self.trouble = verdict
             if how.lost:
                 self._lose(self._runnable[0], worker)
                 self._pass_over(self._runnable[0], verdict)
@@ -213,12 +225,13 @@ class Resident:
     async def _load(self, variant: Variant) -> process.Worker | None:
         """A worker of `variant`, ready; None when it does not load, which is then dealt with."""
         try:
-            worker = await start_worker(self.source.folder, self.manifest, variant, self._terms())
+            worker = await start_worker(self.source.folder, self.manifest, variant, self.terms)
         except process.LostError as error:
             self._lose(variant, error.worker)
             self._pass_over(variant, error)
             return None
         except (EdgedError, OSError) as error:
+            self.trouble = error if isinstance(error, EdgedError) else EdgedError(Code.LOAD_FAILED, str(error))
             if _may_pass(error) and (self._runnable == [variant] or not _is_hang(error)):
                 self.last_exit = str(error)
                 self._deaths += 1
@@ -279,7 +292,20 @@ class Resident:
         """A worker has answered: what died before is no row of deaths any more."""
         self._deaths = 0
 
-    def _terms(self) -> Terms:
+    def _count_death(self, worker: process.Worker) -> None:
+        if worker.verdict is not None and worker.verdict.code is Code.WORKER_HANG:
+            self.hangs += 1
+        else:
+            self.crashes += 1
+
+    @property
+    def runnable(self) -> tuple[Variant, ...]:
+        """The variants that may still run here, best first."""
+        return tuple(self._runnable)
+
+    @property
+    def terms(self) -> Terms:
+        """What its workers are started under."""
         return Terms(self.settings, self._hardware.memory_mib, self._make, self._max_answer_bytes, self._groups)
 
     def _pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:

@@ -15,6 +15,12 @@ class Route(msgspec.Struct, frozen=True):
     serving: int
     loaded: tuple[int, ...]
     known: tuple[int, ...]
+    fallback: int = 0
+    """The revision that answers where the serving one fails, while that is new; 0: none."""
+
+    def other(self, revision: int) -> int:
+        """Who may answer a request that names no revision where `revision` failed; 0: nobody."""
+        return self.fallback if revision == self.serving else self.serving
 
 
 def parse_version(model: str, version: str) -> int | None:

@@ -55,14 +55,15 @@ class Repository:
 
     def _find(self, model: str, revision: int | None) -> Resident:
         name, serving = routes.resolve(self._residency.routes, model, "")
-        known = self._residency.routes[name].known
-        if revision is not None and revision not in known:
+        known = {each.revision: each for each in self._residency.known() if each.name == name}
+        found = known.get(serving if revision is None else revision)
+        if found is None:
             raise EdgedError(
                 Code.REVISION_NOT_FOUND,
-                f"model {name!r} has no revision {revision} on this device",
+                f"model {name!r} has no revision {revision or serving} on this device",
                 f"it has {', '.join(map(str, known))}",
             )
-        return self._residency.get(name, serving if revision is None else revision)
+        return found
 
     async def _order(self, model: str, order: Callable[[], Awaitable[None]]) -> None:
         """Carries out one order after the other for each model."""
@@ -102,7 +103,7 @@ class Repository:
                 f"revision {resident.revision} of model {resident.name!r} is not ready: {reason}",
                 f"revision {before.revision} serves on" if before.ready else "`edgectl events` says more",
             )
-        self._residency.serve(resident)
+        self._residency.flip(resident.name, resident.revision)
         others = [each for each in self._residency.all() if each.name == resident.name and each is not resident]
         await self._end([each for each in others if each.loaded], f"revision {resident.revision} took its place")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Hashable
 
 from edged import clock
@@ -17,7 +18,8 @@ from edged.serving.overload import Bounds
 from edged.serving.regions import Regions
 from edged.serving.request import Answer, Call
 from edged.serving.scheduler import Queue, unavailable
-from edged.types import Level, Limits
+from edged.serving.statistics import is_outcome
+from edged.types import Level, Limits, Outcome, Sample
 
 # Requests come in few signatures; a caller that varies them without end must not fill the memory.
 _SIGNATURES_KEPT = 256
@@ -36,6 +38,19 @@ class Service:
         self._duty = Duty()
         self._loop = asyncio.get_running_loop()
         self._stopping = False
+        self._observers: list[Callable[[Outcome], None]] = []
+        self._shadows: dict[str, Callable[[Sample], None]] = {}
+
+    def observe(self, observer: Callable[[Outcome], None]) -> None:
+        """Tells `observer` what becomes of each request from now on."""
+        self._observers.append(observer)
+
+    def shadow(self, model: str, sink: Callable[[Sample], None] | None) -> None:
+        """Copies the requests that `model` answers, with the answers, to `sink`; None ends that."""
+        if sink is None:
+            self._shadows.pop(model, None)
+        else:
+            self._shadows[model] = sink
 
     def limit(self, limits: Limits) -> None:
         """Takes what models may do now: rates, rows, priorities, and the share of time in which all may compute."""
@@ -64,8 +79,56 @@ class Service:
         caller's work is not begun.
         """
         resident = self.find(call.model, call.version)
+        began = self._loop.time()
+        try:
+            answer = await self._ask(resident, call, remaining_s, render, best_priority)
+        except EdgedError as error:
+            if not is_outcome(error.code):
+                raise
+            other = self._other(resident, call, error)
+            if other is None:
+                self._tell(resident, error.code, began)
+                raise
+            left_s = None if remaining_s is None else remaining_s - (self._loop.time() - began)
+            # Where this one fails too, the request is at fault.
+            answer = await self._ask(other, call, left_s, render, best_priority)
+            self._tell(resident, error.code, began)
+            return answer
+        self._tell(resident, "", began)
+        return answer
+
+    def _other(self, resident: Resident, call: Call, error: EdgedError) -> Resident | None:
+        """Who may answer instead while the one that failed is new, or has just been gone back on.
+
+        Not after a hang, which has cost the caller's time already, and not where a revision was named.
+        """
+        if call.version or error.code is Code.WORKER_HANG or self._stopping:
+            return None
+        revision = self._residency.routes[call.model].other(resident.revision)
+        other = self._residency.find(call.model, revision)
+        return other if revision != resident.revision and other is not None and other.expected else None
+
+    def _tell(self, resident: Resident, code: str, began: float) -> None:
+        if self._observers:
+            took_s = self._loop.time() - began
+            outcome = Outcome(resident.name, resident.revision, not code, code, took_s)
+            for observer in self._observers:
+                observer(outcome)
+
+    async def _ask(
+        self,
+        resident: Resident,
+        call: Call,
+        remaining_s: float | None,
+        render: Callable[[Answer], bytes],
+        best_priority: int,
+    ) -> bytes:
+        """One attempt, counted for the revision that made it."""
         queue = self.queue(resident)
         arrived_ns = clock.monotonic_ns()
+        sink = self._shadows.get(call.model)
+        if sink is not None:
+            render = functools.partial(_copied, sink, call, render)
         try:
             return await self._infer(resident, queue, call, remaining_s, render, best_priority)
         except EdgedError as error:
@@ -149,6 +212,12 @@ class Service:
             return False
         return True
 
+    def forget(self, resident: Resident) -> None:
+        """Forgets the queue of a resident that was released and is gone for good, with what it counted."""
+        key = (resident.name, resident.revision)
+        self._queues.pop(key, None)
+        self._admitted.pop(key, None)
+
     async def drain(self, limit_s: float) -> bool:
         """Refuses what comes from now on and waits for what is here; whether all of it was answered in time.
 
@@ -170,6 +239,27 @@ class Service:
     def _bounds(self) -> Bounds:
         settings = self._settings
         return Bounds(settings.queue_requests, settings.queue_mib * 1024 * 1024, settings.queue_delay_ms / 1000)
+
+
+def _copied(sink: Callable[[Sample], None], call: Call, render: Callable[[Answer], bytes], answer: Answer) -> bytes:
+    """Renders an answer, and gives a copy of it with its request to `sink`.
+
+    What lies in shared memory is others' and may have changed by now: such a request is not copied.
+    """
+    if any(content.place for content in call.contents) or any(output.place for output in answer.outputs):
+        return render(answer)
+    sink(
+        Sample(
+            inputs=tuple(meta.name for meta in call.inputs),
+            shapes=tuple(meta.shape for meta in call.inputs),
+            forms=tuple(int(content.form) for content in call.contents),
+            contents=tuple(b"".join(content.parts) for content in call.contents),
+            outputs=tuple(output.name for output in answer.outputs),
+            expected_shapes=tuple(output.shape for output in answer.outputs),
+            expected=tuple(bytes(output.data) for output in answer.outputs),
+        )
+    )
+    return render(answer)
 
 
 def _shutting_down() -> EdgedError:

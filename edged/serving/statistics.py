@@ -144,3 +144,8 @@ class Statistics(msgspec.Struct):
             self.refused[code] = self.refused.get(code, 0) + 1
         else:
             self.fail.add(took_ns)
+
+
+def is_outcome(code: Code) -> bool:
+    """Whether an error says something of the revision that was asked; that it cannot answer at all does."""
+    return code not in REFUSALS or code is Code.MODEL_UNAVAILABLE

@@ -87,14 +87,25 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def spawn(module: str, arguments: Sequence[str], environment: Mapping[str, str], keep: Sequence[int]) -> Child:
+def spawn(
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    keep: Sequence[int],
+    output: int | None = None,
+) -> Child:
     """Starts `python -I -B -m module arguments…` with the descriptors `keep` and no other.
 
-    It leaves no compiled code behind. Its standard input is empty; what it prints goes where the daemon's own goes.
+    It leaves no compiled code behind. Its standard input is empty; what it prints goes to `output` or, with its errors,
+    where the daemon's own goes.
     Raises OSError.
     """
     command = [sys.executable, "-I", "-B", "-m", module, *arguments]
-    empty = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+    files: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)
+    ]
+    if output is not None:
+        files.append((os.POSIX_SPAWN_DUP2, output, 1))
     for descriptor in keep:
         os.set_inheritable(descriptor, True)
     try:
@@ -102,7 +113,7 @@ def spawn(module: str, arguments: Sequence[str], environment: Mapping[str, str],
             sys.executable,
             command,
             dict(environment),
-            file_actions=empty,
+            file_actions=files,
             setsigmask=(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),  # until the child ignores them
         )
     finally:

@@ -27,6 +27,7 @@ from edged.worker.messages import (
     FromWorker,
     Infer,
     Load,
+    RunShadow,
     ToWorker,
     Unmap,
     Unmapped,
@@ -80,6 +81,8 @@ def serve(link: socket.socket, arena: Window, regions: Mappings, confine: Callab
             elif isinstance(message, Infer):
                 answered, bodies = model.infer(message, body, arena, regions)
                 _send(link, answered, bodies)
+            elif isinstance(message, RunShadow):
+                _send(link, model.shadow(message, body))
             else:
                 _send(link, model.golden(message))
         except EdgedError as error:

@@ -181,5 +181,19 @@ class Unmapped(msgspec.Struct, frozen=True, array_like=True, tag=21):
     """Worker to front: it has let go of a region."""
 
 
-ToWorker = Load | Infer | RunGolden | Unmap
+class RunShadow(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Front to worker: run a copied request and measure how far the answer lies from the one that was given.
+
+    The body holds the inputs one after the other, then the expected outputs, raw. Answered by Compared or Failed.
+    """
+
+    inputs: tuple[str, ...]
+    parts: tuple[InputPart, ...]
+    outputs: tuple[str, ...]
+    expected: tuple[OutputPart, ...]
+    atol: float
+    rtol: float
+
+
+ToWorker = Load | Infer | RunGolden | RunShadow | Unmap
 FromWorker = Loaded | Failed | Answered | Compared | Unmapped

@@ -28,6 +28,7 @@ from edged.worker.messages import (
     MemberAnswer,
     OutputPart,
     RunGolden,
+    RunShadow,
     Target,
     WarmupRun,
 )
@@ -339,6 +340,27 @@ class Model:
         except EdgedError as error:
             text = f"{asked.file.path} cannot be run: {error.message}"
             raise EdgedError(Code.GOLDEN_MISMATCH, text, error.hint) from error
+        took = time.monotonic() - began
+        outputs = [
+            compare.compare(name, self._outputs[name].datatype, answer, expected[name], asked.atol, asked.rtol)
+            for name, answer in zip(expected, answers, strict=True)
+        ]
+        return Compared(outputs, took)
+
+    def shadow(self, asked: RunShadow, body: memoryview) -> Compared:
+        """Runs a copied request and compares what comes with what another revision answered."""
+        at = 0
+        inputs, expected = {}, {}
+        for name, part in zip(asked.inputs, asked.parts, strict=True):
+            data = body[at : at + part.size]
+            inputs[name] = codec.decode(name, self._inputs[name].datatype, part.shape, part.form, data)
+            at += part.size
+        for name, output in zip(asked.outputs, asked.expected, strict=True):
+            data = body[at : at + output.size]
+            expected[name] = codec.decode(name, self._outputs[name].datatype, output.shape, Form.RAW, data)
+            at += output.size
+        began = time.monotonic()
+        answers = self._session.run(inputs, list(expected))
         took = time.monotonic() - began
         outputs = [
             compare.compare(name, self._outputs[name].datatype, answer, expected[name], asked.atol, asked.rtol)

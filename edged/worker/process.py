@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -29,6 +29,7 @@ from edged.worker.messages import (
     Load,
     Loaded,
     RunGolden,
+    RunShadow,
     Target,
     Unmap,
     Unmapped,
@@ -167,6 +168,11 @@ class Worker:
     async def golden(self, golden: RunGolden) -> Compared:
         """Runs a golden. Raises as `infer` does."""
         message, _ = await self._answer(self._link.send(golden), self.caps.first_inference_s, "a golden")
+        return _expect(message, Compared)
+
+    async def shadow(self, shadow: RunShadow, body: Sequence[Buffer]) -> Compared:
+        """Runs a copied request. Raises as `infer` does."""
+        message, _ = await self._answer(self._link.send(shadow, body), self.caps.inference_s, "a copied request")
         return _expect(message, Compared)
 
     async def load(self, load: Load) -> None:

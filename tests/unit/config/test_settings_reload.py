@@ -33,6 +33,13 @@ AT_RUN_TIME = {
     "workers.restart_min_s",
     "workers.restart_max_s",
     *(f"pressure.{name}" for name in PRESSURE),
+    "update.repository",
+    "update.poll_s",
+    "update.rate_kib",
+    "update.daily_mib",
+    "update.window",
+    "update.hold_max_s",
+    "update.shadow_max_s",
     "log.level",
 }
 

@@ -1,0 +1,84 @@
+"""What the device's own administrator, or a command, decides about a model: it overrides the plan, and is seen to."""
+
+from __future__ import annotations
+
+import asyncio
+
+from edged import clock
+from edged.errors import Code, EdgedError
+from edged.update.agent import Agent
+from edged.update.fetcher import Order
+from edged.update.machine import Event, Happened, Phase
+from edged.update.reasons import Reason
+from edged.update.records import Pin, Quarantined
+
+
+class Administration:
+    """Decisions carried out by the agent."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def pin(self, model: str, revision: int, cause: str) -> None:
+        """Has a model go to a revision and stay there, whatever the plan says. Raises EdgedError."""
+        floor = self._agent.floor(model)
+        if revision < floor:
+            text = f"revision {revision} of model {model} lies below {floor}, the least that is signed as allowed"
+            raise EdgedError(Code.ROLLBACK_ATTACK, text, f"name {floor} or a higher one")
+        ledger = self._agent.shop.ledger
+        for name, found in (await ledger.do(ledger.journal.quarantined)).items():
+            if (found.model, found.revision) == (model, revision) and self._agent.shop.environment.holds(found):
+                text = f"revision {revision} of model {model} is quarantined: {found.reason}: {found.text}"
+                raise EdgedError(
+                    Code.INVALID_ARGUMENT, text, f"`edgectl quarantine release {name[:8]}` lets it be tried"
+                )
+        pin = Pin(model=model, revision=revision, cause=cause, at=clock.wall())
+        await ledger.do(ledger.journal.pin, pin)
+        self._agent.pins[model] = pin
+        await self._agent.reconsider(now=True)
+
+    async def unpin(self, model: str) -> None:
+        """Lets the plan decide again. Raises EdgedError."""
+        if model not in self._agent.pins:
+            raise EdgedError(
+                Code.INVALID_ARGUMENT, f"model {model[:64]!r} is not pinned", "`edgectl update` shows pins"
+            )
+        ledger = self._agent.shop.ledger
+        await ledger.do(ledger.journal.unpin, model)
+        del self._agent.pins[model]
+        await self._agent.reconsider(now=True)
+
+    async def roll_back(self, model: str, revision: int) -> int:
+        """Goes back to `revision`, 0 for the one before; gives which. Raises EdgedError."""
+        course = self._agent.course(model)
+        state = course.state
+        if state.phase is Phase.SOAKING and state.previous and revision in (0, state.previous.revision):
+            course.post(Happened(Event.FAILED, "an administrator went back", Reason.OPERATOR))
+            return state.previous.revision
+        target = revision or (state.previous.revision if state.previous else 0)
+        if not target:
+            text = f"model {model} has served no other revision that could be gone back to"
+            raise EdgedError(Code.REVISION_NOT_FOUND, text, "name one with --to")
+        await self.pin(model, target, "rollback")
+        return target
+
+    async def release(self, name: str) -> list[Quarantined]:
+        """Lets keys be tried again whose name begins with `name`, or all of a model of that name. Raises EdgedError."""
+        ledger = self._agent.shop.ledger
+        known = await ledger.do(ledger.journal.quarantined)
+        found = {key: each for key, each in known.items() if key.startswith(name) or each.model == name}
+        if not found:
+            raise EdgedError(Code.INVALID_ARGUMENT, f"nothing quarantined is called {name[:64]!r}", "see the list")
+        for key in found:
+            await ledger.do(ledger.journal.release, key)
+        await self._agent.reconsider(now=True)
+        return list(found.values())
+
+    async def mend(self, model: str, revision: int) -> None:
+        """Fetches again what an installed revision lacks. Raises EdgedError, or OSError."""
+        store = self._agent.shop.library.store
+        staging = store.staging(model, revision)
+        order = Order(model=model, revision=revision, staging=staging, store=store.root)
+        async with self._agent.shop.fetching:
+            await self._agent.shop.fetcher.bring_revision(self._agent.origin(), order, self._agent.told)
+            await asyncio.to_thread(store.take_in, staging)

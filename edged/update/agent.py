@@ -1,0 +1,351 @@
+"""The agent: asks the repository, evaluates the plan for this device, and sets each model's course."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edged import clock
+from edged.bundle.manifest import digest
+from edged.errors import Code, EdgedError
+from edged.events import Severity
+from edged.update import plan, policy, start
+from edged.update.course import Course
+from edged.update.fetcher import Origin
+from edged.update.holds import Holds
+from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
+from edged.update.policy import Decision, Wish
+from edged.update.reasons import Reason
+from edged.update.records import Committed, Pin, Quarantined
+from edged.update.shop import Shop
+from edged.update.spending import Spending
+from edged.update.start import Chosen
+
+# What is deferred is looked at again so often: a window opens, a lease ends.
+_LOOK_S = 15.0
+
+# Accepted role versions, kept in the journal as well as beside the metadata.
+_ROLES = "roles"
+
+
+class Device(msgspec.Struct, frozen=True):
+    """Who this device is in a plan."""
+
+    name: str
+    hardware_class: str
+
+
+class Agent:
+    """All courses of this device, and what is wanted of them."""
+
+    def __init__(
+        self, shop: Shop, device: Device, degrade: Callable[[str], None], recover: Callable[[str], None]
+    ) -> None:
+        """`degrade` and `recover` tell what is not as it should be, and no longer."""
+        self.courses: dict[str, Course] = {}
+        self.chosen: dict[str, Chosen] = {}
+        self.pins: dict[str, Pin] = {}
+        self.quarantined: dict[str, Quarantined] = {}
+        self.decisions: dict[str, Decision] = {}
+        self.holds = Holds()
+        self.spending = Spending()
+        self.paused = ""
+        """Why nothing is done in the background now."""
+        self.last_look = ""
+        """How the repository answered last."""
+        self.stick: Path | None = None
+        """A repository on a stick that is being looked at."""
+        self.roles: dict[str, str] = {}
+        self._shop = shop
+        self._device = device
+        self._degrade = degrade
+        self._recover = recover
+        self._plan: plan.Plan | None = None
+        self._floors: dict[str, int] = {}
+        self._first_seen: dict[tuple[str, int], float] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._starts: dict[str, asyncio.Task[None]] = {}
+        self._nudged = asyncio.Event()
+        self._looking = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Begins the choice of the start for every model; returns when each has a route, ready or not."""
+        shop, ledger = self._shop, self._shop.ledger
+        with contextlib.suppress(OSError):  # what a power cut left on its way
+            await asyncio.to_thread(shop.library.store.tidy)
+        states = await ledger.do(ledger.journal.states)
+        committed = await ledger.do(ledger.journal.committed)
+        self.pins = await ledger.do(ledger.journal.pins)
+        self.quarantined = await ledger.do(ledger.journal.quarantined)
+        self.roles = await self._fact(_ROLES, dict[str, str]) or {}
+        self.spending = await self._fact("spending", Spending) or Spending()
+        names = sorted({*states, *shop.library.models()})
+        for name in names:
+            begun = self._begin(states.get(name) or State(model=name), committed.get(name))
+            self._starts[name] = asyncio.create_task(begun, name=f"start of {name}")
+        while any(not task.done() and name not in shop.residency.routes for name, task in self._starts.items()):
+            count = shop.changes.count
+            waits = [asyncio.ensure_future(shop.changes.after(count)), *self._starts.values()]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            waits[0].cancel()
+            await asyncio.gather(waits[0], return_exceptions=True)
+
+    async def begun(self) -> None:
+        """Waits until every model's first load has come to an end, good or bad."""
+        if self._starts:
+            await asyncio.wait(self._starts.values())
+
+    async def _begin(self, state: State, committed: Committed | None) -> None:
+        library, environment = self._shop.library, self._shop.environment
+        factory = [Ref(each.manifest.revision, digest(each.manifest)) for each in library.factory(state.model)]
+        floor = committed.floor if committed else 1
+        self._floors[state.model] = floor
+        options = [
+            (each, start.objection(each, floor, self.quarantined.values(), environment))
+            for each in start.candidates(state, committed, factory)
+        ]
+        refs = [each.ref for each, _ in options]
+        sources = [await asyncio.to_thread(library.find, state.model, ref.revision, ref.digest) for ref in refs]
+        chosen = self.chosen[state.model] = await start.choose(state, options, sources, self._shop)
+        if chosen.degraded:
+            self._degrade(chosen.degraded)
+        soaks_elsewhere = state.phase is Phase.SOAKING and chosen.ref != state.serving
+        if not soaks_elsewhere:
+            state = msgspec.structs.replace(state, serving=chosen.ref)
+        course = self._course(state)
+        course.floor = floor
+        if soaks_elsewhere:
+            why = next((why for revision, why in chosen.passed_over), "it does not serve")
+            course.post(Happened(Event.FAILED, why, Reason.LOAD_FAILED))
+        else:
+            course.post(Happened(Event.STARTED))
+
+    async def _fact(self, name: str, kind: type[Any]) -> Any:
+        ledger = self._shop.ledger
+        document = await ledger.do(ledger.journal.fact, name)
+        with contextlib.suppress(msgspec.MsgspecError):
+            return None if document is None else msgspec.json.decode(document, type=kind)
+        return None
+
+    def _course(self, state: State) -> Course:
+        course = self.courses.get(state.model)
+        if course is None:
+            course = self.courses[state.model] = Course(state, self._shop, self)
+            self._tasks[state.model] = asyncio.create_task(course.run(), name=f"course of {state.model}")
+        return course
+
+    async def run(self) -> None:
+        """Polls until it is cancelled; `begin` comes first."""
+        await self.begun()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._poll())
+            group.create_task(self._look_again())
+
+    async def close(self) -> None:
+        """Ends all courses where they are, and closes the journal."""
+        tasks = [*self._starts.values(), *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._shop.ledger.close()
+
+    async def _poll(self) -> None:
+        while True:
+            if self._shop.settings.repository or self.stick:
+                with contextlib.suppress(EdgedError):  # it is told in `last_look` and in the events
+                    await self.look()
+            delay_s = policy.poll_delay_s(self._shop.settings.poll_s, random.random())  # noqa: S311 - spreads a fleet
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._nudged.wait()
+            self._nudged.clear()
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await self.reconsider()
+
+    def nudge(self) -> None:
+        """Has the repository looked at now."""
+        self._nudged.set()
+
+    async def look_at(self, stick: Path | None, *, begin: bool) -> None:
+        """Looks at the repository, or at the one on a stick, for somebody who waits. Raises EdgedError."""
+        if stick is None and not self._shop.settings.repository:
+            text = "there is no repository to look at"
+            raise EdgedError(Code.INVALID_ARGUMENT, text, "set update.repository, or name a folder with --from")
+        if self.busy and stick != self.stick:
+            text = "an update from another repository is under way"
+            raise EdgedError(Code.OVERLOADED, text, "wait until it is done; `edgectl update --watch` shows it")
+        self.stick = stick
+        await self.look(now=True, begin=begin)
+
+    async def look(self, *, now: bool = False, begin: bool = True) -> None:
+        """Brings the plan and, to `begin`, sets courses by it; `now` passes over its jitter. Raises EdgedError."""
+        async with self._looking:
+            shop = self._shop
+            try:
+                found, floors = await shop.fetcher.bring_plan(
+                    self.origin(), shop.settings.fleet, shop.state_folder / "plan", self.told
+                )
+            except EdgedError as error:
+                self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: {error}"
+                shop.events.record(Severity.WARNING, error.code, "repository", str(error))
+                raise
+            self._plan = found
+            for model, floor in floors.items():
+                self._floors[model] = max(floor, self._floors.get(model, 1))
+            self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: the plan is up to date"
+            await self.keep()
+        await self.reconsider(now=now, begin=begin)
+
+    def told(self, facts: Mapping[str, Any]) -> None:
+        """Takes what the fetcher tells."""
+        if facts.get("event") == "metadata":
+            self.roles = {str(role): str(version) for role, version in facts["roles"].items()}
+        if "received" in facts:
+            self.spending.count(int(facts["received"]), begins=facts.get("event") == "metadata", day=_today())
+
+    async def keep(self) -> None:
+        """Keeps what the fetcher told."""
+        ledger = self._shop.ledger
+        with contextlib.suppress(EdgedError):  # the metadata itself is kept; this is the second place
+            await ledger.do(ledger.journal.keep_fact, _ROLES, msgspec.json.encode(self.roles))
+            await ledger.do(ledger.journal.keep_fact, "spending", msgspec.json.encode(self.spending))
+
+    def origin(self) -> Origin:
+        """The repository that is to be asked now."""
+        settings, folder = self._shop.settings, self._shop.state_folder
+        budget = self.spending.left(settings.daily_mib * 2**20, _today()) if settings.daily_mib else -1
+        return Origin(
+            url=f"file://{self.stick}" if self.stick else settings.repository,
+            root=Path(settings.root),
+            metadata=folder / "metadata",
+            rate_bytes=settings.rate_kib * 1024,
+            budget_bytes=-1 if self.stick else budget,
+            floors=self.roles,
+        )
+
+    async def reconsider(self, *, now: bool = False, begin: bool = True) -> None:
+        """Decides what is wanted and allowed of each model now and, to `begin`, sets its course by that."""
+        ledger = self._shop.ledger
+        self.quarantined = await ledger.do(ledger.journal.quarantined)
+        self._forget_troubles()
+        wanted = self._wanted()
+        for model in sorted({*wanted, *self.pins, *self.courses}):
+            course = self._course(State(model=model))
+            found = wanted.get(model)
+            hope = policy.wish(
+                Wish(found.revision, "plan", found.allow_unproven) if found else None, self.pins.get(model)
+            )
+            decision = policy.decide(
+                course.state, hope, self.floor(model), self.quarantined.values(), self._shop.environment
+            )
+            if decision.go_for and found and not now and hope and hope.cause == "plan":
+                decision = self._after_jitter(decision, found)
+            self.decisions[model] = decision
+            if not begin:
+                continue
+            if hope is not None:
+                course.stages.wish = hope
+            if decision.give_up:
+                course.post(Happened(Event.SUPERSEDED, decision.why, target=course.state.target))
+            if decision.go_for and not self.paused:
+                cause = hope.cause if hope else ""
+                course.post(Happened(Event.WANTED, decision.why, target=Ref(decision.go_for, ""), cause=cause))
+            if course.state.deferred and course.state.phase is Phase.SHADOW and not self.gate(model):
+                course.post(Happened(Event.RESUMED))
+
+    def _forget_troubles(self) -> None:
+        """What the start had to make do with is over once something else has been committed."""
+        for model, chosen in self.chosen.items():
+            course = self.courses.get(model)
+            if chosen.degraded and course and course.state.phase is Phase.IDLE and course.state.serving != chosen.ref:
+                self._recover(chosen.degraded)
+                chosen.degraded = ""
+
+    def _wanted(self) -> dict[str, plan.Wanted]:
+        if self._plan is None:
+            return {}
+        taken = {
+            name: ref.revision
+            for name, course in self.courses.items()
+            if (ref := course.state.target or course.state.serving) is not None
+        }
+        device = self._device
+        found = plan.evaluate(self._plan, device.name, device.hardware_class, clock.wall(), taken)
+        return {each.model: each for each in found}
+
+    def _after_jitter(self, decision: Decision, found: plan.Wanted) -> Decision:
+        seen_s = self._first_seen.setdefault((found.model, found.revision), clock.monotonic())
+        left_s = seen_s + found.jitter_s - clock.monotonic()
+        if left_s <= 0:
+            return decision
+        return Decision(why=f"{decision.why}; the download begins in {left_s:.0f} s, spread over the fleet")
+
+    def gate(self, model: str) -> str:
+        """Why the route of `model` may not flip now; nothing when it may."""
+        if self.paused:
+            return self.paused
+        now_s = clock.monotonic()
+        lease = self.holds.on(model, now_s)
+        if lease is not None:
+            return f"{lease.owner} holds it for {lease.ends_s - now_s:.0f} s more"
+        local = clock.wall().astimezone()
+        found = self._wanted().get(model)
+        if found is not None and not plan.within(found.windows, local):
+            return "it waits for the maintenance window of the plan"
+        if not _in_window(self._shop.settings.window, f"{local:%H:%M}"):
+            return f"it waits for the maintenance window {self._shop.settings.window}"
+        return ""
+
+    def floor(self, model: str) -> int:
+        """The lowest revision of a model that is signed as allowed."""
+        return max(self._floors.get(model, 1), self.courses[model].floor if model in self.courses else 1)
+
+    def pause(self, why: str) -> None:
+        """Has nothing fetched, tried, compared or judged while there is a reason for that; empty: all goes on."""
+        if why == self.paused:
+            return
+        self.paused = why
+        for course in self.courses.values():
+            if course.state.phase in WORK:
+                course.post(Happened(Event.DEFERRED if why else Event.RESUMED, why))
+
+    def course(self, model: str) -> Course:
+        """The course of a model. Raises EdgedError (model_not_found)."""
+        course = self.courses.get(model)
+        if course is None:
+            names = ", ".join(sorted(self.courses)[:10]) or "none"
+            raise EdgedError(Code.MODEL_NOT_FOUND, f"there is no model {model[:64]!r}", f"models here: {names}")
+        return course
+
+    @property
+    def shop(self) -> Shop:
+        """What it works with."""
+        return self._shop
+
+    @property
+    def busy(self) -> bool:
+        """Whether any update is under way."""
+        return any(
+            course.state.phase in WORK or course.state.phase is Phase.COMMITTED for course in self.courses.values()
+        )
+
+
+def _in_window(window: str, now: str) -> bool:
+    """Whether a time `HH:MM` lies in a window `HH:MM-HH:MM`, which may go over midnight; none: always."""
+    first, _, last = window.partition("-")
+    if not window or first == last:
+        return True
+    return first <= now < last if first < last else now >= first or now < last
+
+
+def _today() -> str:
+    return f"{clock.wall():%Y-%m-%d}"

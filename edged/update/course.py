@@ -1,0 +1,191 @@
+"""One model's update, carried out: each event is stepped, journaled, and its effects performed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from edged import clock, log
+from edged.errors import EdgedError
+from edged.events import Severity
+from edged.update import policy, trial
+from edged.update.machine import REASONS, Effect, Event, Happened, Phase, State, step
+from edged.update.reasons import QUARANTINES, Reason
+from edged.update.records import Committed, Quarantined, Transition
+from edged.update.shop import Shop
+from edged.update.stages import Said, Stage, Stages, Terms, said
+
+_log = log.get("update")
+
+# What stands in the way without being the model's fault, as a journal that cannot be written, is looked at again then.
+_PAUSE_S = 15.0
+
+
+class Course:
+    """One model's update. Everything that happens to it passes through one queue, one thing after the other."""
+
+    def __init__(self, state: State, shop: Shop, terms: Terms) -> None:
+        self.state = state
+        self.floor = 1
+        self.text = ""
+        """What happened last, in words."""
+        self.stages = Stages(shop, terms, self.post)
+        self._shop = shop
+        self._said: asyncio.Queue[tuple[Said, int]] = asyncio.Queue()
+        self._work: asyncio.Task[None] | None = None
+        self._turn = 0
+        """Counts pieces of work, so that what a given up one says is not heard."""
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def post(self, happened: Happened) -> None:
+        """Something happened outside."""
+        self._said.put_nowait((Said(happened), 0))
+
+    async def run(self) -> None:
+        """Goes on until it is cancelled."""
+        try:
+            while True:
+                found, turn = await self._said.get()
+                if turn in (0, self._turn):
+                    await self._advance(found)
+        finally:
+            await self._stop_work()
+            for task in self._ending:
+                task.cancel()
+            await asyncio.gather(*self._ending, return_exceptions=True)
+
+    async def _advance(self, found: Said) -> None:
+        old = self.state
+        if found.happened.event is Event.STARTED and old.attempts >= policy.STARTS.get(old.phase, old.attempts + 1):
+            found = said(Event.FAILED, f"edged ended {old.attempts} times while it was {old.phase}", Reason.CRASH_LOOP)
+        new, effects = step(old, found.happened)
+        if new == old and not effects:
+            return
+        if effects or new.phase is not old.phase:
+            await self._stop_work()
+        if Effect.FLIP_BACK in effects and new.serving is not None:
+            # No caller waits for a disk: until the row below is written, a start finds the soak and goes on with it.
+            await self.stages.flip(new.model, new.serving, keep=False)
+        try:
+            await self._journal(old, new, found)
+        except EdgedError as error:
+            self._shop.events.record(Severity.ERROR, error.code, new.model, str(error))
+            if Effect.FLIP_BACK not in effects:
+                self._begin(_after_pause(found))
+                return
+        self.state, self.text = new, found.happened.text
+        self._shop.changes.mark()
+        for effect in effects:
+            await self._perform(effect, old)
+
+    async def _journal(self, old: State, new: State, found: Said) -> None:
+        happened, shop = found.happened, self._shop
+        about = old.target or new.target or new.serving
+        transition = Transition(
+            at=clock.wall(),
+            model=new.model,
+            revision=about.revision if about else 0,
+            before=old.phase,
+            event=happened.event,
+            after=new.phase,
+            cause=new.cause or old.cause,
+            reason=happened.reason or "",
+            text=happened.text,
+            evidence=dict(found.evidence),
+        )
+        await shop.ledger.do(
+            shop.ledger.journal.record, new, transition, self._quarantined(old, found), self._committed(new)
+        )
+        severity = Severity.WARNING if happened.reason else Severity.INFO
+        text = f"{old.phase} → {new.phase}" + (f": {happened.text}" if happened.text else "")
+        details = {**found.evidence, "revision": transition.revision}
+        shop.events.record(severity, happened.reason or f"update_{happened.event}", new.model, text, **details)
+
+    def _committed(self, new: State) -> Committed | None:
+        if new.phase is not Phase.COMMITTED or new.serving is None:
+            return None
+        resident = self.stages.resident(new.model, new.serving)
+        self.floor = max(self.floor, resident.manifest.min_revision if resident else 1)
+        return Committed(model=new.model, serving=new.serving, previous=new.previous, floor=self.floor)
+
+    def _quarantined(self, old: State, found: Said) -> list[Quarantined]:
+        """What is not tried again: the variant that failed, or where it was none of them the one that would serve."""
+        happened = found.happened
+        if happened.event is not Event.FAILED or happened.reason not in QUARANTINES or old.target is None:
+            return []
+        if old.phase is Phase.SOAKING and old.previous is None:
+            return []  # it goes on serving, since there is nothing else
+        source = self._shop.library.find(old.model, old.target.revision)
+        variants = source.manifest.variants if source else ()
+        named = [each for each in variants if each.name == found.variant] or list(variants[:1])
+        return [
+            Quarantined(
+                key=self._shop.environment.key(old.target.digest, variant),
+                model=old.model,
+                revision=old.target.revision,
+                reason=happened.reason,
+                text=happened.text,
+                at=clock.wall(),
+            )
+            for variant in named
+        ]
+
+    async def _perform(self, effect: Effect, old: State) -> None:
+        model, target = old.model, old.target
+        match effect:
+            case Effect.DISCARD if target is not None:
+                with contextlib.suppress(OSError):  # rubbish, which the next collection finds
+                    await asyncio.to_thread(self._shop.library.store.discard_staging, model, target.revision)
+            case Effect.END_TRIAL if target is not None and target != self.state.serving:
+                task = asyncio.create_task(self.stages.end(model, target.revision), name=f"end of a trial of {model}")
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
+            case Effect.FLIP if self.state.serving is not None:
+                await self.stages.flip(model, self.state.serving, keep=True)
+            case Effect.FLIP_BACK | Effect.PAUSE | Effect.DISCARD | Effect.END_TRIAL | Effect.FLIP:
+                pass  # done before the journal; the work has been stopped; there is nothing to do it to
+            case _:
+                self._begin(self.stages.of(effect))
+
+    def _begin(self, stage: Stage) -> None:
+        self._turn += 1
+        name = f"update of {self.state.model}: {self.state.phase}"
+        self._work = asyncio.create_task(self._carry_out(stage, self.state, self._turn), name=name)
+
+    async def _carry_out(self, stage: Stage, state: State, turn: int) -> None:
+        """What goes wrong in a stage becomes an event too; a defect of edged is no model's fault."""
+        try:
+            found = await stage(state)
+        except trial.FailedError as error:
+            found = Said(Happened(Event.FAILED, error.text, error.reason), variant=error.variant)
+        except (EdgedError, OSError) as error:
+            found = self._blame(state, error)
+        except Exception as error:  # noqa: BLE001 - logged; the update waits, and serving goes on
+            _log.exception("an update met a defect of edged", model=state.model, phase=state.phase)
+            found = self._wait(f"a defect of edged: {error}; its log says more")
+        self._said.put_nowait((found, turn))
+
+    def _blame(self, state: State, error: EdgedError | OSError) -> Said:
+        word = error.code.value if isinstance(error, EdgedError) else ""
+        for reason in REASONS.get(state.phase, frozenset()):
+            if reason.value == word:
+                return said(Event.FAILED, str(error), reason)
+        return self._wait(f"it is tried again: {error}")
+
+    def _wait(self, text: str) -> Said:
+        asyncio.get_running_loop().call_later(_PAUSE_S, self.post, Happened(Event.RESUMED))
+        return said(Event.DEFERRED, text)
+
+    async def _stop_work(self) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+
+def _after_pause(found: Said) -> Stage:
+    async def wait(_: State) -> Said:
+        await asyncio.sleep(_PAUSE_S)
+        return found
+
+    return wait

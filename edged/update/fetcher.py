@@ -1,0 +1,132 @@
+"""The front's end of the fetcher: starts the child, reads what it tells, ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edged.errors import Code, EdgedError
+from edged.update import plan as plans
+from edged.worker.child import spawn
+
+_MODULE = "edged.update.fetch"
+_PLAN_NAME = "plan.json"
+_MAX_LINE_BYTES = 1024 * 1024
+_DONE = "exit status 0"
+
+# Where a proxy is, and where certificates are; nothing else of our environment concerns the child.
+_PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ssl_cert_file", "ssl_cert_dir")
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository, and what is believed of it."""
+
+    url: str
+    root: Path
+    metadata: Path
+    """The folder in which its metadata is kept."""
+    rate_bytes: int = 0
+    budget_bytes: int = -1
+    floors: Mapping[str, str] = {}
+    """By role what was accepted before."""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """A revision, where it is to come, and what it may take."""
+
+    model: str
+    revision: int
+    staging: Path
+    store: Path
+    have: tuple[Path, ...] = ()
+    """Further bundles to take chunks from."""
+    room_bytes: int = -1
+    """What the store may still take; -1: no bound."""
+    reserve_bytes: int = 0
+    """What stays free on its disk."""
+
+
+class Fetcher:
+    """Starts the child for each thing that is to be fetched."""
+
+    async def bring_plan(self, origin: Origin, fleet: str, into: Path, tell: Tell) -> tuple[plans.Plan, dict[str, int]]:
+        """The fleet's plan, verified, and each model's signed floor. Raises EdgedError with the reason."""
+        told = await self._run(origin, ["plan", "--fleet", fleet, "--into", str(into)], into, tell)
+        raw = await asyncio.to_thread((into / _PLAN_NAME).read_bytes)
+        return plans.decode(raw), {str(model): int(floor) for model, floor in told["floors"].items()}
+
+    async def bring_revision(self, origin: Origin, order: Order, tell: Tell) -> None:
+        """Brings a revision into staging, every byte verified. Raises EdgedError with the reason."""
+        given = {
+            "model": order.model,
+            "revision": order.revision,
+            "staging": order.staging,
+            "store": order.store,
+            "room": order.room_bytes,
+            "reserve": order.reserve_bytes,
+        }
+        arguments = ["fetch", *(part for name, value in given.items() for part in (f"--{name}", str(value)))]
+        arguments += [part for folder in order.have for part in ("--have", str(folder))]
+        await self._run(origin, arguments, order.staging.parent, tell)
+
+    async def _run(self, origin: Origin, arguments: Sequence[str], scratch: Path, tell: Tell) -> dict[str, Any]:
+        """Runs the fetcher to its end; gives the last thing that it told. Raises EdgedError."""
+        await asyncio.to_thread(_make_scratch, scratch)
+        options = ["--metadata-dir", str(origin.metadata), "--root", str(origin.root), "--repository", origin.url]
+        options += ["--rate", str(origin.rate_bytes), "--budget", str(origin.budget_bytes)]
+        options += [part for role, floor in origin.floors.items() for part in ("--floor", f"{role}={floor}")]
+        environment = {name: value for name, value in os.environ.items() if name.lower() in _PASSED_ON}
+        environment |= {"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(scratch)}
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        reader = asyncio.StreamReader(_MAX_LINE_BYTES)
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", buffering=0)
+        )
+        try:
+            try:
+                child = spawn(_MODULE, [*options, *arguments], environment, (), writing)
+            finally:
+                os.close(writing)
+            try:
+                last = await _listen(reader, tell)
+                await asyncio.shield(child.ended)
+            finally:
+                child.kill()
+                how = await asyncio.shield(child.ended)
+        finally:
+            pipe.close()
+        if last.get("event") == "refused":
+            raise EdgedError(_code(str(last["code"])), str(last["message"]), str(last["hint"]))
+        if how.text != _DONE:
+            raise EdgedError(Code.DOWNLOAD_FAILED, f"the fetcher ended: {how.text}", "its log says more")
+        return last
+
+
+async def _listen(reader: asyncio.StreamReader, tell: Tell) -> dict[str, Any]:
+    """Passes on what the child tells, until it closes its output. Raises EdgedError."""
+    last: dict[str, Any] = {}
+    try:
+        while line := await reader.readline():
+            last = msgspec.json.decode(line, type=dict[str, Any])
+            tell(last)
+    except (ValueError, msgspec.DecodeError) as error:
+        raise EdgedError(Code.DOWNLOAD_FAILED, "the fetcher said what is no message", "its log says more") from error
+    return last
+
+
+def _make_scratch(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _code(word: str) -> Code:
+    try:
+        return Code(word)
+    except ValueError:
+        return Code.DOWNLOAD_FAILED

@@ -1,0 +1,357 @@
+"""The journal: one SQLite database that says where each model's update stands. One transaction per change.
+
+It is used from one thread at a time, never from the loop's: a commit waits for the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import sqlite3
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from edged import durable
+from edged.errors import Code, EdgedError
+from edged.update import records
+from edged.update.machine import State
+from edged.update.markers import Markers, encode
+from edged.update.records import Committed, DamagedError, Pin, Quarantined, Transition
+
+DATABASE = "journal.db"
+
+# Schema 1. A release may add kinds of documents, fields, tables, columns with defaults, and raise the number; it never
+# changes what is there, so that the release before can open what this one wrote (https://sqlite.org/pragma.html).
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS documents (
+    kind TEXT NOT NULL, name TEXT NOT NULL, document BLOB NOT NULL, seal TEXT NOT NULL, PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS history (sequence INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, row BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS nonces (nonce TEXT PRIMARY KEY, expires_s REAL NOT NULL) WITHOUT ROWID;
+"""
+
+# What stands in marker files too.
+_MARKED = ("committed", "quarantined", "pinned")
+
+_HISTORY_KEPT = 2000
+_NONCES_KEPT = 10_000
+_SET_ASIDE_KEPT = 2
+_BUSY_S = 5.0
+_REBUILT = "rebuilt_at"
+
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+_Record = TypeVar("_Record", bound=msgspec.Struct)
+
+
+class Journal:
+    """What survives. Every change raises EdgedError (journal_unwritable) when it could not be made to survive."""
+
+    def __init__(self, folder: Path, runtime: Path, now: datetime) -> None:
+        """Opens the journal in the state folder; where nothing can be written there, a copy in `runtime`.
+
+        A damaged one is set aside and made anew from the markers; `problem` then says so. Raises EdgedError.
+        """
+        self._now = now
+        self.problem = ""
+        self.read_only = False
+        self._markers = Markers(folder / "markers")
+        self._folder = folder
+        path = folder / DATABASE
+        try:
+            self._database = self._open(path, runtime)
+        except (sqlite3.Error, OSError) as error:
+            raise _unwritable(path, error) from error
+
+    def _open(self, path: Path, runtime: Path) -> sqlite3.Connection:
+        if not _is_writable(path.parent):
+            return self._open_copy(path, runtime, "it is read-only")
+        try:
+            return self._checked_or_rebuilt(path)
+        except (sqlite3.Error, OSError) as error:  # a full disk, a failing one: what it holds can be read perhaps
+            return self._open_copy(path, runtime, str(error))
+
+    def _open_copy(self, path: Path, runtime: Path, why: str) -> sqlite3.Connection:
+        self.read_only = True
+        self.problem = f"the journal in {path.parent} cannot be written: {why}; updates wait until it can"
+        return self._checked_or_rebuilt(_copy(path, runtime))
+
+    def _checked_or_rebuilt(self, path: Path) -> sqlite3.Connection:
+        try:
+            return self._checked(path)
+        except (DamagedError, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and not _is_damage(error):
+                raise
+            _set_aside(path)
+            self.problem = f"the journal was damaged ({error}); it is set aside, and made anew from its markers"
+        self._database = _connect(path)
+        self._rebuild()
+        return self._database
+
+    def _checked(self, path: Path) -> sqlite3.Connection:
+        """The database, after a look at all that counts. Raises DamagedError or sqlite3.Error."""
+        existed = path.exists()
+        database = _connect(path)
+        try:
+            ((verdict,),) = database.execute("PRAGMA quick_check(1)").fetchall()
+            if verdict != "ok":
+                raise DamagedError(str(verdict))
+            ((version,),) = database.execute("PRAGMA user_version").fetchall()
+            if not version:
+                if existed and any(True for kind in _MARKED for _ in self._markers.read(kind)):
+                    raise DamagedError("it is empty, and its markers are not")
+                _make(database)
+            self._database = database
+            self.states()
+            for kind in _MARKED:
+                documents = dict(self._documents(kind))
+                if not self.read_only:
+                    with contextlib.suppress(OSError):  # they are made good at the next start
+                        self._markers.put_all(kind, documents)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _rebuild(self) -> None:
+        """A new database that knows what the markers know."""
+        _make(self._database)
+        with self._transaction():
+            for kind in _MARKED:
+                for document in self._markers.read(kind):
+                    with contextlib.suppress(DamagedError):
+                        self._put(kind, _name_of(kind, document), document)
+                        if kind == "committed":
+                            found = records.read(document, Committed)
+                            state = State(model=found.model, serving=found.serving, previous=found.previous)
+                            self._put("state", found.model, encode(state))
+            self._put("fact", _REBUILT, msgspec.json.encode(self._now))
+
+    def close(self) -> None:
+        """Ends it."""
+        self._database.close()
+
+    @property
+    def rebuilt_at(self) -> datetime | None:
+        """When it was last made anew: which commands were carried out before is not known."""
+        document = self.fact(_REBUILT)
+        return None if document is None else msgspec.json.decode(document, type=datetime)
+
+    def states(self) -> dict[str, State]:
+        """Each model's state. Raises DamagedError."""
+        return {name: records.read_state(document) for name, document in self._documents("state")}
+
+    def record(
+        self,
+        state: State,
+        transition: Transition,
+        quarantined: Sequence[Quarantined] = (),
+        committed: Committed | None = None,
+    ) -> None:
+        """Makes one step of a machine survive: its new state, its row of the history, what follows from it."""
+        marked = [("quarantined", each.key.name, encode(each)) for each in quarantined]
+        if committed is not None:
+            marked.append(("committed", committed.model, encode(committed)))
+        with self._transaction():
+            self._put("state", state.model, encode(state))
+            for kind, name, document in marked:
+                self._put(kind, name, document)
+            self._database.execute(
+                "INSERT INTO history (model, row) VALUES (?, ?)", (transition.model, encode(transition))
+            )
+            self._database.execute(
+                "DELETE FROM history WHERE sequence <= (SELECT max(sequence) FROM history) - ?", (_HISTORY_KEPT,)
+            )
+        for kind, name, document in marked:
+            self._mark(kind, name, document)
+
+    def history(self, model: str = "", limit: int = 100) -> list[Transition]:
+        """The newest transitions, of one model or all, oldest first."""
+        rows = self._database.execute(
+            "SELECT sequence, row FROM history WHERE ? IN ('', model) ORDER BY sequence DESC LIMIT ?", (model, limit)
+        ).fetchall()
+        found = []
+        for sequence, row in reversed(rows):
+            with contextlib.suppress(DamagedError):  # it is told, nothing is decided by it
+                found.append(msgspec.structs.replace(records.read(row, Transition), sequence=sequence))
+        return found
+
+    def committed(self) -> dict[str, Committed]:
+        """What each model last committed."""
+        return self._read_all("committed", Committed)
+
+    def pins(self) -> dict[str, Pin]:
+        """The local overrides, by model."""
+        return self._read_all("pinned", Pin)
+
+    def pin(self, pin: Pin) -> None:
+        """Overrides the plan for a model."""
+        with self._transaction():
+            self._put("pinned", pin.model, encode(pin))
+        self._mark("pinned", pin.model, encode(pin))
+
+    def unpin(self, model: str) -> None:
+        """Lets the plan decide again."""
+        self._remove("pinned", model)
+
+    def quarantined(self) -> dict[str, Quarantined]:
+        """What is not tried again, by the name of its key."""
+        return self._read_all("quarantined", Quarantined)
+
+    def release(self, name: str) -> None:
+        """Lets a key be tried again."""
+        self._remove("quarantined", name)
+
+    def fact(self, name: str) -> bytes | None:
+        """A small document that some part keeps here, as JSON: accepted role versions, today's downloads."""
+        return dict(self._documents("fact")).get(name)
+
+    def keep_fact(self, name: str, document: bytes) -> None:
+        """Keeps such a document."""
+        with self._transaction():
+            self._put("fact", name, document)
+
+    def accept_nonce(self, nonce: str, expires: datetime, now: datetime) -> bool:
+        """Whether a command's nonce is new; it is then remembered until the command expires."""
+        with self._transaction():
+            self._database.execute("DELETE FROM nonces WHERE expires_s < ?", (now.timestamp(),))
+            ((known,),) = self._database.execute("SELECT count(*) FROM nonces").fetchall()
+            if known >= _NONCES_KEPT:
+                return False
+            done = self._database.execute(
+                "INSERT OR IGNORE INTO nonces (nonce, expires_s) VALUES (?, ?)", (nonce, expires.timestamp())
+            )
+        return done.rowcount == 1
+
+    def _read_all(self, kind: str, record: type[_Record]) -> dict[str, _Record]:
+        found = {}
+        for name, document in self._documents(kind):
+            with contextlib.suppress(DamagedError):  # what a later release wrote otherwise
+                found[name] = records.read(document, record)
+        return found
+
+    def _documents(self, kind: str) -> Iterator[tuple[str, bytes]]:
+        """Raises DamagedError where one is not as it was written."""
+        rows = self._database.execute("SELECT name, document, seal FROM documents WHERE kind = ?", (kind,)).fetchall()
+        for name, document, seal in rows:
+            if not isinstance(document, bytes) or records.seal(kind, str(name), document) != seal:
+                raise DamagedError(f"the {kind} of {name!r} is not what was written")
+            yield name, document
+
+    def _put(self, kind: str, name: str, document: bytes) -> None:
+        self._database.execute(
+            "INSERT INTO documents (kind, name, document, seal) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (kind, name) DO UPDATE SET document = excluded.document, seal = excluded.seal",
+            (kind, name, document, records.seal(kind, name, document)),
+        )
+
+    def _remove(self, kind: str, name: str) -> None:
+        with self._transaction():
+            self._database.execute("DELETE FROM documents WHERE kind = ? AND name = ?", (kind, name))
+        if not self.read_only:
+            try:
+                self._markers.remove(kind, name)
+            except OSError as error:
+                raise _unwritable(self._folder, error) from error
+
+    def _mark(self, kind: str, name: str, document: bytes) -> None:
+        if self.read_only:
+            return
+        try:
+            self._markers.put(kind, name, document)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise _unwritable(self._folder / DATABASE, error) from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection whose commits survive a power cut. Raises sqlite3.Error."""
+    database = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _make(database: sqlite3.Connection) -> None:
+    database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be made there; root may, whatever the mode says, and nobody on a read-only file system."""
+    probe = folder / ".writable"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return error.errno not in _READ_ONLY
+    return True
+
+
+def _copy(path: Path, runtime: Path) -> Path:
+    """The database as it was last committed: with its log, which a read-only folder would not let be read."""
+    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for suffix in ("", "-wal", "-shm"):
+        target = runtime / (path.name + suffix)
+        target.unlink(missing_ok=True)
+        source = path.with_name(path.name + suffix)
+        if suffix != "-shm" and source.exists():  # the index of the log is made anew
+            shutil.copyfile(source, target)
+    return runtime / path.name
+
+
+def _set_aside(path: Path) -> None:
+    """Under another name, with its log, for whoever wants to look; the oldest beyond a few go."""
+    number = 1 + max((int(old.suffix[1:]) for old in _asides(path)), default=0)
+    for suffix in ("-wal", "-shm", ""):
+        source = path.with_name(path.name + suffix)
+        if source.exists():
+            durable.place(source, path.with_name(f"{path.name}{suffix}.damaged.{number}"))
+    for old in _asides(path):
+        if int(old.suffix[1:]) <= number - _SET_ASIDE_KEPT:
+            old.unlink()
+
+
+def _asides(path: Path) -> list[Path]:
+    return [old for old in path.parent.glob(f"{path.name}*.damaged.*") if old.suffix[1:].isdigit()]
+
+
+def _name_of(kind: str, document: bytes) -> str:
+    if kind == "quarantined":
+        return records.read(document, Quarantined).key.name
+    return records.read(document, Pin).model if kind == "pinned" else records.read(document, Committed).model
+
+
+def _unwritable(path: Path, error: Any) -> EdgedError:
+    return EdgedError(
+        Code.JOURNAL_UNWRITABLE,
+        f"{path}: what was decided cannot be kept: {error}",
+        "make room on its disk, and check that it is writable and healthy; updates wait until then",
+    )

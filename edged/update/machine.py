@@ -1,0 +1,244 @@
+"""The update machine of one model: a table of what follows what, and a pure step.
+
+The shell journals the new state first and performs the effects after; each of them may be performed again after a
+power cut. docs/update-machine.md is made from the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from edged.update.reasons import Reason
+
+
+class Phase(StrEnum):
+    """Where an update stands."""
+
+    IDLE = "idle"
+    FETCHING = "fetching"
+    STAGED = "staged"
+    TRIAL = "trial"
+    SHADOW = "shadow"
+    SOAKING = "soaking"
+    COMMITTED = "committed"
+
+
+class Event(StrEnum):
+    """What the machine is told."""
+
+    WANTED = "wanted"
+    """A revision other than the serving one is to serve."""
+    FETCHED = "fetched"
+    TAKEN_IN = "taken_in"
+    PASSED = "passed"
+    SKIPPED = "skipped"
+    """No live request could be copied; the evidence says why."""
+    UNPROVEN = "unproven"
+    """The longest time is over, with too few requests."""
+    RETRY = "retry"
+    """What failed may succeed: again."""
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+    """What is under way is not wanted any more."""
+    CRASHED = "crashed"
+    DEFERRED = "deferred"
+    RESUMED = "resumed"
+    SETTLED = "settled"
+    STARTED = "started"
+    """The daemon began and found the machine so."""
+
+
+class Effect(StrEnum):
+    """What the shell does, in the order given."""
+
+    FETCH = "fetch"
+    TAKE_IN = "take_in"
+    TRY = "try"
+    SHADOW = "shadow"
+    FLIP = "flip"
+    SOAK = "soak"
+    FLIP_BACK = "flip_back"
+    END_TRIAL = "end_trial"
+    DISCARD = "discard"
+    SETTLE = "settle"
+    PAUSE = "pause"
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """Where an event leads, and what is then done."""
+
+    phase: Phase
+    effects: tuple[Effect, ...] = ()
+
+
+# What an update does in a phase, and does again when it goes on after a pause.
+WORK: Mapping[Phase, Effect] = {
+    Phase.FETCHING: Effect.FETCH,
+    Phase.STAGED: Effect.TAKE_IN,
+    Phase.TRIAL: Effect.TRY,
+    Phase.SHADOW: Effect.SHADOW,
+    Phase.SOAKING: Effect.SOAK,
+}
+
+_F, _E = Phase, Effect
+
+TABLE: Mapping[tuple[Phase, Event], Rule] = {
+    (_F.IDLE, Event.WANTED): Rule(_F.FETCHING, (_E.FETCH,)),
+    (_F.IDLE, Event.STARTED): Rule(_F.IDLE),
+    (_F.FETCHING, Event.FETCHED): Rule(_F.STAGED, (_E.TAKE_IN,)),
+    (_F.FETCHING, Event.RETRY): Rule(_F.FETCHING, (_E.FETCH,)),
+    (_F.FETCHING, Event.FAILED): Rule(_F.IDLE, (_E.DISCARD,)),
+    (_F.FETCHING, Event.SUPERSEDED): Rule(_F.IDLE, (_E.DISCARD,)),
+    (_F.FETCHING, Event.STARTED): Rule(_F.FETCHING, (_E.FETCH,)),
+    (_F.STAGED, Event.TAKEN_IN): Rule(_F.TRIAL, (_E.TRY,)),
+    (_F.STAGED, Event.RETRY): Rule(_F.FETCHING, (_E.DISCARD, _E.FETCH)),
+    (_F.STAGED, Event.FAILED): Rule(_F.IDLE, (_E.DISCARD,)),
+    (_F.STAGED, Event.SUPERSEDED): Rule(_F.IDLE, (_E.DISCARD,)),
+    (_F.STAGED, Event.STARTED): Rule(_F.STAGED, (_E.TAKE_IN,)),
+    (_F.TRIAL, Event.PASSED): Rule(_F.SHADOW, (_E.SHADOW,)),
+    (_F.TRIAL, Event.FAILED): Rule(_F.IDLE, (_E.END_TRIAL, _E.DISCARD)),
+    (_F.TRIAL, Event.SUPERSEDED): Rule(_F.IDLE, (_E.END_TRIAL, _E.DISCARD)),
+    (_F.TRIAL, Event.STARTED): Rule(_F.TRIAL, (_E.TRY,)),
+    (_F.SHADOW, Event.PASSED): Rule(_F.SOAKING, (_E.FLIP, _E.SOAK)),
+    (_F.SHADOW, Event.SKIPPED): Rule(_F.SOAKING, (_E.FLIP, _E.SOAK)),
+    (_F.SHADOW, Event.RETRY): Rule(_F.TRIAL, (_E.END_TRIAL, _E.TRY)),
+    (_F.SHADOW, Event.FAILED): Rule(_F.IDLE, (_E.END_TRIAL, _E.DISCARD)),
+    (_F.SHADOW, Event.SUPERSEDED): Rule(_F.IDLE, (_E.END_TRIAL, _E.DISCARD)),
+    (_F.SHADOW, Event.STARTED): Rule(_F.TRIAL, (_E.TRY,)),
+    (_F.SOAKING, Event.PASSED): Rule(_F.COMMITTED, (_E.SETTLE,)),
+    (_F.SOAKING, Event.UNPROVEN): Rule(_F.COMMITTED, (_E.SETTLE,)),
+    (_F.SOAKING, Event.CRASHED): Rule(_F.SOAKING),
+    (_F.SOAKING, Event.FAILED): Rule(_F.IDLE, (_E.FLIP_BACK, _E.END_TRIAL, _E.DISCARD)),
+    (_F.SOAKING, Event.SUPERSEDED): Rule(_F.IDLE, (_E.FLIP_BACK, _E.END_TRIAL, _E.DISCARD)),
+    (_F.SOAKING, Event.STARTED): Rule(_F.SOAKING, (_E.SOAK,)),
+    (_F.COMMITTED, Event.SETTLED): Rule(_F.IDLE),
+    (_F.COMMITTED, Event.STARTED): Rule(_F.COMMITTED, (_E.SETTLE,)),
+    **{(phase, Event.DEFERRED): Rule(phase, (_E.PAUSE,)) for phase in WORK},
+    **{(phase, Event.RESUMED): Rule(phase, (work,)) for phase, work in WORK.items()},
+}
+
+# The reasons for which each phase may end in nothing.
+REASONS: Mapping[Phase, frozenset[Reason]] = {
+    Phase.FETCHING: frozenset(
+        {
+            Reason.SIGNATURE_INVALID,
+            Reason.METADATA_EXPIRED,
+            Reason.ROLLBACK_ATTACK,
+            Reason.INCOMPATIBLE_HARDWARE,
+            Reason.INCOMPATIBLE_RUNTIME,
+            Reason.INCOMPATIBLE_SIGNATURE,
+            Reason.STORAGE_FULL,
+            Reason.DOWNLOAD_FAILED,
+            Reason.DIGEST_MISMATCH,
+        }
+    ),
+    Phase.STAGED: frozenset({Reason.DIGEST_MISMATCH, Reason.STORAGE_FULL}),
+    Phase.TRIAL: frozenset(
+        {
+            Reason.INCOMPATIBLE_HARDWARE,
+            Reason.INCOMPATIBLE_RUNTIME,
+            Reason.INCOMPATIBLE_SIGNATURE,
+            Reason.DIGEST_MISMATCH,
+            Reason.LOAD_FAILED,
+            Reason.GOLDEN_MISMATCH,
+            Reason.LATENCY_BUDGET,
+            Reason.MEMORY_BUDGET,
+            Reason.CRASH_LOOP,
+            Reason.WORKER_HANG,
+        }
+    ),
+    Phase.SHADOW: frozenset({Reason.SHADOW_DISAGREEMENT, Reason.CRASH_LOOP, Reason.WORKER_HANG}),
+    Phase.SOAKING: frozenset(
+        {
+            Reason.ERROR_RATE,
+            Reason.LATENCY_BUDGET,
+            Reason.CRASH_LOOP,
+            Reason.WORKER_HANG,
+            Reason.LOAD_FAILED,
+            Reason.OPERATOR,
+        }
+    ),
+}
+
+
+class Ref(msgspec.Struct, frozen=True):
+    """One bundle, exactly: its revision and the digest of its manifest."""
+
+    revision: int
+    digest: str
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is persisted of one model's update; fields are only ever added."""
+
+    model: str
+    phase: Phase = Phase.IDLE
+    serving: Ref | None = None
+    previous: Ref | None = None
+    older: Ref | None = None
+    """What `previous` was before the flip, and is again when that is taken back."""
+    target: Ref | None = None
+    cause: str = ""
+    """Who wants the target: plan, pin, rollback."""
+    attempts: int = 0
+    """How often this phase was begun again."""
+    crashes: int = 0
+    """Of the revision that soaks, across restarts of the daemon."""
+    deferred: str = ""
+    """Why nothing goes on now; empty when it does."""
+
+
+class Happened(msgspec.Struct, frozen=True):
+    """An event with what belongs to it.
+
+    `target` and `cause` come with WANTED, the whole `target` with TAKEN_IN, what was meant with SUPERSEDED, and
+    `reason` with FAILED.
+    """
+
+    event: Event
+    text: str = ""
+    reason: Reason | None = None
+    target: Ref | None = None
+    cause: str = ""
+
+
+def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
+    """What follows. An event that the phase has no rule for came too late, and changes nothing."""
+    rule = TABLE.get((state.phase, happened.event))
+    other = happened.event is Event.SUPERSEDED and happened.target not in (None, state.target)
+    if rule is None or other:
+        return state, ()
+    effects = rule.effects
+    new = msgspec.structs.replace(state, phase=rule.phase, deferred="")
+    if rule.phase is not state.phase:
+        new = msgspec.structs.replace(new, attempts=0)
+    match happened.event:
+        case Event.WANTED:
+            new = msgspec.structs.replace(new, target=happened.target, cause=happened.cause, crashes=0)
+        case Event.TAKEN_IN:
+            new = msgspec.structs.replace(new, target=happened.target or state.target)
+        case Event.DEFERRED:
+            new = msgspec.structs.replace(new, deferred=happened.text)
+        case Event.CRASHED:
+            new = msgspec.structs.replace(new, crashes=state.crashes + 1)
+        case Event.RETRY:
+            new = msgspec.structs.replace(new, attempts=state.attempts + 1)
+        case Event.STARTED if rule.phase in WORK:
+            new = msgspec.structs.replace(new, attempts=state.attempts + 1)
+    if Effect.FLIP in effects:
+        new = msgspec.structs.replace(new, serving=state.target, previous=state.serving, older=state.previous)
+    if Effect.FLIP_BACK in effects:
+        new, effects = _back(state, new, effects)
+    if rule.phase in (Phase.IDLE, Phase.COMMITTED):
+        new = msgspec.structs.replace(new, target=None, cause="", older=None, crashes=0)
+    return new, effects
+
+
+def _back(state: State, new: State, effects: tuple[Effect, ...]) -> tuple[State, tuple[Effect, ...]]:
+    """The pointer as it was before the flip; where nothing served before, what there is goes on serving."""
+    if state.previous is None:
+        return new, ()
+    return msgspec.structs.replace(new, serving=state.previous, previous=state.older), effects

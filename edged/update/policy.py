@@ -1,0 +1,77 @@
+"""Decides what a model's update should do next. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from edged.update.environment import Environment
+from edged.update.machine import WORK, Phase, State
+from edged.update.records import Pin, Quarantined
+
+# Fetching is begun again so often in a row, later each time, before it waits for the next poll.
+FETCH_ATTEMPTS = 5
+_FETCH_DELAY_S = 2.0
+_FETCH_LONGEST_S = 300.0
+
+# What is fetched and not what was signed is fetched once more.
+REFETCHES = 1
+
+# A phase that the daemon did not survive so often is what it does not survive.
+STARTS = {Phase.TRIAL: 3, Phase.SHADOW: 3, Phase.SOAKING: 5}
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What somebody wants of a model: the plan, or this device's own administrator."""
+
+    revision: int
+    cause: str
+    allow_unproven: bool = True
+    least_soak_s: float = 0.0
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What follows: the revision to go for (0: none), whether what is under way ends, and why in words."""
+
+    go_for: int = 0
+    give_up: bool = False
+    why: str = ""
+
+
+def wish(plan: Wish | None, pin: Pin | None) -> Wish | None:
+    """The local override before the plan; None where nobody wants anything."""
+    return Wish(pin.revision, pin.cause) if pin is not None else plan
+
+
+def decide(
+    state: State, wanted: Wish | None, floor: int, quarantined: Iterable[Quarantined], environment: Environment
+) -> Decision:
+    """What to do about a model, given where it stands and what is wanted."""
+    busy = state.phase in WORK
+    if wanted is None:
+        return Decision(give_up=busy and state.cause != "plan", why="nobody wants a revision")
+    revision = wanted.revision
+    aim = state.target if busy else state.serving
+    if aim is not None and aim.revision == revision:
+        return Decision(why=f"revision {revision} {'is under way' if busy else 'serves'}")
+    give_up = busy
+    if state.serving is not None and state.serving.revision == revision:
+        return Decision(give_up=give_up, why=f"revision {revision} serves")
+    if revision < floor:
+        return Decision(why=f"revision {revision} lies below {floor}, the least that is signed as allowed")
+    for found in quarantined:
+        if (found.model, found.revision) == (state.model, revision) and environment.holds(found):
+            return Decision(give_up=give_up, why=f"revision {revision} is quarantined: {found.reason}: {found.text}")
+    return Decision(go_for=revision, give_up=give_up, why=f"the {wanted.cause} wants revision {revision}")
+
+
+def fetch_delay_s(attempts: int, share: float) -> float:
+    """How long to wait before fetching is begun again; `share`, 0 to 1, spreads a fleet."""
+    longest = min(_FETCH_DELAY_S * 2.0 ** min(attempts, 20), _FETCH_LONGEST_S)
+    return longest * (0.5 + share / 2)
+
+
+def poll_delay_s(poll_s: float, share: float) -> float:
+    """How long until the next poll: within a tenth of the period."""
+    return poll_s * (0.9 + 0.2 * share)

@@ -1,0 +1,84 @@
+"""What every model's update works with: the journal from a thread of its own, the models, serving, the repository."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar
+
+import msgspec
+
+from edged.changes import Changes
+from edged.config.update import Update
+from edged.events import EventLog
+from edged.models.library import Library
+from edged.models.residency import Residency
+from edged.models.resident import Resident, Source
+from edged.types import Level, Outcome, Sample
+from edged.update.environment import Environment
+from edged.update.fetcher import Fetcher
+from edged.update.journal import Journal
+from edged.update.outcomes import Outcomes
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Traffic(Protocol):
+    """What serving does for an update."""
+
+    def observe(self, observer: Callable[[Outcome], None]) -> None:
+        """Tells what becomes of each request."""
+
+    def shadow(self, model: str, sink: Callable[[Sample], None] | None) -> None:
+        """Copies requests and answers of a model to `sink`."""
+
+    async def release(self, resident: Resident, limit_s: float) -> bool:
+        """Waits until a withdrawn resident's requests are answered; whether all were."""
+
+    def forget(self, resident: Resident) -> None:
+        """Forgets what was kept for a resident that has gone."""
+
+
+class Ledger:
+    """The journal, asked from the loop: one question after the other, in a thread."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+
+    async def do(self, method: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """The result of one of the journal's methods; what was begun is finished, even when the caller gives up."""
+        call = functools.partial(method, *args, **kwargs)
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, call))
+
+    async def close(self) -> None:
+        """Finishes what was begun and closes the journal."""
+        await self.do(self.journal.close)
+        self._thread.shutdown()
+
+
+class Shop(msgspec.Struct, kw_only=True):
+    """All that a course works with."""
+
+    settings: Update
+    ledger: Ledger
+    library: Library
+    residency: Residency
+    traffic: Traffic
+    fetcher: Fetcher
+    outcomes: Outcomes
+    environment: Environment
+    events: EventLog
+    changes: Changes
+    make_resident: Callable[[Source], Resident]
+    level: Callable[[], Level]
+    drain_s: Callable[[], float]
+    state_folder: Path
+    fetching: asyncio.Semaphore
+    """One download at a time: the link is shared by all."""
+    trying: asyncio.Semaphore
+    """One trial at a time: a small device has room for one more model, hardly for two."""

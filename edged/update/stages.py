@@ -1,0 +1,254 @@
+"""What an update does in each phase: carried out, and told as the event that came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from edged.bundle.manifest import digest
+from edged.errors import Code, EdgedError
+from edged.models.resident import Resident
+from edged.types import Level
+from edged.update import policy, trial
+from edged.update.fetcher import Order, Origin
+from edged.update.machine import Effect, Event, Happened, Ref, State
+from edged.update.policy import Wish
+from edged.update.reasons import Reason
+from edged.update.shadow import Shadow
+from edged.update.shop import Shop
+from edged.update.soak import Record
+from edged.update.watch import Watch
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What came of a stage, on what evidence, and by which variant where one failed."""
+
+    happened: Happened
+    evidence: Mapping[str, Any] = {}
+    variant: str = ""
+
+
+def said(event: Event, text: str = "", reason: Reason | None = None, **evidence: Any) -> Said:
+    """An event without a target."""
+    return Said(Happened(event, text, reason), evidence)
+
+
+class Terms(Protocol):
+    """What the agent says to a course."""
+
+    def gate(self, model: str) -> str:
+        """Why the route of a model may not flip now; nothing when it may."""
+
+    def origin(self) -> Origin:
+        """The repository to be asked now."""
+
+    def told(self, facts: Mapping[str, Any]) -> None:
+        """Takes what the fetcher tells."""
+
+
+Stage = Callable[[State], Awaitable[Said]]
+
+
+class Stages:
+    """The stages of one model's update. Each may be cancelled anywhere and begun again; what it raises is judged."""
+
+    def __init__(self, shop: Shop, terms: Terms, post: Callable[[Happened], None]) -> None:
+        """`post` takes what happens on the way."""
+        self.wish = Wish(0, "")
+        self.progress: dict[str, Any] = {}
+        """How far the download is, as the fetcher tells it."""
+        self._shop = shop
+        self._terms = terms
+        self._post = post
+        self._compared: tuple[State, Said] | None = None
+        """What the shadow said, while the route may not flip."""
+
+    def of(self, effect: Effect) -> Stage:
+        """The stage that an effect begins."""
+        return {
+            Effect.FETCH: self.fetch,
+            Effect.TAKE_IN: self.take_in,
+            Effect.TRY: self.attempt,
+            Effect.SHADOW: self.shadow,
+            Effect.SOAK: self.soak,
+            Effect.SETTLE: self.settle,
+        }[effect]
+
+    async def fetch(self, state: State) -> Said:
+        """Brings the target into staging, unless this device has it."""
+        shop, target = self._shop, _target(state)
+        source = await asyncio.to_thread(shop.library.find, state.model, target.revision, target.digest)
+        if source is not None:
+            return said(Event.FETCHED, "it is here already")
+        if state.attempts:
+            await asyncio.sleep(policy.fetch_delay_s(state.attempts, random.random()))  # noqa: S311 - spreads a fleet
+        store = shop.library.store
+        async with shop.fetching:
+            self.progress = {}
+            order = Order(
+                model=state.model,
+                revision=target.revision,
+                staging=store.staging(state.model, target.revision),
+                store=store.root,
+                have=tuple(source.folder for source in shop.library.factory(state.model)),
+                room_bytes=await asyncio.to_thread(store.room_bytes),
+                reserve_bytes=store.reserve_bytes,
+            )
+            try:
+                await shop.fetcher.bring_revision(self._terms.origin(), order, self._follow)
+            except EdgedError as error:
+                if error.code is not Code.DOWNLOAD_FAILED or state.attempts + 1 >= policy.FETCH_ATTEMPTS:
+                    raise
+                return said(Event.RETRY, str(error))
+        return said(Event.FETCHED, "", **self.progress)
+
+    def _follow(self, told: Mapping[str, Any]) -> None:
+        if told.get("event") in ("progress", "staged"):
+            self.progress = {name: value for name, value in told.items() if name not in ("event", "path")}
+            self._shop.changes.mark()
+        self._terms.told(told)
+
+    async def take_in(self, state: State) -> Said:
+        """Verifies every byte once more and moves the revision into the store."""
+        target, store = _target(state), self._shop.library.store
+        staging = store.staging(state.model, target.revision)
+        if await asyncio.to_thread(staging.exists):
+            try:
+                await asyncio.to_thread(store.take_in, staging)
+            except EdgedError as error:
+                if error.code is Code.DIGEST_MISMATCH and state.attempts < policy.REFETCHES:
+                    return said(Event.RETRY, str(error))
+                raise
+        source = await asyncio.to_thread(self._shop.library.find, state.model, target.revision, target.digest)
+        if source is None:
+            raise EdgedError(
+                Code.DIGEST_MISMATCH, f"{state.model} revision {target.revision} is not in the store whole"
+            )
+        ref = Ref(target.revision, digest(source.manifest))
+        return Said(Happened(Event.TAKEN_IN, target=ref), {"digest": ref.digest})
+
+    async def attempt(self, state: State) -> Said:
+        """Shows the revision its goldens, and holds it to its budgets. Raises FailedError."""
+        target, shop = _target(state), self._shop
+        async with shop.trying:
+            resident = await self.make(state.model, target)
+            serving = self.resident(state.model, state.serving)
+            if state.cause != "rollback":  # who goes back by hand wants just that
+                trial.check_signature(serving.manifest if serving else None, resident.manifest)
+            trial.check_runnable(resident)
+            best = resident.runnable[0]
+            evidence = await trial.try_spares(resident)
+            if shop.residency.find(state.model, target.revision) is None:
+                shop.residency.add_on_trial(resident)
+            worker = await trial.wait_loaded(resident)
+            nominal = shop.level() is Level.NOMINAL
+            evidence[best.name] = await trial.try_best(worker, resident.manifest, best, nominal=nominal)
+        return said(Event.PASSED, "", **evidence)
+
+    async def shadow(self, state: State) -> Said:
+        """Has the revision answer copies of live requests, then goes on when the route may flip. Raises FailedError."""
+        resident = self.resident(state.model, state.target)
+        if resident is None or not resident.ready:
+            return said(Event.RETRY, "its worker is gone")
+        if self._compared is None or self._compared[0].target != state.target:
+            self._compared = (state, await self._compare(state, resident))
+        if why := self._terms.gate(state.model):
+            return said(Event.DEFERRED, why)
+        found, self._compared = self._compared[1], None
+        return found
+
+    async def _compare(self, state: State, resident: Resident) -> Said:
+        best, worker = resident.runnable[0].name, resident.worker
+        if not resident.manifest.acceptance.shadow.samples:
+            return said(Event.SKIPPED, "no comparison: its manifest asks for none")
+        if worker is None or self.resident(state.model, state.serving) is None:
+            return said(Event.SKIPPED, "no comparison: nothing serves that it could be held against")
+        shadow = Shadow(resident.manifest, worker)
+        self._shop.traffic.shadow(state.model, shadow.take)
+        try:
+            why = await shadow.run(self._shop.settings.shadow_max_s)
+        except EdgedError as error:
+            reason = Reason.WORKER_HANG if error.code is Code.WORKER_HANG else Reason.CRASH_LOOP
+            raise trial.FailedError(reason, str(error), best) from error
+        finally:
+            self._shop.traffic.shadow(state.model, None)
+        evidence = shadow.agreement.evidence()
+        reason_found, text = shadow.verdict()
+        if why:
+            return said(Event.SKIPPED, f"no comparison: {why}", **evidence)
+        if reason_found is not None:
+            raise trial.FailedError(reason_found, text, best)
+        return said(Event.PASSED, text, **evidence)
+
+    async def soak(self, state: State) -> Said:
+        """Watches what becomes of live requests until there is a verdict."""
+        resident = self.resident(state.model, state.serving)
+        if resident is None:
+            raise trial.FailedError(Reason.LOAD_FAILED, "it could not be loaded at the start")
+        previous = state.previous
+        old = self._shop.outcomes.record(state.model, previous.revision) if previous else Record()
+        watch = Watch(resident, old, state.crashes, self.wish.least_soak_s, self._shop.outcomes)
+        event, reason, text = await watch.run(self._post, allow_unproven=self.wish.allow_unproven)
+        variant = resident.variant.name if resident.variant else ""
+        return Said(Happened(event, text, reason), watch.evidence(), variant)
+
+    async def settle(self, state: State) -> Said:
+        """The revision before ends; what nothing needs any more is collected."""
+        shop = self._shop
+        shop.residency.settle(state.model)
+        if state.previous is not None:
+            await self.end(state.model, state.previous.revision)
+        ledger = shop.ledger
+        states = await ledger.do(ledger.journal.states)
+        keep = {(each.model, ref.revision) for each in states.values() for ref in _refs(each)}
+        with contextlib.suppress(OSError):  # the next collection does it
+            await asyncio.to_thread(shop.library.store.collect, keep)
+        return said(Event.SETTLED)
+
+    def resident(self, model: str, ref: Ref | None) -> Resident | None:
+        """The resident of a revision; None where it is not loaded."""
+        return None if ref is None else self._shop.residency.find(model, ref.revision)
+
+    async def make(self, model: str, ref: Ref) -> Resident:
+        """The resident of a revision, started or not. Raises FailedError."""
+        found = self.resident(model, ref)
+        if found is not None:
+            return found
+        source = await asyncio.to_thread(self._shop.library.find, model, ref.revision, ref.digest)
+        if source is None:
+            text = f"revision {ref.revision} is not on this device as it was signed"
+            raise trial.FailedError(Reason.DIGEST_MISMATCH, text)
+        return self._shop.make_resident(source)
+
+    async def flip(self, model: str, ref: Ref, *, keep: bool) -> None:
+        """Routes to a revision, started where it is not."""
+        residency = self._shop.residency
+        if residency.find(model, ref.revision) is None:
+            with contextlib.suppress(trial.FailedError):
+                residency.add_on_trial(await self.make(model, ref))
+        if residency.find(model, ref.revision) is not None:
+            residency.flip(model, ref.revision, keep=keep)
+
+    async def end(self, model: str, revision: int) -> None:
+        """Ends a revision's worker once its requests are answered."""
+        shop = self._shop
+        resident = shop.residency.withdraw(model, revision)
+        if resident is not None:
+            await shop.traffic.release(resident, shop.drain_s())
+            await shop.residency.end(resident)
+            shop.traffic.forget(resident)
+            shop.outcomes.forget(model, revision)
+
+
+def _target(state: State) -> Ref:
+    assert state.target is not None  # noqa: S101 - a phase with work has one
+    return state.target
+
+
+def _refs(state: State) -> list[Ref]:
+    return [ref for ref in (state.serving, state.previous, state.older, state.target) if ref is not None]

@@ -1,0 +1,126 @@
+"""What serves when the daemon starts: chosen from what is recorded and what is there, and explained."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from edged import clock
+from edged.errors import Code
+from edged.events import Severity
+from edged.models.resident import Resident, Source, State
+from edged.update.environment import Environment
+from edged.update.machine import Phase, Ref
+from edged.update.machine import State as Machine
+from edged.update.records import Committed, Quarantined
+from edged.update.shop import Shop
+
+# How long the warm predecessor of a soaking revision is waited for, so that there is something to go back to.
+_WARM_S = 30.0
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A revision that may serve, and by what right."""
+
+    ref: Ref
+    right: str
+    factory: bool = False
+
+
+def candidates(state: Machine, committed: Committed | None, factory: Sequence[Ref]) -> list[Candidate]:
+    """In order: what the pointer says, what served before, what was committed, what came with the image. Pure."""
+    found = [
+        Candidate(state.serving, "it served last") if state.serving else None,
+        Candidate(state.previous, "it served before") if state.previous else None,
+        Candidate(committed.serving, "it was committed") if committed else None,
+        Candidate(committed.previous, "it served before what was committed")
+        if committed and committed.previous
+        else None,
+        *(Candidate(ref, "it came with the image", factory=True) for ref in factory),
+    ]
+    unique: dict[Ref, Candidate] = {}
+    for each in found:
+        if each is not None:
+            unique.setdefault(each.ref, each)
+    return list(unique.values())
+
+
+def objection(candidate: Candidate, floor: int, quarantined: Iterable[Quarantined], environment: Environment) -> str:
+    """Why a candidate must not serve; nothing where it may. Pure."""
+    if candidate.ref.revision < floor:
+        return f"it lies below {floor}, the least that is signed as allowed"
+    for found in quarantined:
+        if found.key.digest == candidate.ref.digest and environment.holds(found):
+            return f"it is quarantined: {found.reason}: {found.text}"
+    return ""
+
+
+class Chosen(msgspec.Struct):
+    """What serves since the start, and what was passed over, each with its reason."""
+
+    ref: Ref | None = None
+    why: str = "there is nothing that could serve"
+    passed_over: list[tuple[int, str]] = []
+    degraded: str = ""
+
+
+async def choose(
+    state: Machine, options: Sequence[tuple[Candidate, str]], sources: Sequence[Source | None], shop: Shop
+) -> Chosen:
+    """Starts the first candidate that may serve and whose model loads; the last one stays, whatever becomes of it.
+
+    `options`: candidates with the objection to each; `sources`: their bundles, None where they are not here whole.
+    """
+    chosen = Chosen()
+    before: Resident | None = None
+    for (candidate, why_not), source in zip(options, sources, strict=True):
+        reason = why_not or ("" if source else "it is not on this device as it was signed")
+        if reason or source is None:
+            chosen.passed_over.append((candidate.ref.revision, reason))
+            continue
+        resident = shop.residency.find(state.model, candidate.ref.revision) or shop.make_resident(source)
+        if state.phase is Phase.SOAKING and candidate.ref == state.serving:
+            await _warm(state, shop)
+        if shop.residency.find(state.model, candidate.ref.revision) is None:
+            shop.residency.add_on_trial(resident)
+        shop.residency.flip(state.model, candidate.ref.revision, keep=state.phase is Phase.SOAKING)
+        if before is not None:
+            await _drop(before, shop)
+        chosen.ref, chosen.why = candidate.ref, candidate.right
+        while not resident.settled:
+            await resident.changes.after(resident.changes.count)
+        if resident.state is not State.FAILED:
+            break
+        chosen.passed_over.append((candidate.ref.revision, resident.reason))
+        before = resident
+    best = options[0][0].ref.revision if options else 0
+    if chosen.ref is not None and chosen.passed_over:
+        revision, reason = chosen.passed_over[0]
+        if chosen.ref.revision != revision:
+            chosen.degraded = (
+                f"model {state.model} is served by revision {chosen.ref.revision} instead of {best}: {reason}"
+            )
+            shop.events.record(Severity.ERROR, Code.MODEL_UNAVAILABLE, state.model, chosen.degraded)
+    return chosen
+
+
+async def _warm(state: Machine, shop: Shop) -> None:
+    """Starts what served before the revision that soaks, to be gone back to at once."""
+    if state.previous is None:
+        return
+    source = await asyncio.to_thread(shop.library.find, state.model, state.previous.revision, state.previous.digest)
+    if source is None:
+        return
+    resident = shop.make_resident(source)
+    shop.residency.add_on_trial(resident)
+    shop.residency.flip(state.model, state.previous.revision, keep=False)
+    ends_s = clock.monotonic() + _WARM_S
+    while not resident.settled and clock.monotonic() < ends_s:
+        await resident.changes.after(resident.changes.count)
+
+
+async def _drop(resident: Resident, shop: Shop) -> None:
+    shop.residency.withdraw(resident.name, resident.revision)
+    await shop.residency.end(resident)

@@ -1,0 +1,163 @@
+"""The trial: what a revision must show on this device before any request reaches it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edged import clock
+from edged.bundle import signature
+from edged.bundle.manifest import Manifest, Variant
+from edged.errors import Code, EdgedError
+from edged.models.loading import goldens_of, judge_golden, start_worker
+from edged.models.resident import Resident, State
+from edged.update.reasons import Reason
+from edged.worker.process import Worker
+
+_STOP_GRACE_S = 2.0
+
+# Goldens are run so often for a p99; the best of some rounds counts, since what else the device does slows them too.
+_LATENCY_RUNS = 40
+_LATENCY_ROUND_S = 2.0
+_LATENCY_ROUNDS = 3
+
+# A worker that ends while it loads may have met a device that was short; one that does so again is itself at fault.
+_LOADS = 2
+
+_REASONS: Mapping[str, Reason] = {
+    Code.INCOMPATIBLE_HARDWARE: Reason.INCOMPATIBLE_HARDWARE,
+    Code.INCOMPATIBLE_RUNTIME: Reason.INCOMPATIBLE_RUNTIME,
+    Code.INCOMPATIBLE_SIGNATURE: Reason.INCOMPATIBLE_SIGNATURE,
+    Code.DIGEST_MISMATCH: Reason.DIGEST_MISMATCH,
+    Code.GOLDEN_MISMATCH: Reason.GOLDEN_MISMATCH,
+    Code.WORKER_HANG: Reason.WORKER_HANG,
+    Code.WORKER_CRASHED: Reason.CRASH_LOOP,
+    Code.CRASH_LOOP: Reason.CRASH_LOOP,
+    Code.INFERENCE_FAILED: Reason.GOLDEN_MISMATCH,
+}
+
+
+class FailedError(Exception):
+    """The revision is not fit to serve here: why, and by which variant (empty: the revision itself)."""
+
+    def __init__(self, reason: Reason, text: str, variant: str = "") -> None:
+        super().__init__(reason, text, variant)
+        self.reason = reason
+        self.text = text
+        self.variant = variant
+
+
+def check_signature(old: Manifest | None, new: Manifest) -> None:
+    """Whether callers of the serving revision can be served by the new one. Raises FailedError."""
+    objections = signature.objections(old, new) if old is not None else []
+    if objections:
+        raise FailedError(Reason.INCOMPATIBLE_SIGNATURE, "; ".join(objections))
+
+
+def check_runnable(resident: Resident) -> None:
+    """Whether this device can run any variant. Raises FailedError."""
+    if not resident.runnable:
+        first = resident.passed_over[0]
+        texts = "; ".join(f"{passed.variant}: {passed.reason}" for passed in resident.passed_over)
+        raise FailedError(_REASONS.get(first.code, Reason.LOAD_FAILED), f"no variant can run here: {texts}")
+
+
+async def try_spares(resident: Resident) -> dict[str, Any]:
+    """Tries the variants behind the best, each in a worker of its own that then ends. Raises FailedError."""
+    evidence = {}
+    for variant in resident.runnable[1:]:
+        try:
+            worker = await start_worker(resident.source.folder, resident.manifest, variant, resident.terms)
+        except (EdgedError, OSError) as error:
+            raise _failed(error, variant.name, loading=True) from error
+        try:
+            evidence[variant.name] = await _goldens(worker, resident.manifest, variant)
+        finally:
+            await worker.stop(_STOP_GRACE_S)
+    return evidence
+
+
+async def wait_loaded(resident: Resident) -> Worker:
+    """The worker of a started resident's best variant. Raises FailedError when it does not come up."""
+    best, passed = resident.runnable[0], len(resident.passed_over)
+    while not resident.ready:
+        count = resident.changes.count
+        given_up = resident.state is State.FAILED or len(resident.passed_over) > passed
+        if given_up or resident.deaths >= _LOADS:
+            trouble = resident.trouble or EdgedError(Code.LOAD_FAILED, resident.reason)
+            raise _failed(trouble, best.name, loading=True)
+        await resident.changes.after(count)
+    if resident.worker is None or resident.variant is not best:
+        raise FailedError(Reason.LOAD_FAILED, f"{best.name} does not load: {resident.trouble}", best.name)
+    return resident.worker
+
+
+async def try_best(worker: Worker, manifest: Manifest, variant: Variant, *, nominal: bool) -> dict[str, Any]:
+    """Tries the worker that is to serve: goldens, then budgets, which count at level nominal. Raises FailedError."""
+    evidence = await _goldens(worker, manifest, variant)
+    budgets = manifest.acceptance.budgets
+    load_s = worker.loaded.load_s + worker.loaded.warmup_s
+    p99_ms = await _p99_ms(worker, manifest, variant, budgets.p99_ms)
+    peak_mib = worker.usage().peak_bytes / 2**20
+    evidence |= {"load_s": round(load_s, 3), "p99_ms": round(p99_ms, 3), "memory_mib": round(peak_mib, 1)}
+    evidence["budgets"] = "judged" if nominal else "not judged: the device is under pressure"
+    if not nominal:
+        return evidence
+    if budgets.load_s and load_s > budgets.load_s:
+        found = f"{variant.name} loads in {load_s:.2f} s, its budget is {budgets.load_s:g} s"
+        raise FailedError(Reason.LATENCY_BUDGET, found, variant.name)
+    if budgets.p99_ms and p99_ms > budgets.p99_ms:
+        found = f"{variant.name} has a p99 of {p99_ms:.2f} ms, its budget is {budgets.p99_ms:g} ms"
+        raise FailedError(Reason.LATENCY_BUDGET, found, variant.name)
+    if budgets.memory_mib and peak_mib > budgets.memory_mib:
+        found = f"{variant.name} takes {peak_mib:.0f} MiB, its budget is {budgets.memory_mib} MiB"
+        raise FailedError(Reason.MEMORY_BUDGET, found, variant.name)
+    return evidence
+
+
+async def _goldens(worker: Worker, manifest: Manifest, variant: Variant) -> dict[str, Any]:
+    """Raises FailedError."""
+    goldens = goldens_of(manifest, variant)
+    for golden in goldens:
+        verdict, _ = await judge_golden(worker, manifest, golden)
+        if not verdict.ok:
+            code = verdict.code or Code.GOLDEN_MISMATCH
+            raise FailedError(
+                _REASONS.get(code, Reason.GOLDEN_MISMATCH), f"{variant.name}: {verdict.text}", variant.name
+            )
+    return {"goldens": len(goldens)}
+
+
+async def _p99_ms(worker: Worker, manifest: Manifest, variant: Variant, budget_ms: float) -> float:
+    """The 99th percentile of the worker's own time for a golden; 0 where there is none to run. Raises FailedError."""
+    goldens = goldens_of(manifest, variant)
+    if not goldens:
+        return 0.0
+    best = math.inf
+    for _ in range(_LATENCY_ROUNDS):
+        took: list[float] = []
+        ends_s = clock.monotonic() + _LATENCY_ROUND_S
+        while len(took) < _LATENCY_RUNS and (not took or clock.monotonic() < ends_s):
+            verdict, infer_s = await judge_golden(worker, manifest, goldens[len(took) % len(goldens)])
+            if not infer_s:
+                raise FailedError(Reason.CRASH_LOOP, f"{variant.name}: {verdict.text}", variant.name)
+            took.append(infer_s)
+        best = min(best, percentile(took, 0.99) * 1e3)
+        if not budget_ms or best <= budget_ms:
+            break
+    return best
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of all are not above."""
+    ordered = sorted(values)
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
+
+
+def _failed(error: EdgedError | OSError, variant: str, *, loading: bool) -> FailedError:
+    code = error.code if isinstance(error, EdgedError) else Code.LOAD_FAILED
+    reason = _REASONS.get(code, Reason.LOAD_FAILED)
+    if loading and reason is Reason.CRASH_LOOP:
+        reason = Reason.LOAD_FAILED
+    return FailedError(reason, f"{variant}: {error}", variant)

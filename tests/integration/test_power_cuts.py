@@ -1,0 +1,100 @@
+"""Power that goes at each step of an update: after the next start one whole, verified revision serves."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from support.daemon import PATIENCE_S, Daemon
+from support.fleet import Fleet
+from support.interpreter import hostile_interpreter
+from support.updating import Updating, scale_bundle
+
+# Who may change the state folder. A new one belongs here only when it survives the cuts below.
+WRITERS = {
+    "edged.app._remember_settings",
+    "edged.config.last_good.remember",
+    "edged.models.files.make_folder",
+    "edged.models.files.remove_tree",
+    "edged.models.store._assemble",
+    "edged.models.store._remove",
+    "edged.models.store._take_blob",
+    "edged.system.folders.make_folder",
+    "edged.update.fetcher._make_scratch",
+    "edged.update.journal._is_writable",
+    "edged.update.journal._transaction",
+    "edged.update.markers.put",
+}
+SAMPLE = 4
+
+
+class Bench:
+    """A fleet with revision 2 published, and devices that have revision 1."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fleet = Fleet(folder / "fleet")
+        self.first = scale_bundle(folder / "factory", 1, factor=2.0)
+        self.fleet.publish(scale_bundle(folder / "bundles", 2, factor=3.0))
+        self.fleet.plan("scale", 2)
+        self.interpreter = hostile_interpreter(folder / "python")
+        self.steps = self._update("", folder / "whole")
+
+    def _update(self, cut: str, root: Path) -> list[str]:
+        """Updates a new device, its power cut at a step; gives the steps that were made."""
+        steps, control = root.with_suffix(".steps"), root.with_suffix(".json")
+        control.write_text(json.dumps({"state": str(root / "var/lib/edged"), "steps": str(steps), "cut": cut}))
+        with Daemon(root, [self.first], self.fleet.trusted_by(root), self.interpreter) as daemon:
+            daemon.start(wait=not cut, environment={"EDGED_TEST_POWER": str(control)})
+            if cut:
+                daemon.process.wait(PATIENCE_S)
+            else:
+                Updating(daemon).wait_idle_at(2)
+        return steps.read_text().splitlines()
+
+    def cut_at(self, step: str, root: Path) -> None:
+        """Cuts the power at a step, starts again, and looks at what serves."""
+        self._update(step, root)
+        with Daemon(root, settings=self.fleet.trusted_by(root), interpreter=self.interpreter) as daemon:
+            daemon.start()
+            updating = Updating(daemon)
+            answer, revision = updating.answers()
+            assert (answer, revision) in (([2.0, 4.0], 1), ([3.0, 6.0], 2))
+            updating.wait_idle_at(2)
+            assert updating.answers() == ([3.0, 6.0], 2)
+        shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("power"))
+
+
+def kind(step: str) -> str:
+    """A step but for how often it was made; each commit is a step of its own."""
+    return step if "commit" in step else re.sub(r" \d+$", "", step)
+
+
+def test_the_state_is_changed_by_whom_we_know(bench):
+    writers = {re.sub(r"^.* by (\S+).*$", r"\1", step) for step in bench.steps}
+    assert writers <= WRITERS
+
+
+def test_the_power_goes_at_some_steps(bench, tmp_path):
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    for number, step in enumerate(random.Random(seed).sample(bench.steps, SAMPLE)):
+        print(step)  # noqa: T201
+        bench.cut_at(step, tmp_path / str(number))
+
+
+@pytest.mark.slow
+def test_the_power_goes_at_every_step(bench, tmp_path):
+    first = {kind(step): step for step in reversed(bench.steps)}
+    for number, step in enumerate(first.values()):
+        print(step)  # noqa: T201
+        bench.cut_at(step, tmp_path / str(number))

@@ -1,0 +1,55 @@
+"""A fleet of a test's own: real keys, a real repository, published to without asking whether a bundle is good."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from edged.fleet import planning
+from edged.fleet.home import Home
+from edged.fleet.keys import Ring
+from edged.fleet.listing import Listing
+from edged.fleet.publishing import publish
+from edged.fleet.signing import Signing
+from edged.fleet.starting import ROOT_NAME, start
+
+NAME = "test"
+PASSPHRASE = "only for tests"
+
+
+class Fleet:
+    """Publishes; `repository` is what devices fetch from."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes one in `folder`, or takes the one that is there."""
+        self._ring = Ring(folder / "keys", [PASSPHRASE], None)
+        self.home = Home(folder) if folder.exists() else start(folder, NAME, self._ring, {})
+        self.repository = self.home.repository
+        self.root = folder / ROOT_NAME
+
+    def publish(self, *bundles: Path) -> None:
+        """Publishes packed bundles."""
+        for bundle in bundles:
+            publish(self.home, self._signing(), bundle)
+
+    def plan(self, model: str, revision: int, hardware_class: str = "generic", **terms: object) -> None:
+        """Has a class run a revision."""
+        signing = self._signing()
+        listing = Listing(signing)
+        plan = planning.settled(listing.plan(), model, hardware_class, revision)
+        if terms:
+            changed = msgspec.structs.replace(planning.terms_of(plan, model, hardware_class), **terms)
+            plan = planning.with_terms(plan, model, hardware_class, changed)
+        planning.put(signing, listing, plan)
+
+    def _signing(self) -> Signing:
+        return Signing(self.home, self._ring)
+
+    def trusted_by(self, root: Path) -> str:
+        """Puts the root of trust into the image of a daemon below `root`; gives the settings that follow the fleet."""
+        target = root / "usr/share/edged/trust/root.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.root, target)
+        return f'[update]\nrepository = "file://{self.repository}"\nfleet = "{NAME}"\npoll_s = 3600\nreserve_mib = 0\n'

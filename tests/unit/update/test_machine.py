@@ -1,0 +1,140 @@
+"""The update machine: every phase with every event, every reason, and the pointer that must never be lost."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.update.machine import REASONS, TABLE, WORK, Effect, Event, Happened, Phase, Ref, State, step
+from edged.update.reasons import Reason
+
+ONE, TWO, THREE = (Ref(number, str(number) * 64) for number in (1, 2, 3))
+
+
+def state(phase: Phase, **fields: object) -> State:
+    """A model that serves revision 2 after 1, and is on its way to 3 where the phase says so; soaking: there."""
+    found = State(model="m", phase=phase, serving=TWO, previous=ONE)
+    if phase is Phase.SOAKING:
+        found = State(model="m", phase=phase, serving=THREE, previous=TWO, older=ONE, target=THREE, cause="plan")
+    elif phase in WORK:
+        found = msgspec.structs.replace(found, target=THREE, cause="plan")
+    elif phase is Phase.COMMITTED:
+        found = State(model="m", phase=phase, serving=THREE, previous=TWO)
+    return msgspec.structs.replace(found, **fields)
+
+
+def happened(event: Event) -> Happened:
+    reason = Reason.OPERATOR if event is Event.FAILED else None
+    target = THREE if event is Event.WANTED else None
+    return Happened(event, "because", reason, target, "plan")
+
+
+@pytest.mark.parametrize(("phase", "event"), list(itertools.product(Phase, Event)), ids=str)
+def test_each_event_in_each_phase_follows_the_table_or_changes_nothing(phase, event):
+    before = state(phase)
+    after, effects = step(before, happened(event))
+    if (phase, event) not in TABLE:
+        assert (after, effects) == (before, ())
+        return
+    assert after.phase is TABLE[phase, event].phase
+    assert effects == TABLE[phase, event].effects
+    assert after.deferred == ("because" if event is Event.DEFERRED else "")
+
+
+def test_the_machine_can_always_end_and_always_begin():
+    for phase in Phase:
+        seen, found = set(), {phase}
+        while found - seen:
+            seen |= found
+            found = {rule.phase for (each, _), rule in TABLE.items() if each in seen}
+        assert seen | found >= {Phase.IDLE, Phase.COMMITTED}, phase
+
+
+def test_each_phase_that_works_can_fail_be_superseded_wait_and_be_found_at_a_start():
+    for phase in WORK:
+        for event in (Event.FAILED, Event.SUPERSEDED, Event.DEFERRED, Event.RESUMED, Event.STARTED):
+            assert (phase, event) in TABLE
+    assert all((phase, Event.STARTED) in TABLE for phase in Phase)
+
+
+def test_each_reason_ends_some_phase_and_only_phases_that_can_fail_have_reasons():
+    assert set().union(*REASONS.values()) == set(Reason)
+    assert {phase for phase, event in TABLE if event is Event.FAILED} == set(REASONS)
+
+
+class TestThePointer:
+    def test_stays_until_the_flip(self):
+        for phase, event in TABLE:
+            if phase in (Phase.IDLE, Phase.FETCHING, Phase.STAGED, Phase.TRIAL):
+                after, _ = step(state(phase), happened(event))
+                assert (after.serving, after.previous) == (TWO, ONE)
+
+    @pytest.mark.parametrize("event", [Event.PASSED, Event.SKIPPED])
+    def test_is_moved_by_the_flip_and_remembers_what_was_before(self, event):
+        after, effects = step(state(Phase.SHADOW), Happened(event))
+        assert (after.serving, after.previous, after.older) == (THREE, TWO, ONE)
+        assert effects[0] is Effect.FLIP
+
+    @pytest.mark.parametrize("event", [Event.FAILED, Event.SUPERSEDED])
+    def test_is_as_before_the_flip_when_that_is_taken_back(self, event):
+        flipped, _ = step(state(Phase.SHADOW), Happened(Event.PASSED))
+        back, effects = step(flipped, happened(event))
+        assert (back.phase, back.serving, back.previous, back.older) == (Phase.IDLE, TWO, ONE, None)
+        assert effects[0] is Effect.FLIP_BACK
+
+    def test_stays_where_there_is_nothing_to_go_back_to(self):
+        first = State(model="m", phase=Phase.SOAKING, serving=ONE, target=ONE, cause="plan")
+        after, effects = step(first, happened(Event.FAILED))
+        assert (after.phase, after.serving, effects) == (Phase.IDLE, ONE, ())
+
+    def test_is_kept_by_a_commit(self):
+        after, _ = step(state(Phase.SOAKING), Happened(Event.PASSED))
+        assert (after.phase, after.serving, after.previous) == (Phase.COMMITTED, THREE, TWO)
+        assert (after.target, after.older, after.crashes, after.cause) == (None, None, 0, "")
+
+    @given(st.lists(st.sampled_from(list(Event)), max_size=40))
+    def test_never_points_to_what_did_not_pass_its_trial(self, events):
+        now = State(model="m", serving=ONE)
+        passed = {ONE}
+        numbers = itertools.count(2)
+        for event in events:
+            target = Ref(next(numbers), "d") if event is Event.WANTED else None
+            before = now
+            now, _ = step(now, Happened(event, "", Reason.OPERATOR if event is Event.FAILED else None, target))
+            if before.phase is Phase.TRIAL and event is Event.PASSED:
+                passed.add(before.target)
+            assert now.serving in passed
+            assert now.previous in passed | {None}
+
+
+class TestCounting:
+    def test_a_phase_begun_again_counts_and_a_new_phase_begins_at_none(self):
+        now = state(Phase.FETCHING)
+        for attempts in (1, 2):
+            now, _ = step(now, Happened(Event.RETRY))
+            assert now.attempts == attempts
+        now, _ = step(now, Happened(Event.FETCHED))
+        assert now.attempts == 0
+
+    def test_a_start_counts_in_what_is_under_way_and_not_in_what_waits(self):
+        assert step(state(Phase.SOAKING), Happened(Event.STARTED))[0].attempts == 1
+        assert step(state(Phase.IDLE), Happened(Event.STARTED))[0].attempts == 0
+
+    def test_crashes_survive_a_start(self):
+        now, _ = step(state(Phase.SOAKING), Happened(Event.CRASHED))
+        now, _ = step(now, Happened(Event.STARTED))
+        assert now.crashes == 1
+
+    def test_another_update_begins_with_none(self):
+        now, _ = step(state(Phase.IDLE, crashes=2), happened(Event.WANTED))
+        assert now.crashes == 0
+
+
+def test_what_is_superseded_is_only_what_was_meant():
+    now = state(Phase.FETCHING)
+    assert step(now, Happened(Event.SUPERSEDED, target=ONE)) == (now, ())
+    assert step(now, Happened(Event.SUPERSEDED, target=THREE))[0].phase is Phase.IDLE

@@ -1,0 +1,170 @@
+"""What is decided about a model, and by what; leases, spending, the choice of the start."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from support.standins import manifest
+
+from edged.errors import EdgedError
+from edged.update import policy, start
+from edged.update.environment import Environment, read
+from edged.update.holds import Holds
+from edged.update.machine import Phase, Ref, State
+from edged.update.policy import Wish, decide
+from edged.update.records import Committed, Pin, Quarantined
+from edged.update.shadow import Agreement
+from edged.update.spending import Spending
+from edged.worker.messages import Comparison
+
+NOW = datetime(2026, 5, 4, tzinfo=UTC)
+ONE, TWO, THREE = (Ref(number, str(number) * 64) for number in (1, 2, 3))
+HERE = Environment({"onnxruntime": "1.20"}, "", "os 1")
+SERVES = State(model="m", serving=TWO, previous=ONE)
+FETCHES = State(model="m", phase=Phase.FETCHING, serving=TWO, target=THREE, cause="plan")
+
+
+def quarantined(revision: int, environment: Environment = HERE) -> Quarantined:
+    key = environment.key(str(revision) * 64, manifest().variants[0])
+    return Quarantined(key=key, model="m", revision=revision, reason="golden_mismatch", text="it differs", at=NOW)
+
+
+class TestDecide:
+    def decided(
+        self, state: State, revision: int, floor: int = 1, found: tuple[Quarantined, ...] = ()
+    ) -> tuple[int, bool]:
+        decision = decide(state, Wish(revision, "plan"), floor, found, HERE)
+        return decision.go_for, decision.give_up
+
+    def test_goes_for_what_is_wanted(self):
+        assert self.decided(SERVES, 3) == (3, False)
+        assert self.decided(SERVES, 1) == (1, False)
+
+    def test_leaves_what_is_so_already(self):
+        assert self.decided(SERVES, 2) == (0, False)
+        assert self.decided(FETCHES, 3) == (0, False)
+
+    def test_gives_up_what_is_not_wanted_any_more(self):
+        assert self.decided(FETCHES, 2) == (0, True)
+        assert self.decided(FETCHES, 4) == (4, True)
+
+    def test_goes_back_on_a_soak_that_the_plan_took_back(self):
+        soaking = State(model="m", phase=Phase.SOAKING, serving=THREE, previous=TWO, target=THREE, cause="plan")
+        assert self.decided(soaking, 2) == (2, True)
+
+    def test_never_goes_below_the_floor(self):
+        assert self.decided(SERVES, 1, floor=2) == (0, False)
+
+    def test_does_not_try_again_what_is_quarantined(self):
+        assert self.decided(SERVES, 3, found=(quarantined(3),)) == (0, False)
+        assert self.decided(SERVES, 3, found=(quarantined(4),)) == (3, False)
+
+    @pytest.mark.parametrize(
+        "then",
+        [
+            Environment({"onnxruntime": "1.19"}, "", "os 1"),
+            Environment({"onnxruntime": "1.20"}, "nvidia 550.1", "os 1"),
+            Environment({"onnxruntime": "1.20"}, "", "os 0"),
+        ],
+        ids=["engine", "driver", "image"],
+    )
+    def test_tries_again_when_the_device_has_changed(self, then):
+        assert self.decided(SERVES, 3, found=(quarantined(3, then),)) == (3, False)
+
+    def test_a_pin_comes_before_the_plan(self):
+        pin = Pin(model="m", revision=1, cause="pin", at=NOW)
+        assert policy.wish(Wish(3, "plan"), pin) == Wish(1, "pin")
+        assert policy.wish(Wish(3, "plan"), None) == Wish(3, "plan")
+
+
+def test_delays_grow_are_spread_and_bounded():
+    delays = [policy.fetch_delay_s(attempts, 1.0) for attempts in range(30)]
+    assert delays == sorted(delays)
+    assert delays[-1] <= 300
+    assert policy.fetch_delay_s(3, 0.0) == delays[3] / 2
+    assert [policy.poll_delay_s(900, share) for share in (0.0, 1.0)] == pytest.approx([810, 990])
+
+
+class TestTheChoiceOfTheStart:
+    def test_is_in_the_order_of_the_design_each_once(self):
+        committed = Committed(model="m", serving=TWO, previous=ONE)
+        found = start.candidates(State(model="m", serving=THREE, previous=TWO), committed, [ONE])
+        assert [each.ref for each in found] == [THREE, TWO, ONE]
+        assert found[-1].right == "it served before what was committed"
+
+    def test_has_only_the_image_on_a_new_device(self):
+        assert [each.factory for each in start.candidates(State(model="m"), None, [TWO, ONE])] == [True, True]
+
+    def test_passes_over_what_lies_below_the_floor_and_what_is_quarantined(self):
+        candidate = start.Candidate(TWO, "it served last")
+        assert not start.objection(candidate, 2, [], HERE)
+        assert "below 3" in start.objection(candidate, 3, [], HERE)
+        assert "quarantined" in start.objection(candidate, 1, [quarantined(2)], HERE)
+
+
+class TestHolds:
+    def test_end_by_themselves_and_can_be_renewed(self):
+        holds = Holds()
+        lease = holds.take("app", "m", 10.0, 0.0)
+        assert holds.on("m", 9.0) == lease
+        assert holds.on("other", 9.0) is None
+        renewed = holds.take("app", "m", 20.0, 9.0, lease.id)
+        assert holds.on("m", 15.0) == renewed
+        assert holds.on("m", 20.0) is None
+        with pytest.raises(EdgedError, match="no lease"):
+            holds.take("app", "m", 40.0, 30.0, lease.id)
+
+    def test_of_no_model_hold_all_and_are_bounded(self):
+        holds = Holds()
+        holds.take("app", "", 10.0, 0.0)
+        assert holds.on("any", 1.0)
+        for _ in range(255):
+            holds.take("app", "m", 10.0, 0.0)
+        with pytest.raises(EdgedError, match="256"):
+            holds.take("app", "m", 10.0, 0.0)
+
+
+def test_spending_counts_each_run_once_and_begins_anew_each_day():
+    spending = Spending()
+    for received, begins in ((10, True), (30, False), (5, True), (25, False)):
+        spending.count(received, begins=begins, day="a")
+    assert spending.received == 55
+    assert spending.left(100, "a") == 45
+    assert spending.left(100, "b") == 100
+    spending.count(1, begins=True, day="b")
+    assert spending.left(100, "b") == 99
+
+
+def test_the_environment_is_what_the_device_says(tmp_path):
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/version").write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n"
+    )
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").write_text('ID=debian\nVERSION_ID="13"\nIMAGE_VERSION=7\n')
+    assert read({}, tmp_path) == Environment({}, "nvidia 550.54.15", "debian 13 7")
+    (tmp_path / "proc/cmdline").write_text(f"root=x ostree=/ostree/boot.1/default/{'ab' * 32}/0 quiet")
+    assert read({}, tmp_path).os_image == "ab" * 32
+    assert read({}, tmp_path / "nowhere") == Environment({}, "", "")
+
+
+class TestAgreement:
+    def compared(self, rows: int, agreeing: int, outside: int, elements: int) -> list[Comparison]:
+        return [Comparison("y", elements, outside, 1.0, rows, agreeing, True)]
+
+    def test_of_classes_is_by_the_largest_element(self):
+        agreement = Agreement()
+        agreement.add(self.compared(10, 9, 100, 100), frozenset({"y"}))
+        assert agreement.share == 0.9
+
+    def test_of_values_is_by_tolerance(self):
+        agreement = Agreement()
+        agreement.add(self.compared(10, 10, 2, 10), frozenset())
+        assert agreement.share == 0.8
+
+    def test_counts_what_could_not_be_run(self):
+        agreement = Agreement()
+        agreement.add(self.compared(1, 1, 0, 4), frozenset({"y"}))
+        agreement.failed = 1
+        assert agreement.share == 0.5
