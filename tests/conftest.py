@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -86,6 +87,16 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     left = [after - known for after, known in zip((_processes(), _sockets(), _files()), before, strict=True)]
     for what, found in zip(("processes", "sockets", "files"), left, strict=True):
         assert not found, f"the test left {what} behind: {sorted(found)}"
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """What a test had logged elsewhere, or more of, is as before for the next one."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

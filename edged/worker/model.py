@@ -33,7 +33,7 @@ from edged.worker.messages import (
     WarmupRun,
 )
 from edged.worker.regions import Mappings
-from edged.worker.samples import read_arrays, read_file
+from edged.worker.samples import read_arrays, read_file, read_golden
 from edged.worker.whole import encode_whole
 
 Contents = memoryview | bytes
@@ -319,33 +319,27 @@ class Model:
 
         Raises EdgedError: golden_mismatch with the cause where the model cannot run it or does not answer as declared.
         """
-        arrays = read_arrays(
-            self._folder, asked.file, {f"inputs/{name}": (name, spec) for name, spec in self._inputs.items()}
-        )
-        expected = read_arrays(
-            self._folder,
-            asked.file,
-            {f"outputs/{name}": (name, spec) for name, spec in self._outputs.items()},
-            optional=True,
-        )
-        if not expected:
-            raise EdgedError(
-                Code.GOLDEN_MISMATCH,
-                f"{asked.file.path} holds no expected output",
-                f"give one of {', '.join(f'outputs/{name}' for name in self._outputs)}",
-            )
+        arrays, expected = read_golden(self._folder, asked.file, self._inputs, self._outputs)
         began = time.monotonic()
         try:
             answers = self._answers_in_batches(arrays, list(expected))
         except EdgedError as error:
             text = f"{asked.file.path} cannot be run: {error.message}"
             raise EdgedError(Code.GOLDEN_MISMATCH, text, error.hint) from error
-        took = time.monotonic() - began
+        return self._compared(asked, answers, expected, time.monotonic() - began)
+
+    def _compared(
+        self,
+        asked: RunGolden | RunShadow,
+        answers: Sequence[NDArray[Any]],
+        expected: Mapping[str, NDArray[Any]],
+        took_s: float,
+    ) -> Compared:
         outputs = [
             compare.compare(name, self._outputs[name].datatype, answer, expected[name], asked.atol, asked.rtol)
             for name, answer in zip(expected, answers, strict=True)
         ]
-        return Compared(outputs, took)
+        return Compared(outputs, took_s)
 
     def shadow(self, asked: RunShadow, body: memoryview) -> Compared:
         """Runs a copied request and compares what comes with what another revision answered."""
@@ -361,12 +355,7 @@ class Model:
             at += output.size
         began = time.monotonic()
         answers = self._session.run(inputs, list(expected))
-        took = time.monotonic() - began
-        outputs = [
-            compare.compare(name, self._outputs[name].datatype, answer, expected[name], asked.atol, asked.rtol)
-            for name, answer in zip(expected, answers, strict=True)
-        ]
-        return Compared(outputs, took)
+        return self._compared(asked, answers, expected, time.monotonic() - began)
 
 
 def _contents(asked: Infer, body: memoryview, arena: Window) -> list[memoryview]:

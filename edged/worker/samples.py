@@ -100,3 +100,20 @@ def _as_datatype(path: str, array: NDArray[Any], spec: TensorSpec) -> NDArray[An
             Code.LOAD_FAILED, f"{path}: the array for {spec.name!r} is {array.dtype}, the tensor is {spec.datatype}"
         )
     return np.asarray(array, order="C")
+
+
+def read_golden(
+    folder: Path, file: FileRef, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """A golden's inputs and what it expects, by name. Raises EdgedError as `read_arrays`, or golden_mismatch."""
+    arrays = read_arrays(folder, file, {f"inputs/{name}": (name, spec) for name, spec in inputs.items()})
+    expected = read_arrays(
+        folder, file, {f"outputs/{name}": (name, spec) for name, spec in outputs.items()}, optional=True
+    )
+    if not expected:
+        raise EdgedError(
+            Code.GOLDEN_MISMATCH,
+            f"{file.path} holds no expected output",
+            f"give one of {', '.join(f'outputs/{name}' for name in outputs)}",
+        )
+    return arrays, expected

@@ -27,7 +27,8 @@ CALLERS = 6
 ROUNDS = 15
 
 # What a caller that gives up is told, and one whose deadline passes before or after its request has come in.
-GIVEN_UP = {"StatusCode.CANCELLED", "StatusCode.DEADLINE_EXCEEDED", "deadline_exceeded"}
+# One that could not begin in time is told at once.
+GIVEN_UP = {"StatusCode.CANCELLED", "StatusCode.DEADLINE_EXCEEDED", "deadline_exceeded", "overloaded"}
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 ALL_DIFFERENT = """\
 [device]
+name = "cart-7"
 hardware_class = "factory-gateway-gpu"
 [paths]
 state = "/srv/\\"état\\" \\\\ #1"
@@ -61,6 +62,19 @@ write_budget_mib = 500
 battery_low_percent = 30
 stall_percent = 50
 trace_mib = 2
+[update]
+repository = "https://models.example/repository"
+fleet = "shops"
+root = "/opt/root.json"
+poll_s = 60.0
+rate_kib = 100
+daily_mib = 50
+quota_mib = 4000
+reserve_mib = 100
+window = "02:30-05:00"
+hold_max_s = 60.0
+shadow_max_s = 10.0
+
 [log]
 level = "error"
 format = "text"
