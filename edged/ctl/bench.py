@@ -48,9 +48,7 @@ class Result(msgspec.Struct, frozen=True):
 @click.command
 @common
 @click.argument("model", shell_complete=completion.models)
-@click.option(
-    "--callers", type=Number(1, 1000, whole=True), metavar="N", help="That each wait for an answer.  [default: 1]"
-)
+@click.option("--callers", type=Number(1, 1000, whole=True), metavar="N", help="So many at a time.  [default: 1]")
 @click.option("--rate", type=Number(0.01, 100_000), metavar="R", help="Instead: R requests a second, come what may.")
 @click.option("--seconds", type=Number(0.1, 86_400), metavar="S", help="How long it goes on.  [default: 10]")
 @click.option("--minutes", type=Number(1, 1440), metavar="M", help="The same in minutes; from 2 on, first beside last.")
@@ -91,14 +89,14 @@ def bench(
         raise click.UsageError("--seconds and --minutes exclude each other")
     lasts_s = minutes * 60 if minutes else seconds or 10.0
     from edged.ctl.client import Client
-    from edged.ctl.load import Load, Plan
+    from edged.ctl.callers import Load, Plan
     from edged.ctl.measured import cpu
 
     with Client(asked, admin=False) as client:
         requests = _requests(client, model, revision, rows, priority or _LOWEST_PRIORITY)
         answer = client.infer(requests[0])  # what is refused for itself is told here, once
         who = f"{rate:g} requests a second" if rate else count(callers or 1, "caller")
-        output.warn(f"for {lasts_s:g} s, {who} take processor time from others that ask edged; Ctrl-C ends it")
+        output.warn(f"this device is loaded for {lasts_s:g} s, by {who}; others that ask it may wait; Ctrl-C ends it")
         plan = Plan(lasts_s, asked.timeout_s, callers or 1, rate or 0.0)
         load = Load(client.address, [each.SerializeToString() for each in requests], plan, _sensors(asked))
         before = _status(asked, why_not=True)

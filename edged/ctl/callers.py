@@ -77,6 +77,7 @@ class Load:
                     else:
                         for number in range(plan.callers):
                             group.create_task(self._call_again(calls[number % connections]))
+                self.measured.lasted_s = max(self.measured.lasted_s, plan.seconds)
             except* EdgedError as gone:
                 raise gone.exceptions[0] from None
             finally:

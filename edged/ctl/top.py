@@ -28,12 +28,8 @@ if TYPE_CHECKING:
 _COLUMNS = (
     Column("MODEL", wraps=True),
     Column("REV", right=True),
-    Column("VARIANT", wraps=True),
     Column("STATE"),
-    *(
-        Column(title, right=True)
-        for title in ("REQ/S", "ROWS/S", "FAIL/S", "REF/S", "P50", "P99", "WAIT", "RUN", "CPU%", "MIB", "DIED")
-    ),
+    *(Column(title, right=True) for title in ("REQ/S", "FAIL/S", "REF/S", "P50", "P99", "WAIT", "CPU%", "MIB")),
 )
 
 
@@ -56,13 +52,14 @@ def top(asked: Asked, *, once: bool, every_s: float) -> None:
     q or Ctrl-C ends it.
 
     \b
-    REQ/S   answered requests, and ROWS/S the rows in them
+    REQ/S   requests that were answered
     FAIL/S  failed by the model or edged; REF/S refused or given up
     P50     how long requests took in the last 30 to 60 seconds, in
             milliseconds: half took less; of a hundred, 99 less than P99
-    WAIT    requests that wait now; RUN: those that a worker has
+    WAIT    requests that wait now
     CPU%    of one core; MIB: resident memory; both of the workers
-    DIED    workers that ended unasked
+
+    --json tells more: rows, variants, restarts.
     """
     from edged.ctl.client import Client
 
@@ -165,19 +162,15 @@ def table(found: Rates) -> Table:
             (
                 each.model,
                 str(each.revision),
-                each.variant or "-",
                 each.state,
                 _rate(each.requests_per_s),
-                _rate(each.rows_per_s),
                 _rate(each.failed_per_s),
                 _rate(each.refused_per_s),
                 _ms(each.p50_ms),
                 _ms(each.p99_ms),
                 str(each.queued),
-                str(each.executing),
                 "-" if each.cpu_percent is None else f"{each.cpu_percent:.0f}",
                 mib(each.resident_bytes),
-                str(each.restarts),
             )
             for each in found.models
         ],
