@@ -88,8 +88,8 @@ def bench(
     if seconds is not None and minutes is not None:
         raise click.UsageError("--seconds and --minutes exclude each other")
     lasts_s = minutes * 60 if minutes else seconds or 10.0
-    from edged.ctl.client import Client
     from edged.ctl.callers import Load, Plan
+    from edged.ctl.client import Client
     from edged.ctl.measured import cpu
 
     with Client(asked, admin=False) as client:

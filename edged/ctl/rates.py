@@ -12,7 +12,7 @@ from edged.ctl.plain import word
 
 
 class ModelRates(msgspec.Struct, frozen=True):
-    """One model revision; None: not known."""
+    """One model revision; None: nothing to tell."""
 
     model: str
     revision: int
@@ -38,7 +38,8 @@ class Rates(msgspec.Struct, frozen=True):
     seconds: float
     summary: str
     level: str
-    cpu_percent: float | None
+    cpu_percent: float
+    """Of one core."""
     resident_bytes: int
     models: tuple[ModelRates, ...]
 

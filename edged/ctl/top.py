@@ -150,8 +150,8 @@ def _keys() -> Iterator[_Keys | _NoKeys]:
 
 def headline(found: Rates) -> str:
     """The daemon in a line."""
-    own = f"edged itself: {found.cpu_percent or 0:.0f} % of a core, {mib(found.resident_bytes)} MiB"
-    return f"{found.summary}; level {found.level}; {own}"
+    own = f"edged {found.cpu_percent:.0f} % of a core, {mib(found.resident_bytes)} MiB"
+    return f"{found.summary}; {found.level}; {own}"
 
 
 def table(found: Rates) -> Table:
