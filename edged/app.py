@@ -12,7 +12,7 @@ from typing import Any
 from edged import __version__, log
 from edged.bundle import factory
 from edged.changes import Changes
-from edged.config import last_good, reload
+from edged.config import address, last_good, reload
 from edged.config.load import load
 from edged.config.origin import Origin
 from edged.config.settings import Settings
@@ -25,6 +25,8 @@ from edged.pressure.monitor import Monitor
 from edged.pressure.policy import policy_of
 from edged.pressure.trace import Recorder
 from edged.rpc import admin, updates, ways_in
+from edged.rpc.metrics import Metrics
+from edged.rpc.scrape import PATH, Scrape
 from edged.rpc.server import Server, remove_leftovers
 from edged.rpc.ways_in import Offer
 from edged.runtimes.base import ENGINES
@@ -106,6 +108,7 @@ class App:
                 self._monitor = self._watch_pressure(stack)
             for server in self._servers(stack):
                 await server.start()
+            await self._show_metrics(stack)
             stack.push_async_callback(self._drain)
             self._in_background(stack, "status line", self._tell())
             await self._start_up(stop)
@@ -249,6 +252,23 @@ class App:
         made = ways_in.servers(offer, self._placed.listen, stack, administrators_only=self._reachable_only)
         self._life.listening = list(made)
         return list(made.values())
+
+    async def _show_metrics(self, stack: contextlib.AsyncExitStack) -> None:
+        """Where settings ask for it. That nobody can watch must not keep models from being served."""
+        where = self._settings.listen.metrics
+        if not where or self._reachable_only:
+            return
+        hardware_class = self._settings.device.hardware_class
+        shown = Metrics(self._service, self._residency, self._life, self._templates, hardware_class)
+        scrape = Scrape(address.parse(where), shown.page)
+        try:
+            await scrape.start()
+        except EdgedError as error:
+            self._events.record(Severity.ERROR, error.code, "metrics", str(error))
+            self._life.degrade(str(error))
+            return
+        stack.push_async_callback(scrape.stop)
+        self._life.listening.append(f"http://{where}{PATH}")
 
     async def _release(self, resident: Resident) -> bool:
         return await self._service.release(resident, self._settings.serving.drain_s)

@@ -38,6 +38,7 @@ def objections(settings: Settings, root: PurePath) -> Iterator[Objection]:
     """Everything that is wrong with `settings` when their paths are used below `root`."""
     yield from _sockets(settings, root)
     yield from _tcp(settings)
+    yield from _metrics(settings)
     for one, other in combinations(("state", "cache", "factory"), 2):
         folder = PurePath(getattr(settings.paths, one))
         if folder == PurePath(getattr(settings.paths, other)):
@@ -104,4 +105,25 @@ def _tcp(settings: Settings) -> Iterator[Objection]:
             with_keys=tuple(f"listen.{name}" for name in _TLS),
             found=f"{schema.show(listen.tcp)} can be reached from other machines",
             remedy=f"set {', '.join(_TLS)} as well, or listen on 127.0.0.1",
+        )
+
+
+def _metrics(settings: Settings) -> Iterator[Objection]:
+    """They tell of everything that runs here, to whoever asks: never to other machines."""
+    listen = settings.listen
+    if not listen.metrics:
+        return
+    remedy = 'allowed: IP:port of loopback with a port from 1 to 65535, such as "127.0.0.1:9464" or "[::1]:9464"'
+    try:
+        loopback = address.parse(listen.metrics).loopback
+        found = "" if loopback else "can be reached from other machines, and metrics are for this device alone"
+    except ValueError as error:
+        found = str(error)
+    if found:
+        yield Objection(keys=("listen.metrics",), found=f"{schema.show(listen.metrics)} {found}", remedy=remedy)
+    elif listen.tcp == listen.metrics:
+        yield Objection(
+            keys=("listen.tcp", "listen.metrics"),
+            found=f"tcp and metrics are both {schema.show(listen.tcp)}",
+            remedy="give each a port of its own",
         )

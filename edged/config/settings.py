@@ -76,6 +76,14 @@ class Listen(Table, frozen=True, kw_only=True):
             extra={"allowed": '"" for none, or IP:port, such as "127.0.0.1:8001" or "[::1]:8001"'},
         ),
     ] = ""
+    metrics: Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9A-Za-z.:%\[\]_-]{0,128}\Z",
+            description="A TCP address of this device itself at which Prometheus may ask for metrics, at /metrics.",
+            extra={"allowed": '"" for none, or IP:port of loopback, such as "127.0.0.1:9464" or "[::1]:9464"'},
+        ),
+    ] = ""
     tls_certificate: Annotated[
         OptionalPath,
         Meta(description="The certificate chain that the TCP address shows, as PEM."),

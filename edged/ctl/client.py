@@ -22,7 +22,7 @@ _ADMIN = "edged.v1.Admin"
 _INFERENCE = "inference.GRPCInferenceService"
 
 # The daemon says what is too large; a proxy that some shell names is not on the way to a socket.
-_OPTIONS = (
+OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),
@@ -40,7 +40,9 @@ class Client:
         self._timeout_s = asked.timeout_s
         self._door = Door(Path(listen.admin_socket if admin else listen.socket), asked.start_hint, asked.timeout_s)
         folder, _, name = self._door.path.rpartition("/")
-        self._channel = grpc.insecure_channel(f"unix:{folder}/{quote(name)}", _OPTIONS)
+        self.address = f"unix:{folder}/{quote(name)}"
+        """By it gRPC finds the socket, while this client is open."""
+        self._channel = grpc.insecure_channel(self.address, OPTIONS)
 
     def __enter__(self) -> Client:
         return self
@@ -103,6 +105,11 @@ class Client:
         """What a model takes and gives."""
         request = grpc_service_pb2.ModelMetadataRequest(name=model, version=str(revision or ""))
         return self.ask(_INFERENCE, "ModelMetadata", request, grpc_service_pb2.ModelMetadataResponse)
+
+    def config(self, model: str, revision: int | None) -> grpc_service_pb2.ModelConfigResponse:
+        """How a model is served."""
+        request = grpc_service_pb2.ModelConfigRequest(name=model, version=str(revision or ""))
+        return self.ask(_INFERENCE, "ModelConfig", request, grpc_service_pb2.ModelConfigResponse)
 
     def statistics(self, model: str, revision: int | None) -> grpc_service_pb2.ModelStatisticsResponse:
         """What was counted of a model, or of all where none is named."""

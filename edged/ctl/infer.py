@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from edged._pb.inference import grpc_service_pb2 as pb
 from edged.ctl import completion, output, samples
 from edged.ctl.asked import Asked, common
 from edged.ctl.numbers import REVISION, Number
-from edged.errors import Code, EdgedError
-from edged.types import Datatype, TensorSpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @click.command
@@ -49,16 +41,19 @@ def infer(asked: Asked, model: str, file: str, revision: int | None, wanted: tup
     A batch axis that is missing is added. Of an output with rows of scores the largest are shown by their index, of
     any other the first values; --json has all.
     """
+    from edged.ctl import requests
     from edged.ctl.client import Client
 
     with Client(asked, admin=False) as client:
         sample = samples.read(file)
-        takes = client.metadata(model, revision).inputs
+        takes = [requests.spec(tensor) for tensor in client.metadata(model, revision).inputs]
         notes: list[str] = []
-        arrays = samples.inputs(sample, [_spec(tensor) for tensor in takes], notes)
+        arrays = samples.inputs(sample, takes, notes)
         for each in notes:
             output.note(each)
-        request = _request(model, revision, arrays, [_spec(tensor) for tensor in takes], wanted)
+        request = requests.request(model, revision, arrays, takes)
+        for name in wanted:
+            request.outputs.add(name=name)
         began = time.monotonic()
         response = client.infer(request)
         took_s = time.monotonic() - began
@@ -72,29 +67,3 @@ def infer(asked: Asked, model: str, file: str, revision: int | None, wanted: tup
     for each_output in found:
         for text in answers.text(each_output, top):
             output.line(text)
-
-
-def _spec(tensor: pb.ModelMetadataResponse.TensorMetadata) -> TensorSpec:
-    if tensor.datatype not in set(Datatype):
-        hint = "is edged newer than edgectl?"
-        raise EdgedError(Code.UNSUPPORTED, f"input {tensor.name!r} is {tensor.datatype}, unknown to edgectl", hint)
-    return TensorSpec(tensor.name, Datatype(tensor.datatype), tuple(tensor.shape))
-
-
-def _request(
-    model: str,
-    revision: int | None,
-    arrays: dict[str, NDArray[Any]],
-    specs: Sequence[TensorSpec],
-    wanted: Sequence[str],
-) -> pb.ModelInferRequest:
-    from edged.worker.codec import encode
-
-    request = pb.ModelInferRequest(model_name=model, model_version=str(revision or ""))
-    for spec in specs:
-        array = arrays[spec.name]
-        request.inputs.add(name=spec.name, datatype=spec.datatype.value, shape=array.shape)
-        request.raw_input_contents.append(bytes(encode(array, spec.datatype)))
-    for name in wanted:
-        request.outputs.add(name=name)
-    return request

@@ -12,7 +12,8 @@ import msgspec
 from edged.ctl.words import safe
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.table import Table as Grid
 
 _GAP = "  "
 
@@ -131,7 +132,19 @@ def _style(cell: str) -> str:
     return _STYLES.get(cell.partition(",")[0], "")
 
 
+def rendered(text: str, what: Table) -> Group:
+    """A line of text and a table, for a view that draws them again and again."""
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(Text(safe(text)), Text(), _grid(what))
+
+
 def _print(what: Table, console: Console) -> None:
+    console.print(_grid(what))
+
+
+def _grid(what: Table) -> Grid:
     from rich.table import Table as Grid
     from rich.text import Text
 
@@ -142,4 +155,4 @@ def _print(what: Table, console: Console) -> None:
         )
     for row in what.rows:
         grid.add_row(*(Text(safe(cell), _style(cell) if index else "") for index, cell in enumerate(row)))
-    console.print(grid)
+    return grid

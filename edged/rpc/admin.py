@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from edged import __version__
+from edged import __version__, clock
 from edged._pb.edged.v1 import admin_pb2 as pb
 from edged.bundle.manifest import Variant
 from edged.errors import Code, EdgedError
@@ -141,6 +142,7 @@ class Admin:
         ).SerializeToString()
 
     def _status(self) -> pb.Status:
+        own = usage.read(os.getpid())
         return pb.Status(
             version=__version__,
             pid=os.getpid(),
@@ -155,6 +157,8 @@ class Admin:
             workers=self._workers(),
             summary=report.summary(self._life, self._residency),
             listening=self._life.listening,
+            cpu_time=_duration(int(own.cpu_s * 1e9)),
+            resident_bytes=own.resident_bytes,
         )
 
     def _models(self) -> list[pb.Model]:
@@ -163,6 +167,7 @@ class Admin:
     def _model(self, resident: Resident) -> pb.Model:
         queue = self._service.queue(resident)
         counted = queue.statistics
+        p50_ns, p99_ns = counted.recent.quantiles(clock.monotonic_ns(), 0.5, 0.99)
         return pb.Model(
             name=resident.name,
             revision=resident.revision,
@@ -186,6 +191,10 @@ class Admin:
             queued=queue.waiting,
             executing=queue.executing,
             last_success=_from_ms(counted.last_success_ms) if counted.last_success_ms else None,
+            recent_p50=_duration(p50_ns) if p50_ns else None,
+            recent_p99=_duration(p99_ns) if p99_ns else None,
+            requests_expired=counted.expired,
+            requests_shed=counted.shed,
         )
 
     def _workers(self) -> list[pb.Worker]:
@@ -203,7 +212,7 @@ def _workers(resident: Resident) -> list[pb.Worker]:
 
 def _worker(resident: Resident, variant: Variant, worker: Worker, state: pb.WorkerState.ValueType) -> pb.Worker:
     taken = worker.usage()
-    found = pb.Worker(
+    return pb.Worker(
         model=resident.name,
         revision=resident.revision,
         variant=variant.name,
@@ -223,10 +232,9 @@ def _worker(resident: Resident, variant: Variant, worker: Worker, state: pb.Work
         sandbox=worker.loaded.sandbox,
         sandbox_lacks=worker.loaded.sandbox_lacks,
         arena_held_bytes=worker.arena_held_bytes,
+        cpu_time=_duration(int(taken.cpu_s * 1e9)),
+        load_time=_duration(int((worker.loaded.load_s + worker.loaded.warmup_s) * 1e9)),
     )
-    found.cpu_time.FromNanoseconds(int(taken.cpu_s * 1e9))
-    found.load_time.FromNanoseconds(int((worker.loaded.load_s + worker.loaded.warmup_s) * 1e9))
-    return found
 
 
 def _region(region: Region) -> pb.Region:
@@ -249,6 +257,12 @@ def _region(region: Region) -> pb.Region:
 def _timestamp(at: datetime) -> Timestamp:
     found = Timestamp()
     found.FromDatetime(at)
+    return found
+
+
+def _duration(ns: int) -> Duration:
+    found = Duration()
+    found.FromNanoseconds(ns)
     return found
 
 

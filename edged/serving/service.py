@@ -64,6 +64,11 @@ class Service:
         """How hard the device is pressed, as the limits in force say."""
         return self._limits.level
 
+    @property
+    def duty(self) -> float:
+        """The share of time in which inferences may run, as the limits in force say."""
+        return self._limits.duty
+
     def apply(self, settings: Settings) -> None:
         """Takes changed bounds and time-outs; what waits already stays."""
         self._settings = settings

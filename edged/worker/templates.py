@@ -187,6 +187,10 @@ class Templates:
                     self._keep(stray)
                     stray.kill()
 
+    def warm_pids(self) -> dict[str, int]:
+        """The processes of the templates, by engine."""
+        return {engine: warm.child.pid for engine, warm in self._warm.items()}
+
     async def stop(self) -> None:
         """Ends all templates."""
         if self._timer is not None:

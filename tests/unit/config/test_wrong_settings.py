@@ -113,6 +113,22 @@ ONE_FILE = {
     ),
     "a URL": ("[listen]\ntcp = 'http://[::1]:80/'\n", (2, "listen.tcp", '"http://[::1]:80/" does not fit', "IP:port")),
     "a bare port": ("[listen]\ntcp = 8001\n", (2, "listen.tcp", "8001 does not fit", "IP:port")),
+    "metrics of a host name": (
+        "[listen]\nmetrics = 'localhost:9464'\n",
+        (2, "listen.metrics", "has localhost for an IP", "IP:port of loopback"),
+    ),
+    "metrics for other machines": (
+        "[listen]\nmetrics = '0.0.0.0:9464'\n",
+        (2, "listen.metrics", '"0.0.0.0:9464" can be reached from other machines', "IP:port of loopback"),
+    ),
+    "metrics for other machines over IPv6": (
+        "[listen]\nmetrics = '[::]:9464'\n",
+        (2, "listen.metrics", '"[::]:9464" can be reached from other machines', "IP:port of loopback"),
+    ),
+    "metrics where callers are": (
+        "[listen]\ntcp = '127.0.0.1:1'\nmetrics = '127.0.0.1:1'\n",
+        (3, "listen.metrics", 'tcp and metrics are both "127.0.0.1:1"', "a port of its own"),
+    ),
     "open to all without TLS": (
         '[listen]\ntcp = "0.0.0.0:8001"\n',
         (2, "listen.tcp", '"0.0.0.0:8001" can be reached from other machines', "set tls_certificate, tls_key"),

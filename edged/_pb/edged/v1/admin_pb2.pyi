@@ -357,6 +357,8 @@ class Status(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     LISTENING_FIELD_NUMBER: _builtins.int
+    CPU_TIME_FIELD_NUMBER: _builtins.int
+    RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The daemon's version, as `edged --version` gives it."""
     pid: _builtins.int
@@ -373,6 +375,8 @@ class Status(_message.Message):
     """The deployment target that this device belongs to, `jetson-vision-standard`."""
     summary: _builtins.str
     """The state in one line, the same that `systemctl status` shows."""
+    resident_bytes: _builtins.int
+    """Bytes of memory that are resident in the daemon's own process."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When the daemon's process began, by the device's clock."""
@@ -391,7 +395,13 @@ class Status(_message.Message):
 
     @_builtins.property
     def listening(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Addresses that the daemon listens on, as gRPC clients write them: `unix:/run/edged/edged.sock`."""
+        """Addresses that the daemon listens on, as gRPC clients write them: `unix:/run/edged/edged.sock`; that of the
+        metrics as HTTP clients do.
+        """
+
+    @_builtins.property
+    def cpu_time(self) -> _duration_pb2.Duration:
+        """Processor time that the daemon's own process has used."""
 
     def __init__(
         self,
@@ -409,10 +419,12 @@ class Status(_message.Message):
         workers: _abc.Iterable[Global___Worker] | None = ...,
         summary: _builtins.str = ...,
         listening: _abc.Iterable[_builtins.str] | None = ...,
+        cpu_time: _duration_pb2.Duration | None = ...,
+        resident_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_reasons", b"degraded_reasons", "hardware_class", b"hardware_class", "level", b"level", "listening", b"listening", "live", b"live", "models", b"models", "pid", b"pid", "ready", b"ready", "started_at", b"started_at", "state", b"state", "summary", b"summary", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "degraded_reasons", b"degraded_reasons", "hardware_class", b"hardware_class", "level", b"level", "listening", b"listening", "live", b"live", "models", b"models", "pid", b"pid", "ready", b"ready", "resident_bytes", b"resident_bytes", "started_at", b"started_at", "state", b"state", "summary", b"summary", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,6 +483,10 @@ class Model(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     EXECUTING_FIELD_NUMBER: _builtins.int
     LAST_SUCCESS_FIELD_NUMBER: _builtins.int
+    RECENT_P50_FIELD_NUMBER: _builtins.int
+    RECENT_P99_FIELD_NUMBER: _builtins.int
+    REQUESTS_EXPIRED_FIELD_NUMBER: _builtins.int
+    REQUESTS_SHED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name that applications call."""
     revision: _builtins.int
@@ -505,6 +521,10 @@ class Model(_message.Message):
     """Requests that wait now."""
     executing: _builtins.int
     """Requests in batches that are with a worker now."""
+    requests_expired: _builtins.int
+    """Of those not taken: requests whose deadline passed while they waited; they were never executed."""
+    requests_shed: _builtins.int
+    """Of those not taken: requests turned away for a more important one, or by a limit, after they had waited."""
     @_builtins.property
     def passed_over(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model.PassedOver]:
         """Best first, as in the manifest."""
@@ -513,6 +533,14 @@ class Model(_message.Message):
     def last_success(self) -> _timestamp_pb2.Timestamp:
         """When a request was last answered, by the device's clock; unset: none was."""
 
+    @_builtins.property
+    def recent_p50(self) -> _duration_pb2.Duration:
+        """How long requests took from arrival to answer, lately: of those answered in the last 30 to 60 seconds half took
+        less than the first and 99 % less than the second, to a sixteenth; unset: none was answered.
+        """
+
+    @_builtins.property
+    def recent_p99(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
@@ -535,10 +563,14 @@ class Model(_message.Message):
         queued: _builtins.int = ...,
         executing: _builtins.int = ...,
         last_success: _timestamp_pb2.Timestamp | None = ...,
+        recent_p50: _duration_pb2.Duration | None = ...,
+        recent_p99: _duration_pb2.Duration | None = ...,
+        requests_expired: _builtins.int = ...,
+        requests_shed: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_success", b"last_success"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_success", b"last_success", "recent_p50", b"recent_p50", "recent_p99", b"recent_p99"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "degraded", b"degraded", "digest", b"digest", "executing", b"executing", "last_success", b"last_success", "name", b"name", "passed_over", b"passed_over", "queued", b"queued", "ready", b"ready", "reason", b"reason", "requests_failed", b"requests_failed", "requests_ok", b"requests_ok", "requests_refused", b"requests_refused", "revision", b"revision", "rows", b"rows", "runtime", b"runtime", "source", b"source", "state", b"state", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "degraded", b"degraded", "digest", b"digest", "executing", b"executing", "last_success", b"last_success", "name", b"name", "passed_over", b"passed_over", "queued", b"queued", "ready", b"ready", "reason", b"reason", "recent_p50", b"recent_p50", "recent_p99", b"recent_p99", "requests_expired", b"requests_expired", "requests_failed", b"requests_failed", "requests_ok", b"requests_ok", "requests_refused", b"requests_refused", "requests_shed", b"requests_shed", "revision", b"revision", "rows", b"rows", "runtime", b"runtime", "source", b"source", "state", b"state", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
