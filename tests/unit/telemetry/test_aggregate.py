@@ -10,63 +10,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.telemetry import WINDOWS, window_of
 
-from edged import facts
-from edged.facts import Executed, LevelEntered, OutputCounts, Reading, Unanswered, UpdatePhase, WorkerRestarted
+from edged.facts import Executed, LevelEntered, Reading, Unanswered, WorkerRestarted
 from edged.telemetry.aggregate import MAX_READINGS, MAX_VARIANTS, Aggregate
 from edged.telemetry.sketch import RELATIVE_ACCURACY, Sketch, Tally
 from edged.telemetry.window import ModelWindow, Totals, Window, merge
 from edged.types import Level
 
-words = st.sampled_from(["digits", "defects", "faces"])
-durations = st.floats(0, 1e6, allow_nan=False)
-few = st.integers(1, 2)
-facts_of_all_kinds = st.one_of(
-    st.builds(
-        Executed,
-        model=words,
-        revision=few,
-        variant=words,
-        rows=st.integers(1, 100),
-        queue_s=st.lists(durations, min_size=1, max_size=4).map(tuple),
-        compute_s=durations,
-        at_ms=st.integers(0, 2**41),
-    ),
-    st.builds(Unanswered, model=words, revision=few, variant=words, code=st.sampled_from(["overloaded", "cancelled"])),
-    st.builds(Reading, name=st.sampled_from(["temperature_mc:cpu", "memory_available_bytes"]), value=st.integers()),
-    st.builds(LevelEntered, level=st.sampled_from(Level), at_s=st.floats(0, 300)),
-    st.builds(WorkerRestarted, model=words),
-    st.builds(UpdatePhase, model=words, revision=few, phase=st.sampled_from(["soaking", "committed"])),
-    st.builds(
-        OutputCounts,
-        model=words,
-        revision=few,
-        variant=words,
-        output=st.just("scores"),
-        kind=st.just("classes"),
-        expected=st.just((0.5, 0.5)),
-        counts=st.tuples(st.integers(0, 9), st.integers(0, 9)),
-        flagged=st.integers(0, 3),
-    ),
-)
 
-
-def window_of(found: list[facts.Fact]) -> Window:
-    aggregate = Aggregate(0.0, 0)
-    for fact in found:
-        aggregate.add(fact)
-    return aggregate.close(300.0, 300_000, clock_synchronized=True)
-
-
-windows = st.lists(facts_of_all_kinds, max_size=12).map(window_of)
-
-
-@given(windows, windows, windows)
+@given(WINDOWS, WINDOWS, WINDOWS)
 def test_merging_is_associative(one, two, three):
     assert one.merged(two).merged(three) == one.merged(two.merged(three))
 
 
-@given(st.lists(windows, min_size=1, max_size=5))
+@given(st.lists(WINDOWS, min_size=1, max_size=5))
 def test_merged_counts_are_the_sums(found):
     merged = merge(found)
     assert merged.span_ms == sum(window.span_ms for window in found)
@@ -81,7 +39,7 @@ def test_merged_counts_are_the_sums(found):
         )
 
 
-@given(st.lists(windows, min_size=1, max_size=6), st.randoms())
+@given(st.lists(WINDOWS, min_size=1, max_size=6), st.randoms())
 def test_totals_do_not_depend_on_which_neighbours_were_merged_before(found, chance):
     coarse = list(found)
     while len(coarse) > 1 and chance.random() < 0.7:
@@ -92,7 +50,7 @@ def test_totals_do_not_depend_on_which_neighbours_were_merged_before(found, chan
     )
 
 
-@given(windows)
+@given(WINDOWS)
 def test_a_window_survives_its_way_as_json(window):
     assert msgspec.json.decode(msgspec.json.encode(window), type=Window) == window
 
@@ -192,7 +150,7 @@ class TestSketches:
 
 def test_p99_of_a_year_merged_by_the_hour_is_that_of_the_raw_data_within_the_bound():
     seed = random.randrange(2**32)
-    print(f"seed {seed}")
+    print(f"seed {seed}")  # noqa: T201 - to run it again
     numbers = np.random.default_rng(seed)
     raw, year = [], Window(span_ms=0, began_ms=0)
     for hour in range(365 * 24):
