@@ -7,7 +7,7 @@ QUIET := --quiet --quiet --disable-pip-version-check
 PIP := $(VENV)/bin/pip $(QUIET)
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-slow bench check format generate lock clean
+.PHONY: help demo test test-slow test-conformance bench check format generate lock clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -21,6 +21,9 @@ test: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests
 
 test-slow: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed ## the tests that take minutes
 	$(RUN) -m pytest -m slow
+
+test-conformance: $(VENV)/.installed-dev .venv-conformance/.installed ## the conformance suite of The Update Framework, from its own repository
+	$(RUN) -m pytest -m slow tests/integration/test_tuf_conformance.py
 
 bench: $(VENV)/.installed-dev ## what edged costs, beside what cannot be avoided; some seven minutes
 	$(RUN) benchmarks/serving.py
@@ -49,14 +52,14 @@ lock: ## pins all packages anew (needs uv)
 LOCK := --quiet --universal --generate-hashes --no-annotate --no-header --upgrade
 
 clean: ## removes what make made
-	rm -rf $(VENV) .venv-tritonclient tests/nodejs/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-tritonclient .venv-conformance tests/nodejs/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .PHONY: system-packages
 system-packages:
 	@$(PYTHON) tools/system_packages.py
 
 # An environment is there when its pip is. Where that fails, as without Debian's python3-venv, nothing half made stays.
-$(VENV)/bin/pip .venv-tritonclient/bin/pip:
+$(VENV)/bin/pip .venv-tritonclient/bin/pip .venv-conformance/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit("edged needs Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@echo "making $(@:/bin/pip=)"
 	@$(PYTHON) -m venv --clear $(@:/bin/pip=) || { rm -rf $(@:/bin/pip=); \
@@ -78,6 +81,12 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 .venv-tritonclient/.installed: tests/tritonclient/requirements.lock .venv-tritonclient/bin/pip
 	@echo "installing tritonclient into .venv-tritonclient"
 	@.venv-tritonclient/bin/pip $(QUIET) install --require-hashes -r $<
+	@touch $@
+
+# The suite is published as a repository only, and pins a python-tuf of its own.
+.venv-conformance/.installed: .venv-conformance/bin/pip
+	@echo "installing tuf-conformance into .venv-conformance"
+	@.venv-conformance/bin/pip $(QUIET) install "tuf-conformance @ git+https://github.com/theupdateframework/tuf-conformance"
 	@touch $@
 
 tests/nodejs/node_modules/.installed: tests/nodejs/package-lock.json

@@ -38,6 +38,16 @@ class Code(StrEnum):
     WORKER_HANG = "worker_hang"
     CRASH_LOOP = "crash_loop"
 
+    # What is published, and the way from there into the store.
+    SIGNATURE_INVALID = "signature_invalid"
+    METADATA_EXPIRED = "metadata_expired"
+    ROLLBACK_ATTACK = "rollback_attack"
+    DOWNLOAD_FAILED = "download_failed"
+    STORAGE_FULL = "storage_full"
+    PLAN_INVALID = "plan_invalid"
+    REPOSITORY_INVALID = "repository_invalid"
+    KEY_UNUSABLE = "key_unusable"
+
     # The daemon and its command line.
     SETTINGS_INVALID = "settings_invalid"
     ALREADY_RUNNING = "already_running"

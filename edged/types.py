@@ -1,4 +1,4 @@
-"""What several siblings share: datatypes, tensor specifications, comparisons, levels. Nothing here does anything."""
+"""What several siblings share: datatypes, tensor specifications, comparisons, levels, operators. It does nothing."""
 
 from __future__ import annotations
 
@@ -93,3 +93,22 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     datatype: Datatype
     shape: Annotated[tuple[Dimension, ...], msgspec.Meta(max_length=16)]
     labels: Annotated[tuple[str, ...], msgspec.Meta(max_length=100_000)] = ()
+
+
+class Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Somebody who may command devices, as the signed `operators.json` names them."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z")]
+    key: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """The 32 bytes of an ed25519 public key, in hex."""
+    may: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)]
+    """The commands."""
+    hardware_classes: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
+    """The classes whose devices; none named: all."""
+
+
+class Operators(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """The signed target `operators.json`."""
+
+    fleet: str
+    operators: Annotated[tuple[Operator, ...], msgspec.Meta(max_length=1000)] = ()

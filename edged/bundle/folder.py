@@ -197,9 +197,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     raw = _read_raw(folder)
     manifest = _decoded(path, raw)
-    found = list(islice(rules.misfits(manifest), MAX_MISFITS))
-    if encode(manifest) != raw:
-        found.append(Misfit((), "is not in canonical form", f"it is not written by hand; {_pack_hint(folder)}"))
+    found = _manifest_misfits(raw, manifest, _pack_hint(folder))
     sizes = {file.path: file.size for file in manifest.files if not paths.fault(file.path)}
     keys: dict[str, Key] = {
         file.path: ("files", index, "path") for index, file in enumerate(manifest.files) if file.path in sizes
@@ -208,6 +206,29 @@ def read_manifest(folder: Path) -> Manifest:
     if found:
         raise DocumentError(Code.BUNDLE_INVALID, [_problem(path, misfit) for misfit in found])
     return manifest
+
+
+def parse_manifest(raw: bytes, path: Path) -> Manifest:
+    """The manifest that `raw` holds, once it is canonical and holds together; `path` is what messages call it.
+
+    Raises DocumentError with every problem, or EdgedError when it cannot be read.
+    """
+    if len(raw) > MAX_MANIFEST_BYTES:
+        found = f"{path}: is larger than {MAX_MANIFEST_BYTES} bytes"
+        raise EdgedError(Code.BUNDLE_INVALID, found, "no manifest is this long; is it the right file?")
+    manifest = _decoded(path, raw)
+    misfits = _manifest_misfits(raw, manifest, "publish the bundle anew")
+    if misfits:
+        raise DocumentError(Code.BUNDLE_INVALID, [_problem(path, misfit) for misfit in misfits])
+    return manifest
+
+
+def _manifest_misfits(raw: bytes, manifest: Manifest, hint: str) -> list[Misfit]:
+    """What a manifest says that cannot be, and whether its bytes are the canonical ones."""
+    found = list(islice(rules.misfits(manifest), MAX_MISFITS))
+    if encode(manifest) != raw:
+        found.append(Misfit((), "is not in canonical form", f"it is not written by hand; {hint}"))
+    return found
 
 
 def _read_raw(folder: Path) -> bytes:

@@ -28,6 +28,7 @@ COMMANDS = {
     "watch": Entry("edged.ctl.watch", "watch", "Follow what changes, as it changes."),
     "infer": Entry("edged.ctl.infer", "infer", "Ask a model, with a picture or with arrays."),
     "bundle": Entry("edged.ctl.bundle", "bundle", "Check, pack and import models; needs no edged."),
+    "fleet": Entry("edged.fleet.commands", "fleet", "Publish models to many devices; needs no edged."),
     "version": Entry("edged.ctl.query", "version", "The versions of edgectl and of the running edged."),
     "completion": Entry("edged.ctl.completion", "completion", "Print the completion script of a shell."),
 }

@@ -38,6 +38,14 @@ WORDS = {
     "cannot_listen",
     "internal",
     "crash_loop",
+    "signature_invalid",
+    "metadata_expired",
+    "rollback_attack",
+    "download_failed",
+    "storage_full",
+    "plan_invalid",
+    "repository_invalid",
+    "key_unusable",
 }
 
 

@@ -18,7 +18,8 @@ Sources = dict[str, str]
 # From the top down. A part may import those below it, never those beside it; a file straight in edged/ that is not
 # named here lies on the ground floor, with _pb.
 FLOORS = (
-    ("__main__", "app", "ctl", "fleet"),
+    ("__main__", "app", "fleet"),
+    ("ctl",),
     ("rpc",),
     ("serving", "update", "telemetry", "pressure"),
     ("models",),
@@ -36,7 +37,9 @@ SDKS = {
     "grpc_health": ("edged/rpc/", "edged/ctl/"),
     "grpc_reflection": ("edged/rpc/", "edged/ctl/"),
     "paho": ("edged/telemetry/mqtt.py", "edged/fleet/"),
-    "tuf": ("edged/update/fetch.py", "edged/fleet/"),
+    "tuf": (*(f"edged/update/{name}.py" for name in ("trusted", "transport", "repository")), "edged/fleet/"),
+    "urllib3": ("edged/update/transport.py",),
+    "fastcdc": ("edged/fleet/",),
     "onnxruntime": ("edged/runtimes/onnxruntime.py",),
     "openvino": ("edged/runtimes/openvino.py",),
     "tensorrt": ("edged/runtimes/tensorrt.py",),
@@ -48,7 +51,7 @@ SDKS = {
         "edged/ctl/",
     ),
     "onnx": (),
-    "click": ("edged/ctl/", "edged/__main__.py"),
+    "click": ("edged/ctl/", "edged/fleet/", "edged/__main__.py"),
     "rich": ("edged/ctl/", "edged/__main__.py"),
 }
 
@@ -194,7 +197,8 @@ WRONG = {
     ),
     "beside it, below": (imports_that_do_not_point_downward, "edged/bundle/a.py", "from edged.worker import codec"),
     "beside it, at the bottom": (imports_that_do_not_point_downward, "edged/runtimes/a.py", "import edged.config"),
-    "beside it, at the top": (imports_that_do_not_point_downward, "edged/ctl/a.py", "from edged.fleet import keys"),
+    "the operator's side": (imports_that_do_not_point_downward, "edged/ctl/a.py", "from edged.fleet import keys"),
+    "beside it, at the top": (imports_that_do_not_point_downward, "edged/app.py", "from edged.fleet import keys"),
     "the composition root": (imports_that_do_not_point_downward, "edged/ctl/a.py", "from edged.app import App"),
     "the composition root, from below": (imports_that_do_not_point_downward, "edged/rpc/a.py", "from edged import app"),
     "the command line": (imports_that_do_not_point_downward, "edged/app.py", "import edged.__main__"),

@@ -15,6 +15,7 @@ PASSING = {
     Code.WORKER_CRASHED,
     Code.WORKER_HANG,
     Code.NOT_RUNNING,
+    Code.DOWNLOAD_FAILED,
 }
 
 

@@ -1,0 +1,105 @@
+"""A fleet's folder: what is served, the keys, and how long signatures last.
+
+fleet.toml       its name and the days that each role's signature lasts
+keys/            private keys, each under a passphrase; those of the offline roles belong elsewhere
+pending/         edits that still lack a signature
+repository/      what devices fetch from; the only part that is served
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from edged import document, durable, schema
+from edged.bundle.manifest import ModelName
+from edged.bundle.toml import emit
+from edged.errors import Code, EdgedError
+
+SETTINGS_NAME = "fleet.toml"
+
+_DAYS = {"unit": "days"}
+Days = Annotated[int, Meta(ge=1, le=3650, extra=_DAYS)]
+
+
+class Expiry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long a new signature of each role lasts."""
+
+    root: Days = 365
+    targets: Days = 365
+    models: Days = 365
+    plans: Days = 365
+    snapshot: Days = 30
+    timestamp: Days = 30
+
+
+class FleetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `fleet.toml` says."""
+
+    name: ModelName
+    expiry_days: Expiry = Expiry()
+
+
+class Home:
+    """The folder of one fleet."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads its settings. Raises EdgedError (repository_invalid) where it is no fleet's folder."""
+        self.folder = folder
+        if not (folder / SETTINGS_NAME).exists():
+            hint = "make one with `edgectl fleet init`, or name it with --fleet or EDGED_FLEET"
+            raise EdgedError(Code.REPOSITORY_INVALID, f"{folder}: has no {SETTINGS_NAME}", hint)
+        read = document.read(folder / SETTINGS_NAME, Code.REPOSITORY_INVALID)
+        problems = list(read.problems(FleetSettings))
+        if problems:
+            raise document.DocumentError(Code.REPOSITORY_INVALID, problems)
+        self.settings = msgspec.convert(read.data, FleetSettings)
+        self.keys = folder / "keys"
+        self.pending = folder / "pending"
+        self.repository = folder / "repository"
+        self.metadata = self.repository / "metadata"
+        self.targets = self.repository / "targets"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Held while the folder is changed. Raises EdgedError (already_running) where another command changes it."""
+        descriptor = os.open(self.folder / SETTINGS_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            found = f"another command works on {self.folder}"
+            raise EdgedError(Code.ALREADY_RUNNING, found, "wait until it has ended") from error
+        finally:
+            os.close(descriptor)
+
+
+def make(folder: Path, settings: FleetSettings) -> Home:
+    """A new fleet's folder. Raises EdgedError where something lies there already."""
+    if folder.exists() and any(folder.iterdir()):
+        raise EdgedError(Code.REPOSITORY_INVALID, f"{folder}: is not empty", "name a new folder")
+    for name, mode in (("", 0o755), ("keys", 0o700), ("pending", 0o755), ("repository", 0o755)):
+        (folder / name).mkdir(mode=mode, parents=True, exist_ok=True)
+    write_settings(folder, settings)
+    return Home(folder)
+
+
+def write_settings(folder: Path, settings: FleetSettings) -> None:
+    """Writes `fleet.toml`. Raises OSError."""
+    durable.write(folder / SETTINGS_NAME, emit(msgspec.to_builtins(settings)).encode(), mode=0o644)
+
+
+def expiring(settings: FleetSettings, role: str, days: int) -> FleetSettings:
+    """The settings with another period for one role. Raises EdgedError where that cannot be."""
+    data = msgspec.to_builtins(settings)
+    data["expiry_days"][role] = days
+    for misfit in schema.misfits(data, FleetSettings):
+        raise EdgedError(Code.INVALID_ARGUMENT, f"{schema.dotted(misfit.key)}: {misfit.found}", misfit.remedy)
+    return msgspec.convert(data, FleetSettings)

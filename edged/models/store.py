@@ -1,0 +1,284 @@
+"""The store: the files of installed revisions, each kept once, under its digest, and never changed.
+
+    blobs/ab/<sha256>                a file, read-only
+    revisions/<model>/<revision>/    manifest.json, and the files as hard links to their blobs
+    staging/<model>/<revision>/      what is being fetched: manifest.json, blobs/<sha256>, unfinished ones as *.part
+    passing/                         folders on their way in or out; whatever lies here at a start is rubbish
+
+A revision appears by one rename of a folder that is complete and synced, and goes by another. A power cut leaves a
+revision whole or not there, and at worst blobs that nothing refers to, which `collect` removes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import msgspec
+
+from edged import durable
+from edged.bundle.folder import parse_manifest, read_manifest
+from edged.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, File, Manifest
+from edged.errors import Code, EdgedError
+from edged.models import files
+
+_REVISION = re.compile(r"[1-9][0-9]{0,15}", re.ASCII)
+
+Key = tuple[str, int]
+"""A model and a revision."""
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """A blob that is not what its name says, or a revision (then `digest` is empty) whose manifest cannot be read."""
+
+    digest: str
+    what: str
+    revisions: tuple[Key, ...]
+    """Those that have it: what is to be fetched again."""
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """What a collection took away."""
+
+    revisions: tuple[Key, ...]
+    blobs: int
+    bytes: int
+
+
+class Store:
+    """Everything below one folder. It blocks on the disk: call it from a thread. One process writes at a time."""
+
+    def __init__(self, root: Path, quota_bytes: int = 0, reserve_bytes: int = 0) -> None:
+        """Nothing is read or written yet.
+
+        `quota_bytes`: the most that all of it may take, 0 for no bound; `reserve_bytes`: what stays free on its disk.
+        """
+        self.root = root
+        self.quota_bytes = quota_bytes
+        self.reserve_bytes = reserve_bytes
+
+    def models(self) -> list[str]:
+        """The models that have a revision here, by name. Raises OSError."""
+        return sorted(model for model in files.names(self.root / "revisions") if self.revisions(model))
+
+    def revisions(self, model: str) -> list[int]:
+        """The installed revisions of `model`, the highest first. Raises OSError."""
+        found = (name for name in files.names(self.root / "revisions" / model) if _REVISION.fullmatch(name))
+        return sorted(map(int, found), reverse=True)
+
+    def path(self, model: str, revision: int) -> Path:
+        """The folder of a revision, installed or not; a worker serves from it."""
+        return self.root / "revisions" / model / str(revision)
+
+    def manifest(self, model: str, revision: int) -> Manifest:
+        """The manifest of an installed revision. Raises EdgedError when it is not there whole."""
+        return read_manifest(self.path(model, revision))
+
+    def staging(self, model: str, revision: int) -> Path:
+        """The folder into which a revision is fetched; the fetcher makes it."""
+        return self.root / "staging" / model / str(revision)
+
+    def blob(self, digest: str) -> Path:
+        """Where the file of that digest lies, when it is here."""
+        return self.root / "blobs" / digest[:2] / digest
+
+    def used_bytes(self) -> int:
+        """What the store takes on the disk, unfinished downloads included. Raises OSError."""
+        return sum(
+            files.disk_bytes(path)
+            for folder in ("blobs", "staging", "passing")
+            for path in files.files(self.root / folder)
+        )
+
+    def room_bytes(self) -> int:
+        """How many more bytes it may take: neither beyond its quota nor into the reserve. Raises OSError."""
+        at = self.root
+        while not at.exists():
+            at = at.parent
+        disk = os.statvfs(at)
+        free = disk.f_bavail * disk.f_frsize - self.reserve_bytes
+        return max(0, min(free, self.quota_bytes - self.used_bytes()) if self.quota_bytes else free)
+
+    def tidy(self) -> None:
+        """Removes what a power cut left on its way; to be called at start. Raises OSError."""
+        for name in files.names(self.root / "passing"):
+            files.remove_tree(self.root / "passing" / name)
+
+    def take_in(self, staging: Path) -> Manifest:
+        """Moves a fetched revision into the store, each of its bytes read and hashed again; `staging` is then gone.
+
+        It may be called again after it was interrupted anywhere, and mends a revision whose blobs were discarded.
+        Raises EdgedError: digest_mismatch naming a file that is missing or not what the manifest says; bundle_invalid;
+        storage_full. Raises OSError where the disk fails otherwise.
+        """
+        try:
+            return self._take_in(staging)
+        except OSError as error:
+            if error.errno in files.FULL:
+                found = f"{self.root}: there is no space left to take a revision in"
+                raise EdgedError(Code.STORAGE_FULL, found, "free space on the disk of the state folder") from error
+            raise
+
+    def _take_in(self, staging: Path) -> Manifest:
+        raw = files.read(staging, MANIFEST_NAME, MAX_MANIFEST_BYTES)
+        manifest = parse_manifest(raw, staging / MANIFEST_NAME)
+        if staging != self.staging(manifest.name, manifest.revision):
+            found = f"{staging} holds {manifest.name} revision {manifest.revision}"
+            raise EdgedError(Code.BUNDLE_INVALID, found, "fetch the revision again")
+        for file in manifest.files:
+            self._take_blob(staging / "blobs", file)
+        target = self.path(manifest.name, manifest.revision)
+        if target.exists():
+            self._mend(target, manifest, raw)
+        else:
+            self._assemble(target, manifest, raw)
+        self._remove(staging)
+        return manifest
+
+    def _take_blob(self, source: Path, file: File) -> None:
+        blob, staged = self.blob(file.sha256), source / file.sha256
+        if blob.exists() and not files.fault(blob, file.sha256, file.size):
+            staged.unlink(missing_ok=True)
+            return
+        if fault := files.fault(staged, file.sha256, file.size):
+            staged.unlink(missing_ok=True)
+            found = f"{file.path}: what was fetched {fault}"
+            raise EdgedError(Code.DIGEST_MISMATCH, found, "it is fetched again")
+        staged.chmod(0o444)
+        files.sync_file(staged)
+        files.make_folder(blob.parent)
+        durable.place(staged, blob)
+
+    def _assemble(self, target: Path, manifest: Manifest, raw: bytes) -> None:
+        files.make_folder(target.parent)
+        passing = self._passing()
+        try:
+            files.make_folder(passing)
+            for file in manifest.files:
+                link = passing / file.path
+                files.make_folder(link.parent)
+                os.link(self.blob(file.sha256), link)
+            for folder in {(passing / file.path).parent for file in manifest.files}:
+                durable.sync_folder(folder)
+            durable.write(passing / MANIFEST_NAME, raw, mode=0o444)
+            durable.place(passing, target)
+        except BaseException:
+            files.remove_tree(passing)
+            raise
+
+    def _mend(self, target: Path, manifest: Manifest, raw: bytes) -> None:
+        """Gives an installed revision again the blobs that it lacks. Raises EdgedError when it is another one."""
+        if files.read(target, MANIFEST_NAME, MAX_MANIFEST_BYTES) != raw:
+            found = f"{manifest.name} revision {manifest.revision} is installed with another content"
+            raise EdgedError(Code.BUNDLE_INVALID, found, "a revision never changes: publish it under a new number")
+        for file in manifest.files:
+            link, blob = target / file.path, self.blob(file.sha256)
+            if _same(link, blob):
+                continue
+            passing = self._passing()
+            files.make_folder(passing.parent)
+            os.link(blob, passing)
+            files.make_folder(link.parent)
+            durable.place(passing, link)
+
+    def remove(self, model: str, revision: int) -> None:
+        """Takes a revision away; its blobs stay until they are collected. Raises OSError."""
+        self._remove(self.path(model, revision))
+
+    def discard_staging(self, model: str, revision: int) -> None:
+        """Gives up what was fetched of a revision. Raises OSError."""
+        self._remove(self.staging(model, revision))
+
+    def _remove(self, folder: Path) -> None:
+        if not folder.exists():
+            return
+        passing = self._passing()
+        files.make_folder(passing.parent)
+        durable.place(folder, passing)
+        durable.sync_folder(folder.parent)
+        files.remove_tree(passing)
+
+    def collect(self, keep: Collection[Key]) -> Collected:
+        """Removes every revision and staging folder that `keep` does not name, and the blobs that nothing has then.
+
+        `keep` is what serves, what served before, and what is being fetched. Raises OSError.
+        """
+        removed = []
+        for top in ("revisions", "staging"):
+            for model in files.names(self.root / top):
+                for name in files.names(self.root / top / model):
+                    if not _REVISION.fullmatch(name) or (model, int(name)) in keep:
+                        continue
+                    self._remove(self.root / top / model / name)
+                    if top == "revisions":
+                        removed.append((model, int(name)))
+        awaited = {file.sha256 for manifest in self._staged() for file in manifest.files}
+        blobs = freed = 0
+        for blob in list(files.files(self.root / "blobs")):
+            found = blob.lstat()
+            if found.st_nlink == 1 and blob.name not in awaited:
+                blob.unlink()
+                blobs, freed = blobs + 1, freed + found.st_blocks * 512
+        return Collected(tuple(sorted(removed)), blobs, freed)
+
+    def _staged(self) -> Iterator[Manifest]:
+        """What is being fetched: the fetcher leaves out what the store had when it looked."""
+        for folder in (self.root / "staging").glob("*/*"):
+            try:
+                yield _manifest_in(folder)
+            except EdgedError:
+                continue  # it has not come yet; until then nothing was left out
+
+    def verify(self) -> list[Damage]:
+        """Reads and hashes every blob, and finds what installed revisions lack. Raises OSError."""
+        found: list[Damage] = []
+        users: dict[str, set[Key]] = {}
+        wrong: dict[str, str] = {}
+        for model in self.models():
+            for revision in self.revisions(model):
+                key, folder = (model, revision), self.path(model, revision)
+                try:
+                    manifest = _manifest_in(folder)
+                except EdgedError as error:
+                    found.append(Damage("", str(error), (key,)))
+                    continue
+                for file in manifest.files:
+                    users.setdefault(file.sha256, set()).add(key)
+                    if not _same(folder / file.path, self.blob(file.sha256)):
+                        wrong[file.sha256] = f"is not what {model} revision {revision} has as {file.path}"
+        for digest in sorted(users.keys() | {blob.name for blob in files.files(self.root / "blobs")}):
+            if fault := files.fault(self.blob(digest), digest):
+                wrong[digest] = fault
+        return found + [Damage(digest, what, tuple(sorted(users.get(digest, ())))) for digest, what in wrong.items()]
+
+    def discard(self, damage: Damage) -> None:
+        """Takes what is damaged out of the store; fetching the revisions again and taking them in mends them.
+
+        A worker that has it open keeps what it has. Raises OSError.
+        """
+        if not damage.digest:
+            for model, revision in damage.revisions:
+                self.remove(model, revision)
+            return
+        blob = self.blob(damage.digest)
+        blob.unlink(missing_ok=True)
+        if blob.parent.exists():
+            durable.sync_folder(blob.parent)
+
+    def _passing(self) -> Path:
+        return self.root / "passing" / secrets.token_hex(8)
+
+
+def _manifest_in(folder: Path) -> Manifest:
+    """The manifest in `folder`, its files not looked at. Raises EdgedError."""
+    return parse_manifest(files.read(folder, MANIFEST_NAME, MAX_MANIFEST_BYTES), folder / MANIFEST_NAME)
+
+
+def _same(link: Path, blob: Path) -> bool:
+    try:
+        return link.samefile(blob)
+    except OSError:
+        return False

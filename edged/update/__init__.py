@@ -1,0 +1,1 @@
+"""From the plan to what serves: fetching, judging, taking back."""

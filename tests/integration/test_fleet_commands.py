@@ -1,0 +1,194 @@
+"""`edgectl fleet` as an operator types it, from an empty folder to a revision on a device."""
+
+import json
+import shutil
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+from support.fleets import DIGITS, DIGITS_2, PASSPHRASE, REPO, Server, served
+from support.fleets import Fleet as AFleet
+
+from edged.ctl.main import run
+from edged.fleet import starting
+from edged.fleet.commands import COMMANDS
+
+WRONG = REPO / "tests/data/bundles/digits-3-wrong"
+
+
+@pytest.fixture
+def fleet(tmp_path, monkeypatch, capsys):
+    """Made by `init`, with four bins instead of 256."""
+    monkeypatch.setattr(starting, "start", partial(starting.start, bits=2))
+    monkeypatch.setenv("EDGED_FLEET_PASSPHRASE", PASSPHRASE)
+    monkeypatch.setenv("EDGED_FLEET", str(tmp_path / "shops"))
+    assert run(["fleet", "init", str(tmp_path / "shops"), "--name", "shops"]) == 0
+    capsys.readouterr()
+    return tmp_path / "shops"
+
+
+def answer(capsys, *arguments):
+    """What a command says to programs."""
+    status = run(["fleet", *arguments, "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_from_an_empty_folder_to_a_device(fleet, capsys, tmp_path):
+    status, published = answer(capsys, "publish", str(DIGITS))
+    assert (status, published["name"], published["revision"], published["changed"]) == (0, "digits", 1, True)
+    _, again = answer(capsys, "publish", str(DIGITS))
+    assert (again["changed"], again["new_chunks"]) == (False, 0)
+    answer(capsys, "publish", str(DIGITS_2))
+    answer(capsys, "plan", "set", "digits", "--class", "generic", "--revision", "1")
+    _, rolled = answer(
+        capsys,
+        *("plan", "set", "digits", "--class", "generic", "--revision", "2", "--wave", "10%:24h", "--wave", "100%"),
+        *("--pin", "till-7=1", "--window", "sat,sun 22:30+6h utc", "--jitter", "600", "--no-unproven"),
+    )
+    terms = rolled["plan"]["models"]["digits"]["generic"]
+    assert terms["revision"] == 1
+    assert terms["rollout"]["waves"] == [{"percent": 10.0, "min_soak_s": 86_400.0}, {"percent": 100.0}]
+    assert terms["pins"] == {"till-7": 1}
+    assert terms["windows"] == [{"days": ["sat", "sun"], "start": "22:30", "duration_s": 21_600, "zone": "utc"}]
+    answer(capsys, "plan", "wave", "digits", "--class", "generic", "next")
+    _, ended = answer(capsys, "plan", "wave", "digits", "--class", "generic", "finish")
+    assert ended["plan"]["models"]["digits"]["generic"]["revision"] == 2
+    status, verified = answer(capsys, "verify", str(fleet / "repository"), "--trust", str(fleet / "root.json"))
+    assert (status, verified["good"]) == (0, True)
+    with served(AFleet(fleet), tmp_path / "device") as (_, device):
+        assert device.plan().status == 0
+        folder = device.install(2)
+        assert (folder / "model.onnx").read_bytes() == (DIGITS_2 / "model.onnx").read_bytes()
+
+
+def test_a_bundle_that_is_not_good_is_not_published(fleet, capsys):
+    assert run(["fleet", "publish", str(WRONG)]) == 1
+    assert "is not good" in capsys.readouterr().err
+    assert not (fleet / "repository/chunks").exists()
+
+
+@pytest.mark.usefixtures("fleet")
+def test_what_cannot_be_tried_here_is_published_only_when_told_to(capsys, tmp_path):
+    shutil.copytree(DIGITS, tmp_path / "digits")
+    text = (tmp_path / "digits/bundle.toml").read_text()
+    elsewhere = text.replace('runtime = "onnxruntime",', 'runtime = "onnxruntime", hardware_classes = ["jetson"],')
+    (tmp_path / "digits/bundle.toml").write_text(elsewhere)
+    assert run(["fleet", "publish", str(tmp_path / "digits")]) == 1
+    assert "--untried" in capsys.readouterr().err
+    assert run(["fleet", "publish", str(tmp_path / "digits"), "--untried"]) == 0
+
+
+def test_keys_that_are_elsewhere_are_waited_for(fleet, capsys, tmp_path):
+    offline = tmp_path / "offline"
+    offline.mkdir()
+    for path in (fleet / "keys").glob("targets-*"):
+        path.rename(offline / path.name)
+    public = tmp_path / "alice.pem"
+    private = subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519"], capture_output=True, check=True).stdout
+    public.write_bytes(subprocess.run(["openssl", "pkey", "-pubout"], input=private, capture_output=True).stdout)
+    _, added = answer(capsys, "operators", "add", "alice", "--public-key", str(public), "--may", "refresh")
+    assert [each["role"] for each in added["waiting"]] == ["targets"]
+    status, signed = answer(capsys, "sign", str(fleet / "pending"), "--keys", str(offline))
+    assert (status, len(signed["signed"])) == (0, 1)
+    _, renewed = answer(capsys, "renew")
+    assert renewed["waiting"] == []
+    assert list((fleet / "repository/targets").glob("*.operators.json"))
+    for path in offline.iterdir():
+        path.rename(fleet / "keys" / path.name)
+    assert run(["fleet", "operators", "remove", "alice"]) == 0
+
+
+def test_the_care_of_a_repository(fleet, capsys, tmp_path):
+    answer(capsys, "publish", str(DIGITS))
+    answer(capsys, "plan", "set", "digits", "--class", "generic", "--revision", "1")
+    assert answer(capsys, "rotate-key", "plans")[1]["role"] == "plans"
+    assert answer(capsys, "expire", "timestamp", "--days", "7")[1]["days"] == 7
+    stick = str(tmp_path / "stick")
+    assert answer(capsys, "export", "--usb", stick, "--valid", "180d")[1]["revisions"] == [
+        {"model": "digits", "revision": 1}
+    ]
+    trust = ["--trust", str(fleet / "root.json")]
+    assert answer(capsys, "verify", stick, "--exported", *trust)[1]["good"]
+    assert answer(capsys, "gc", "--dry-run")[1]["removed"] is False
+    assert answer(capsys, "gc")[1]["files"] > 0
+    assert answer(capsys, "verify", str(fleet / "repository"), *trust)[1]["good"]
+    next((fleet / "repository/chunks").rglob("*.zst")).unlink()
+    assert answer(capsys, "verify", str(fleet / "repository"), *trust)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["init", "x", "--name", "y", "--share", "root=3/2"], "NEEDED/KEYS"),
+        (["plan", "set", "m", "--class", "c", "--revision", "1", "--wave", "ten"], "no wave"),
+        (["plan", "set", "m", "--class", "c", "--revision", "1", "--pin", "d"], "DEVICE=REVISION"),
+        (["plan", "set", "m", "--class", "c", "--revision", "1", "--window", "25:00+1h"], "no window"),
+        (["export", "--usb", "x", "--valid", "soon"], "number of days"),
+        (["rotate-key", "everything"], "everything"),
+    ],
+)
+def test_wrong_usage_is_told(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["fleet", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_without_a_passphrase_nobody_is_asked_where_nobody_is(fleet, monkeypatch, capsys):
+    monkeypatch.delenv("EDGED_FLEET_PASSPHRASE")
+    assert run(["fleet", "renew"]) == 1
+    assert "--passphrase-file" in capsys.readouterr().err
+    file = fleet.parent / "passphrases"
+    file.write_text(f"another one\n{PASSPHRASE}\n")
+    assert run(["fleet", "renew", "--passphrase-file", str(file)]) == 0
+
+
+def test_edgectl_starts_without_any_of_it():
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, edged.ctl.main; print([m for m in sys.modules if 'tuf' in m or 'fleet' in m])",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.strip() == "[]"
+
+
+def test_a_client_of_the_specification_can_be_driven_by_it(fleet, tmp_path):
+    """The three commands by which the conformance suite of The Update Framework drives a client."""
+    metadata, targets = tmp_path / "metadata", tmp_path / "targets"
+    metadata.mkdir()
+    targets.mkdir()
+    client = [sys.executable, "-I", "-m", "edged.update.fetch", "--metadata-dir", str(metadata), "--timeout", "5"]
+
+    def ask(*arguments):
+        return subprocess.run([*client, *arguments], capture_output=True, timeout=60).returncode
+
+    with Server(fleet / "repository") as server:
+        from_there = ["--metadata-url", f"{server.url}/metadata"]
+        target = [*from_there, "--target-dir", str(targets), "--target-base-url", f"{server.url}/targets"]
+        assert ask("init", str(fleet / "root.json")) == 0
+        assert server.paths == []
+        assert {path.name for path in metadata.glob("*.json")} == {"root.json"}
+        assert ask(*from_there, "refresh") == 0
+        names = {path.name for path in metadata.glob("*.json")}
+        assert names == {"root.json", "timestamp.json", "snapshot.json", "targets.json"}
+        assert ask(*target, "--target-name", "plans/shops.json", "download") == 0
+        (found,) = targets.iterdir()
+        assert json.loads(found.read_bytes())["fleet"] == "shops"
+        server.reset()
+        assert ask(*target, "--target-name", "plans/shops.json", "download") == 0
+        assert not [path for path in server.paths if path.startswith("/targets")], "it has it already"
+        assert ask(*target, "--target-name", "plans/other.json", "download") == 1
+        server.give("timestamp.json", b"{}")
+        assert ask(*from_there, "refresh") == 1
+    assert ask(*from_there, "refresh") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_of_each_command_what_it_says_itself(name, capsys):
+    assert run(["fleet", name, "--help"]) == 0
+    assert COMMANDS[name].short_help in capsys.readouterr().out
