@@ -54,6 +54,7 @@ class Code(StrEnum):
     NOT_PERMITTED = "not_permitted"
     NOT_RUNNING = "not_running"
     CANNOT_LISTEN = "cannot_listen"
+    IDENTITY_INVALID = "identity_invalid"
     INTERNAL = "internal"
 
 

@@ -14,49 +14,39 @@ import msgspec
 from msgspec import Meta, inspect, structs
 
 from edged import schema
-
-_NAME = r"^[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z"
-_PARTS = r"(/(?!\.{1,2}(/|\Z))[^/\x00-\x1f\x7f]+)+/?"
-
-HardwareClass = Annotated[
-    str,
-    Meta(
-        pattern=_NAME,
-        extra={"allowed": "1 to 64 of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit"},
-    ),
-]
-AbsolutePath = Annotated[
-    str,
-    Meta(
-        pattern=rf"^{_PARTS}\Z",
-        max_length=4095,
-        extra={"allowed": "an absolute path, no part of it empty, '.' or '..'", "path": True},
-    ),
-]
-OptionalPath = Annotated[
-    str,
-    Meta(
-        pattern=rf"^({_PARTS})?\Z",
-        max_length=4095,
-        extra={"allowed": "\"\" for none, or an absolute path, no part of it empty, '.' or '..'", "path": True},
-    ),
-]
+from edged.config.kinds import NAME, AbsolutePath, HardwareClass, OptionalPath, Table
+from edged.config.telemetry import Mqtt, Telemetry
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of the settings."""
-
-
-class Device(_Table, frozen=True, kw_only=True):
+class Device(Table, frozen=True, kw_only=True):
     """What this device is."""
 
     hardware_class: Annotated[
         HardwareClass,
         Meta(description="The named deployment target that this device belongs to; variants and plans refer to it."),
     ] = "generic"
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.:-]{0,126}[A-Za-z0-9])?)?\Z",
+            description="What this device is called in plans and reports.",
+            extra={
+                "allowed": "\"\" for one derived from the machine id, or 1 to 128 of A-Z, a-z, 0-9, '-', '_', '.' and "
+                "':', beginning and ending with a letter or digit"
+            },
+        ),
+    ] = ""
+    fleet: Annotated[
+        str,
+        Meta(
+            pattern=NAME,
+            description="The fleet that this device belongs to.",
+            extra={"allowed": "1 to 64 of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit"},
+        ),
+    ] = "default"
 
 
-class Paths(_Table, frozen=True, kw_only=True):
+class Paths(Table, frozen=True, kw_only=True):
     """Where edged keeps and finds its files."""
 
     state: Annotated[
@@ -73,7 +63,7 @@ class Paths(_Table, frozen=True, kw_only=True):
     ] = "/usr/share/edged/models"
 
 
-class Listen(_Table, frozen=True, kw_only=True):
+class Listen(Table, frozen=True, kw_only=True):
     """Where callers reach edged."""
 
     socket: Annotated[
@@ -110,7 +100,7 @@ class Listen(_Table, frozen=True, kw_only=True):
     ] = 64
 
 
-class Serving(_Table, frozen=True, kw_only=True):
+class Serving(Table, frozen=True, kw_only=True):
     """How requests wait and for how long."""
 
     queue_requests: Annotated[
@@ -151,7 +141,7 @@ class Serving(_Table, frozen=True, kw_only=True):
     ] = 10.0
 
 
-class Workers(_Table, frozen=True, kw_only=True):
+class Workers(Table, frozen=True, kw_only=True):
     """What worker processes may take; a variant's own options and caps come first, and new workers take new values."""
 
     threads: Annotated[
@@ -228,7 +218,7 @@ class Workers(_Table, frozen=True, kw_only=True):
     ] = 60.0
 
 
-class Log(_Table, frozen=True, kw_only=True):
+class Log(Table, frozen=True, kw_only=True):
     """What is logged, and how."""
 
     level: Annotated[
@@ -253,7 +243,7 @@ class Log(_Table, frozen=True, kw_only=True):
     ] = 512
 
 
-class Settings(_Table, frozen=True, kw_only=True):
+class Settings(Table, frozen=True, kw_only=True):
     """All tables. Values are as written in the files; what opens files uses `under(root)`."""
 
     device: Device = Device()
@@ -261,6 +251,8 @@ class Settings(_Table, frozen=True, kw_only=True):
     listen: Listen = Listen()
     serving: Serving = Serving()
     workers: Workers = Workers()
+    telemetry: Telemetry = Telemetry()
+    mqtt: Mqtt = Mqtt()
     log: Log = Log()
 
     def under(self, root: PurePath) -> Settings:

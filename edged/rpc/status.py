@@ -44,6 +44,7 @@ STATUS = {
     Code.NOT_PERMITTED: grpc.StatusCode.PERMISSION_DENIED,
     Code.NOT_RUNNING: grpc.StatusCode.UNAVAILABLE,
     Code.CANNOT_LISTEN: grpc.StatusCode.FAILED_PRECONDITION,
+    Code.IDENTITY_INVALID: grpc.StatusCode.FAILED_PRECONDITION,
     Code.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 

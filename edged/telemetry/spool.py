@@ -48,6 +48,9 @@ LEAST_CAP_BYTES = 2 * _MARGIN_BYTES
 _EVENT_SHARE = 4
 _MAX_NONCES = 2_000
 
+MOST_TAKEN = 64
+"""Rows handed out at a time."""
+
 # An hour of windows whose ends came a little early.
 _NEARLY_AN_HOUR_MS = 58 * 60_000
 
@@ -193,6 +196,7 @@ class Spool:
         `coarse`: windows go out by the hour, and one that is not full yet only with `all_now`. Raises sqlite3.Error.
         """
         found: list[Outgoing] = []
+        limit = min(limit, MOST_TAKEN)  # the log of one transaction lies beside the rows
         with self._db.atomic():
             for kind in ("event", "window"):
                 after = 0

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from edged import schema
 from edged.bundle.manifest import ModelName, Revision
-from edged.config.settings import HardwareClass
+from edged.config.kinds import HardwareClass
 from edged.errors import Code, EdgedError
 
 BUCKETS = 10_000

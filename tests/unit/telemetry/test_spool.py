@@ -20,7 +20,7 @@ import pytest
 from edged.facts import Executed
 from edged.telemetry.aggregate import Aggregate
 from edged.telemetry.messages import Event, Happening, Telemetry
-from edged.telemetry.spool import LEAST_CAP_BYTES, Spool
+from edged.telemetry.spool import LEAST_CAP_BYTES, MOST_TAKEN, Spool
 from edged.telemetry.window import Window
 
 REPO = Path(__file__).resolve().parents[3]
@@ -47,12 +47,21 @@ def window(requests: int = 1, chance: random.Random | None = None, models: int =
     return aggregate.close(FIVE_MINUTES_S, 300_000, clock_synchronized=True)
 
 
-def windows_of(spool: Spool, *, coarse: bool = False, limit: int = 100_000) -> list[Telemetry]:
+def windows_of(spool: Spool, *, coarse: bool = False) -> list[Telemetry]:
     return [
         msgspec.json.decode(row.payload, type=Telemetry)
-        for row in spool.take(limit, coarse=coarse)
+        for row in spool.take(MOST_TAKEN, coarse=coarse)
         if row.kind == "window"
     ]
+
+
+def drained(spool: Spool) -> list[Telemetry]:
+    """All windows, each acknowledged."""
+    found: list[Telemetry] = []
+    while rows := spool.take(MOST_TAKEN, coarse=False):
+        found += [msgspec.json.decode(row.payload, type=Telemetry) for row in rows]
+        spool.acknowledge([row.last for row in rows])
+    return found
 
 
 def answered(found: list[Telemetry]) -> int:
@@ -143,7 +152,7 @@ def check_cap(folder: Path, count: int, cap_bytes: int) -> None:
     with opened(folder, cap_bytes) as spool:
         counted = fill(spool, count, chance)
         assert disk_bytes(folder) <= cap_bytes
-        found = windows_of(spool)
+        found = drained(spool)
         assert disk_bytes(folder) <= cap_bytes
         standing = spool.standing()
     assert answered(found) == counted
@@ -245,7 +254,7 @@ def test_a_full_disk_is_no_damage_and_loses_nothing_that_was_there(tmp_path):
             signal.signal(signal.SIGXFSZ, held)
         sequence = spool.standing().sequence
         assert spool.append_window(window()) == sequence + 1, "it goes on where it stopped"
-        found = windows_of(spool)
+        found = drained(spool)
     assert [each.last for each in found] == list(range(1, sequence + 2))
     assert sum(total.codes["ok"] for total in found[-1].totals.models) == answered(found)
 
@@ -284,7 +293,7 @@ def check_kills(folder: Path, count: int) -> None:
             process.kill()
             told = max([told, *(int(line) for line in process.stdout.read().split(b"\n")[:-1])])
     with opened(folder, 1) as spool:
-        found = windows_of(spool)
+        found = drained(spool)
         assert not spool.problem
     assert answered(found) == found[-1].last >= told, "no number was given twice, and none that was told is gone"
     assert sum(total.codes["ok"] for total in found[-1].totals.models) == found[-1].last
