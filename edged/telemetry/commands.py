@@ -7,7 +7,6 @@ A command is a DSSE envelope (https://github.com/secure-systems-lab/dsse/blob/ma
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, get_args
@@ -142,7 +141,7 @@ def _opened(data: bytes) -> tuple[Envelope, bytes]:
         raise RejectedError(Rejection.MALFORMED, f"its payload type is {schema.show(envelope.payload_type)}")
     try:
         return envelope, base64.b64decode(envelope.payload, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise RejectedError(Rejection.MALFORMED, "its payload is not base64") from error
 
 
@@ -168,7 +167,7 @@ def _signer(
             continue
         try:
             made = base64.b64decode(signature.sig, validate=True)
-        except binascii.Error:
+        except ValueError:
             continue
         if verify(operator.key, made, signed):
             return operator.name, operator.may, operator.hardware_classes

@@ -122,7 +122,8 @@ class Sync:
             tasks.create_task(self._send_rows(), name="rows")
 
     async def _tell_state(self) -> None:
-        session, told = "", b""
+        session, sequence = "", 0
+        told: State | None = None
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -130,16 +131,18 @@ class Sync:
                 continue
             try:
                 if session != self._transport.session:
-                    session, told = self._transport.session, b""
+                    session, told = self._transport.session, None
                     online = msgspec.json.encode(Online(online=True, session=session))
                     await self._publish(Message(topic=self._topics.of("online"), payload=online, retain=True))
                 state = self._state()
                 with contextlib.suppress(NotKeptError):
                     standing = await self._recorder.do(Spool.standing)
                     state = msgspec.structs.replace(state, epoch=standing.epoch)
-                if (encoded := msgspec.json.encode(state)) != told:
-                    await self._publish(Message(topic=self._topics.of("state"), payload=encoded, retain=True))
-                    told = encoded
+                    sequence = standing.sequence
+                if state != told:  # that there is one more window is no news of its own
+                    payload = msgspec.json.encode(msgspec.structs.replace(state, sequence=sequence))
+                    await self._publish(Message(topic=self._topics.of("state"), payload=payload, retain=True))
+                    told = state
             except NotSentError:  # the next connection begins anew
                 continue
             await asyncio.sleep(_STATE_S)

@@ -11,12 +11,16 @@ import os
 import resource
 import socket
 import sys
+from pathlib import Path
 
 import msgspec
 
-from edged.telemetry.commands import Context, Verdict, judge
+from edged.telemetry.commands import Context, judge
+from edged.types import Operators
 
-MAX_ASKED_BYTES = 2 * 2**20
+MAX_ASKED_BYTES = 256 * 1024
+
+_MAX_OPERATORS_BYTES = 2**20
 
 _CPU_S = 5
 _MEMORY_BYTES = 512 * 2**20
@@ -27,6 +31,8 @@ class Asked(msgspec.Struct, frozen=True):
 
     data: bytes
     context: Context
+    operators: str
+    """The file that says who may command: a signed target, which the update brought."""
 
 
 def verify(key: str, signature: bytes, signed: bytes) -> bool:
@@ -41,6 +47,15 @@ def verify(key: str, signature: bytes, signed: bytes) -> bool:
     return True
 
 
+def read_operators(path: Path) -> Operators | None:
+    """Who may command; None where the file is not there, or is none."""
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(_MAX_OPERATORS_BYTES), type=Operators)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
 def main() -> None:
     """Judges the one command."""
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
@@ -52,15 +67,8 @@ def main() -> None:
         while len(data) <= MAX_ASKED_BYTES and (part := link.recv(65536)):
             data += part
         asked = msgspec.json.decode(data, type=Asked)
-        link.sendall(msgspec.json.encode(judge(asked.data, asked.context, verify)))
-
-
-def read_verdict(data: bytes) -> Verdict:
-    """What the child sent back. Raises ValueError where it is no verdict."""
-    try:
-        return msgspec.json.decode(data, type=Verdict)
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"the child's verdict cannot be read: {error}") from error
+        context = msgspec.structs.replace(asked.context, operators=read_operators(Path(asked.operators)))
+        link.sendall(msgspec.json.encode(judge(asked.data, context, verify)))
 
 
 if __name__ == "__main__":
