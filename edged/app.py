@@ -20,9 +20,10 @@ from edged.config.settings import Listen, Settings
 from edged.document import DocumentError
 from edged.errors import EdgedError
 from edged.events import EventLog, Severity
+from edged.facts import Fact
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
-from edged.rpc import admin, health, inference, reflection
+from edged.rpc import admin, health, inference, reflection, telemetry
 from edged.rpc.server import Methods, Server, Tls, remove_leftovers
 from edged.runtimes.base import ENGINES
 from edged.serving import report
@@ -31,6 +32,8 @@ from edged.system import hardware
 from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
+from edged.telemetry.station import Parts, Station
+from edged.types import Level
 from edged.worker import cgroup
 from edged.worker.cgroup import Groups
 from edged.worker.templates import Templates
@@ -71,7 +74,8 @@ class App:
         self._residency = Residency(self._changes)
         self._templates = Templates(self._events)
         self._groups = cgroup.NONE
-        self._service = Service(self._residency, settings.serving)
+        self._service = Service(self._residency, settings.serving, self._add_fact)
+        self._station: Station | None = None
         self._notifier = Notifier(os.environ)
         self._log = log.get("app")
         self._doubts: list[str] = []
@@ -92,6 +96,8 @@ class App:
             self._in_background(stack, "watchdog", self._notifier.keep_alive())  # fed until the very end
             stack.push_async_callback(self._templates.stop)
             stack.push_async_callback(self._residency.stop)
+            self._station = self._open_station()
+            self._in_background(stack, "telemetry", self._station.run())
             self._load_models()
             for server in self._servers(stack):
                 await server.start()
@@ -130,6 +136,25 @@ class App:
         task.add_done_callback(ended)
         stack.push_async_callback(_end, [task])
 
+    def _open_station(self) -> Station:
+        return Station(
+            Parts(
+                settings=self._placed,
+                root=self._origin.root,
+                residency=self._residency,
+                runtimes={name: engine.version() for name, engine in ENGINES.items()},
+                events=self._events,
+                changes=self._changes,
+                mode=lambda: report.mode(self._life, self._residency),
+                reasons=lambda: report.degraded_reasons(self._life, self._residency),
+                level=lambda: Level.NOMINAL,
+            )
+        )
+
+    def _add_fact(self, fact: Fact) -> None:
+        if self._station is not None:
+            self._station.add(fact)
+
     def _load_models(self) -> None:
         """Starts the newest sound bundle of each factory model."""
         runtimes = {name: engine.version() for name, engine in ENGINES.items()}
@@ -162,7 +187,8 @@ class App:
         administration = {
             admin.SERVICE: admin.Admin(
                 self._service, self._residency, self._life, self._events, self._settings.device.hardware_class
-            ).methods()
+            ).methods(),
+            **({telemetry.SERVICE: telemetry.Telemetry(self._station).methods()} if self._station else {}),
         }
         public = self._server(protocol, listen)
         stack.push_async_callback(public.stop, _CLOSE_S)

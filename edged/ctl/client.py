@@ -10,7 +10,7 @@ from urllib.parse import quote
 import grpc
 from google.protobuf.message import Message
 
-from edged._pb.edged.v1 import admin_pb2
+from edged._pb.edged.v1 import admin_pb2, telemetry_pb2
 from edged._pb.inference import grpc_service_pb2
 from edged.ctl.asked import Asked
 from edged.ctl.faults import RefusedError
@@ -19,6 +19,7 @@ from edged.errors import Code, EdgedError
 from edged.rpc.status import CODE_KEY
 
 _ADMIN = "edged.v1.Admin"
+_TELEMETRY = "edged.v1.Telemetry"
 _INFERENCE = "inference.GRPCInferenceService"
 
 # The daemon says what is too large; a proxy that some shell names is not on the way to a socket.
@@ -66,6 +67,12 @@ class Client:
         """What happened after the event `after`, at most the newest `limit`; 0: all that is kept."""
         request = admin_pb2.ListEventsRequest(limit=limit, after_sequence=after)
         return self._ask(_ADMIN, "ListEvents", request, admin_pb2.ListEventsResponse)
+
+    def telemetry(self) -> telemetry_pb2.TelemetryStanding:
+        """How the spool and the connection to the broker are."""
+        return self._ask(
+            _TELEMETRY, "GetTelemetry", telemetry_pb2.GetTelemetryRequest(), telemetry_pb2.TelemetryStanding
+        )
 
     def watch(self, for_s: float | None = None) -> Iterator[admin_pb2.Status]:
         """The whole state at once and after each change, until the daemon ends or `for_s` seconds are over.

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from edged import log
+from edged import clock, log
 from edged.bundle.manifest import Manifest
 from edged.errors import Code, EdgedError
+from edged.facts import Executed, Fact
 from edged.models.resident import Resident
 from edged.serving.admission import Admitted
 from edged.serving.request import Answer, Contents, Output
@@ -38,6 +39,8 @@ class Pending(msgspec.Struct, eq=False):
     render: Callable[[Answer], bytes]
     """Makes the reply of an answer, whose parts do not outlive the call."""
     answer: asyncio.Future[bytes]
+    arrived: float = 0.0
+    """By the loop's clock."""
     retried: bool = False
     """Its worker died once: it is tried once more, alone."""
 
@@ -84,8 +87,11 @@ def _fits(pending: Pending, leader: Pending, free_rows: int) -> bool:
 class Queue:
     """Requests for one model revision."""
 
-    def __init__(self, resident: Resident, bounds: Bounds) -> None:
+    def __init__(self, resident: Resident, bounds: Bounds, tell: Callable[[Fact], None] | None = None) -> None:
+        """`tell` hears of every batch that was executed."""
         self.bounds = bounds
+        self._tell = tell
+        self._sent = 0.0
         self.statistics = Statistics()
         self._resident = resident
         self._waiting: deque[Pending] = deque()
@@ -122,7 +128,7 @@ class Queue:
                 "send less, or try again later",
             )
         loop = asyncio.get_running_loop()
-        pending = Pending(admitted, contents, size, deadline, render, loop.create_future())
+        pending = Pending(admitted, contents, size, deadline, render, loop.create_future(), loop.time())
         self._waiting.append(pending)
         self._size += size
         if self._task is None:
@@ -195,6 +201,7 @@ class Queue:
             raise unavailable(resident)
         # A request that has killed a worker and kills another, alone, has shown that it is at fault, not the model.
         worker.excused = batch[0].retried
+        self._sent = asyncio.get_running_loop().time()
         try:
             await worker.infer(_batch(resident, batch), functools.partial(self._answer, batch, variant.name))
         except EdgedError as error:
@@ -206,6 +213,7 @@ class Queue:
     def _answer(self, batch: Sequence[Pending], variant: str, answered: Answered, parts: Sequence[Parts]) -> None:
         """Hands each member its answer."""
         resident = self._resident
+        queued: list[float] = []
         self.statistics.batches += 1
         datatypes = {spec.name: spec.datatype for spec in resident.manifest.outputs}
         for pending, member, found in zip(batch, answered.members, parts, strict=True):
@@ -217,12 +225,18 @@ class Queue:
             self.statistics.rows += pending.admitted.rows
             if pending.answer.done():
                 continue
+            queued.append(self._sent - pending.arrived)
             outputs = tuple(
                 Output(name, datatypes[name], output.shape, data)
                 for name, output, data in zip(pending.admitted.outputs, member.outputs, found, strict=True)
             )
             answer = Answer(resident.name, resident.revision, variant, resident.degraded, outputs)
             pending.answer.set_result(pending.render(answer))
+        if self._tell is not None and queued:
+            rows = sum(pending.admitted.rows for pending in batch)
+            compute_s = (answered.input_ns + answered.infer_ns + answered.output_ns) / 1e9
+            at_ms = int(clock.wall().timestamp() * 1000)
+            self._tell(Executed(resident.name, resident.revision, variant, rows, tuple(queued), compute_s, at_ms))
 
     def give_up(self, error: EdgedError) -> None:
         """Tells everybody who waits, or whose request a worker has, that no answer will come."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from edged import clock
 from edged.config.settings import Serving as Settings
 from edged.errors import Code, EdgedError
+from edged.facts import Fact, Unanswered
 from edged.models import routes
 from edged.models.residency import Residency
 from edged.models.resident import Resident
@@ -22,7 +23,9 @@ _SIGNATURES_KEPT = 256
 class Service:
     """Answers requests from what is resident."""
 
-    def __init__(self, residency: Residency, settings: Settings) -> None:
+    def __init__(self, residency: Residency, settings: Settings, tell: Callable[[Fact], None] | None = None) -> None:
+        """`tell` hears what became of each request that reached a model."""
+        self._tell = tell
         self._residency = residency
         self._settings = settings
         self._queues: dict[tuple[str, int], Queue] = {}
@@ -46,13 +49,20 @@ class Service:
             answer = await self._infer(resident, queue, call, remaining_s, render)
         except EdgedError as error:
             queue.statistics.count_error(error.code)
+            self._tell_unanswered(resident, error.code)
             raise
         except asyncio.CancelledError:
             queue.statistics.count_error(Code.CANCELLED)
+            self._tell_unanswered(resident, Code.CANCELLED)
             raise
         queue.statistics.ok += 1
         queue.statistics.last_success = clock.wall()
         return answer
+
+    def _tell_unanswered(self, resident: Resident, code: Code) -> None:
+        if self._tell is not None:
+            variant = resident.variant.name if resident.variant else ""
+            self._tell(Unanswered(resident.name, resident.revision, variant, code))
 
     async def _infer(
         self,
@@ -100,7 +110,7 @@ class Service:
         key = (resident.name, resident.revision)
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = Queue(resident, self._bounds())
+            queue = self._queues[key] = Queue(resident, self._bounds(), self._tell)
         return queue
 
     async def drain(self, limit_s: float) -> bool:

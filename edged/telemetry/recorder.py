@@ -53,6 +53,8 @@ class Recorder:
         """Events that came too fast, or while the disk took nothing."""
         self.kept: Callable[[], None] = lambda: None
         """Called when there is something new to send."""
+        self.closing: Callable[[], None] = lambda: None
+        """Called before a window ends, for what is read once a window."""
         self._folder = folder
         self._cap_bytes = cap_bytes
         self._window_s = window_s
@@ -114,6 +116,7 @@ class Recorder:
 
     def close_window(self) -> None:
         """Ends the open window. It waits, merged with those that wait already, until the disk takes it."""
+        self.closing()
         window = self._open.close(clock.monotonic(), _wall_ms(), clock_synchronized=clock.synchronized())
         self._pending = window if self._pending is None else self._pending.merged(window)
 
