@@ -15,7 +15,7 @@ class Telemetry(Table, frozen=True, kw_only=True):
     window_s: Annotated[
         int,
         Meta(
-            ge=10,
+            ge=1,
             le=3600,
             description="How long a window is; each is one write to the disk.",
             extra={"unit": "s"},
@@ -99,6 +99,15 @@ class Mqtt(Table, frozen=True, kw_only=True):
             extra={"unit": "rows/min"},
         ),
     ] = 120
+    jitter_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="How long a device that is back waits at most, by chance, before it sends what was kept.",
+            extra={"unit": "s"},
+        ),
+    ] = 10.0
     unsigned_commands: Annotated[
         bool,
         Meta(description="Whether `refresh` and `report` are obeyed without a signature."),

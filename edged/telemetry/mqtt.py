@@ -39,7 +39,7 @@ _ACKNOWLEDGE_S = 60.0
 # How long the broker keeps the session, and with it the commands, of a device that is away.
 _SESSION_S = 7 * 86_400
 # A connection that is back sooner is not told to have been away.
-_WILL_DELAY_S = 30
+_WILL_DELAY_S = 10
 
 _MAX_PACKET_BYTES = 64 * 1024
 _RECEIVE_MAXIMUM = 8

@@ -127,7 +127,8 @@ class Station:
             mqtt,
             self.topics,
             self.state,
-            settings.mqtt.rows_per_minute,
+            rows_per_minute=settings.mqtt.rows_per_minute,
+            jitter_s=settings.mqtt.jitter_s,
             coarse=settings.telemetry.send == "hours",
         )
         operators = Path(settings.paths.state) / "update/plan/operators.json"

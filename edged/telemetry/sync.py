@@ -19,8 +19,6 @@ from edged.telemetry.spool import Outgoing, Spool
 
 JSON = "application/json"
 
-# A device that has just come back waits a moment, so that a fleet does not come back as one.
-_JITTER_S = 10.0
 # States are told at most this often.
 _STATE_S = 5.0
 # How long to wait after a broker that would not have a row, or had nobody for it; it doubles.
@@ -78,8 +76,9 @@ class Sync:
         transport: Transport,
         topics: Topics,
         state: Callable[[], State],
-        rows_per_minute: float,
         *,
+        rows_per_minute: float,
+        jitter_s: float,
         coarse: bool,
     ) -> None:
         self.sent = 0
@@ -91,6 +90,7 @@ class Sync:
         self._topics = topics
         self._state = state
         self._pause_s = 60 / rows_per_minute
+        self._jitter_s = jitter_s
         self._coarse = coarse
         self._news = asyncio.Event()
         self._changed = asyncio.Event()
@@ -159,7 +159,7 @@ class Sync:
                 continue
             if session != self._transport.session:
                 session = self._transport.session
-                await asyncio.sleep(random.uniform(0, _JITTER_S))  # noqa: S311 - spreads a fleet
+                await asyncio.sleep(random.uniform(0, self._jitter_s))  # noqa: S311 - spreads a fleet
             try:
                 while await self._send_some():
                     again_s = _AGAIN_LEAST_S
