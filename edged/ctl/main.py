@@ -25,7 +25,7 @@ COMMANDS = {
     "models": Entry("edged.ctl.query", "models", "The models: what serves, what was passed over and why."),
     "workers": Entry("edged.ctl.query", "workers", "The processes that run the models."),
     "events": Entry("edged.ctl.query", "events", "What happened since edged started."),
-    "telemetry": Entry("edged.ctl.telemetry", "telemetry", "What waits for the operator, and whether it arrives."),
+    "telemetry": Entry("edged.ctl.telemetry", "telemetry", "What waits for the broker, and whether it takes it."),
     "watch": Entry("edged.ctl.watch", "watch", "Follow what changes, as it changes."),
     "infer": Entry("edged.ctl.infer", "infer", "Ask a model, with a picture or with arrays."),
     "bundle": Entry("edged.ctl.bundle", "bundle", "Check, pack and import models; needs no edged."),

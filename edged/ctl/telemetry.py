@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @common
 @click.pass_obj
 def telemetry(asked: Asked) -> int:
-    """What waits for the operator, and whether the broker takes it.
+    """What waits for the broker, and whether it takes it.
 
     Exit status: 0 when it does, or no broker is set; 1 when not.
     """

@@ -85,8 +85,9 @@ def command(
 ) -> int:
     """Sign a command, send it through the broker, and show the answers.
 
-    Your public key stands in the fleet's operators (`edgectl fleet operators add`). With neither --device nor --class it
-    is for every device of the fleet. For one device it ends with that one's answer, else when the wait is over.
+    Your public key stands in the fleet's operators (`edgectl fleet operators add`). With neither --device nor
+    --class it is for every device of the fleet. For one device it ends with that one's answer, else when the wait is
+    over.
 
     Exit status: 0 when something was done and nothing rejected, 1 when not.
     """

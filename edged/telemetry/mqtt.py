@@ -314,8 +314,6 @@ class _Connection:
             if left_s <= 0:
                 raise _LostError(f"the broker has not answered for {_CONNECT_S:g} s")
             self.turn(left_s)
-        if self._answer.is_failure:
-            raise _LostError(f"the broker refuses the connection: {self._answer}")
         self._client.subscribe([(topic, _AT_LEAST_ONCE) for topic in options.subscriptions])
 
     def on_connect(
@@ -348,6 +346,8 @@ class _Connection:
             raise _LostError(f"the broker sends a packet of more than {_MAX_PACKET_BYTES} bytes")
 
     def _check(self, code: MQTTErrorCode) -> None:
+        if self._answer is not None and self._answer.is_failure:
+            raise _LostError(f"the broker refuses the connection: {self._answer}")
         if code is not MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise _LostError(f"the connection was lost: {code.name.removeprefix('MQTT_ERR_').lower()}")
 

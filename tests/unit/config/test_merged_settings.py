@@ -113,7 +113,9 @@ class TestUnderARoot:
     def test_every_path_is_moved_below_it(self):
         settings = Settings().under(Path("/mnt/device"))
         moved = {field.key for field in FIELDS if field.of(settings) != field.of(Settings())}
-        assert moved == {"paths.state", "paths.cache", "paths.factory", "listen.socket", "listen.admin_socket"}
+        identity = {"mqtt.certificate", "mqtt.key", "mqtt.ca"}
+        folders = {"paths.state", "paths.cache", "paths.factory"}
+        assert moved == {*folders, "listen.socket", "listen.admin_socket", *identity}
         assert settings.paths.state == "/mnt/device/var/lib/edged"
         assert settings.listen.admin_socket == "/mnt/device/run/edged-admin/admin.sock"
 
@@ -126,4 +128,4 @@ class TestUnderARoot:
     def test_every_key_that_holds_a_path_is_known_as_one(self):
         looks_like_path = {field.key for field in FIELDS if "path" in field.allowed}
         assert looks_like_path == {field.key for field in FIELDS if field.is_path}
-        assert len(looks_like_path) == 8
+        assert len(looks_like_path) == 11

@@ -19,6 +19,8 @@ REPOSITORY = Path(__file__).parents[3]
 ALL_DIFFERENT = """\
 [device]
 hardware_class = "factory-gateway-gpu"
+name = "till-7"
+fleet = "shops"
 [paths]
 state = "/srv/\\"état\\" \\\\ #1"
 cache = "/srv/cache"
@@ -45,6 +47,21 @@ first_inference_s = 12.25
 inference_s = 0.1
 restart_min_s = 1
 restart_max_s = 2
+[telemetry]
+window_s = 60
+spool_mib = 16
+daily_write_mib = 32
+send = "windows"
+[mqtt]
+broker = "mqtts://broker.example"
+username = "till"
+certificate = "/i/c.pem"
+key = "/i/k.pem"
+ca = "/i/ca.pem"
+keep_alive_s = 60
+rows_per_minute = 6
+jitter_s = 1.5
+unsigned_commands = true
 [log]
 level = "error"
 format = "text"
