@@ -234,7 +234,7 @@ class Mqtt:
         while self._outgoing and len(self._in_flight) < MAX_IN_FLIGHT:
             message, future = self._outgoing.popleft()
             info = client.publish(
-                message.topic, message.payload, qos=1, retain=message.retain, properties=_properties(message)
+                message.topic, message.payload, qos=1, retain=message.retain, properties=properties_of(message)
             )
             if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
                 self._tell(_fail, future, NotSentError(str(info.rc)))
@@ -363,7 +363,8 @@ class _Connection:
             sock.close()
 
 
-def _properties(message: Message) -> Properties:
+def properties_of(message: Message) -> Properties:
+    """The properties that a message is published with."""
     found = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     if message.content_type:
         found.ContentType = message.content_type
