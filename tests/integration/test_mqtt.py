@@ -6,6 +6,8 @@ import base64
 import json
 import random
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from support.broker import Mosquitto, Operator, Pki
 from support.calls import request, tensor
 from support.daemon import DIGITS, Daemon
@@ -222,3 +225,38 @@ def test_a_row_that_nobody_listened_to_stays(tmp_path, broker):
             time.sleep(0.1)
         assert standing.connected
         assert (standing.sent, standing.events > 0) == (0, True)
+
+
+def test_edgectl_commands_devices_and_shows_their_answers(tmp_path, broker):
+    key = tmp_path / "alice.pem"
+    key.write_bytes(ALICE.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    files = broker.pki.identity(tmp_path / "operator", "operator")
+
+    def edgectl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        called = [sys.executable, "-m", "edged.ctl.main", *arguments]
+        return subprocess.run(called, capture_output=True, text=True, timeout=60)
+
+    def send(*arguments: str) -> subprocess.CompletedProcess[str]:
+        shown = {"ca": "ca", "cert": "certificate", "key": "key"}
+        of_broker = [part for name, file in shown.items() for part in (f"--broker-{name}", str(files / f"{file}.pem"))]
+        whom = ["--fleet-name", "shops", "--device", DEVICE, "--key", str(key), "--broker", broker.url]
+        return edgectl("fleet", "command", *arguments, *whom, *of_broker, "--json")
+
+    with daemon_for(tmp_path, broker) as daemon:
+        daemon.start()
+        end = time.monotonic() + 60
+        while not telemetry_of(daemon).connected:
+            assert time.monotonic() < end, daemon.log()
+            time.sleep(0.1)
+        done = send("set_log_level", "level=debug")
+        assert (done.returncode, json.loads(done.stdout)[0]["status"]) == (0, "done"), done.stderr
+        refused = send("os_status")
+        assert (refused.returncode, json.loads(refused.stdout)[0]["code"]) == (1, "unsupported")
+        wrong = send("install", "model=digits")
+        assert wrong.returncode == 1
+        assert "revision" in wrong.stderr
+        shown = edgectl("--root", str(daemon.root), "telemetry")
+        assert shown.returncode == 1
+        assert "nobody listens to it" in shown.stdout, "to windows and events"
+        assert f"{broker.url}, connected" in shown.stdout
+        assert "1 done, 1 unsupported" in shown.stdout
