@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from edged import __version__, log
+from edged import __version__, clock, log
 from edged.bundle import factory
 from edged.changes import Changes
 from edged.config import address, last_good, reload
@@ -18,13 +18,14 @@ from edged.config.origin import Origin
 from edged.config.settings import Settings
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
+from edged.facts import Fact, LevelEntered
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
 from edged.pressure.governor import Governor
 from edged.pressure.monitor import Monitor
 from edged.pressure.policy import policy_of
 from edged.pressure.trace import Recorder
-from edged.rpc import admin, updates, ways_in
+from edged.rpc import admin, telemetry, updates, ways_in
 from edged.rpc.metrics import Metrics
 from edged.rpc.scrape import PATH, Scrape
 from edged.rpc.server import Server, remove_leftovers
@@ -33,11 +34,13 @@ from edged.runtimes.base import ENGINES
 from edged.serving import report
 from edged.serving.repository import Repository
 from edged.serving.service import Service
-from edged.system import hardware
+from edged.system import background, hardware, identity
 from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
 from edged.system.starts import LIMIT, RETRY_S, SETTLED_S, Starts, supervised
+from edged.telemetry import station
+from edged.telemetry.station import Station
 from edged.types import Limits
 from edged.update.agent import Agent
 from edged.update.opening import Parts, open_agent
@@ -58,7 +61,7 @@ class App:
     def __init__(self, settings: Settings, origin: Origin, wrong: Sequence[EdgedError]) -> None:
         """`settings` as written, their paths not yet under the root; `wrong`: why they are not those of the files."""
         self._settings = settings
-        self._placed = settings.under(origin.root)
+        self._placed = identity.named(settings.under(origin.root), origin.root)
         self._origin = origin
         self._changes = Changes()
         self._events = EventLog(settings.log.events_kept)
@@ -69,11 +72,12 @@ class App:
         self._runtimes = {name: engine.version() for name, engine in ENGINES.items()}
         self._device = hardware.read(settings.device.hardware_class)
         self._found: list[factory.Found] = []
-        self._service = Service(self._residency, settings.serving)
+        self._service = Service(self._residency, settings.serving, self._add_fact)
         self._repository = Repository(self._residency, self._release, self._events)
         self._notifier = Notifier(os.environ)
         self._monitor: Monitor | None = None
         self._agent: Agent | None = None
+        self._station: Station | None = None
         self._log = log.get("app")
         self._doubts: list[str] = []
         self._starts: Starts | None = None
@@ -101,6 +105,8 @@ class App:
             stack.callback(self._service.regions.close)
             stack.push_async_callback(self._residency.stop)
             if not self._reachable_only:
+                self._station = self._open_station()
+                self._in_background(stack, "telemetry", self._station.run())
                 self._agent = self._open_agent()
                 stack.push_async_callback(self._agent.close)
                 await self._agent.begin()
@@ -157,10 +163,9 @@ class App:
         self._stop.set()
 
     def _in_background(self, stack: contextlib.AsyncExitStack, what: str, part: Coroutine[Any, Any, None]) -> None:
-        """Runs `part` until the stack is left. Its end by a defect is told, since nobody else would notice."""
-        task = asyncio.create_task(part, name=what)
+        background.run(stack, what, part, self._life.degrade)
 
-        def ended(task: asyncio.Task[None]) -> None:
+    def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (error := task.exception()) is not None:
                 self._log.error("a part of edged has ended by a defect", what=what, exc_info=error)
                 self._life.degrade(f"the {what} has ended by a defect of edged; its log says more")
@@ -186,6 +191,25 @@ class App:
             recover=self._life.recover,
         )
         return open_agent(parts)
+
+    def _open_station(self) -> Station:
+        return Station(
+            station.Parts(
+                settings=self._placed,
+                root=self._origin.root,
+                residency=self._residency,
+                runtimes=self._runtimes,
+                events=self._events,
+                changes=self._changes,
+                mode=lambda: report.mode(self._life, self._residency),
+                reasons=lambda: report.degraded_reasons(self._life, self._residency),
+                level=lambda: self._service.level,
+            )
+        )
+
+    def _add_fact(self, fact: Fact) -> None:
+        if self._station is not None:
+            self._station.add(fact)
 
     def _factory(self, folder: Path) -> list[factory.Found]:
         """The bundles that the image brought; what is wrong with one is told."""
@@ -231,6 +255,8 @@ class App:
         return Governor(policy_of(self._settings.pressure), ladders)
 
     def _take_limits(self, limits: Limits) -> None:
+        if limits.level is not self._service.level:
+            self._add_fact(LevelEntered(limits.level, clock.monotonic()))
         self._service.limit(limits)
         self._life.press(limits.level)
         if self._agent is not None:
@@ -246,6 +272,8 @@ class App:
         hardware_class = self._settings.device.hardware_class
         calls = admin.Admin(self._service, self._residency, self._life, self._events, hardware_class)
         administration = {admin.SERVICE: calls.methods()}
+        if self._station is not None:
+            administration[telemetry.SERVICE] = telemetry.Telemetry(self._station).methods()
         if self._agent is not None:
             administration[updates.SERVICE] = updates.Updates(self._agent).methods()
         offer = Offer(self._service, self._repository, self._events, self._changes, administration)
@@ -277,7 +305,7 @@ class App:
         """Says READY=1 when every model is loaded or has failed, at the latest after _FIRST_LOADS_S."""
         either = [asyncio.create_task(part) for part in (self._first_choices(), stop.wait())]
         await asyncio.wait(either, timeout=_FIRST_LOADS_S, return_when=asyncio.FIRST_COMPLETED)
-        await _end(either)
+        await background.end(either)
         self._know_factory()
         if stop.is_set():
             return
@@ -374,12 +402,6 @@ class App:
         if self._monitor is not None:
             self._monitor.govern(self._governor())
         self._changes.mark()
-
-
-async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _in_a_line(error: EdgedError) -> str:

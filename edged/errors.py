@@ -58,6 +58,7 @@ class Code(StrEnum):
     NOT_RUNNING = "not_running"
     CANNOT_LISTEN = "cannot_listen"
     JOURNAL_UNWRITABLE = "journal_unwritable"
+    IDENTITY_INVALID = "identity_invalid"
     INTERNAL = "internal"
 
 

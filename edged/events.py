@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 
@@ -38,6 +39,7 @@ class EventLog:
     def __init__(self, kept: int) -> None:
         self._events: deque[Event] = deque(maxlen=kept)
         self._sequence = 0
+        self._listeners: list[Callable[[Event], None]] = []
         self._log = log.get("events")
 
     def record(self, severity: Severity, code: str, subject: str, message: str, **details: object) -> None:
@@ -45,8 +47,15 @@ class EventLog:
         self._sequence += 1
         message, subject = _text(message), _text(subject)
         texts = {key: _text(value) for key, value in details.items()}
-        self._events.append(Event(self._sequence, clock.wall(), severity, code, subject, message, texts))
+        event = Event(self._sequence, clock.wall(), severity, code, subject, message, texts)
+        self._events.append(event)
         getattr(self._log, severity)(message, code=code, subject=subject, **texts)
+        for listener in self._listeners:
+            listener(event)
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Tells `listener` of each event from now on."""
+        self._listeners.append(listener)
 
     def after(self, sequence: int, limit: int = 0) -> list[Event]:
         """Events numbered above `sequence`, oldest first; with a limit, the newest `limit` of them."""

@@ -1,4 +1,4 @@
-"""TCP addresses as settings name them: an IP address and a port, never a host name, so that none is ever looked up."""
+"""TCP addresses as settings name them: those to listen on are an IP address and a port, never a host name."""
 
 from __future__ import annotations
 
@@ -32,3 +32,32 @@ def parse(text: str) -> Address:
     except ValueError:
         raise ValueError(f"has {host} for an IP address" if host else "names no IP address") from None
     return Address(str(ip), int(port), ip.is_loopback)
+
+
+class Broker(msgspec.Struct, frozen=True):
+    """Where an MQTT broker listens. Its host may be a name: it is looked up when it is called, off the loop."""
+
+    host: str
+    port: int
+    tls: bool
+    loopback: bool
+
+
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+def broker(text: str) -> Broker:
+    """`mqtts://broker.example`, with a port where it is not 8883. Raises ValueError, saying what is wrong with it."""
+    scheme, _, place = text.partition("://")
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[0-9A-Za-z._-]+)(?::([0-9]{1,5}))?", place)
+    if scheme not in _PORTS or not found:
+        raise ValueError("is no broker's URL")
+    port = int(found[2]) if found[2] else _PORTS[scheme]
+    if not 1 <= port <= 65535:
+        raise ValueError(f"has {port} for a port")
+    host = found[1].strip("[]")
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    return Broker(host, port, scheme == "mqtts", loopback)

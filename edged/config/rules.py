@@ -39,6 +39,7 @@ def objections(settings: Settings, root: PurePath) -> Iterator[Objection]:
     yield from _sockets(settings, root)
     yield from _tcp(settings)
     yield from _metrics(settings)
+    yield from _broker(settings)
     for one, other in combinations(("state", "cache", "factory"), 2):
         folder = PurePath(getattr(settings.paths, one))
         if folder == PurePath(getattr(settings.paths, other)):
@@ -74,6 +75,27 @@ def _sockets(settings: Settings, root: PurePath) -> Iterator[Objection]:
             keys=("listen.socket", "listen.admin_socket"),
             found=f"socket and admin_socket {where} {schema.show(str(shared))}",
             remedy="give admin_socket a folder of its own: the folder's group decides who may administer",
+        )
+
+
+def _broker(settings: Settings) -> Iterator[Objection]:
+    broker = settings.mqtt.broker
+    if not broker:
+        return
+    try:
+        place = address.broker(broker)
+    except ValueError as error:
+        yield Objection(
+            keys=("mqtt.broker",),
+            found=f"{schema.show(broker)} {error}",
+            remedy='allowed: a URL such as "mqtts://broker.example:8883"',
+        )
+        return
+    if not place.tls and not place.loopback:
+        yield Objection(
+            keys=("mqtt.broker",),
+            found=f"{schema.show(broker)} would be spoken to in the open",
+            remedy="use mqtts://, or a broker on this device",
         )
 
 

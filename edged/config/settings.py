@@ -15,8 +15,9 @@ import msgspec
 from msgspec import Meta, inspect, structs
 
 from edged import schema
-from edged.config.kinds import AbsolutePath, HardwareClass, OptionalPath, Table
+from edged.config.kinds import NAME, AbsolutePath, HardwareClass, OptionalPath, Table
 from edged.config.pressure import Pressure
+from edged.config.telemetry import Mqtt, Telemetry
 from edged.config.update import Update
 
 
@@ -33,11 +34,19 @@ class Device(Table, frozen=True, kw_only=True):
             pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.:-]{0,126}[A-Za-z0-9])?)?\Z",
             description="What this device is called in plans and reports.",
             extra={
-                "allowed": "\"\" for the host's name, or 1 to 128 of A-Z, a-z, 0-9, '-', '_', '.' and ':', "
-                "beginning and ending with a letter or digit"
+                "allowed": "\"\" for one derived from the machine id, or 1 to 128 of A-Z, a-z, 0-9, '-', '_', '.' and "
+                "':', beginning and ending with a letter or digit"
             },
         ),
     ] = ""
+    fleet: Annotated[
+        str,
+        Meta(
+            pattern=NAME,
+            description="The fleet that this device belongs to.",
+            extra={"allowed": "1 to 64 of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit"},
+        ),
+    ] = "default"
 
 
 class Paths(Table, frozen=True, kw_only=True):
@@ -282,6 +291,8 @@ class Settings(Table, frozen=True, kw_only=True):
     workers: Workers = Workers()
     pressure: Pressure = Pressure()
     update: Update = Update()
+    telemetry: Telemetry = Telemetry()
+    mqtt: Mqtt = Mqtt()
     log: Log = Log()
 
     def under(self, root: PurePath) -> Settings:

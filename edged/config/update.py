@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from edged.config.kinds import NAME, AbsolutePath, Table
+from edged.config.kinds import AbsolutePath, Table
 
 
 class Update(Table, frozen=True, kw_only=True):
@@ -20,14 +20,6 @@ class Update(Table, frozen=True, kw_only=True):
             extra={"allowed": '"" for none, or a URL of https, http or file', "reload": True},
         ),
     ] = ""
-    fleet: Annotated[
-        str,
-        Meta(
-            pattern=NAME,
-            description="The fleet whose plan this device follows.",
-            extra={"allowed": "1 to 64 of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit"},
-        ),
-    ] = "default"
     root: Annotated[
         AbsolutePath,
         Meta(description="The root of trust that came with the image: what it did not sign for is never believed."),

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import grpc
 from google.protobuf.message import Message
 
-from edged._pb.edged.v1 import admin_pb2
+from edged._pb.edged.v1 import admin_pb2, telemetry_pb2
 from edged._pb.inference import grpc_service_pb2
 from edged.ctl.asked import Asked
 from edged.ctl.faults import RefusedError
@@ -19,6 +19,7 @@ from edged.errors import Code, EdgedError
 from edged.rpc.status import CODE_KEY
 
 _ADMIN = "edged.v1.Admin"
+_TELEMETRY = "edged.v1.Telemetry"
 _INFERENCE = "inference.GRPCInferenceService"
 
 # The daemon says what is too large; a proxy that some shell names is not on the way to a socket.
@@ -72,6 +73,12 @@ class Client:
     def regions(self) -> admin_pb2.ListRegionsResponse:
         """The regions of shared memory that are registered."""
         return self.ask(_ADMIN, "ListRegions", admin_pb2.ListRegionsRequest(), admin_pb2.ListRegionsResponse)
+
+    def telemetry(self) -> telemetry_pb2.TelemetryStanding:
+        """How the spool and the connection to the broker are."""
+        return self.ask(
+            _TELEMETRY, "GetTelemetry", telemetry_pb2.GetTelemetryRequest(), telemetry_pb2.TelemetryStanding
+        )
 
     def watch(self, for_s: float | None = None) -> Iterator[admin_pb2.Status]:
         """The whole state at once and after each change, until the daemon ends or `for_s` seconds are over.

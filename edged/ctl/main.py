@@ -30,6 +30,7 @@ COMMANDS = {
     "top": Entry("edged.ctl.top", "top", "A live view of what is asked, how long it takes, and what it costs."),
     "load": Entry("edged.ctl.repository", "load", "Have a model serve."),
     "unload": Entry("edged.ctl.repository", "unload", "End a model's workers; its memory goes back."),
+    "telemetry": Entry("edged.ctl.telemetry", "telemetry", "What waits for the broker, and whether it takes it."),
     "watch": Entry("edged.ctl.watch", "watch", "Follow what changes, as it changes."),
     "infer": Entry("edged.ctl.infer", "infer", "Ask a model, with a picture or with arrays."),
     "bench": Entry("edged.ctl.bench", "bench", "Load a model, and measure how it answers."),

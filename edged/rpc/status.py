@@ -48,6 +48,7 @@ STATUS = {
     Code.NOT_RUNNING: grpc.StatusCode.UNAVAILABLE,
     Code.CANNOT_LISTEN: grpc.StatusCode.FAILED_PRECONDITION,
     Code.JOURNAL_UNWRITABLE: grpc.StatusCode.FAILED_PRECONDITION,
+    Code.IDENTITY_INVALID: grpc.StatusCode.FAILED_PRECONDITION,
     Code.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from edged import clock, log
 from edged.errors import Code, EdgedError
+from edged.facts import Executed, Fact
 from edged.models.resident import Resident
 from edged.serving import batches, overload
 from edged.serving.admission import Admitted
@@ -40,9 +41,13 @@ _TIMER_S = 0.002
 class Queue:
     """Requests for one model revision."""
 
-    def __init__(self, resident: Resident, bounds: Bounds, duty: Duty) -> None:
+    def __init__(
+        self, resident: Resident, bounds: Bounds, duty: Duty, tell: Callable[[Fact], None] | None = None
+    ) -> None:
+        """`tell` hears of every batch that was executed."""
         manifest = resident.manifest
         self.bounds = bounds
+        self._tell = tell
         self.statistics = Statistics()
         self._resident = resident
         self._duty = duty
@@ -316,6 +321,10 @@ class Queue:
         self.statistics.count_execution(answered, executed, rows, arrived_ns, self._sent_ns)
         self._forecast.learn(executed, (clock.monotonic_ns() - self._sent_ns) / 1e9)
         self._duty.spent(answered.infer_ns / 1e9, clock.monotonic())
+        if self._tell is not None and rows:
+            queued_s = tuple([(self._sent_ns - at) / 1e9 for at in arrived_ns])
+            compute_s = (answered.input_ns + answered.infer_ns + answered.output_ns) / 1e9
+            self._tell(Executed(name, revision, variant, sum(rows), queued_s, compute_s, clock.wall_ms()))
 
     def give_up(self, error: EdgedError) -> None:
         """Tells everybody who waits, or whose request a worker has, that no answer will come."""

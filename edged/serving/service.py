@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from edged import clock
 from edged.config.settings import Serving as Settings
 from edged.errors import Code, EdgedError
+from edged.facts import Fact, Unanswered
 from edged.models import routes
 from edged.models.residency import Residency
 from edged.models.resident import Resident
@@ -28,7 +29,11 @@ _SIGNATURES_KEPT = 256
 class Service:
     """Answers requests from what is resident."""
 
-    def __init__(self, residency: Residency, settings: Settings) -> None:
+    def __init__(
+        self, residency: Residency, settings: Settings, add_fact: Callable[[Fact], None] | None = None
+    ) -> None:
+        """`add_fact` hears what became of each request that reached a model."""
+        self._add_fact = add_fact
         self.regions = Regions()
         self._residency = residency
         self._settings = settings
@@ -138,10 +143,17 @@ class Service:
             return await self._infer(resident, queue, call, remaining_s, render, best_priority)
         except EdgedError as error:
             queue.statistics.count_error(error.code, clock.monotonic_ns() - arrived_ns)
+            self._add_unanswered(resident, error.code)
             raise
         except asyncio.CancelledError:
             queue.statistics.count_error(Code.CANCELLED, 0)
+            self._add_unanswered(resident, Code.CANCELLED)
             raise
+
+    def _add_unanswered(self, resident: Resident, code: Code) -> None:
+        if self._add_fact is not None:
+            variant = resident.variant.name if resident.variant else ""
+            self._add_fact(Unanswered(resident.name, resident.revision, variant, code))
 
     async def _infer(
         self,
@@ -202,7 +214,7 @@ class Service:
         key = (resident.name, resident.revision)
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = Queue(resident, self._bounds(), self._duty)
+            queue = self._queues[key] = Queue(resident, self._bounds(), self._duty, self._add_fact)
             queue.limit(self._limits.of(resident.name))
         return queue
 

@@ -38,6 +38,7 @@ class Device(msgspec.Struct, frozen=True):
     """Who this device is in a plan."""
 
     name: str
+    fleet: str
     hardware_class: str
 
 
@@ -192,7 +193,7 @@ class Agent:
             shop = self._shop
             try:
                 found, floors = await shop.fetcher.bring_plan(
-                    self.origin(), shop.settings.fleet, shop.state_folder / "plan", self.told
+                    self.origin(), self._device.fleet, shop.state_folder / "plan", self.told
                 )
             except EdgedError as error:
                 self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: {error}"

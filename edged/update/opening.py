@@ -72,7 +72,7 @@ def open_agent(parts: Parts) -> Agent:
         fetching=asyncio.Semaphore(1),
         trying=asyncio.Semaphore(1),
     )
-    device = Device(settings.device.name or socket.gethostname(), settings.device.hardware_class)
+    device = Device(settings.device.name or socket.gethostname(), settings.device.fleet, settings.device.hardware_class)
     return Agent(shop, device, parts.degrade, parts.recover)
 
 

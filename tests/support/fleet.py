@@ -52,4 +52,5 @@ class Fleet:
         target = root / "usr/share/edged/trust/root.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.root, target)
-        return f'[update]\nrepository = "file://{self.repository}"\nfleet = "{NAME}"\npoll_s = 3600\nreserve_mib = 0\n'
+        update = f'repository = "file://{self.repository}"\npoll_s = 3600\nreserve_mib = 0\n'
+        return f'[device]\nfleet = "{NAME}"\n[update]\n{update}'

@@ -39,6 +39,7 @@ WORDS = {
     "not_permitted",
     "not_running",
     "cannot_listen",
+    "identity_invalid",
     "internal",
     "crash_loop",
     "signature_invalid",

@@ -114,7 +114,9 @@ class TestUnderARoot:
         settings = Settings().under(Path("/mnt/device"))
         moved = {field.key for field in FIELDS if field.of(settings) != field.of(Settings())}
         sockets = {"listen.socket", "listen.admin_socket"}
-        assert moved == {"paths.state", "paths.cache", "paths.factory", "update.root"} | sockets
+        identity = {"mqtt.certificate", "mqtt.key", "mqtt.ca"}
+        folders = {"paths.state", "paths.cache", "paths.factory"}
+        assert moved == {*folders, *sockets, *identity, "update.root"}
         assert settings.paths.state == "/mnt/device/var/lib/edged"
         assert settings.listen.admin_socket == "/mnt/device/run/edged-admin/admin.sock"
 
@@ -127,4 +129,4 @@ class TestUnderARoot:
     def test_every_key_that_holds_a_path_is_known_as_one(self):
         looks_like_path = {field.key for field in FIELDS if "path" in field.allowed}
         assert looks_like_path == {field.key for field in FIELDS if field.is_path}
-        assert len(looks_like_path) == 9
+        assert len(looks_like_path) == 12

@@ -20,6 +20,7 @@ ALL_DIFFERENT = """\
 [device]
 name = "cart-7"
 hardware_class = "factory-gateway-gpu"
+fleet = "shops"
 [paths]
 state = "/srv/\\"état\\" \\\\ #1"
 cache = "/srv/cache"
@@ -65,7 +66,6 @@ stall_percent = 50
 trace_mib = 2
 [update]
 repository = "https://models.example/repository"
-fleet = "shops"
 root = "/opt/root.json"
 poll_s = 60.0
 rate_kib = 100
@@ -76,6 +76,21 @@ window = "02:30-05:00"
 hold_max_s = 60.0
 shadow_max_s = 10.0
 
+[telemetry]
+window_s = 60
+spool_mib = 16
+daily_write_mib = 32
+send = "windows"
+[mqtt]
+broker = "mqtts://broker.example"
+username = "till"
+certificate = "/i/c.pem"
+key = "/i/k.pem"
+ca = "/i/ca.pem"
+keep_alive_s = 60
+rows_per_minute = 6
+jitter_s = 1.5
+unsigned_commands = true
 [log]
 level = "error"
 format = "text"

@@ -23,6 +23,7 @@ MODULES = {
     "edged._pb.inference.model_config_pb2": "inference/model_config.proto",
     "edged._pb.edged.v1.admin_pb2": "edged/v1/admin.proto",
     "edged._pb.edged.v1.update_pb2": "edged/v1/update.proto",
+    "edged._pb.edged.v1.telemetry_pb2": "edged/v1/telemetry.proto",
 }
 
 Tree = dict[str, bytes]

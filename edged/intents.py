@@ -1,0 +1,118 @@
+"""What a command asks of this device: telemetry hands these on, and whoever can carries them out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Model = Annotated[str, Meta(min_length=1, max_length=128)]
+Revision = Annotated[int, Meta(ge=1, le=2**53)]
+
+
+class _Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="command"):
+    """One command's arguments."""
+
+
+class Refresh(_Intent, frozen=True, tag="refresh"):
+    """Look at the repository now."""
+
+
+class Report(_Intent, frozen=True, tag="report"):
+    """Send what is known now, and not at the end of the hour; `fine`: windows as they were closed, not merged."""
+
+    fine: bool = False
+
+
+class Install(_Intent, frozen=True, tag="install"):
+    """Run this revision on this device, whatever the plan says, until it is unpinned."""
+
+    model: Model
+    revision: Revision
+
+
+class RollBack(_Intent, frozen=True, tag="rollback"):
+    """Go back to a revision; 0: the one before."""
+
+    model: Model
+    revision: Annotated[int, Meta(ge=0, le=2**53)] = 0
+
+
+class Pin(_Intent, frozen=True, tag="pin"):
+    """Stay at this revision."""
+
+    model: Model
+    revision: Revision
+
+
+class Unpin(_Intent, frozen=True, tag="unpin"):
+    """Follow the plan again."""
+
+    model: Model
+
+
+class Hold(_Intent, frozen=True, tag="hold"):
+    """No route of this model flips for so long."""
+
+    model: Model
+    seconds: Annotated[int, Meta(ge=1, le=86_400)]
+
+
+class Release(_Intent, frozen=True, tag="release"):
+    """Ends a hold, or lets what is quarantined be tried again."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class RestartModel(_Intent, frozen=True, tag="restart_model"):
+    """End this model's worker and start another."""
+
+    model: Model
+
+
+class Diagnostics(_Intent, frozen=True, tag="diagnostics"):
+    """Status, recent events and settings, without secrets."""
+
+
+class SetLogLevel(_Intent, frozen=True, tag="set_log_level"):
+    """Log so much until the next start or reload."""
+
+    level: Literal["debug", "info", "warning", "error"]
+
+
+class OsStatus(_Intent, frozen=True, tag="os_status"):
+    """Which image runs, and which would after a restart."""
+
+
+class OsUpgrade(_Intent, frozen=True, tag="os_upgrade"):
+    """Take the newest image in."""
+
+
+class OsRollBack(_Intent, frozen=True, tag="os_rollback"):
+    """Go back to the image before."""
+
+
+Intent = (
+    Refresh
+    | Report
+    | Install
+    | RollBack
+    | Pin
+    | Unpin
+    | Hold
+    | Release
+    | RestartModel
+    | Diagnostics
+    | SetLogLevel
+    | OsStatus
+    | OsUpgrade
+    | OsRollBack
+)
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What came of carrying one out."""
+
+    text: str = ""
+    details: dict[str, object] = {}

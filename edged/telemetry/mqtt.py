@@ -1,0 +1,387 @@
+"""The connection to the broker: MQTT v5 in a thread of its own, which sleeps while nothing is to be done.
+
+https://docs.oasis-open.org/mqtt/mqtt/v5.0/mqtt-v5.0.html. All of paho is used in that thread alone, and each connection
+has a client of its own: what was not acknowledged is sent again by whoever has it, and by nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edged import clock, log
+from edged.config.address import Broker
+from edged.errors import EdgedError
+from edged.system import identity
+
+_log = log.get("mqtt")
+
+# What a broker may take its time over.
+_CONNECT_S = 15.0
+_ACKNOWLEDGE_S = 60.0
+
+# How long the broker keeps the session, and with it the commands, of a device that is away.
+_SESSION_S = 7 * 86_400
+# A connection that is back sooner is not told to have been away.
+_WILL_DELAY_S = 10
+
+_MAX_PACKET_BYTES = 64 * 1024
+_RECEIVE_MAXIMUM = 8
+MAX_IN_FLIGHT = 8
+# What came and was not looked at yet; what comes beyond is dropped, and counted.
+_MAX_WAITING = 16
+
+_BACKOFF_LEAST_S = 1.0
+_BACKOFF_MOST_S = 300.0
+# A connection that held so long begins the delays anew.
+_HELD_S = 60.0
+
+_AT_LEAST_ONCE = SubscribeOptions(qos=1)
+
+# How often the thread looks whether the files of the identity have changed.
+_LOOK_S = 60.0
+_END_S = 2.0
+
+NO_SUBSCRIBER = 0x10
+"""The reason code of a broker that took a message which nobody wanted."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to call, and as who."""
+
+    broker: Broker
+    device: str
+    username: str
+    files: identity.Files
+    keep_alive_s: int
+    subscriptions: tuple[str, ...]
+    will_topic: str
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One message, out or in."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    content_type: str = ""
+    content_encoding: str = ""
+    expiry_s: int = 0
+    """0: it does not expire."""
+    response_topic: str = ""
+    correlation: bytes = b""
+
+
+class NotSentError(Exception):
+    """The connection was lost before the broker acknowledged a message. It may have it all the same."""
+
+
+class _LostError(Exception):
+    """The connection is over."""
+
+
+class Mqtt:
+    """Keeps a connection up. Everything but its thread is used on the loop that made it."""
+
+    def __init__(
+        self,
+        options: Options,
+        will: Callable[[str], bytes],
+        changed: Callable[[], None],
+        got: Callable[[Message], None],
+    ) -> None:
+        """`will` makes the will of a session; `changed` is called when the connection came or went; `got` for each
+        message that comes."""
+        self.connected = False
+        self.session = ""
+        """Of the connection that is there now: another for each."""
+        self.problem = ""
+        """Why there is no connection, for people."""
+        self.dropped = 0
+        """Messages that came faster than they could be looked at."""
+        self._options = options
+        self._will = will
+        self._changed = changed
+        self._got = got
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._ours, self._theirs = socket.socketpair()
+        for end in (self._ours, self._theirs):
+            end.setblocking(False)
+        self._stopping = threading.Event()
+        self._outgoing: deque[tuple[Message, asyncio.Future[int]]] = deque()
+        self._in_flight: dict[int, tuple[asyncio.Future[int], float]] = {}
+        self._waiting = 0
+
+    def start(self) -> None:
+        """Begins to connect."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Says goodbye, so that the will is not published, and ends the thread."""
+        self._stopping.set()
+        self._wake()
+        await asyncio.to_thread(self._thread.join, _END_S)
+        if not self._thread.is_alive():  # else it is held up in a name server; it ends with the process
+            self._ours.close()
+            self._theirs.close()
+
+    def publish(self, message: Message) -> asyncio.Future[int]:
+        """Sends a message at QoS 1; resolves to the reason code of its acknowledgement, or raises NotSentError."""
+        future: asyncio.Future[int] = self._loop.create_future()
+        if not self.connected:
+            future.set_exception(NotSentError(self.problem))
+            return future
+        self._outgoing.append((message, future))
+        self._wake()
+        return future
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # so many wakes wait that one more says nothing
+            self._ours.send(b"\0")
+
+    # From here on, all runs in the thread.
+
+    def _run(self) -> None:
+        delay_s = _BACKOFF_LEAST_S
+        while not self._stopping.is_set():
+            began_s = clock.monotonic()
+            try:
+                self._live()
+            except _LostError as error:
+                why = str(error)
+            except (EdgedError, OSError, ValueError) as error:
+                why = f"{self._options.broker.host}:{self._options.broker.port}: {error}"
+            except Exception:  # noqa: BLE001 - logged; telemetry must not end for a broker that finds a defect in paho
+                _log.exception("the connection to the broker met a defect")
+                why = "a defect; the log says more"
+            else:
+                why = "the daemon stops"
+            self._tell(self._lose, why)
+            if clock.monotonic() - began_s > _HELD_S:
+                delay_s = _BACKOFF_LEAST_S
+            self._stopping.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads a fleet
+            delay_s = min(delay_s * 2, _BACKOFF_MOST_S)
+
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop is closed: the process ends
+            self._stopping.set()
+
+    def _live(self) -> None:
+        """One connection, from its beginning to its end. Raises whatever ended it; returns when asked to stop."""
+        options, session = self._options, secrets.token_hex(8)
+        stamp = options.files.stamp()
+        client = self._client(session)
+        connection = _Connection(client, self._theirs)
+        client.on_connect = connection.on_connect
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        try:
+            connection.open(options)
+            self._tell(self._come, session)
+            look_s = clock.monotonic() + _LOOK_S
+            while not self._stopping.is_set():
+                self._send(client)
+                connection.turn(min(look_s, self._overdue_s()) - clock.monotonic())
+                if clock.monotonic() >= self._overdue_s():
+                    raise _LostError(f"the broker has not acknowledged a message for {_ACKNOWLEDGE_S:g} s")
+                if clock.monotonic() >= look_s:
+                    look_s += _LOOK_S
+                    if options.files.stamp() != stamp:
+                        raise _LostError("the certificate was replaced; connecting with the new one")
+            connection.goodbye()
+        finally:
+            connection.close()
+
+    def _client(self, session: str) -> Client:
+        options = self._options
+        client = Client(
+            CallbackAPIVersion.VERSION2, client_id=options.device, protocol=MQTTv5, reconnect_on_failure=False
+        )
+        client.connect_timeout = _CONNECT_S
+        client.max_inflight_messages_set(MAX_IN_FLIGHT)
+        password = identity.password() if options.username else None
+        if options.broker.tls:
+            needed = not options.username
+            client.tls_set_context(identity.tls(options.files, clock.wall(), certificate_needed=needed))
+        if options.username:
+            client.username_pw_set(options.username, password)
+        properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+        properties.WillDelayInterval = _WILL_DELAY_S
+        properties.ContentType = "application/json"
+        client.will_set(options.will_topic, self._will(session), qos=1, retain=True, properties=properties)
+        return client
+
+    def _send(self, client: Client) -> None:
+        while self._outgoing and len(self._in_flight) < MAX_IN_FLIGHT:
+            message, future = self._outgoing.popleft()
+            info = client.publish(
+                message.topic, message.payload, qos=1, retain=message.retain, properties=properties_of(message)
+            )
+            if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self._tell(_fail, future, NotSentError(str(info.rc)))
+                raise _LostError("the connection broke while a message was sent")
+            self._in_flight[info.mid] = (future, clock.monotonic() + _ACKNOWLEDGE_S)
+
+    def _overdue_s(self) -> float:
+        return min((due_s for _, due_s in self._in_flight.values()), default=float("inf"))
+
+    def _on_publish(self, _client: Client, _data: object, mid: int, reason: ReasonCode, _found: object) -> None:
+        future, _ = self._in_flight.pop(mid, (None, 0))
+        if future is not None:
+            self._tell(_resolve, future, reason.value)
+
+    def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        if self._waiting >= _MAX_WAITING or message.retain:  # a command is no state: nobody keeps one for us
+            self.dropped += 1
+            return
+        self._waiting += 1
+        found = message.properties
+        self._tell(
+            self._take,
+            Message(
+                topic=message.topic,
+                payload=bytes(message.payload),
+                response_topic=getattr(found, "ResponseTopic", ""),
+                correlation=getattr(found, "CorrelationData", b""),
+            ),
+        )
+
+    # On the loop again.
+
+    def _come(self, session: str) -> None:
+        self.connected, self.session, self.problem = True, session, ""
+        self._changed()
+
+    def _lose(self, why: str) -> None:
+        self.connected, self.problem = False, why
+        failed = [future for _, future in self._outgoing] + [future for future, _ in self._in_flight.values()]
+        self._outgoing.clear()
+        self._in_flight.clear()
+        for future in failed:
+            _fail(future, NotSentError(why))
+        self._changed()
+
+    def _take(self, message: Message) -> None:
+        self._waiting -= 1
+        self._got(message)
+
+
+class _Connection:
+    """One client of paho's, driven by hand: the thread waits for its socket and for being woken, and for no clock."""
+
+    def __init__(self, client: Client, wake: socket.socket) -> None:
+        self._client = client
+        self._wake = wake
+        self._keep_alive_s = 0
+        self._answer: ReasonCode | None = None
+
+    def open(self, options: Options) -> None:
+        """Connects and subscribes. Raises OSError or _LostError."""
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = _SESSION_S
+        properties.ReceiveMaximum = _RECEIVE_MAXIMUM
+        properties.MaximumPacketSize = _MAX_PACKET_BYTES
+        self._keep_alive_s = options.keep_alive_s
+        self._client.connect(
+            options.broker.host,
+            options.broker.port,
+            options.keep_alive_s,
+            clean_start=False,
+            properties=properties,
+        )
+        end_s = clock.monotonic() + _CONNECT_S
+        while self._answer is None:
+            left_s = end_s - clock.monotonic()
+            if left_s <= 0:
+                raise _LostError(f"the broker has not answered for {_CONNECT_S:g} s")
+            self.turn(left_s)
+        self._client.subscribe([(topic, _AT_LEAST_ONCE) for topic in options.subscriptions])
+
+    def on_connect(
+        self, _client: Client, _data: object, _flags: ConnectFlags, reason: ReasonCode, _properties: object
+    ) -> None:
+        """The broker has answered."""
+        self._answer = reason
+
+    def turn(self, timeout_s: float) -> None:
+        """Waits until something can be read or written, or is to be sent. Raises _LostError when it is over."""
+        sock: Any = self._client.socket()
+        if sock is None:
+            raise _LostError("the connection was lost")
+        poll = select.poll()
+        poll.register(sock, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+        poll.register(self._wake, select.POLLIN)
+        pending = getattr(sock, "pending", lambda: 0)()
+        wait_s = 0.0 if pending else max(min(timeout_s, self._keep_alive_s / 4), 0.0)
+        for descriptor, events in poll.poll(wait_s * 1000):
+            if descriptor == self._wake.fileno():
+                self._wake.recv(4096)
+            elif events & select.POLLOUT:
+                self._check(self._client.loop_write())
+            pending = pending or (descriptor == sock.fileno() and events & ~select.POLLOUT)
+        if pending and self._client.socket() is not None:
+            self._check(self._client.loop_read())
+        self._check(self._client.loop_misc())
+        # paho reads a packet of any size that the broker announces: 256 MiB of it would end this process.
+        if self._client._in_packet["remaining_length"] > _MAX_PACKET_BYTES:  # noqa: SLF001 - it is told nowhere else
+            raise _LostError(f"the broker sends a packet of more than {_MAX_PACKET_BYTES} bytes")
+
+    def _check(self, code: MQTTErrorCode) -> None:
+        if self._answer is not None and self._answer.is_failure:
+            raise _LostError(f"the broker refuses the connection: {self._answer}")
+        if code is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise _LostError(f"the connection was lost: {code.name.removeprefix('MQTT_ERR_').lower()}")
+
+    def goodbye(self) -> None:
+        """Ends the session's connection in order."""
+        self._client.disconnect()
+        self._client.loop_write()
+
+    def close(self) -> None:
+        """Closes the socket."""
+        sock: Any = self._client.socket()
+        if sock is not None:
+            sock.close()
+
+
+def properties_of(message: Message) -> Properties:
+    """The properties that a message is published with."""
+    found = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    if message.content_type:
+        found.ContentType = message.content_type
+    if message.content_encoding:
+        found.UserProperty = ("content-encoding", message.content_encoding)
+    if message.expiry_s:
+        found.MessageExpiryInterval = message.expiry_s
+    if message.correlation:
+        found.CorrelationData = message.correlation
+    return found
+
+
+def _resolve(future: asyncio.Future[int], code: int) -> None:
+    if not future.done():
+        future.set_result(code)
+
+
+def _fail(future: asyncio.Future[int], error: NotSentError) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,191 @@
+"""Facts into windows, windows and events into the spool: off the loop, and whatever the disk does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from edged import clock, log
+from edged.events import Event, Severity
+from edged.facts import Fact
+from edged.telemetry import spool
+from edged.telemetry.aggregate import Aggregate
+from edged.telemetry.messages import Happening
+from edged.telemetry.spool import Spool
+from edged.telemetry.window import Window
+
+_P = ParamSpec("_P")
+_Given = TypeVar("_Given")
+
+_log = log.get("telemetry")
+
+# What waits in memory while the disk takes nothing: windows are merged, events beyond these are counted.
+_MAX_EVENTS = 256
+# The longest a window gets when the day's writes are used up, and how long a day of writes is.
+_LONG_S = 3600.0
+_DAY_S = 86_400.0
+# A crash loop must not fill the spool: so many events an hour, and a few at once.
+_EVENTS_PER_HOUR = 120
+
+# What a transaction writes beside the row itself: pages of the table, the facts and the log, and their copies.
+_WRITE_OVERHEAD_BYTES = 40 * 1024
+
+
+class NotKeptError(Exception):
+    """The spool cannot be used now: its disk is full, read-only or gone."""
+
+
+class Recorder:
+    """The open window and the one thread that the spool is used by."""
+
+    def __init__(self, folder: Path, cap_bytes: int, window_s: float, daily_write_bytes: int) -> None:
+        self.problem = ""
+        """Why nothing is kept on the disk now, for people."""
+        self.damage = ""
+        """What was set aside, for people."""
+        self.lost_events = 0
+        """Events that came too fast, or while the disk took nothing."""
+        self.kept: Callable[[], None] = lambda: None
+        """Called when there is something new to send."""
+        self.closing: Callable[[], None] = lambda: None
+        """Called before a window ends, for what is read once a window."""
+        self._folder = folder
+        self._cap_bytes = cap_bytes
+        self._window_s = window_s
+        self._daily_write_bytes = daily_write_bytes
+        self._written_bytes = 0
+        self._day_began_s = clock.monotonic()
+        self._open = Aggregate(clock.monotonic(), _wall_ms())
+        self._pending: Window | None = None
+        self._events: deque[tuple[Happening, bool]] = deque(maxlen=_MAX_EVENTS)
+        self._event_credit = float(_EVENTS_PER_HOUR)
+        self._event_at_s = clock.monotonic()
+        self._thread = ThreadPoolExecutor(1, "spool")
+        self._spool: Spool | None = None
+        self._storing = asyncio.Lock()
+        self._new = asyncio.Event()
+
+    def add(self, fact: Fact) -> None:
+        """Folds a fact into the open window."""
+        self._open.add(fact)
+
+    def tell(self, event: Event) -> None:
+        """Takes an event of the daemon's."""
+        now_s = clock.monotonic()
+        earned = (now_s - self._event_at_s) * _EVENTS_PER_HOUR / 3600
+        self._event_credit, self._event_at_s = min(self._event_credit + earned, _EVENTS_PER_HOUR), now_s
+        if self._event_credit < 1 or len(self._events) == _MAX_EVENTS:
+            self.lost_events += 1
+            return
+        self._event_credit -= 1
+        happening = Happening(
+            at_ms=int(event.at.timestamp() * 1000),
+            severity=event.severity,
+            code=event.code,
+            subject=event.subject,
+            message=event.message[:2000],
+            details={key: value[:500] for key, value in list(event.details.items())[:16]},
+        )
+        self._events.append((happening, event.severity in (Severity.WARNING, Severity.ERROR)))
+        self._new.set()
+
+    async def run(self) -> None:
+        """Closes windows as their time comes, and stores events as they come."""
+        due_s = clock.monotonic() + self._window_s
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(due_s - clock.monotonic(), 0)):
+                    await self._new.wait()
+            self._new.clear()
+            if clock.monotonic() >= due_s:
+                self.close_window()
+                due_s = clock.monotonic() + (self._window_s if self._may_write() else _LONG_S)
+            await self.store()
+
+    def _may_write(self) -> bool:
+        now_s = clock.monotonic()
+        if now_s - self._day_began_s >= _DAY_S:
+            self._day_began_s, self._written_bytes = now_s, 0
+        return self._written_bytes < self._daily_write_bytes
+
+    def close_window(self) -> None:
+        """Ends the open window. It waits, merged with those that wait already, until the disk takes it."""
+        self.closing()
+        window = self._open.close(clock.monotonic(), _wall_ms(), clock_synchronized=clock.synchronized())
+        self._pending = window if self._pending is None else self._pending.merged(window)
+
+    async def store(self) -> None:
+        """Brings to the disk what waits; what it does not take goes on waiting."""
+        async with self._storing:
+            with contextlib.suppress(NotKeptError):
+                if (window := self._pending) is not None:
+                    self._pending = None
+                    try:
+                        await self.do(Spool.append_window, window)
+                    except NotKeptError:
+                        later = self._pending
+                        self._pending = window if later is None else window.merged(later)
+                        raise
+                    self._written_bytes += _WRITE_OVERHEAD_BYTES
+                    self.kept()
+                while self._events:
+                    await self.do(_append_event, *self._events[0])
+                    self._events.popleft()
+                    self._written_bytes += _WRITE_OVERHEAD_BYTES
+                    self.kept()
+
+    async def do(
+        self, function: Callable[Concatenate[Spool, _P], _Given], *arguments: _P.args, **named: _P.kwargs
+    ) -> _Given:
+        """Calls a function of the spool in its thread. Raises NotKeptError; a damaged spool is made anew first."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: self._in_thread(function, *arguments, **named)
+        )
+
+    def _in_thread(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        for attempt in (1, 2):
+            try:
+                if self._spool is None:
+                    self._spool = Spool(self._folder, self._cap_bytes, _wall_ms())
+                    self.damage = self._spool.problem or self.damage
+                found = function(self._spool, *arguments, **named)
+            except (sqlite3.Error, OSError) as error:
+                damaged = isinstance(error, sqlite3.Error) and spool.is_damage(error)
+                if self._spool is not None:  # opened anew, whatever it was: a file system may have been mounted anew
+                    with contextlib.suppress(sqlite3.Error):
+                        self._spool.close()
+                    self._spool = None
+                if damaged and attempt == 1:
+                    continue
+                if not self.problem:
+                    _log.warning("telemetry is kept in memory", folder=str(self._folder), why=str(error))
+                self.problem = f"{self._folder} takes no telemetry: {error}; what happens is merged in memory meanwhile"
+                raise NotKeptError(self.problem) from error
+            self.problem = ""
+            return found
+        raise AssertionError("the second attempt returns or raises")
+
+    async def close(self) -> None:
+        """Stores the open window, and closes the spool."""
+        self.close_window()
+        await self.store()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
+
+    def _close(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+
+
+def _append_event(kept_in: Spool, happening: Happening, kept: bool) -> int:
+    return kept_in.append_event(happening, kept=kept)
+
+
+def _wall_ms() -> int:
+    return int(clock.wall().timestamp() * 1000)

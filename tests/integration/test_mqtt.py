@@ -1,0 +1,262 @@
+"""The real daemon and a real mosquitto, with TLS and an ACL: what arrives, what survives, what is obeyed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from support.broker import Mosquitto, Operator, Pki
+from support.calls import request, tensor
+from support.daemon import DIGITS, Daemon
+
+from edged._pb.edged.v1 import telemetry_pb2 as pb
+from edged.fleet.command import seal
+from edged.telemetry.messages import Command
+from edged.telemetry.sync import Topics
+from edged.types import Operator as Person
+from edged.types import Operators
+
+DEVICE = "till-7"
+TOPICS = Topics("shops", DEVICE, "generic")
+ALICE = Ed25519PrivateKey.generate()
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Pki:
+    return Pki(tmp_path / "pki")
+
+
+@pytest.fixture
+def broker(tmp_path: Path, pki: Pki) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path / "broker", pki) as found:
+        yield found
+
+
+def daemon_for(tmp_path: Path, broker: Mosquitto, extra: str = "", **identity: Any) -> Daemon:
+    root = tmp_path / "root"
+    broker.pki.identity(root / "var/lib/edged/identity", DEVICE, **identity)
+    settings = (
+        f'[device]\nname = "{DEVICE}"\nfleet = "shops"\n[mqtt]\nbroker = "{broker.url}"\n'
+        "rows_per_minute = 60000\njitter_s = 0\n"
+        f'[telemetry]\nwindow_s = 1\nsend = "windows"\n{extra}'
+    )
+    operators = root / "var/lib/edged/update/plan/operators.json"
+    operators.parent.mkdir(parents=True, exist_ok=True)
+    may = ("report", "diagnostics", "set_log_level", "install", "os_status")
+    key = ALICE.public_key().public_bytes_raw().hex()
+    alice = Person(name="alice", key=key, may=may)
+    operators.write_bytes(msgspec.json.encode(Operators(fleet="shops", operators=(alice,))))
+    return Daemon(root, [] if (root / "usr").exists() else [DIGITS], settings)
+
+
+def ask(daemon: Daemon, count: int) -> None:
+    for _ in range(count):
+        daemon.infer(request("digits", tensor("image", "FP32", [1, 1, 8, 8]), raw=[bytes(256)]))
+
+
+def counted(found: list[dict[str, Any]]) -> int:
+    """Answered requests in windows, each window counted once however often it came."""
+    once = {(each["epoch"], each["first"], each["last"]): each for each in found}
+    return sum(model["codes"].get("ok", 0) for each in once.values() for model in each["window"].get("models", []))
+
+
+def totals(found: list[dict[str, Any]]) -> int:
+    """What the newest window says of everything."""
+    newest = max(found, key=lambda each: (each["epoch"], each["last"]))
+    return sum(model["codes"].get("ok", 0) for model in newest["totals"].get("models", []))
+
+
+def command(name: str, **changes: Any) -> bytes:
+    """A signed command, as it goes over the wire."""
+    now_ms = int(time.time() * 1000)
+    known = Command(
+        schema=1,
+        command=name,
+        fleet="shops",
+        device=DEVICE,
+        issued_ms=now_ms,
+        expires_ms=now_ms + 60_000,
+        nonce=f"{random.getrandbits(128):032x}",
+    )
+    return seal(msgspec.structs.replace(known, **changes), ALICE)
+
+
+def test_the_operator_sees_the_device_and_every_request(tmp_path, broker):
+    with Operator(broker, tmp_path / "operator") as operator, daemon_for(tmp_path, broker) as daemon:
+        daemon.start()
+        daemon.wait_for(lambda status: status.ready)
+        operator.wait(lambda seen: [each for each in seen.all("online") if each["online"]])
+        ready = operator.wait(
+            lambda seen: [each for each in seen.all("state") if any(m["state"] == "ready" for m in each["models"])]
+        )
+        assert (ready[-1]["device"], ready[-1]["fleet"], ready[-1]["models"][0]["name"]) == (DEVICE, "shops", "digits")
+        ask(daemon, 7)
+        operator.wait(lambda seen: counted(seen.all("telemetry")) == 7)
+        found = operator.all("telemetry")
+        assert totals(found) == 7
+        (model,) = next(each["window"]["models"] for each in found if each["window"].get("models"))
+        assert (model["model"], model["revision"], model["variant"]) == ("digits", 1, "fp32")
+        assert sum(model["compute"]["counts"]) == model["codes"]["ok"]
+        assert any(each["event"]["code"] == "started" for each in operator.all("event"))
+        assert daemon.stop() == 0
+        last = [message for message in operator.got if message.topic == TOPICS.of("online")][-1]
+        assert json.loads(last.payload)["online"] is True, "who says goodbye leaves no will; the state says draining"
+
+
+def test_a_device_that_dies_leaves_its_will(tmp_path, broker):
+    with Operator(broker, tmp_path / "operator") as operator, daemon_for(tmp_path, broker) as daemon:
+        daemon.start()
+        (birth, *_) = operator.wait(lambda seen: seen.all("online"))
+        daemon.process.kill()
+        daemon.process.wait()
+        will = operator.wait(lambda seen: [each for each in seen.all("online") if not each["online"]])
+        assert will[0]["session"] == birth["session"]
+
+
+def test_nothing_is_lost_while_nobody_listens_the_broker_dies_and_the_daemon_is_killed(tmp_path, broker):
+    chance = random.Random(seed := random.randrange(2**32))
+    print(f"seed {seed}")  # noqa: T201 - to run it again
+    asked = 0
+    for _ in range(5):
+        with daemon_for(tmp_path, broker) as daemon:
+            daemon.start()
+            daemon.wait_for(lambda status: status.ready)
+            ask(daemon, count := chance.randrange(1, 20))
+            asked += count
+            wait_stored(daemon, asked)
+            if chance.random() < 0.5:
+                broker.kill()
+                broker.start()
+            daemon.process.kill()
+            daemon.process.wait()
+    with Operator(broker, tmp_path / "operator") as operator, daemon_for(tmp_path, broker) as daemon:
+        daemon.start()
+        operator.wait(lambda seen: seen.all("telemetry") and totals(seen.all("telemetry")) == asked)
+        operator.wait(lambda seen: counted(seen.all("telemetry")) == asked)
+        assert len({each["epoch"] for each in operator.all("telemetry")}) == 1
+
+
+def wait_stored(daemon: Daemon, asked: int) -> None:
+    """Waits until the spool has counted so many requests, read as anybody may while the daemon runs."""
+    path = daemon.root / "var/lib/edged/telemetry/spool.db"
+    end = time.monotonic() + 60
+    while True:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+            (text,) = database.execute("SELECT value FROM facts WHERE name = 'totals'").fetchone() or ("{}",)
+        database.close()
+        found = sum(each["codes"].get("ok", 0) for each in json.loads(text).get("models", []))
+        if found == asked:
+            return
+        assert found < asked
+        assert time.monotonic() < end, daemon.log()
+        time.sleep(0.1)
+
+
+def test_commands_are_obeyed_once_and_only_from_operators(tmp_path, broker):
+    with Operator(broker, tmp_path / "operator") as operator, daemon_for(tmp_path, broker) as daemon:
+        daemon.start()
+        operator.wait(lambda seen: [each for each in seen.all("online") if each["online"]])
+        answers = "edged/1/shops/operators/alice/answers"
+        diagnostics = command("diagnostics")
+        operator.publish(TOPICS.commands[0], diagnostics, response_topic=answers, correlation=b"7")
+
+        def last(code: str, status: str = "rejected") -> dict[str, Any]:
+            return operator.wait(
+                lambda seen: [each for each in seen.all("result") if (each["status"], each["code"]) == (status, code)]
+            )[-1]
+
+        done = last("", "done")
+        assert done["operator"] == "alice"
+        assert done["details"]["settings"]["mqtt.broker"] == json.dumps(broker.url)
+        found = operator.wait(lambda seen: [each for each in seen.got if each.topic == answers][1:2])
+        assert found[0].properties.CorrelationData == b"7"
+        assert json.loads(found[0].payload)["status"] == "done"
+
+        mallory = Ed25519PrivateKey.generate()
+        forged = seal(msgspec.json.decode(_payload(command("report")), type=Command), mallory)
+        cases = [
+            (TOPICS.commands[0], diagnostics, "replayed"),
+            (TOPICS.commands[2], command("report", device="", fleet="banks"), "wrong_scope"),
+            (TOPICS.commands[1], command("report", expires_ms=int(time.time() * 1000) + 10**9), "validity_too_long"),
+            (TOPICS.commands[0], forged, "signature_invalid"),
+            (TOPICS.commands[0], b"[" * 16_000, "malformed"),
+            (TOPICS.commands[0], command("os_status"), "unsupported"),
+        ]
+        for topic, payload, code in cases:
+            operator.publish(topic, payload)
+            assert last(code)["text"]
+        operator.publish(TOPICS.commands[0], b" " * 20_000)
+        for _ in range(40):
+            operator.publish(TOPICS.commands[0], forged)
+        ask(daemon, 3)
+        standing = telemetry_of(daemon)
+        assert standing.commands["rate_limited"] > 0
+        assert standing.commands["too_large"] == 1
+        assert standing.commands["done"] == 1
+
+
+def _payload(envelope: bytes) -> bytes:
+    return base64.b64decode(json.loads(envelope)["payload"])
+
+
+def telemetry_of(daemon: Daemon) -> Any:
+    return daemon.call("edged.v1.Telemetry/GetTelemetry", pb.GetTelemetryRequest(), pb.TelemetryStanding, admin=True)
+
+
+def test_a_row_that_nobody_listened_to_stays(tmp_path, broker):
+    with daemon_for(tmp_path, broker) as daemon:
+        daemon.start()
+        ask(daemon, 3)
+        end = time.monotonic() + 60
+        while "nobody listens" not in (standing := telemetry_of(daemon)).problem:
+            assert time.monotonic() < end, standing
+            time.sleep(0.1)
+        assert standing.connected
+        assert (standing.sent, standing.events > 0) == (0, True)
+
+
+def test_edgectl_commands_devices_and_shows_their_answers(tmp_path, broker):
+    key = tmp_path / "alice.pem"
+    key.write_bytes(ALICE.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    files = broker.pki.identity(tmp_path / "operator", "operator")
+
+    def edgectl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        called = [sys.executable, "-m", "edged.ctl.main", *arguments]
+        return subprocess.run(called, capture_output=True, text=True, timeout=60)
+
+    def send(*arguments: str) -> subprocess.CompletedProcess[str]:
+        shown = {"ca": "ca", "cert": "certificate", "key": "key"}
+        of_broker = [part for name, file in shown.items() for part in (f"--broker-{name}", str(files / f"{file}.pem"))]
+        whom = ["--fleet-name", "shops", "--device", DEVICE, "--key", str(key), "--broker", broker.url]
+        return edgectl("fleet", "command", *arguments, *whom, *of_broker, "--json")
+
+    with daemon_for(tmp_path, broker) as daemon:
+        daemon.start()
+        end = time.monotonic() + 60
+        while not telemetry_of(daemon).connected:
+            assert time.monotonic() < end, daemon.log()
+            time.sleep(0.1)
+        done = send("set_log_level", "level=debug")
+        assert (done.returncode, json.loads(done.stdout)[0]["status"]) == (0, "done"), done.stderr
+        refused = send("os_status")
+        assert (refused.returncode, json.loads(refused.stdout)[0]["code"]) == (1, "unsupported")
+        wrong = send("install", "model=digits")
+        assert wrong.returncode == 1
+        assert "revision" in wrong.stderr
+        shown = edgectl("--root", str(daemon.root), "telemetry")
+        assert shown.returncode == 1
+        assert "nobody listens to it" in shown.stdout, "to windows and events"
+        assert f"{broker.url}, connected" in shown.stdout
+        assert "1 done, 1 unsupported" in shown.stdout

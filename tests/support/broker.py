@@ -1,0 +1,181 @@
+"""A real mosquitto with TLS and an ACL, an operator's client, and the identity of a device."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trustme
+import zstandard
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+PATIENCE_S = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+class Pki:
+    """An authority, the broker's certificate, and those of devices."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._ca = trustme.CA()
+        self.ca = folder / "ca.pem"
+        self._ca.cert_pem.write_to_path(self.ca)
+        self.certificate, self.key = folder / "broker.pem", folder / "broker-key.pem"
+        self._write(self._ca.issue_cert("127.0.0.1", "localhost"), self.certificate, self.key)
+
+    def identity(self, folder: Path, name: str, **options: Any) -> Path:
+        """The three files of a device called `name`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        issued = self._ca.issue_cert(f"{name}.example", common_name=name, **options)
+        self._write(issued, folder / "certificate.pem", folder / "key.pem")
+        shutil.copy(self.ca, folder / "ca.pem")
+        return folder
+
+    @staticmethod
+    def _write(issued: trustme.LeafCert, certificate: Path, key: Path) -> None:
+        certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+
+
+ACL = """
+pattern readwrite edged/1/shops/devices/%u/#
+pattern read edged/1/shops/classes/#
+pattern read edged/1/shops/command
+pattern write edged/1/shops/operators/#
+user operator
+topic readwrite edged/1/#
+"""
+
+
+class Mosquitto:
+    """A broker on a port of 127.0.0.1, where a certificate's common name is the user."""
+
+    def __init__(self, folder: Path, pki: Pki, *, extra: str = "") -> None:
+        if not (program := shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")):
+            pytest.skip("mosquitto is not installed")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._program = program
+        self.pki = pki
+        self.port = free_port()
+        self.log_file = folder / "mosquitto.log"
+        self._config = folder / "mosquitto.conf"
+        (folder / "acl").write_text(ACL)
+        (folder / "acl").chmod(0o644)
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\ncafile {pki.ca}\ncertfile {pki.certificate}\nkeyfile {pki.key}\n"
+            f"require_certificate true\nuse_identity_as_username true\nacl_file {folder / 'acl'}\n"
+            f"user root\nlog_type all\nlog_dest file {self.log_file}\n{extra}\n"
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtts://127.0.0.1:{self.port}"
+
+    def start(self) -> Mosquitto:
+        self.process = subprocess.Popen(
+            [self._program, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                assert self.process.poll() is None, self.log_file.read_text() if self.log_file.exists() else ""
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            else:
+                return self
+
+    def kill(self) -> None:
+        """At once, with whatever it had in memory: it has no persistence."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def __enter__(self) -> Mosquitto:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+class Operator:
+    """Subscribes to everything of the fleet, and keeps what comes."""
+
+    def __init__(self, broker: Mosquitto, folder: Path, topics: str = "edged/1/#") -> None:
+        files = broker.pki.identity(folder, "operator")
+        self.got: list[MQTTMessage] = []
+        self._came = threading.Condition()
+        self._client = Client(CallbackAPIVersion.VERSION2, client_id="operator", protocol=MQTTv5)
+        context = ssl.create_default_context(cafile=str(files / "ca.pem"))
+        context.load_cert_chain(files / "certificate.pem", files / "key.pem")
+        self._client.tls_set_context(context)
+        self._client.reconnect_delay_set(1, 1)
+        self._client.on_connect = lambda client, *_: client.subscribe(topics, qos=1)
+        ready = threading.Event()
+        self._client.on_subscribe = lambda *_: ready.set()
+        self._client.on_message = self._take
+        self._client.connect("127.0.0.1", broker.port)
+        self._client.loop_start()
+        assert ready.wait(PATIENCE_S)
+
+    def _take(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        with self._came:
+            self.got.append(message)
+            self._came.notify_all()
+
+    def wait(self, condition: Callable[[Operator], Any]) -> Any:
+        """Waits until `condition` gives something, and gives that."""
+        with self._came:
+            found = self._came.wait_for(lambda: condition(self), PATIENCE_S)
+        assert found, [f"{message.topic}: {message.payload[:80]!r}" for message in self.got[-20:]]
+        return found
+
+    def all(self, name: str) -> list[dict[str, Any]]:
+        """The messages whose topic ends with `name`, read."""
+        return [read(message) for message in self.got if message.topic.endswith(f"/{name}")]
+
+    def publish(self, topic: str, payload: bytes, *, response_topic: str = "", correlation: bytes = b"") -> None:
+        properties = Properties(PacketTypes.PUBLISH)
+        if response_topic:
+            properties.ResponseTopic = response_topic
+            properties.CorrelationData = correlation
+        self._client.publish(topic, payload, qos=1, properties=properties).wait_for_publish(PATIENCE_S)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def __enter__(self) -> Operator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read(message: MQTTMessage) -> dict[str, Any]:
+    payload = bytes(message.payload)
+    if ("content-encoding", "zstd") in getattr(message.properties, "UserProperty", ()):
+        payload = zstandard.ZstdDecompressor().decompress(payload, max_output_size=2**24)
+    return msgspec.json.decode(payload)

@@ -1,0 +1,132 @@
+"""The recorder: whatever the disk does, what was counted is counted, and nothing waits for the disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edged import clock
+from edged.events import Event, EventLog, Severity
+from edged.facts import Executed
+from edged.telemetry import recorder as module
+from edged.telemetry.messages import Telemetry
+from edged.telemetry.recorder import NotKeptError, Recorder
+from edged.telemetry.spool import Spool
+
+MIB = 2**20
+
+
+@contextlib.asynccontextmanager
+async def recording(folder: Path, **options: float) -> AsyncIterator[Recorder]:
+    found = Recorder(folder, 8 * MIB, options.get("window_s", 300), int(options.get("daily_write_bytes", 64 * MIB)))
+    try:
+        yield found
+    finally:
+        await found.close()
+
+
+def executed() -> Executed:
+    return Executed("digits", 1, "fp32", 1, (0.001,), 0.002, 7)
+
+
+async def windows(recorder: Recorder) -> list[Telemetry]:
+    rows = await recorder.do(Spool.take, 64, coarse=False)
+    return [msgspec.json.decode(row.payload, type=Telemetry) for row in rows if row.kind == "window"]
+
+
+def answered(found: list[Telemetry]) -> list[int]:
+    return [sum(model.codes["ok"] for model in each.window.models) for each in found]
+
+
+async def close_with(recorder: Recorder, requests: int) -> None:
+    for _ in range(requests):
+        recorder.add(executed())
+    recorder.close_window()
+    await recorder.store()
+
+
+async def test_windows_are_stored_one_by_one(tmp_path):
+    async with recording(tmp_path / "t") as recorder:
+        await close_with(recorder, 2)
+        await close_with(recorder, 3)
+        assert answered(await windows(recorder)) == [2, 3]
+
+
+async def test_while_the_disk_takes_nothing_windows_are_merged_and_then_stored(tmp_path):
+    (tmp_path / "t").write_text("in the way")
+    async with recording(tmp_path / "t") as recorder:
+        await close_with(recorder, 2)
+        assert str(tmp_path / "t") in recorder.problem
+        await close_with(recorder, 3)
+        (tmp_path / "t").unlink()
+        await close_with(recorder, 4)
+        assert recorder.problem == ""
+        found = await windows(recorder)
+    assert answered(found) == [9]
+    assert found[0].totals.models[0].codes == {"ok": 9}
+
+
+async def test_events_wait_for_the_disk_within_bounds(tmp_path):
+    (tmp_path / "t").write_text("in the way")
+    events = EventLog(16)
+    async with recording(tmp_path / "t") as recorder:
+        events.listen(recorder.tell)
+        for number in range(1000):
+            events.record(Severity.WARNING, "worker_crashed", "digits", f"number {number}")
+        assert recorder.lost_events == 1000 - module._EVENTS_PER_HOUR
+        await recorder.store()
+        (tmp_path / "t").unlink()
+        await recorder.store()
+        standing = await recorder.do(Spool.standing)
+        assert standing.events == module._EVENTS_PER_HOUR
+
+
+async def test_a_spool_that_is_damaged_while_it_runs_is_made_anew(tmp_path):
+    async with recording(tmp_path / "t") as recorder:
+        await close_with(recorder, 2)
+        before = (await recorder.do(Spool.standing)).epoch
+        for pragma in ("wal_checkpoint(TRUNCATE)", "shrink_memory"):
+            await recorder.do(lambda spool, pragma=pragma: spool._db.execute(f"PRAGMA {pragma}").fetchall())
+        database = tmp_path / "t/spool.db"
+        database.write_bytes(b"\xff" * database.stat().st_size)
+        await close_with(recorder, 3)
+        assert "set aside" in recorder.damage
+        assert answered(await windows(recorder)) == [3]
+        assert (await recorder.do(Spool.standing)).epoch > before
+
+
+async def test_what_is_asked_of_a_spool_that_cannot_be_opened_is_refused(tmp_path):
+    (tmp_path / "t").write_text("in the way")
+    async with recording(tmp_path / "t") as recorder:
+        with pytest.raises(NotKeptError, match="takes no telemetry"):
+            await recorder.do(Spool.standing)
+        (tmp_path / "t").unlink()
+
+
+async def test_the_open_window_is_stored_at_the_end(tmp_path):
+    async with recording(tmp_path / "t") as recorder:
+        recorder.add(executed())
+    async with recording(tmp_path / "t") as recorder:
+        assert answered(await windows(recorder)) == [1]
+
+
+async def test_when_the_writes_of_a_day_are_used_up_windows_are_long(tmp_path):
+    async with recording(tmp_path / "t", daily_write_bytes=100_000) as recorder:
+        assert recorder._may_write()
+        for _ in range(3):
+            await close_with(recorder, 1)
+        assert not recorder._may_write()
+        recorder._day_began_s -= module._DAY_S
+        assert recorder._may_write(), "another day"
+
+
+async def test_what_a_hostile_name_brings_into_an_event_is_cut(tmp_path):
+    async with recording(tmp_path / "t") as recorder:
+        recorder.tell(Event(1, clock.wall(), Severity.INFO, "c", "s", "x" * 10**6, {"k": "v" * 10**6}))
+        await recorder.store()
+        (row,) = await recorder.do(Spool.take, 1, coarse=False)
+        assert len(row.payload) < 4000

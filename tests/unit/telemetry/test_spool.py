@@ -1,0 +1,308 @@
+"""The spool: a cap that holds, totals that stay exact, damage set aside, numbers that are never given twice."""
+
+from __future__ import annotations
+
+import random
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edged.facts import Executed
+from edged.telemetry.aggregate import Aggregate
+from edged.telemetry.messages import Event, Happening, Telemetry
+from edged.telemetry.spool import LEAST_CAP_BYTES, MOST_TAKEN, Spool
+from edged.telemetry.window import Window
+
+REPO = Path(__file__).resolve().parents[3]
+MIB = 2**20
+FIVE_MINUTES_S = 300.0
+HAPPENING = Happening(at_ms=1, severity="info", code="started", subject="edged", message="edged serves")
+
+
+@contextmanager
+def opened(folder: Path, cap_bytes: int = 8 * MIB, now_ms: int = 1_000_000) -> Iterator[Spool]:
+    spool = Spool(folder, cap_bytes, now_ms)
+    try:
+        yield spool
+    finally:
+        spool.close()
+
+
+def window(requests: int = 1, chance: random.Random | None = None, models: int = 1) -> Window:
+    aggregate = Aggregate(0.0, 0)
+    for model in range(models):
+        for _ in range(requests):
+            compute_s = chance.lognormvariate(-6, 0.5) if chance else 0.002
+            aggregate.add(Executed(f"model-{model}", 1, "fp32", 1, (0.001,), compute_s, 7))
+    return aggregate.close(FIVE_MINUTES_S, 300_000, clock_synchronized=True)
+
+
+def windows_of(spool: Spool, *, coarse: bool = False) -> list[Telemetry]:
+    return [
+        msgspec.json.decode(row.payload, type=Telemetry)
+        for row in spool.take(MOST_TAKEN, coarse=coarse)
+        if row.kind == "window"
+    ]
+
+
+def drained(spool: Spool) -> list[Telemetry]:
+    """All windows, each acknowledged."""
+    found: list[Telemetry] = []
+    while rows := spool.take(MOST_TAKEN, coarse=False):
+        found += [msgspec.json.decode(row.payload, type=Telemetry) for row in rows]
+        spool.acknowledge([row.last for row in rows])
+    return found
+
+
+def answered(found: list[Telemetry]) -> int:
+    return sum(model.codes["ok"] for each in found for model in each.window.models)
+
+
+def test_windows_come_out_in_order_with_their_totals(tmp_path):
+    with opened(tmp_path) as spool:
+        for count in (3, 4, 5):
+            spool.append_window(window(count))
+        found = windows_of(spool)
+    assert [(each.first, each.last) for each in found] == [(1, 1), (2, 2), (3, 3)]
+    assert [each.totals.models[0].codes["ok"] for each in found] == [3, 7, 12]
+    assert len({each.epoch for each in found}) == 1
+
+
+def test_everything_is_there_after_it_was_opened_again(tmp_path):
+    with opened(tmp_path) as spool:
+        spool.append_window(window(3))
+        epoch = spool.epoch
+    with opened(tmp_path) as spool:
+        assert spool.epoch == epoch
+        assert spool.append_window(window(4)) == 2
+        assert windows_of(spool)[-1].totals.models[0].codes["ok"] == 7
+
+
+def test_windows_go_out_by_the_hour(tmp_path):
+    with opened(tmp_path) as spool:
+        for _ in range(11):
+            spool.append_window(window())
+        assert windows_of(spool, coarse=True) == [], "the hour is not over"
+        for _ in range(14):
+            spool.append_window(window())
+        found = windows_of(spool, coarse=True)
+        assert [(each.first, each.last, each.window.span_ms) for each in found] == [
+            (1, 12, 3_600_000),
+            (13, 24, 3_600_000),
+        ]
+        assert answered(found) == 24
+        rest = spool.take(9, coarse=True, all_now=True)
+        assert [row.last for row in rest] == [12, 24, 25], "what was handed out comes again until somebody has it"
+
+
+def test_events_go_out_before_windows(tmp_path):
+    with opened(tmp_path) as spool:
+        spool.append_window(window())
+        spool.append_event(HAPPENING, kept=True)
+        found = spool.take(9, coarse=False)
+    assert [(row.last, row.kind) for row in found] == [(2, "event"), (1, "window")]
+    assert msgspec.json.decode(found[0].payload, type=Event).event == HAPPENING
+
+
+def test_a_row_that_was_handed_out_never_changes(tmp_path):
+    with opened(tmp_path, LEAST_CAP_BYTES) as spool:
+        for _ in range(3):
+            spool.append_window(window())
+        before = spool.take(2, coarse=False)
+        for _ in range(400):
+            spool.append_window(window(40, random.Random(1), models=8))
+        after = spool.take(2, coarse=False)
+        assert spool.standing().lost.windows == 0
+    assert [row.payload for row in after] == [row.payload for row in before]
+
+
+def test_what_somebody_has_is_gone(tmp_path):
+    with opened(tmp_path) as spool:
+        for _ in range(4):
+            spool.append_window(window())
+        spool.acknowledge([row.last for row in spool.take(2, coarse=False)])
+        assert [each.last for each in windows_of(spool)] == [3, 4]
+        assert spool.append_window(window()) == 5, "numbers go on"
+
+
+def disk_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def fill(spool: Spool, count: int, chance: random.Random) -> int:
+    """Appends so many windows of three busy models; gives how many requests they counted."""
+    ready = [window(60, chance, models=3) for _ in range(24)]
+    for number in range(count):
+        spool.append_window(ready[number % len(ready)])
+    return count * 60 * 3
+
+
+def check_cap(folder: Path, count: int, cap_bytes: int) -> None:
+    chance = random.Random(7)
+    with opened(folder, cap_bytes) as spool:
+        counted = fill(spool, count, chance)
+        assert disk_bytes(folder) <= cap_bytes
+        found = drained(spool)
+        assert disk_bytes(folder) <= cap_bytes
+        standing = spool.standing()
+    assert answered(found) == counted
+    assert sum(total.codes["ok"] for total in found[-1].totals.models) == counted
+    assert (standing.lost.windows, standing.lost.events) == (0, 0)
+    assert found[0].first == 1
+    assert found[-1].last == count
+    for one, other in pairwise(found):
+        assert other.first == one.last + 1, "every number lies in exactly one window"
+
+
+def test_the_cap_holds_and_no_count_is_lost(tmp_path):
+    check_cap(tmp_path / "spool", 3 * 288, LEAST_CAP_BYTES)
+
+
+@pytest.mark.slow
+def test_ninety_days_offline_fit_eight_mib_with_every_total_exact(tmp_path):
+    check_cap(tmp_path / "spool", 90 * 288, 8 * MIB)
+
+
+def test_events_have_their_share_and_decisions_go_last(tmp_path):
+    long = msgspec.structs.replace(HAPPENING, message=random.Random(3).randbytes(2000).hex())
+    with opened(tmp_path, LEAST_CAP_BYTES) as spool:
+        spool.append_window(window())
+        for number in range(300):
+            spool.append_event(long, kept=number < 20)
+        found = spool.take(1000, coarse=False)
+        lost = spool.standing().lost
+    events = [row.last for row in found if row.kind == "event"]
+    assert set(range(2, 22)) <= set(events), "decisions stay while anything else is there"
+    assert lost.events == 300 - len(events) > 0
+    assert lost.windows == 0
+    assert disk_bytes(tmp_path) <= LEAST_CAP_BYTES
+
+
+def test_a_damaged_spool_is_set_aside_and_told(tmp_path):
+    with opened(tmp_path) as spool:
+        for _ in range(50):
+            spool.append_window(window(50, random.Random(2), models=5))
+        epoch = spool.epoch
+    database = tmp_path / "spool.db"
+    content = bytearray(database.read_bytes())
+    content[4096 : len(content)] = random.Random(5).randbytes(len(content) - 4096)
+    database.write_bytes(content)
+    with opened(tmp_path) as spool:
+        assert "damaged" in spool.problem
+        assert str(tmp_path / "spool.damaged.db") in spool.problem
+        assert spool.epoch > epoch, "what comes now is ordered after what was there"
+        assert spool.append_window(window()) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database" * 1000, bytes(range(1, 256)) * 400])
+def test_whatever_lies_there_the_spool_opens(tmp_path, content):
+    (tmp_path / "spool.db").write_bytes(content)
+    with opened(tmp_path) as spool:
+        assert spool.append_window(window()) == 1
+
+
+def test_an_epoch_is_higher_even_when_the_clock_went_back_and_the_spool_is_gone(tmp_path):
+    with opened(tmp_path, now_ms=4_102_444_800_000) as spool:
+        far = spool.epoch
+    for path in tmp_path.glob("spool.db*"):
+        path.unlink()
+    with opened(tmp_path, now_ms=1_000) as spool:
+        assert spool.epoch == far + 1
+
+
+def test_one_damaged_row_costs_that_row_and_is_counted(tmp_path):
+    with opened(tmp_path) as spool:
+        for _ in range(3):
+            spool.append_window(window())
+        spool._db.execute("UPDATE rows SET payload = substr(payload, 1, 40) WHERE last = 2")
+        found = windows_of(spool)
+        assert spool.standing().lost.windows == 1
+    assert [each.last for each in found] == [1, 3]
+    assert found[-1].totals.models[0].codes["ok"] == 3, "the totals have it nevertheless"
+
+
+def test_a_nonce_is_new_once(tmp_path):
+    with opened(tmp_path) as spool:
+        assert spool.remember("a" * 16, 2000, 1000)
+        assert not spool.remember("a" * 16, 2000, 1000)
+    with opened(tmp_path) as spool:
+        assert not spool.remember("a" * 16, 2000, 1999)
+        assert spool.remember("a" * 16, 9000, 2001), "it had expired, and with it the command"
+
+
+def test_a_full_disk_is_no_damage_and_loses_nothing_that_was_there(tmp_path):
+    with opened(tmp_path) as spool:
+        spool.append_window(window())
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        held = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (disk_bytes(tmp_path), before[1]))
+            with pytest.raises(sqlite3.OperationalError):
+                _append_without_end(spool)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, held)
+        sequence = spool.standing().sequence
+        assert spool.append_window(window()) == sequence + 1, "it goes on where it stopped"
+        found = drained(spool)
+    assert [each.last for each in found] == list(range(1, sequence + 2))
+    assert sum(total.codes["ok"] for total in found[-1].totals.models) == answered(found)
+
+
+def _append_without_end(spool: Spool) -> None:
+    for _ in range(400):
+        spool.append_window(window(60, random.Random(1), models=8))
+
+
+APPENDER = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from edged.facts import Executed
+    from edged.telemetry.aggregate import Aggregate
+    from edged.telemetry.spool import Spool
+
+    spool = Spool(Path(sys.argv[1]), 1, 1_000_000)
+    aggregate = Aggregate(0.0, 0)
+    while True:
+        aggregate.add(Executed("digits", 1, "fp32", 1, (0.001,), 0.002, 7))
+        print(spool.append_window(aggregate.close(300.0, 0, clock_synchronized=True)), flush=True)
+    """
+)
+
+
+def check_kills(folder: Path, count: int) -> None:
+    chance = random.Random(random.randrange(2**32))
+    told = 0
+    for _ in range(count):
+        process = subprocess.Popen([sys.executable, "-c", APPENDER, str(folder)], stdout=subprocess.PIPE, cwd=REPO)
+        with process:
+            assert process.stdout is not None
+            for _ in range(chance.randrange(1, 60)):
+                told = int(process.stdout.readline())
+            process.kill()
+            told = max([told, *(int(line) for line in process.stdout.read().split(b"\n")[:-1])])
+    with opened(folder, 1) as spool:
+        found = drained(spool)
+        assert not spool.problem
+    assert answered(found) == found[-1].last >= told, "no number was given twice, and none that was told is gone"
+    assert sum(total.codes["ok"] for total in found[-1].totals.models) == found[-1].last
+
+
+def test_killed_at_any_moment_it_keeps_what_it_told(tmp_path):
+    check_kills(tmp_path, 4)
+
+
+@pytest.mark.slow
+def test_killed_five_hundred_times_it_keeps_what_it_told(tmp_path):
+    check_kills(tmp_path, 500)
