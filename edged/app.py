@@ -12,7 +12,7 @@ from typing import Any
 from edged import __version__, clock, log
 from edged.bundle import factory
 from edged.changes import Changes
-from edged.config import address, last_good, reload
+from edged.config import last_good, reload
 from edged.config.load import load
 from edged.config.origin import Origin
 from edged.config.settings import Settings
@@ -25,9 +25,8 @@ from edged.pressure.governor import Governor
 from edged.pressure.monitor import Monitor
 from edged.pressure.policy import policy_of
 from edged.pressure.trace import Recorder
-from edged.rpc import admin, telemetry, updates, ways_in
+from edged.rpc import admin, scrape, telemetry, updates, ways_in
 from edged.rpc.metrics import Metrics
-from edged.rpc.scrape import PATH, Scrape
 from edged.rpc.server import Server, remove_leftovers
 from edged.rpc.ways_in import Offer
 from edged.runtimes.base import ENGINES
@@ -165,14 +164,6 @@ class App:
     def _in_background(self, stack: contextlib.AsyncExitStack, what: str, part: Coroutine[Any, Any, None]) -> None:
         background.run(stack, what, part, self._life.degrade)
 
-    def ended(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self._log.error("a part of edged has ended by a defect", what=what, exc_info=error)
-                self._life.degrade(f"the {what} has ended by a defect of edged; its log says more")
-
-        task.add_done_callback(ended)
-        stack.push_async_callback(_end, [task])
-
     def _open_agent(self) -> Agent:
         """The agent, which also chooses what serves first."""
         self._found = self._factory(Path(self._placed.paths.factory))
@@ -282,21 +273,13 @@ class App:
         return list(made.values())
 
     async def _show_metrics(self, stack: contextlib.AsyncExitStack) -> None:
-        """Where settings ask for it. That nobody can watch must not keep models from being served."""
+        """Where settings ask for it."""
         where = self._settings.listen.metrics
         if not where or self._reachable_only:
             return
         hardware_class = self._settings.device.hardware_class
-        shown = Metrics(self._service, self._residency, self._life, self._templates, hardware_class)
-        scrape = Scrape(address.parse(where), shown.page)
-        try:
-            await scrape.start()
-        except EdgedError as error:
-            self._events.record(Severity.ERROR, error.code, "metrics", str(error))
-            self._life.degrade(str(error))
-            return
-        stack.push_async_callback(scrape.stop)
-        self._life.listening.append(f"http://{where}{PATH}")
+        metrics = Metrics(self._service, self._residency, self._life, self._templates, hardware_class)
+        self._life.listening += await scrape.show(stack, where, metrics.page, self._events, self._life.degrade)
 
     async def _release(self, resident: Resident) -> bool:
         return await self._service.release(resident, self._settings.serving.drain_s)

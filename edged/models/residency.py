@@ -22,15 +22,20 @@ class Residency:
     def know(self, resident: Resident) -> None:
         """Takes in a revision that is on the device, without loading it; one that is known already stays."""
         self._residents.setdefault((resident.name, resident.revision), resident)
-        route = self.routes.get(resident.name)
-        self._route(resident.name, route.serving if route else resident.revision)
+        if route := self.routes.get(resident.name):
+            self._route(resident.name, route.serving, route.fallback)
+        else:
+            self._route(resident.name, resident.revision)
 
     def add(self, resident: Resident) -> None:
         """Takes a resident in and starts it; the first of a model, or one of a higher revision, serves."""
         self._residents[resident.name, resident.revision] = resident
         resident.start()
         route = self.routes.get(resident.name)
-        self._route(resident.name, max(resident.revision, route.serving if route else 0))
+        if route is None or resident.revision > route.serving:
+            self._route(resident.name, resident.revision)
+        else:
+            self._route(resident.name, route.serving, route.fallback)
 
     def add_on_trial(self, resident: Resident) -> None:
         """Takes a resident in and starts it; no request reaches it."""

@@ -6,11 +6,14 @@ https://www.rfc-editor.org/rfc/rfc9112. A connection carries one request and is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from edged import log
+from edged.config import address
 from edged.config.address import Address
 from edged.errors import Code, EdgedError
+from edged.events import EventLog, Severity
 from edged.rpc.metrics import CONTENT_TYPE
 
 PATH = "/metrics"
@@ -98,3 +101,25 @@ def _response(status: str, body: bytes, kind: str = _TEXT, *, allow: str = "", h
         fields["Allow"] = allow
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + (b"" if head_only else body)
+
+
+async def show(
+    stack: contextlib.AsyncExitStack,
+    where: str,
+    page: Callable[[], bytes],
+    events: EventLog,
+    degrade: Callable[[str], None],
+) -> list[str]:
+    """Offers `page` at `where` until the stack is left; gives its address, or none where that cannot be.
+
+    That nobody can watch must not keep models from being served.
+    """
+    scrape = Scrape(address.parse(where), page)
+    try:
+        await scrape.start()
+    except EdgedError as error:
+        events.record(Severity.ERROR, error.code, "metrics", str(error))
+        degrade(str(error))
+        return []
+    stack.push_async_callback(scrape.stop)
+    return [f"http://{where}{PATH}"]

@@ -41,7 +41,7 @@ class Bench:
         self.first = scale_bundle(folder / "factory", 1, factor=2.0)
         self.fleet.publish(scale_bundle(folder / "bundles", 2, factor=3.0))
         self.fleet.plan("scale", 2)
-        self.interpreter = hostile_interpreter(folder / "python")
+        self.interpreter = hostile_interpreter(folder / "python", "power_site")
         self.steps = self._update("", folder / "whole")
 
     def _update(self, cut: str, root: Path) -> list[str]:
