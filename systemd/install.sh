@@ -21,7 +21,8 @@ for class in "$@"; do
   put "classes/$class.conf" "/usr/lib/systemd/system/edged.service.d/50-$class.conf"
 done
 
-mkdir -p "$to/usr/share/edged/models" "$to/usr/bin"
+mkdir -p "$to/usr/share/edged/models" "$to/usr/bin" "$to/usr/share/doc/edged"
+cp "$here"/../docs/*.md "$to/usr/share/doc/edged/"
 cp -R "$here/../bootc/models/." "$to/usr/share/edged/models/"
 chmod -R u=rwX,go=rX "$to/usr/share/edged"
 for command in edged edgectl; do
