@@ -129,7 +129,7 @@ def _data(
     """What `bundle.toml` will say; what it cannot say is added to `notes`."""
     batched = config.max_batch_size > 0
     engine = _engine(source, config)
-    data = {
+    data: dict[str, Any] = {
         "name": _name(source, config, name),
         "revision": version,
         "max_batch_size": max(config.max_batch_size, 0),

@@ -227,7 +227,9 @@ def test_every_setting_is_carried_refused_or_told():
 
     assert names("ModelConfig") >= triton._CARRIED | set(triton._REFUSED)
     assert not triton._CARRIED & set(triton._REFUSED)
-    assert set(triton._LEFT) <= names("ModelConfig") | names("ModelInput") | names("ModelOutput")
+    assert names("ModelDynamicBatching") >= triton._CARRIED_OF_BATCHING
+    parts = ("ModelConfig", "ModelDynamicBatching", "ModelInput", "ModelOutput")
+    assert set(triton._LEFT) <= {name for part in parts for name in names(part)}
     assert names("ModelInput") | names("ModelOutput") >= triton._CARRIED_OF_TENSORS
 
 
