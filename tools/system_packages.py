@@ -19,6 +19,7 @@ NEEDED = [
     ("mmdebstrap", "mmdebstrap", "tests/system: the service and the image in a real systemd"),
     ("buildah", "buildah", "tests/system/test_image.py: the image"),
     ("strace", "strace", "tests/integration/test_writes.py: what templates and workers write"),
+    ("mosquitto", "mosquitto", "tests/integration/test_mqtt.py and its like: a real MQTT broker"),
     ("h2load", "nghttp2-client", "make bench: the load generator in C"),
 ]
 

@@ -29,7 +29,23 @@ _MODEL_FILE = "model.onnx"
 _ENGINES = {"onnxruntime": "onnxruntime", "onnxruntime_onnx": "onnxruntime", "openvino": "openvino"}
 _DATATYPES = {"TYPE_STRING": "BYTES"}
 
-_CARRIED = {"name", "platform", "backend", "max_batch_size", "input", "output", "default_model_filename"}
+_CARRIED = {
+    "name",
+    "platform",
+    "backend",
+    "max_batch_size",
+    "input",
+    "output",
+    "default_model_filename",
+    "dynamic_batching",
+}
+_CARRIED_OF_BATCHING = {
+    "preferred_batch_size",
+    "max_queue_delay_microseconds",
+    "preserve_ordering",
+    "priority_levels",
+    "default_priority_level",
+}
 _CARRIED_OF_TENSORS = {"name", "data_type", "dims", "reshape", "label_filename"}
 _REFUSED = {
     "ensemble_scheduling": "an ensemble is no model of its own; import the models it is made of",
@@ -38,7 +54,8 @@ _REFUSED = {
     "batch_output": "edged takes outputs apart by rows only",
 }
 _LEFT = {
-    "dynamic_batching": "edged forms batches by itself, up to max_batch_size",
+    "default_queue_policy": "serving.default_timeout_s and the bounds of [serving] hold for all models",
+    "priority_queue_policy": "serving.default_timeout_s and the bounds of [serving] hold for all priorities",
     "instance_group": "edged runs one worker; options.device and options.threads say where and how wide",
     "version_policy": "a bundle is one version; plans choose among them",
     "model_warmup": "name an .npz under [[warmup]] instead",
@@ -112,7 +129,7 @@ def _data(
     """What `bundle.toml` will say; what it cannot say is added to `notes`."""
     batched = config.max_batch_size > 0
     engine = _engine(source, config)
-    data = {
+    data: dict[str, Any] = {
         "name": _name(source, config, name),
         "revision": version,
         "max_batch_size": max(config.max_batch_size, 0),
@@ -120,6 +137,8 @@ def _data(
         "outputs": [_tensor(source, tensor, batched, notes) for tensor in config.output],
         "variants": [{"name": engine, "runtime": engine, "file": config.default_model_filename or _MODEL_FILE}],
     }
+    if queue := _queue(config.dynamic_batching, data["max_batch_size"], notes):
+        data["queue"] = queue
     found = list(schema.misfits(data, Description))
     if not found:
         found = list(rules.misfits(msgspec.convert(data, Description)))
@@ -128,6 +147,33 @@ def _data(
         hint = "write out what Triton fills in by itself; its v2/models/NAME/config shows it"
         raise _refusal(source, "makes no bundle: " + "\n".join(places), hint)
     return data
+
+
+def _queue(batching: model_config_pb2.ModelDynamicBatching, rows: int, notes: list[str]) -> dict[str, Any]:
+    """The table `queue`, of what Triton and edged have in common."""
+    notes += _notes(batching, _CARRIED_OF_BATCHING, "dynamic_batching: ")
+    found: dict[str, Any] = {}
+    if batching.preserve_ordering:
+        found["preserve_ordering"] = True
+    if batching.priority_levels > 1 and batching.preserve_ordering:
+        notes.append("dynamic_batching: priority_levels: not carried over; the order is preserved, so there is one")
+    elif batching.priority_levels:
+        found["priority_levels"] = batching.priority_levels
+        if batching.default_priority_level:
+            found["default_priority"] = batching.default_priority_level
+    if batching.max_queue_delay_microseconds and rows:
+        found["max_delay_us"] = batching.max_queue_delay_microseconds
+        preferred = max((each for each in batching.preferred_batch_size if each <= rows), default=0)
+        if preferred:
+            found["preferred_batch_size"] = preferred
+        notes += [
+            f"dynamic_batching: preferred_batch_size {each}: not carried over; edged has one, the largest that fits"
+            for each in sorted({*batching.preferred_batch_size} - {preferred})
+        ]
+    elif batching.preferred_batch_size or batching.max_queue_delay_microseconds:
+        why = "without max_queue_delay_microseconds nothing waits for it" if rows else "the model has no batch axis"
+        notes.append(f"dynamic_batching: how batches form: not carried over; {why}")
+    return found
 
 
 def _refusal(source: Path, message: str, hint: str) -> EdgedError:

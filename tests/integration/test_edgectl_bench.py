@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def told(root: Path, *arguments: object, status: int = 0) -> Any:
 def answered(daemon: Daemon, model: str) -> int:
     [found] = [each for each in daemon.status().models if each.name == model]
     return int(found.requests_ok)
+
+
+def until_answered(daemon: Daemon, model: str, requests: int) -> None:
+    """Counters alone are no change that watchers are told of."""
+    end = time.monotonic() + PATIENCE_S
+    while answered(daemon, model) <= requests:
+        assert time.monotonic() < end, daemon.log()
+        time.sleep(0.02)
 
 
 class TestBench:
@@ -98,7 +107,7 @@ class TestBench:
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
-            daemon.wait_for(lambda _: answered(daemon, "digits") > before + 20)
+            until_answered(daemon, "digits", before + 20)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
@@ -116,7 +125,7 @@ class TestBench:
                 stderr=subprocess.PIPE,
                 text=True,
             ) as process:
-                daemon.wait_for(lambda _: answered(daemon, "digits") > 20)
+                until_answered(daemon, "digits", 20)
                 daemon.signal(signal.SIGKILL)
                 out, err = process.communicate(timeout=PATIENCE_S)
             daemon.wait_end()
@@ -165,7 +174,7 @@ class TestTop:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             ) as load:
-                daemon.wait_for(lambda _: answered(daemon, "neg") > 10)
+                until_answered(daemon, "neg", 10)
                 found = told(daemon.root, "top", "--every", 0.5)
                 load.send_signal(signal.SIGINT)
         [model] = found["models"]

@@ -11,6 +11,7 @@ import pytest
 
 from edged.bundle import triton
 from edged.bundle.folder import check, pack
+from edged.bundle.manifest import Queue
 from edged.bundle.triton import import_model
 from edged.errors import Code, EdgedError
 from edged.types import Datatype, TensorSpec
@@ -154,7 +155,7 @@ def test_a_reshape_is_applied_and_told(model, target):
 def test_what_is_not_carried_over_is_told(model, target):
     more = """
         instance_group [ { count: 2 kind: KIND_GPU } ]
-        dynamic_batching { max_queue_delay_microseconds: 100 }
+        dynamic_batching { default_queue_policy { max_queue_size: 3 } }
         version_policy: { latest { num_versions: 2 } }
         optimization { graph { level: 1 } }
         parameters { key: "intra_op_thread_count" value: { string_value: "2" } }
@@ -166,13 +167,14 @@ def test_what_is_not_carried_over_is_told(model, target):
     rewrite(model, 'name: "image"', 'name: "image" optional: true format: FORMAT_NCHW')
     (model / "10" / "model.onnx.data").write_bytes(b"")
     notes = import_model(model, target).notes
-    told = {note.split(":")[0] if not note.startswith("input") else ":".join(note.split(":")[:2]) for note in notes}
+    nested = ("input", "dynamic_batching")
+    told = {":".join(note.split(":")[: 2 if note.startswith(nested) else 1]) for note in notes}
     assert told == {
         "version 1",
         "version 3",
         "10/model.onnx.data",
         "instance_group",
-        "dynamic_batching",
+        "dynamic_batching: default_queue_policy",
         "version_policy",
         "optimization",
         "parameters",
@@ -185,6 +187,38 @@ def test_what_is_not_carried_over_is_told(model, target):
     assert len(notes) == len(told)
 
 
+@pytest.mark.parametrize(
+    ("said", "queue", "left"),
+    [
+        ("max_queue_delay_microseconds: 100", Queue(max_delay_us=100), []),
+        (
+            "max_queue_delay_microseconds: 100 preferred_batch_size: [2, 4, 16]",
+            Queue(max_delay_us=100, preferred_batch_size=4),
+            ["preferred_batch_size 2", "preferred_batch_size 16"],
+        ),
+        ("preferred_batch_size: [4]", Queue(), ["how batches form"]),
+        ("preserve_ordering: true", Queue(preserve_ordering=True), []),
+        ("priority_levels: 5 default_priority_level: 2", Queue(priority_levels=5, default_priority=2), []),
+        ("priority_levels: 5", Queue(priority_levels=5), []),
+        ("preserve_ordering: true priority_levels: 5", Queue(preserve_ordering=True), ["priority_levels"]),
+        ("", Queue(), []),
+    ],
+)
+def test_how_requests_wait_is_carried_over(model, target, said: str, queue: Queue, left: list[str]):
+    rewrite(model, "max_batch_size: 8", f"max_batch_size: 8 dynamic_batching {{ {said} }}")
+    imported = import_model(model, target)
+    assert imported.description.queue == queue
+    notes = [note for note in imported.notes if note.startswith("dynamic_batching")]
+    assert [note.split(":")[1].strip() for note in notes] == left
+
+
+def test_a_queue_that_edged_cannot_have_is_refused(model, target):
+    rewrite(model, "max_batch_size: 8", "max_batch_size: 8 dynamic_batching { priority_levels: 101 }")
+    with pytest.raises(EdgedError, match="priority_levels"):
+        import_model(model, target)
+    assert not target.exists()
+
+
 def test_every_setting_is_carried_refused_or_told():
     from edged._pb.inference import model_config_pb2
 
@@ -193,7 +227,9 @@ def test_every_setting_is_carried_refused_or_told():
 
     assert names("ModelConfig") >= triton._CARRIED | set(triton._REFUSED)
     assert not triton._CARRIED & set(triton._REFUSED)
-    assert set(triton._LEFT) <= names("ModelConfig") | names("ModelInput") | names("ModelOutput")
+    assert names("ModelDynamicBatching") >= triton._CARRIED_OF_BATCHING
+    parts = ("ModelConfig", "ModelDynamicBatching", "ModelInput", "ModelOutput")
+    assert set(triton._LEFT) <= {name for part in parts for name in names(part)}
     assert names("ModelInput") | names("ModelOutput") >= triton._CARRIED_OF_TENSORS
 
 
