@@ -1,7 +1,7 @@
 """Asks at a fixed rate, whatever comes back and however long it takes: what overload is, and what it costs.
 
-Started as `python -m benchmarks.programs.open_loop ADDRESS PATH REQUEST RATE SECONDS LEAD_S`, with the request's bytes in
-a file. Prints one JSON object. Latencies count from when a request was due, so that a late generator hides nothing.
+Started as `python -m benchmarks.programs.open_loop ADDRESS PATH REQUEST RATE SECONDS LEAD_S`, with the request's bytes
+in a file. Prints one JSON object. Latencies count from when a request was due, so that a late generator hides nothing.
 What was due in the first LEAD_S seconds counts apart: what is measured is a load that stays.
 """
 

@@ -154,7 +154,7 @@ class Queue:
         return (left_s + self._forecast.wait_s(rows, self._rows_at_most())) / self._duty.share
 
     def _rows_at_most(self) -> int:
-        """How many rows a batch may have now; a model that declares how long its batches wait declares how large too."""
+        """How many rows a batch may have now; who declares how long batches wait declares how large too."""
         return self._max_rows if self._closing.declared else self._forecast.rows_worth(self._max_rows)
 
     def _overloaded(self, why: str) -> EdgedError:
