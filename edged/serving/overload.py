@@ -15,9 +15,9 @@ from edged.serving.waiting import Pending, Waiting
 # being executed too.
 UNHURRIED_REQUESTS = 16
 
-# Once somebody had to be turned away a fourth of the bound may wait, whoever it is, for so long: to try the whole bound
+# Once somebody had to be turned away, a sixth of the bound may wait, whoever it is, for so long: to try the whole bound
 # again lets UNHURRIED_REQUESTS wait long, which is to befall less than a hundredth even of what a slow model answers.
-FLAT_PART = 4
+FLAT_PART = 6
 FLAT_S = 30.0
 
 
