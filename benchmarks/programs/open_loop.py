@@ -1,7 +1,8 @@
 """Asks at a fixed rate, whatever comes back and however long it takes: what overload is, and what it costs.
 
-Started as `python -m benchmarks.programs.open_loop ADDRESS PATH REQUEST RATE SECONDS`, with the request's bytes in a
-file. Prints one JSON object. Latencies count from when a request was due, so that a late generator hides nothing.
+Started as `python -m benchmarks.programs.open_loop ADDRESS PATH REQUEST RATE SECONDS LEAD_S`, with the request's bytes
+in a file. Prints one JSON object. Latencies count from when a request was due, so that a late generator hides nothing.
+What was due in the first LEAD_S seconds counts apart: what is measured is a load that stays.
 """
 
 from __future__ import annotations
@@ -26,45 +27,47 @@ class Seen:
     def __init__(self) -> None:
         self.answered: list[float] = []
         self.refused: list[float] = []
+        self.early: list[float] = []
         self.problem = ""
         self.failed = 0
 
     def told(self) -> dict[str, object]:
         """As JSON has it; latencies in µs."""
         found: dict[str, object] = {"failed": self.failed, "problem": self.problem}
-        for name, seconds in (("answered", self.answered), ("refused", self.refused)):
+        for name, seconds in (("answered", self.answered), ("refused", self.refused), ("early", self.early)):
             ordered = sorted(each * 1e6 for each in seconds)
             found[name] = len(ordered)
             found |= {f"{name}_p{percent}_us": percentile(ordered, percent) for percent in (50, 99)}
         return found
 
 
-async def main(address: str, path: str, request: bytes, rate: float, seconds: float) -> None:
+async def main(address: str, path: str, request: bytes, rate: float, seconds: float, lead_s: float) -> None:
     """The whole run."""
     options = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.max_send_message_length", MAX_BYTES)]
     seen = Seen()
     async with grpc.aio.insecure_channel(address, options) as channel:
         ask = channel.unary_unary(path)
 
-        async def one(due: float) -> None:
+        async def one(due: float, *, early: bool) -> None:
             try:
                 await ask(request, timeout=PATIENCE_S)
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    seen.refused.append(time.monotonic() - due)
+                    if not early:
+                        seen.refused.append(time.monotonic() - due)
                 else:
                     seen.failed += 1
                     seen.problem = f"{error.code().name}: {error.details()}"
             else:
-                seen.answered.append(time.monotonic() - due)
+                (seen.early if early else seen.answered).append(time.monotonic() - due)
 
         under_way = set()
         began = time.monotonic()
-        for number in range(int(rate * seconds)):
+        for number in range(int(rate * (lead_s + seconds))):
             due = began + number / rate
             if (ahead := due - time.monotonic()) > 0:
                 await asyncio.sleep(ahead)
-            task = asyncio.create_task(one(due))
+            task = asyncio.create_task(one(due, early=number < rate * lead_s))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
         await asyncio.gather(*under_way)
@@ -72,6 +75,6 @@ async def main(address: str, path: str, request: bytes, rate: float, seconds: fl
 
 
 if __name__ == "__main__":
-    _, where, method, file, per_s, duration = sys.argv
-    signal.alarm(int(float(duration)) + 2 * PATIENCE_S)
-    uvloop.run(main(where, method, Path(file).read_bytes(), float(per_s), float(duration)))
+    _, where, method, file, per_s, duration, lead = sys.argv
+    signal.alarm(int(float(duration) + float(lead)) + 2 * PATIENCE_S)
+    uvloop.run(main(where, method, Path(file).read_bytes(), float(per_s), float(duration), float(lead)))

@@ -155,7 +155,7 @@ class Serving(Table, frozen=True, kw_only=True):
             ge=1,
             le=3_600_000,
             description="The longest expected wait for one model where more than 16 requests wait or are executed; "
-            "further ones are refused at once.",
+            "further ones are refused at once, and for 30 s a sixth of it holds for all.",
             extra={"unit": "ms", "reload": True},
         ),
     ] = 100

@@ -33,6 +33,11 @@ class Closing:
         self._quiet = 0
         self._since_ns = 0
 
+    @property
+    def declared(self) -> bool:
+        """Whether the model itself says how long its batches wait."""
+        return bool(self._delay_ns)
+
     def rows(self, max_rows: int) -> int:
         """With how many rows a batch leaves at once."""
         return min(self._preferred, max_rows) if self._delay_ns and self._preferred else max_rows

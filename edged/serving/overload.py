@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import msgspec
 
-from edged.serving.forecast import Forecast
 from edged.serving.waiting import Pending, Waiting
 
 # So many callers that each wait for their answer are no overload, however long one answer takes; this counts what is
 # being executed too.
 UNHURRIED_REQUESTS = 16
+
+# Once somebody had to be turned away, a sixth of the bound may wait, whoever it is, for so long: to try the whole bound
+# again lets UNHURRIED_REQUESTS wait long, which is to befall less than a hundredth even of what a slow model answers.
+FLAT_PART = 6
+FLAT_S = 30.0
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -25,14 +29,15 @@ class Bounds(msgspec.Struct, frozen=True):
     delay_s: float = float("inf")
 
 
-class Executing(msgspec.Struct, frozen=True):
-    """What a worker has."""
+class Ahead(msgspec.Struct, frozen=True):
+    """What goes before a new request."""
 
-    requests: int = 0
-    left_s: float = 0.0
-    """How long it will still take."""
-    share: float = 1.0
-    """The share of time that may be spent computing."""
+    requests: int
+    """Those that wait."""
+    executing: int
+    """Those that a worker has."""
+    wait_s: float
+    """How long all of them will take."""
 
 
 def make_room(waiting: Waiting, bounds: Bounds, level: int, size: int) -> list[Pending] | None:
@@ -54,20 +59,34 @@ def make_room(waiting: Waiting, bounds: Bounds, level: int, size: int) -> list[P
     return shed
 
 
-def too_long(
-    before: tuple[int, int], executing: Executing, forecast: Forecast, max_rows: int, bounds: Bounds, left_s: float
-) -> str:
-    """Why a new request would wait too long: until its deadline, or longer than the bound; empty where it would not.
+class Patience:
+    """How long what is taken in may wait for one model: less for a while once it had to turn somebody away.
 
-    `before`: the requests that go before it, and their rows. `left_s`: until its deadline. Where nothing goes before
-    it, nothing is too long: what is measured then mends a forecast that was wrong.
+    The first that are too many cannot be told from callers that each wait for their answer. After them what comes is
+    answered about as fast as below the limit. A better priority than that of whom was turned away is not held to it.
     """
-    count, rows = before
-    if not count:
-        return ""
-    wait_s = (executing.left_s + forecast.wait_s(rows, max_rows)) / executing.share
-    if wait_s >= left_s:
-        return f"would begin with this request in about {wait_s:.3g} s, and it has {left_s:.3g} s until its deadline"
-    if count + executing.requests >= UNHURRIED_REQUESTS and wait_s > bounds.delay_s:
-        return f"has {count} requests waiting, worth {wait_s:.3g} s of work; at most {bounds.delay_s:g} s may wait"
-    return ""
+
+    def __init__(self) -> None:
+        self._flat_until: dict[int, float] = {}
+        """By priority, on the caller's clock."""
+
+    def too_long(self, level: int, now: float, ahead: Ahead, bounds: Bounds, left_s: float) -> str:
+        """Why a new request would wait too long: until its deadline, or longer than the bound; empty where not.
+
+        `left_s`: until its deadline. Where nothing goes before it, nothing is too long: what is measured then mends a
+        forecast that was wrong.
+        """
+        count, wait_s = ahead.requests, ahead.wait_s
+        if not count:
+            return ""
+        if wait_s >= left_s:
+            return (
+                f"would begin with this request in about {wait_s:.3g} s, and it has {left_s:.3g} s until its deadline"
+            )
+        flat = any(until > now and level >= other for other, until in self._flat_until.items())
+        most_s = bounds.delay_s / FLAT_PART if flat else bounds.delay_s
+        if wait_s <= most_s or (not flat and count + ahead.executing < UNHURRIED_REQUESTS):
+            return ""
+        if not flat:
+            self._flat_until[level] = now + FLAT_S
+        return f"has {count} requests waiting, worth {wait_s:.3g} s of work; at most {most_s:g} s may wait"

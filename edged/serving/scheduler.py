@@ -22,7 +22,7 @@ from edged.serving.closing import Closing
 from edged.serving.deadlines import Deadlines
 from edged.serving.duty import Duty
 from edged.serving.forecast import Forecast
-from edged.serving.overload import Bounds
+from edged.serving.overload import Ahead, Bounds, Patience
 from edged.serving.rate import Bucket
 from edged.serving.regions import Shared
 from edged.serving.request import Answer, Contents, Output
@@ -55,6 +55,7 @@ class Queue:
         self._deadlines = Deadlines()
         self._closing = Closing(manifest.queue)
         self._forecast = Forecast()
+        self._patience = Patience()
         self._max_rows = manifest.max_batch_size
         self._min_priority = 0
         self._bucket: Bucket | None = None
@@ -137,9 +138,9 @@ class Queue:
         waiting = self._waiting
         if not waiting.count:
             return
-        why = overload.too_long(
-            waiting.before(level), self._busy(), self._forecast, self._max_rows, self.bounds, left_s
-        )
+        count, rows = waiting.before(level)
+        ahead = Ahead(count, len(self._executing), self._wait_s(rows))
+        why = self._patience.too_long(level, self._loop.time(), ahead, self.bounds, left_s)
         if why:
             raise self._overloaded(why)
         shed = overload.make_room(waiting, self.bounds, level, size)
@@ -148,14 +149,18 @@ class Queue:
         if shed:
             self._shed(shed, self._overloaded("turned it away for requests of higher priority"))
 
-    def _busy(self) -> overload.Executing:
-        share = self._duty.share
-        if not self._executing:
-            return overload.Executing(share=share)
-        rows = sum([pending.admitted.rows for pending in self._executing])
-        spent_s = (clock.monotonic_ns() - self._sent_ns) / 1e9
-        left_s = max(self._forecast.batch_s(rows) - spent_s, 0.0)
-        return overload.Executing(len(self._executing), left_s, share)
+    def _wait_s(self, rows: int) -> float:
+        """How long a new request waits that `rows` rows go before, and what a worker has."""
+        left_s = 0.0
+        if self._executing:
+            executing = sum([pending.admitted.rows for pending in self._executing])
+            spent_s = (clock.monotonic_ns() - self._sent_ns) / 1e9
+            left_s = max(self._forecast.batch_s(executing) - spent_s, 0.0)
+        return (left_s + self._forecast.wait_s(rows, self._rows_at_most())) / self._duty.share
+
+    def _rows_at_most(self) -> int:
+        """How many rows a batch may have now; who declares how long batches wait declares how large too."""
+        return self._max_rows if self._closing.declared else self._forecast.rows_worth(self._max_rows)
 
     def _overloaded(self, why: str) -> EdgedError:
         return EdgedError(Code.OVERLOADED, f"model {self._resident.name!r} {why}", "send less, or try again later")
@@ -199,7 +204,7 @@ class Queue:
                 if leader is None:
                     continue
                 left_s = leader.deadline - now
-                max_rows = self._forecast.rows_within(left_s, self._max_rows, leader.admitted.rows)
+                max_rows = self._forecast.rows_within(left_s, self._rows_at_most(), leader.admitted.rows)
                 self._executing = [each for each in self._waiting.take(max_rows) if not self._refused(each)]
                 if self._executing:
                     await self._execute(self._executing)
@@ -216,7 +221,7 @@ class Queue:
         leader, seen, full = None, -1, False
         while True:
             if waiting.count != seen:
-                leader, seen, full = waiting.leader(), waiting.count, waiting.full(closing.rows(self._max_rows))
+                leader, seen, full = waiting.leader(), waiting.count, waiting.full(closing.rows(self._rows_at_most()))
             if leader is None:
                 return
             rest_s = self._duty.rest_s(leader.level, clock.monotonic()) if self._duty.share < 1 else 0.0

@@ -18,7 +18,7 @@ import os
 from bisect import insort
 
 # Below this a tensor is cheaper through the socket (benchmarks/arena.py).
-LARGE_BYTES = 256 * 1024
+LARGE_BYTES = 64 * 1024
 
 # Slots begin at whole cache lines, as vector instructions like.
 _ALIGNMENT = 64

@@ -197,7 +197,6 @@ class Worker:
         timer.cancel()
         reply.exception()  # nobody may wait for it any more
         self._replies_due -= 1
-        self._hold_to_memory()
 
     def _death(self, what: str) -> EdgedError:
         """What somebody is told who asked for `what` when the worker ended."""

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from support.standins import manifest, pending
 
 from edged.serving import overload
-from edged.serving.forecast import Forecast
-from edged.serving.overload import UNHURRIED_REQUESTS, Bounds, Executing
+from edged.serving.overload import FLAT_PART, FLAT_S, UNHURRIED_REQUESTS, Ahead, Bounds, Patience
 from edged.serving.waiting import Waiting
 
 OF = manifest(max_batch_size=1000)
@@ -59,26 +58,37 @@ def test_the_newest_of_the_lowest_goes_first():
 
 
 class TestTheWait:
-    def why(self, before, *, took_s=1.0, executing=0, busy_s=0.0, share=1.0, left_s=60.0, delay_s=1e9):
-        forecast = Forecast()
-        forecast.learn(1, took_s)
-        bounds = Bounds(100, 10**6, delay_s)
-        return overload.too_long(before, Executing(executing, busy_s, share), forecast, 0, bounds, left_s)
+    def why(self, count, wait_s, *, executing=0, left_s=60.0, delay_s=1e9, level=1, now=0.0, patience=None):
+        ahead = Ahead(count, executing, wait_s)
+        return (patience or Patience()).too_long(level, now, ahead, Bounds(100, 10**6, delay_s), left_s)
 
     def test_may_not_reach_the_deadline(self):
-        assert self.why((4, 4), took_s=0.5, busy_s=0.25, left_s=2.25).startswith("would begin with this request in")
-        assert not self.why((4, 4), took_s=0.5, busy_s=0.25, left_s=2.26)
+        assert self.why(4, 2.25, left_s=2.25).startswith("would begin with this request in")
+        assert not self.why(4, 2.25, left_s=2.26)
 
     def test_is_never_too_long_where_nothing_goes_before(self):
-        assert not self.why((0, 0), busy_s=100.0, left_s=0.001, delay_s=0.1)
+        assert not self.why(0, 100.0, left_s=0.001, delay_s=0.1)
 
     def test_is_bounded_for_more_than_a_few_callers(self):
         few, more = UNHURRIED_REQUESTS - 1, UNHURRIED_REQUESTS
-        assert not self.why((few, few), delay_s=0.1)
-        assert "at most 0.1 s may wait" in self.why((more, more), delay_s=0.1)
-        assert not self.why((more, more), delay_s=more)
-        assert self.why((few, few), executing=1, delay_s=0.1)
+        assert not self.why(few, 1.0, delay_s=0.1)
+        assert "at most 0.1 s may wait" in self.why(more, 1.0, delay_s=0.1)
+        assert not self.why(more, 1.0, delay_s=1.0)
+        assert self.why(few, 1.0, executing=1, delay_s=0.1)
 
-    def test_is_longer_where_only_a_share_of_the_time_may_be_used(self):
-        assert not self.why((2, 2), left_s=3.0)
-        assert self.why((2, 2), left_s=3.0, share=0.5)
+    def test_is_shorter_for_a_while_once_somebody_was_turned_away(self):
+        patience, part = Patience(), 1.0 / FLAT_PART
+        assert not self.why(2, 0.9, delay_s=1.0, patience=patience)
+        assert self.why(UNHURRIED_REQUESTS, 1.1, delay_s=1.0, level=2, now=10.0, patience=patience)
+        for level in (2, 3):
+            refused = self.why(2, part + 0.01, delay_s=1.0, level=level, now=20.0, patience=patience)
+            assert f"at most {part:g} s may wait" in refused
+            assert not self.why(2, part, delay_s=1.0, level=level, now=20.0, patience=patience)
+            assert not self.why(0, 5.0, delay_s=1.0, level=level, now=20.0, patience=patience)
+            assert not self.why(2, 0.9, delay_s=1.0, level=level, now=10.0 + FLAT_S, patience=patience)
+        assert not self.why(2, 0.9, delay_s=1.0, level=1, now=20.0, patience=patience), "it is more urgent"
+
+    def test_too_late_a_deadline_of_one_shortens_it_for_nobody(self):
+        patience = Patience()
+        assert self.why(4, 2.0, left_s=1.0, delay_s=1.0, patience=patience)
+        assert not self.why(4, 2.0, delay_s=1.0, patience=patience)

@@ -592,7 +592,7 @@ class TestWhatCannotBeginInTime:
         took(1.0)
         bench.answer_all()
         await settle()
-        took(8.0)
+        took(5.0)
         bench.answer_all()
         await settle()
         assert bench.executed[2] == [1] * 8, "nothing was known of such a batch"
