@@ -173,7 +173,9 @@ class Mqtt:
                 why = "a defect; the log says more"
             else:
                 why = "the daemon stops"
-            self._tell(self._lose, why)
+            in_flight = [future for future, _ in self._in_flight.values()]
+            self._in_flight.clear()
+            self._tell(self._lose, why, in_flight)
             if clock.monotonic() - began_s > _HELD_S:
                 delay_s = _BACKOFF_LEAST_S
             self._stopping.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads a fleet
@@ -231,8 +233,11 @@ class Mqtt:
         return client
 
     def _send(self, client: Client) -> None:
-        while self._outgoing and len(self._in_flight) < MAX_IN_FLIGHT:
-            message, future = self._outgoing.popleft()
+        while len(self._in_flight) < MAX_IN_FLIGHT:
+            try:
+                message, future = self._outgoing.popleft()
+            except IndexError:
+                return
             info = client.publish(
                 message.topic, message.payload, qos=1, retain=message.retain, properties=properties_of(message)
             )
@@ -271,12 +276,14 @@ class Mqtt:
         self.connected, self.session, self.problem = True, session, ""
         self._changed()
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: str, in_flight: list[asyncio.Future[int]]) -> None:
+        if why != self.problem:
+            _log.info("not connected to the broker", why=why)
         self.connected, self.problem = False, why
-        failed = [future for _, future in self._outgoing] + [future for future, _ in self._in_flight.values()]
-        self._outgoing.clear()
-        self._in_flight.clear()
-        for future in failed:
+        with contextlib.suppress(IndexError):
+            while True:
+                in_flight.append(self._outgoing.popleft()[1])
+        for future in in_flight:
             _fail(future, NotSentError(why))
         self._changed()
 
