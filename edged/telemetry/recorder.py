@@ -55,6 +55,8 @@ class Recorder:
         """Called when there is something new to send."""
         self.closing: Callable[[], None] = lambda: None
         """Called before a window ends, for what is read once a window."""
+        self.closed: Callable[[Window], None] = lambda _window: None
+        """Called with each window that has ended."""
         self.set_aside: Callable[[str], None] = lambda _why: None
         """Called when a damaged spool was set aside."""
         self._folder = folder
@@ -122,6 +124,7 @@ class Recorder:
         """Ends the open window. It waits, merged with those that wait already, until the disk takes it."""
         self.closing()
         window = self._open.close(clock.monotonic(), _wall_ms(), clock_synchronized=clock.synchronized())
+        self.closed(window)
         self._pending = window if self._pending is None else self._pending.merged(window)
 
     async def store(self) -> None:

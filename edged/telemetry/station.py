@@ -20,14 +20,16 @@ from edged.intents import Diagnostics, Done, Intent, Report, SetLogLevel
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.system import hardware, identity
-from edged.telemetry import device
+from edged.telemetry import device, drift
 from edged.telemetry.commander import Commander
 from edged.telemetry.commands import Context, RejectedError, Rejection
+from edged.telemetry.drift import Verdict
 from edged.telemetry.messages import ServedModel, State
 from edged.telemetry.mqtt import Message, Mqtt, Options
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool, Standing
 from edged.telemetry.sync import Sync, Topics, will
+from edged.telemetry.window import Window
 from edged.types import Level
 
 # What diagnostics give at most.
@@ -74,7 +76,9 @@ class Station:
         told = settings.telemetry
         self.recorder = Recorder(folder, told.spool_mib * 2**20, told.window_s, told.daily_write_mib * 2**20)
         self.recorder.closing = self._read_device
+        self.recorder.closed = self._judge_drift
         self.recorder.set_aside = self._tell_damage
+        self._drift: dict[tuple[str, str, str], Verdict] = {}
         self._level = parts.level()
         self._restarts: dict[tuple[str, int], int] = {}
         parts.events.listen(self._hear)
@@ -103,6 +107,25 @@ class Station:
             for _ in range(resident.restarts - self._restarts.get(key, 0)):
                 self.recorder.add(WorkerRestarted(resident.name))
             self._restarts[key] = resident.restarts
+
+    def _judge_drift(self, window: Window) -> None:
+        """Tells when the results of an output become, or cease to be, those of another population."""
+        for model in window.models:
+            for found in model.drift:
+                key = (model.model, found.output, found.kind)
+                verdict = drift.verdict(found.expected, found.counts)
+                before = self._drift.get(key, Verdict.STEADY)
+                if verdict in (Verdict.UNKNOWN, before):
+                    continue
+                self._drift[key] = verdict
+                self._parts.events.record(
+                    Severity.INFO if verdict is Verdict.STEADY else Severity.WARNING,
+                    "output_drift",
+                    model.model,
+                    f"the {found.kind} of output {found.output} are {verdict} against the reference, were {before}",
+                    index=round(drift.index(found.expected, found.counts), 3),
+                    results=sum(found.counts),
+                )
 
     def _tell_damage(self, why: str) -> None:
         self._parts.events.record(Severity.ERROR, "spool_damaged", "telemetry", why)
