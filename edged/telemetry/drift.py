@@ -1,8 +1,8 @@
 """How far live results have drifted from those of the validation set: the population stability index. Pure.
 
 PSI = Σ (a − e) · ln(a/e) over the bins, where e is the expected and a the actual share: Kullback and Leibler's
-divergence made symmetric (Jeffreys 1946). The thresholds are the usual ones of credit scoring (Siddiqi, Credit Risk Scorecards, 2006):
-below 0.1 nothing has changed to speak of, from 0.25 on the results are of another population.
+divergence made symmetric (Jeffreys 1946). The thresholds are the usual ones of credit scoring (Siddiqi, Credit Risk
+Scorecards, 2006): below 0.1 nothing has changed to speak of, from 0.25 on the results are of another population.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ _BACKOFF_MOST_S = 300.0
 _HELD_S = 60.0
 
 _AT_LEAST_ONCE = SubscribeOptions(qos=1)
+_WITH_WILL = ReasonCode(PacketTypes.DISCONNECT, identifier=0x04)
 
 # How often the thread looks whether the files of the identity have changed.
 _LOOK_S = 60.0
@@ -134,7 +135,7 @@ class Mqtt:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Says goodbye, so that the will is not published, and ends the thread."""
+        """Says goodbye and ends the thread."""
         self._stopping.set()
         self._wake()
         await asyncio.to_thread(self._thread.join, _END_S)
@@ -359,8 +360,8 @@ class _Connection:
             raise _LostError(f"the connection was lost: {code.name.removeprefix('MQTT_ERR_').lower()}")
 
     def goodbye(self) -> None:
-        """Ends the session's connection in order."""
-        self._client.disconnect()
+        """Ends the connection in order, and has the broker publish the will: a device that was stopped is not there."""
+        self._client.disconnect(_WITH_WILL)
         self._client.loop_write()
 
     def close(self) -> None:
