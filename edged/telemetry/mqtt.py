@@ -53,6 +53,7 @@ _BACKOFF_MOST_S = 300.0
 _HELD_S = 60.0
 
 _AT_LEAST_ONCE = SubscribeOptions(qos=1)
+_WITH_WILL = ReasonCode(PacketTypes.DISCONNECT, identifier=0x04)
 
 # How often the thread looks whether the files of the identity have changed.
 _LOOK_S = 60.0
@@ -134,7 +135,7 @@ class Mqtt:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Says goodbye, so that the will is not published, and ends the thread."""
+        """Says goodbye and ends the thread."""
         self._stopping.set()
         self._wake()
         await asyncio.to_thread(self._thread.join, _END_S)
@@ -173,7 +174,9 @@ class Mqtt:
                 why = "a defect; the log says more"
             else:
                 why = "the daemon stops"
-            self._tell(self._lose, why)
+            in_flight = [future for future, _ in self._in_flight.values()]
+            self._in_flight.clear()
+            self._tell(self._lose, why, in_flight)
             if clock.monotonic() - began_s > _HELD_S:
                 delay_s = _BACKOFF_LEAST_S
             self._stopping.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads a fleet
@@ -231,8 +234,11 @@ class Mqtt:
         return client
 
     def _send(self, client: Client) -> None:
-        while self._outgoing and len(self._in_flight) < MAX_IN_FLIGHT:
-            message, future = self._outgoing.popleft()
+        while len(self._in_flight) < MAX_IN_FLIGHT:
+            try:
+                message, future = self._outgoing.popleft()
+            except IndexError:
+                return
             info = client.publish(
                 message.topic, message.payload, qos=1, retain=message.retain, properties=properties_of(message)
             )
@@ -271,12 +277,14 @@ class Mqtt:
         self.connected, self.session, self.problem = True, session, ""
         self._changed()
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: str, in_flight: list[asyncio.Future[int]]) -> None:
+        if why != self.problem:
+            _log.info("not connected to the broker", why=why)
         self.connected, self.problem = False, why
-        failed = [future for _, future in self._outgoing] + [future for future, _ in self._in_flight.values()]
-        self._outgoing.clear()
-        self._in_flight.clear()
-        for future in failed:
+        with contextlib.suppress(IndexError):
+            while True:
+                in_flight.append(self._outgoing.popleft()[1])
+        for future in in_flight:
             _fail(future, NotSentError(why))
         self._changed()
 
@@ -352,8 +360,8 @@ class _Connection:
             raise _LostError(f"the connection was lost: {code.name.removeprefix('MQTT_ERR_').lower()}")
 
     def goodbye(self) -> None:
-        """Ends the session's connection in order."""
-        self._client.disconnect()
+        """Ends the connection in order, and has the broker publish the will: a device that was stopped is not there."""
+        self._client.disconnect(_WITH_WILL)
         self._client.loop_write()
 
     def close(self) -> None:

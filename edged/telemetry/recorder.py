@@ -33,8 +33,8 @@ _DAY_S = 86_400.0
 # A crash loop must not fill the spool: so many events an hour, and a few at once.
 _EVENTS_PER_HOUR = 120
 
-# What a transaction writes beside the row itself: pages of the table, the facts and the log, and their copies.
-_WRITE_OVERHEAD_BYTES = 40 * 1024
+# What a transaction writes, as measured: pages of the table, the facts and the log, and their copies.
+_WRITE_BYTES = 20 * 1024
 
 
 class NotKeptError(Exception):
@@ -55,6 +55,10 @@ class Recorder:
         """Called when there is something new to send."""
         self.closing: Callable[[], None] = lambda: None
         """Called before a window ends, for what is read once a window."""
+        self.closed: Callable[[Window], None] = lambda _window: None
+        """Called with each window that has ended."""
+        self.set_aside: Callable[[str], None] = lambda _why: None
+        """Called when a damaged spool was set aside."""
         self._folder = folder
         self._cap_bytes = cap_bytes
         self._window_s = window_s
@@ -69,6 +73,7 @@ class Recorder:
         self._thread = ThreadPoolExecutor(1, "spool")
         self._spool: Spool | None = None
         self._storing = asyncio.Lock()
+        self._told_damage = ""
         self._new = asyncio.Event()
 
     def add(self, fact: Fact) -> None:
@@ -106,7 +111,8 @@ class Recorder:
             if clock.monotonic() >= due_s:
                 self.close_window()
                 due_s = clock.monotonic() + (self._window_s if self._may_write() else _LONG_S)
-            await self.store()
+            # What the thread is about must not be forgotten when the daemon stops just then.
+            await asyncio.shield(asyncio.ensure_future(self.store()))
 
     def _may_write(self) -> bool:
         now_s = clock.monotonic()
@@ -118,6 +124,7 @@ class Recorder:
         """Ends the open window. It waits, merged with those that wait already, until the disk takes it."""
         self.closing()
         window = self._open.close(clock.monotonic(), _wall_ms(), clock_synchronized=clock.synchronized())
+        self.closed(window)
         self._pending = window if self._pending is None else self._pending.merged(window)
 
     async def store(self) -> None:
@@ -132,13 +139,16 @@ class Recorder:
                         later = self._pending
                         self._pending = window if later is None else window.merged(later)
                         raise
-                    self._written_bytes += _WRITE_OVERHEAD_BYTES
+                    self._written_bytes += _WRITE_BYTES
                     self.kept()
                 while self._events:
                     await self.do(_append_event, *self._events[0])
                     self._events.popleft()
-                    self._written_bytes += _WRITE_OVERHEAD_BYTES
+                    self._written_bytes += _WRITE_BYTES
                     self.kept()
+            if self.damage != self._told_damage:
+                self._told_damage = self.damage
+                self.set_aside(self.damage)
 
     async def do(
         self, function: Callable[Concatenate[Spool, _P], _Given], *arguments: _P.args, **named: _P.kwargs

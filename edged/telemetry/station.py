@@ -15,19 +15,22 @@ from edged.config.render import toml_value
 from edged.config.settings import FIELDS, Settings
 from edged.errors import EdgedError
 from edged.events import Event, EventLog, Severity
-from edged.facts import Fact
+from edged.facts import Fact, LevelEntered, WorkerRestarted
 from edged.intents import Diagnostics, Done, Intent, Report, SetLogLevel
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.system import hardware, identity
-from edged.telemetry import device
+from edged.telemetry import device, drift
 from edged.telemetry.commander import Commander
 from edged.telemetry.commands import Context, RejectedError, Rejection
+from edged.telemetry.drift import Verdict
 from edged.telemetry.messages import ServedModel, State
 from edged.telemetry.mqtt import Message, Mqtt, Options
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool, Standing
 from edged.telemetry.sync import Sync, Topics, will
+from edged.telemetry.window import Window
+from edged.types import Level
 
 # What diagnostics give at most.
 _MAX_EVENTS = 100
@@ -48,7 +51,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     changes: Changes
     mode: Callable[[], str]
     reasons: Callable[[], list[str]]
-    level: Callable[[], str]
+    level: Callable[[], Level]
     carry_out: CarryOut | None = None
     """Carries out what is not telemetry's own, such as what concerns updates."""
 
@@ -73,6 +76,11 @@ class Station:
         told = settings.telemetry
         self.recorder = Recorder(folder, told.spool_mib * 2**20, told.window_s, told.daily_write_mib * 2**20)
         self.recorder.closing = self._read_device
+        self.recorder.closed = self._judge_drift
+        self.recorder.set_aside = self._tell_damage
+        self._drift: dict[tuple[str, str, str], Verdict] = {}
+        self._level = parts.level()
+        self._restarts: dict[tuple[str, int], int] = {}
         parts.events.listen(self._hear)
         self.mqtt: Mqtt | None = None
         self.sync: Sync | None = None
@@ -94,17 +102,44 @@ class Station:
     def _read_device(self) -> None:
         for reading in device.readings(self._parts.root, Path(self._parts.settings.paths.state)):
             self.recorder.add(reading)
+        for resident in self._parts.residency.all():
+            key = (resident.name, resident.revision)
+            for _ in range(resident.restarts - self._restarts.get(key, 0)):
+                self.recorder.add(WorkerRestarted(resident.name))
+            self._restarts[key] = resident.restarts
+
+    def _judge_drift(self, window: Window) -> None:
+        """Tells when the results of an output become, or cease to be, those of another population."""
+        for model in window.models:
+            for found in model.drift:
+                key = (model.model, found.output, found.kind)
+                verdict = drift.verdict(found.expected, found.counts)
+                before = self._drift.get(key, Verdict.STEADY)
+                if verdict in (Verdict.UNKNOWN, before):
+                    continue
+                self._drift[key] = verdict
+                self._parts.events.record(
+                    Severity.INFO if verdict is Verdict.STEADY else Severity.WARNING,
+                    "output_drift",
+                    model.model,
+                    f"the {found.kind} of output {found.output} are {verdict} against the reference, were {before}",
+                    index=round(drift.index(found.expected, found.counts), 3),
+                    results=sum(found.counts),
+                )
+
+    def _tell_damage(self, why: str) -> None:
+        self._parts.events.record(Severity.ERROR, "spool_damaged", "telemetry", why)
 
     async def run(self) -> None:
         """Records and, where a broker is set, reports and obeys, until it is cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.recorder.run(), name="recorder")
+                tasks.create_task(self._watch(), name="state changes")
                 if self._parts.settings.mqtt.broker and not self.problem:
                     sync, commander = self._connect()
                     tasks.create_task(sync.run(), name="sync")
                     tasks.create_task(commander.run(), name="commander")
-                    tasks.create_task(self._watch(sync), name="state changes")
         finally:
             if self.mqtt is not None:
                 await self.mqtt.stop()
@@ -149,11 +184,15 @@ class Station:
         if self.commander is not None:
             self.commander.take(message)
 
-    async def _watch(self, sync: Sync) -> None:
+    async def _watch(self) -> None:
         changes = self._parts.changes
         while True:
             count = changes.count
-            sync.state_changed()
+            if (level := self._parts.level()) != self._level:
+                self._level = level
+                self.recorder.add(LevelEntered(level, clock.monotonic()))
+            if self.sync is not None:
+                self.sync.state_changed()
             await changes.after(count)
 
     def _context(self) -> Context:

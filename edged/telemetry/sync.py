@@ -182,10 +182,11 @@ class Sync:
 
     async def _send_some(self) -> bool:
         """Sends a few rows; whether there may be more that the broker would have. Raises NotSentError, NotKeptError."""
-        everything, coarse = self._everything, self._coarse and not self._fine
-        rows = await self._recorder.do(Spool.take, _BATCH, coarse=coarse, all_now=everything)
-        if not rows:
-            self._everything = self._fine = False
+        everything, fine = self._everything, self._fine
+        rows = await self._recorder.do(Spool.take, _BATCH, coarse=self._coarse and not fine, all_now=everything)
+        if not rows:  # all is sent that was asked for by then; more may have been asked for meanwhile
+            self._everything = self._everything and not everything
+            self._fine = self._fine and not fine
             return False
         taken: list[int] = []
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import ssl
@@ -40,7 +41,7 @@ class Pki:
         self.ca = folder / "ca.pem"
         self._ca.cert_pem.write_to_path(self.ca)
         self.certificate, self.key = folder / "broker.pem", folder / "broker-key.pem"
-        self._write(self._ca.issue_cert("127.0.0.1", "localhost"), self.certificate, self.key)
+        self._write(self._ca.issue_cert("127.0.0.1", "localhost", "10.231.77.2"), self.certificate, self.key)
 
     def identity(self, folder: Path, name: str, **options: Any) -> Path:
         """The three files of a device called `name`."""
@@ -69,36 +70,40 @@ topic readwrite edged/1/#
 class Mosquitto:
     """A broker on a port of 127.0.0.1, where a certificate's common name is the user."""
 
-    def __init__(self, folder: Path, pki: Pki, *, extra: str = "") -> None:
+    def __init__(self, folder: Path, pki: Pki, island: Island | None = None) -> None:
         if not (program := shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")):
             pytest.skip("mosquitto is not installed")
         folder.mkdir(parents=True, exist_ok=True)
         self._program = program
         self.pki = pki
+        self.host = island.ADDRESS if island else "127.0.0.1"
         self.port = free_port()
+        self._inside = ["ip", "netns", "exec", island.name] if island else []
         self.log_file = folder / "mosquitto.log"
         self._config = folder / "mosquitto.conf"
         (folder / "acl").write_text(ACL)
         (folder / "acl").chmod(0o644)
         self._config.write_text(
-            f"listener {self.port} 127.0.0.1\ncafile {pki.ca}\ncertfile {pki.certificate}\nkeyfile {pki.key}\n"
+            f"listener {self.port} {self.host}\ncafile {pki.ca}\ncertfile {pki.certificate}\nkeyfile {pki.key}\n"
             f"require_certificate true\nuse_identity_as_username true\nacl_file {folder / 'acl'}\n"
-            f"user root\nlog_type all\nlog_dest file {self.log_file}\n{extra}\n"
+            f"user root\nlog_type all\nlog_dest file {self.log_file}\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"mqtts://127.0.0.1:{self.port}"
+        return f"mqtts://{self.host}:{self.port}"
 
     def start(self) -> Mosquitto:
         self.process = subprocess.Popen(
-            [self._program, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*self._inside, self._program, "-c", str(self._config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         end = time.monotonic() + PATIENCE_S
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                socket.create_connection((self.host, self.port), 1).close()
             except OSError:
                 assert self.process.poll() is None, self.log_file.read_text() if self.log_file.exists() else ""
                 assert time.monotonic() < end
@@ -136,7 +141,7 @@ class Operator:
         ready = threading.Event()
         self._client.on_subscribe = lambda *_: ready.set()
         self._client.on_message = self._take
-        self._client.connect("127.0.0.1", broker.port)
+        self._client.connect(broker.host, broker.port)
         self._client.loop_start()
         assert ready.wait(PATIENCE_S)
 
@@ -179,3 +184,66 @@ def read(message: MQTTMessage) -> dict[str, Any]:
     if ("content-encoding", "zstd") in getattr(message.properties, "UserProperty", ()):
         payload = zstandard.ZstdDecompressor().decompress(payload, max_output_size=2**24)
     return msgspec.json.decode(payload)
+
+
+class Island:
+    """A network namespace with a wire to this one, where a broker can be cut off."""
+
+    ADDRESS = "10.231.77.2"
+
+    def __init__(self) -> None:
+        self.name = f"edged{os.getpid()}"
+        self._wire = f"eg{os.getpid()}"
+        if os.geteuid() or not all(map(shutil.which, ("ip", "iptables"))):
+            pytest.skip("network namespaces need root, ip and iptables")
+
+    def __enter__(self) -> Island:
+        made = self._ip("netns", "add", self.name)
+        if made.returncode:
+            pytest.skip(f"no network namespace can be made: {made.stderr.strip()}")
+        try:
+            for line in (
+                f"link add {self._wire} type veth peer name far netns {self.name}",
+                f"addr add 10.231.77.1/30 dev {self._wire}",
+                f"link set {self._wire} up",
+                f"-n {self.name} addr add {self.ADDRESS}/30 dev far",
+                f"-n {self.name} link set far up",
+                f"-n {self.name} link set lo up",
+            ):
+                done = self._ip(*line.split())
+                assert done.returncode == 0, (line, done.stderr)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ip("link", "del", self._wire)
+        self._ip("netns", "del", self.name)
+
+    def drop(self) -> None:
+        """Packets vanish."""
+        self._tables("-A", "INPUT", "-j", "DROP")
+
+    def reset(self) -> None:
+        """Connections are reset."""
+        self._tables("-A", "INPUT", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
+
+    def lose(self, share: float) -> None:
+        """So many of the packets vanish."""
+        self._tables("-A", "INPUT", "-m", "statistic", "--mode", "random", "--probability", str(share), "-j", "DROP")
+
+    def heal(self) -> None:
+        """All is well again."""
+        self._tables("-F", "INPUT")
+
+    def _tables(self, *arguments: str) -> None:
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.name, "iptables", *arguments], capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"iptables does not work here: {done.stderr.strip()}")
+
+    @staticmethod
+    def _ip(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["ip", *arguments], capture_output=True, text=True)

@@ -115,7 +115,7 @@ async def test_the_open_window_is_stored_at_the_end(tmp_path):
 
 
 async def test_when_the_writes_of_a_day_are_used_up_windows_are_long(tmp_path):
-    async with recording(tmp_path / "t", daily_write_bytes=100_000) as recorder:
+    async with recording(tmp_path / "t", daily_write_bytes=3 * module._WRITE_BYTES) as recorder:
         assert recorder._may_write()
         for _ in range(3):
             await close_with(recorder, 1)

@@ -1,0 +1,175 @@
+"""What waits goes out in order, the newest state first, and leaves the spool only when somebody has it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zstandard
+
+from edged.events import EventLog, Severity
+from edged.facts import Executed
+from edged.telemetry.messages import State
+from edged.telemetry.mqtt import NO_SUBSCRIBER, Message, NotSentError
+from edged.telemetry.recorder import Recorder
+from edged.telemetry.spool import Spool
+from edged.telemetry.sync import Sync, Topics
+
+TOPICS = Topics("shops", "till-7", "generic")
+
+
+class Broker:
+    """A connection whose broker answers as it is told."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.session = ""
+        self.code = 0
+        self.got: list[Message] = []
+        self.drops_after = 10**9
+        """The connection breaks when it has taken so many more, before it says so."""
+        self._changed = asyncio.Condition()
+
+    def publish(self, message: Message) -> asyncio.Future[int]:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if not self.connected:
+            future.set_exception(NotSentError("gone"))
+            return future
+        self.got.append(message)
+        self.drops_after -= 1
+        if self.drops_after < 0:
+            self.connected = False
+            future.set_exception(NotSentError("gone"))
+        else:
+            future.set_result(self.code)
+        return future
+
+    def names(self) -> list[str]:
+        return [message.topic.rpartition("/")[2] for message in self.got]
+
+    def windows(self) -> list[dict[str, Any]]:
+        unpack = zstandard.ZstdDecompressor().decompress
+        found = [message for message in self.got if message.topic.endswith("telemetry")]
+        return [msgspec.json.decode(unpack(message.payload, max_output_size=2**20)) for message in found]
+
+
+class Rig:
+    """A recorder, a broker, and what is between them."""
+
+    def __init__(self, folder: Path, *, coarse: bool) -> None:
+        self.broker = Broker()
+        self.recorder = Recorder(folder, 2**23, 300, 2**30)
+        self.sync = Sync(self.recorder, self.broker, TOPICS, state, rows_per_minute=10**6, jitter_s=0, coarse=coarse)
+        self.recorder.kept = self.sync.rows_came
+
+    def connect(self, session: str) -> None:
+        self.broker.connected, self.broker.session = True, session
+        self.sync.connection_changed()
+
+    async def window(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.recorder.add(Executed("digits", 1, "fp32", 1, (0.001,), 0.002, 7))
+            self.recorder.close_window()
+            await self.recorder.store()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():  # noqa: ASYNC110 - it looks at what nobody tells of
+                await asyncio.sleep(0.005)
+
+    async def waiting(self) -> int:
+        return (await self.recorder.do(Spool.standing)).windows
+
+
+@contextlib.asynccontextmanager
+async def rig(folder: Path, *, coarse: bool = False) -> AsyncIterator[Rig]:
+    found = Rig(folder, coarse=coarse)
+    task = asyncio.create_task(found.sync.run())
+    try:
+        yield found
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await found.recorder.close()
+
+
+def state() -> State:
+    return State(device="till-7", fleet="shops", hardware_class="generic", version="1", mode="serving")
+
+
+async def test_birth_and_state_come_first_then_events_then_windows(tmp_path):
+    async with rig(tmp_path) as found:
+        events = EventLog(16)
+        events.listen(found.recorder.tell)
+        await found.window(2)
+        events.record(Severity.INFO, "started", "edged", "it serves")
+        await found.recorder.store()
+        found.connect("a")
+        await found.until(lambda: len(found.broker.got) >= 5)
+        names = found.broker.names()
+        assert [name for name in names if name in ("online", "state")] == ["online", "state"]
+        assert [name for name in names if name in ("event", "telemetry")] == ["event", "telemetry", "telemetry"]
+        assert all(message.retain is (message.topic.endswith(("online", "state"))) for message in found.broker.got)
+        await found.until(lambda: found.sync.sent == 3)
+    assert found.broker.windows()[-1]["totals"]["models"][0]["codes"] == {"ok": 2}
+
+
+async def test_it_goes_on_where_it_stopped(tmp_path):
+    async with rig(tmp_path) as found:
+        await found.window(6)
+        found.broker.drops_after = 5  # birth, state, three windows; the next is taken and not acknowledged
+        found.connect("a")
+        await found.until(lambda: not found.broker.connected)
+        before = [each["last"] for each in found.broker.windows()]
+        assert before in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6]), "birth or state may have come in between"
+        found.broker.drops_after = 10**9
+        found.connect("b")
+        await found.until(lambda: [each["last"] for each in found.broker.windows()][-1:] == [6])
+        await found.until(lambda: found.sync.sent == 6)
+        after = [each["last"] for each in found.broker.windows()][len(before) :]
+        assert after == list(range(before[-1], 7)), "what was not acknowledged comes again, and nothing else"
+        await found.until(lambda: found.broker.connected)
+        assert await found.waiting() == 0
+
+
+async def test_what_nobody_listens_to_stays(tmp_path):
+    async with rig(tmp_path) as found:
+        found.broker.code = NO_SUBSCRIBER
+        await found.window(3)
+        found.connect("a")
+        await found.until(lambda: bool(found.sync.problem))
+        assert "nobody listens" in found.sync.problem
+        assert await found.waiting() == 3
+        assert len(found.broker.windows()) == 1, "it is not tried again and again"
+        found.broker.code = 0
+        found.connect("b")
+        await found.until(lambda: found.sync.sent == 3)
+        assert await found.waiting() == 0
+
+
+async def test_what_the_broker_refuses_stays(tmp_path):
+    async with rig(tmp_path) as found:
+        found.broker.code = 0x97
+        await found.window()
+        found.connect("a")
+        await found.until(lambda: "0x97" in found.sync.problem)
+        assert await found.waiting() == 1
+
+
+async def test_windows_of_an_unfinished_hour_go_out_when_a_report_is_asked_for(tmp_path):
+    async with rig(tmp_path, coarse=True) as found:
+        await found.window(3)
+        found.connect("a")
+        await found.until(lambda: found.broker.names()[-1:] == ["state"])
+        assert found.broker.windows() == []
+        found.sync.report(fine=False)
+        await found.until(lambda: len(found.broker.windows()) == 1)
+        assert (found.broker.windows()[0]["first"], found.broker.windows()[0]["last"]) == (1, 3)
+        await found.window(2)
+        found.sync.report(fine=True)
+        await found.until(lambda: len(found.broker.windows()) == 3)
+        assert [each["last"] for each in found.broker.windows()] == [3, 4, 5]
