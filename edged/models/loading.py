@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,25 @@ _MEMORY_SHARE = 0.5
 _MEMORY_MIB = 1024
 
 
+class Need(msgspec.Struct, frozen=True):
+    """The memory that a worker asks for, before it is started."""
+
+    manifest: Manifest
+    variant: Variant
+    cap_bytes: int
+    """What it may take at most."""
+
+
+Admission = Callable[[Need], AbstractAsyncContextManager[None]]
+"""Whether a worker may be started. Entered before it is, and left when it is ready or has failed. Raises EdgedError
+(memory_short)."""
+
+
+def admitted(_: Need) -> AbstractAsyncContextManager[None]:
+    """Every worker may."""
+    return nullcontext()
+
+
 class Terms(msgspec.Struct, frozen=True):
     """What a worker is started under: the settings, the device's memory, how it is made."""
 
@@ -29,6 +50,7 @@ class Terms(msgspec.Struct, frozen=True):
     max_answer_bytes: int = 0
     """What one answer may take; 0: no bound."""
     groups: Groups = cgroup.NONE
+    admission: Admission = admitted
 
 
 def file_ref(manifest: Manifest, path: str) -> FileRef:
@@ -61,7 +83,8 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
         memory_bytes=(caps.memory_mib or settings.memory_mib or half_mib) * 2**20,
         arena_bytes=settings.arena_mib * 2**20,
     )
-    return await process.start(load, allowed, terms.make, terms.groups)
+    async with terms.admission(Need(manifest, variant, allowed.memory_bytes)):
+        return await process.start(load, allowed, terms.make, terms.groups)
 
 
 async def run_golden(worker: process.Worker, manifest: Manifest, golden: Golden) -> Compared:

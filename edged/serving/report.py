@@ -37,7 +37,8 @@ def _lost_reason(resident: Resident, lost: Lost) -> str:
 def _reason(resident: Resident, *, first_loads: bool) -> str:
     if resident.degraded and resident.variant is not None:
         best = resident.manifest.variants[0].name
-        return f"model {resident.name} is served by variant {resident.variant.name} instead of {best}"
+        why = f": {resident.choice.because}" if resident.choice.because else ""
+        return f"model {resident.name} is served by variant {resident.variant.name} instead of {best}{why}"
     reason = resident.reason
     if resident.state is State.LOADING and not reason and not first_loads:
         reason = "its first worker is still on the way"

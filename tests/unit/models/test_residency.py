@@ -233,7 +233,7 @@ class TestAModelThatCannotServe:
     async def test_has_failed_when_no_variant_is_for_this_device(self, bench, tmp_path):
         folder = identity_bundle(tmp_path, "FP32")
         resident = bench.resident(folder)
-        resident._runnable.clear()
+        resident.choice.runnable.clear()
         resident.start()
         await bench.until(lambda: not resident.loading)
         assert resident.state is State.FAILED
