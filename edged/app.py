@@ -18,11 +18,14 @@ from edged.config.origin import Origin
 from edged.config.settings import Settings
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
+from edged.models.memory import Memory
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
+from edged.pressure.acting import Acting
 from edged.pressure.governor import Governor
 from edged.pressure.monitor import Monitor
 from edged.pressure.policy import policy_of
+from edged.pressure.room import Room
 from edged.pressure.trace import Recorder
 from edged.rpc import admin, ways_in
 from edged.rpc.server import Server, remove_leftovers
@@ -60,9 +63,13 @@ class App:
         self._events = EventLog(settings.log.events_kept)
         self._life = Life(self._changes)
         self._residency = Residency(self._changes)
+        self._service = Service(self._residency, settings.serving)
+        idle_s, root = self._service.idle_s, origin.root
+        self._acting = Acting(self._residency, idle_s, settings.pressure.idle_s)
+        self._room = Room(root, self._residency, idle_s, self._events, settings.pressure)
+        self._memory = Memory(self._room.ask)
         self._templates = Templates(self._events)
         self._groups = cgroup.NONE
-        self._service = Service(self._residency, settings.serving)
         self._repository = Repository(self._residency, self._release, self._events)
         self._notifier = Notifier(os.environ)
         self._monitor: Monitor | None = None
@@ -178,6 +185,7 @@ class App:
                     self._templates.make,
                     self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
                     self._groups,
+                    self._memory,
                 )
                 if found.manifest.name in self._residency.routes:  # the newest comes first
                     self._residency.know(resident)
@@ -190,8 +198,9 @@ class App:
         quota_bytes = self._settings.pressure.trace_mib * 2**20
         recorder = Recorder(state, quota_bytes, governor) if quota_bytes else None
         root = self._origin.root
-        monitor = Monitor(root, state, governor, self._events, self._take_limits, self._busy_s, recorder)
+        monitor = Monitor(root, state, governor, self._events, self._take_limits, self._service.busy_s, recorder)
         self._in_background(stack, "pressure monitor", monitor.run())
+        self._in_background(stack, "rest of idle models", self._acting.run())
         return monitor
 
     def _governor(self) -> Governor:
@@ -200,11 +209,8 @@ class App:
 
     def _take_limits(self, limits: Limits) -> None:
         self._service.limit(limits)
+        self._acting.take(limits)
         self._life.press(limits.level)
-
-    def _busy_s(self) -> float:
-        """The processor time of the workers stands for how long inferences ran."""
-        return sum(resident.worker.usage().cpu_s for resident in self._residency.all() if resident.worker)
 
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
         """The servers of all ways in; stopped with `stack`."""
@@ -313,6 +319,8 @@ class App:
         self._service.apply(self._settings.serving)
         for resident in self._residency.known():
             resident.settings = self._settings.workers
+        self._room.settings = self._settings.pressure
+        self._acting.idle_limit_s = self._settings.pressure.idle_s
         if self._monitor is not None:
             self._monitor.govern(self._governor())
         self._changes.mark()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 
 import msgspec
 
 from edged.bundle.manifest import Golden, Manifest, Variant
 from edged.config.settings import Workers
+from edged.models.memory import Memory
 from edged.worker import cgroup, process
 from edged.worker.cgroup import Groups
 from edged.worker.messages import Compared, FileRef, Load, RunGolden, WarmupRun
@@ -22,25 +21,6 @@ _MEMORY_SHARE = 0.5
 _MEMORY_MIB = 1024
 
 
-class Need(msgspec.Struct, frozen=True):
-    """The memory that a worker asks for, before it is started."""
-
-    manifest: Manifest
-    variant: Variant
-    cap_bytes: int
-    """What it may take at most."""
-
-
-Admission = Callable[[Need], AbstractAsyncContextManager[None]]
-"""Whether a worker may be started. Entered before it is, and left when it is ready or has failed. Raises EdgedError
-(memory_short)."""
-
-
-def admitted(_: Need) -> AbstractAsyncContextManager[None]:
-    """Every worker may."""
-    return nullcontext()
-
-
 class Terms(msgspec.Struct, frozen=True):
     """What a worker is started under: the settings, the device's memory, how it is made."""
 
@@ -50,7 +30,7 @@ class Terms(msgspec.Struct, frozen=True):
     max_answer_bytes: int = 0
     """What one answer may take; 0: no bound."""
     groups: Groups = cgroup.NONE
-    admission: Admission = admitted
+    memory: Memory = msgspec.field(default_factory=Memory)
 
 
 def file_ref(manifest: Manifest, path: str) -> FileRef:
@@ -83,8 +63,10 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
         memory_bytes=(caps.memory_mib or settings.memory_mib or half_mib) * 2**20,
         arena_bytes=settings.arena_mib * 2**20,
     )
-    async with terms.admission(Need(manifest, variant, allowed.memory_bytes)):
-        return await process.start(load, allowed, terms.make, terms.groups)
+    async with terms.memory.ask(terms.memory.need(manifest, variant, allowed.memory_bytes)):
+        worker = await process.start(load, allowed, terms.make, terms.groups)
+    terms.memory.measure(manifest, variant, worker)
+    return worker
 
 
 async def run_golden(worker: process.Worker, manifest: Manifest, golden: Golden) -> Compared:

@@ -19,7 +19,8 @@ from edged.errors import Code, EdgedError
 from edged.events import EventLog
 from edged.models import restarts
 from edged.models.choosing import Choice
-from edged.models.loading import Admission, Terms, admitted, start_worker
+from edged.models.loading import Terms, start_worker
+from edged.models.memory import Memory
 from edged.models.selection import PassedOver
 from edged.models.telling import Telling
 from edged.system.hardware import Hardware
@@ -80,7 +81,7 @@ class Resident:
         make: Maker,
         max_answer_bytes: int = 0,
         groups: Groups = cgroup.NONE,
-        admission: Admission = admitted,
+        memory: Memory | None = None,
     ) -> None:
         self.source = source
         self.manifest = source.manifest
@@ -110,7 +111,7 @@ class Resident:
         self._make = make
         self._max_answer_bytes = max_answer_bytes
         self._groups = groups
-        self._admission = admission
+        self._memory = memory or Memory()
         self._served = False
         self._deaths = 0
         """In a row, with no answer between."""
@@ -182,7 +183,7 @@ class Resident:
         if self.begun:
             self.choice.anew()
             self._served, self._deaths, self._refusals, self._delay_s = False, 0, 0, 0.0
-        self.begun, self.leaving, self._resting = True, False, ""
+        self.begun, self.leaving, self._changing, self._resting = True, False, False, ""
         self._become(State.LOADING, "")
         self._task = asyncio.get_running_loop().create_task(self._live(), name=f"resident {self.name}")
 
@@ -278,10 +279,8 @@ class Resident:
                 return None
             if (wanted := self.choice.variant) is not variant:
                 self._changing = True
-                try:
-                    await self._change(variant, worker, wanted)
-                finally:
-                    self._changing = False
+                await self._change(variant, worker, wanted)
+                self._changing = False
 
     async def _rest(self, variant: Variant, worker: process.Worker) -> None:
         why = self._resting
@@ -316,6 +315,7 @@ class Resident:
             await self._end(variant, worker)
 
     async def _end(self, variant: Variant, worker: process.Worker) -> None:
+        self._memory.measure(self.manifest, variant, worker)
         if (await worker.stop(_STOP_GRACE_S)).lost:
             self._lose(variant, worker)
 
@@ -324,10 +324,10 @@ class Resident:
         try:
             worker = await start_worker(self.source.folder, self.manifest, variant, self._terms())
         except (EdgedError, OSError) as error:
-            try_again = self.choice.runnable == [variant] or not restarts.is_hang(error)
+            again = restarts.may_pass(error) and (self.choice.runnable == [variant] or not restarts.is_hang(error))
             if isinstance(error, EdgedError) and error.code is Code.MEMORY_SHORT:
                 await self._wait_for_memory(variant, error)
-            elif try_again and restarts.may_pass(error):
+            elif again:
                 self.last_exit = str(error)
                 self._deaths += 1
                 await self._come_back(variant, error)
@@ -381,7 +381,7 @@ class Resident:
 
     def _terms(self) -> Terms:
         device_mib, answer_bytes = self._hardware.memory_mib, self._max_answer_bytes
-        return Terms(self.settings, device_mib, self._make, answer_bytes, self._groups, self._admission)
+        return Terms(self.settings, device_mib, self._make, answer_bytes, self._groups, self._memory)
 
     def _pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:
         if isinstance(error, process.LostError):

@@ -31,6 +31,7 @@ from edged.worker.child import Exit
 from edged.worker.messages import InputPart, Loaded
 from edged.worker.process import Batch, LostError
 from edged.worker.templates import spawned
+from edged.worker.usage import Usage
 
 DIGITS = Path(__file__).resolve().parents[3] / "bootc/models/digits/1"
 PATIENCE_S = 60.0
@@ -326,6 +327,9 @@ class DyingWorker:
 
     async def stop(self, _):
         return await self.ended
+
+    def usage(self):
+        return Usage()
 
 
 class TestTheDelayBeforeAWorkerIsStartedAgain:
