@@ -21,6 +21,7 @@ from edged.events import EventLog, Severity
 from edged.models.memory import Memory
 from edged.models.residency import Residency
 from edged.models.resident import Resident, Source
+from edged.pressure.accelerators import Accelerators
 from edged.pressure.acting import Acting
 from edged.pressure.governor import Governor
 from edged.pressure.monitor import Monitor
@@ -201,6 +202,9 @@ class App:
         monitor = Monitor(root, state, governor, self._events, self._take_limits, self._service.busy_s, recorder)
         self._in_background(stack, "pressure monitor", monitor.run())
         self._in_background(stack, "rest of idle models", self._acting.run())
+        idle_s, doubts = self._service.idle_s, lambda: monitor.distrusted
+        accelerators = Accelerators(Path("/"), self._residency, idle_s, doubts, self._events, self._life)
+        self._in_background(stack, "accelerator watchdog", accelerators.run())
         return monitor
 
     def _governor(self) -> Governor:

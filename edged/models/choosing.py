@@ -39,6 +39,11 @@ class Choice:
         """Why something else than the best variant is to run; empty where nothing speaks against that."""
         return self._preferred_because or next(iter(self._avoided.values()), "")
 
+    @property
+    def objections(self) -> str:
+        """Why each that is passed over is."""
+        return "; ".join(f"{passed.variant}: {passed.reason}" for passed in self.passed_over)
+
     def prefer(self, variant: str, why: str) -> None:
         """Has `variant` run, where it can, until something else is preferred; empty: the best."""
         self._preferred_because = why if variant else ""

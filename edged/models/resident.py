@@ -115,14 +115,13 @@ class Resident:
         self._served = False
         self._deaths = 0
         """In a row, with no answer between."""
-        self._refusals = 0
-        """Of memory, in a row."""
+        self._refusals = 0  # of memory, in a row
         self._delay_s = 0.0
         self._task: asyncio.Task[None] | None = None
 
     @property
     def passed_over(self) -> list[PassedOver]:
-        """The variants that will not serve, and why, in the bundle's order."""
+        """The variants that will not serve, and why."""
         return self.choice.passed_over
 
     @property
@@ -238,7 +237,9 @@ class Resident:
             except asyncio.CancelledError:
                 worker, self.worker = self.worker, None
                 if worker is not None and self.variant is not None:
-                    await self._end(self.variant, worker)
+                    self._memory.measure(self.manifest, self.variant, worker)
+                    if (await worker.stop(_STOP_GRACE_S)).lost:
+                        self._lose(self.variant, worker)
                 raise
             if ended is None:  # it has rested
                 continue
@@ -257,8 +258,7 @@ class Resident:
                 self._pass_over(variant, verdict)
             else:
                 await self._come_back(variant, verdict)
-        reasons = "; ".join(f"{passed.variant}: {passed.reason}" for passed in self.passed_over)
-        self._fail(f"no variant can run here: {reasons}")
+        self._fail(f"no variant can run here: {self.choice.objections}")
 
     async def _serve(self) -> tuple[Exit, process.Worker, Variant] | None:
         """Until the worker ends, which may be another by then; None when it has rested and is to be loaded again."""
@@ -286,10 +286,7 @@ class Resident:
         why = self._resting
         self.worker = None
         self._become(State.UNAVAILABLE, f"{why}; the next request brings it back")
-        try:
-            await worker.drained()
-        finally:
-            await self._end(variant, worker)
+        await self._end(variant, worker)
         self.variant = None
         self._telling.rests(variant, why)
         self.changes.mark()
@@ -301,28 +298,26 @@ class Resident:
     async def _change(self, variant: Variant, worker: process.Worker, wanted: Variant) -> None:
         """Loads `wanted` beside the worker that serves, and has it take that one's place."""
         try:
-            other = await start_worker(self.source.folder, self.manifest, wanted, self._terms())
+            other = await start_worker(self.source.folder, self.manifest, wanted, self.terms())
         except (EdgedError, OSError) as error:
             self._telling.kept(variant, wanted, error)
+            self.changes.mark()
             if not restarts.may_pass(error):
                 self._pass_over(wanted, error)
             return
         why = self.choice.because or "nothing speaks against it any more"
         self._take_up(wanted, other, f" instead of {variant.name}: {why}")
-        try:
-            await worker.drained()
-        finally:
-            await self._end(variant, worker)
+        await self._end(variant, worker)
 
     async def _end(self, variant: Variant, worker: process.Worker) -> None:
         self._memory.measure(self.manifest, variant, worker)
-        if (await worker.stop(_STOP_GRACE_S)).lost:
+        if (await worker.retire(_STOP_GRACE_S)).lost:
             self._lose(variant, worker)
 
     async def _load(self, variant: Variant) -> process.Worker | None:
         """A worker of `variant`, ready; None when it does not load, which is then dealt with."""
         try:
-            worker = await start_worker(self.source.folder, self.manifest, variant, self._terms())
+            worker = await start_worker(self.source.folder, self.manifest, variant, self.terms())
         except (EdgedError, OSError) as error:
             again = restarts.may_pass(error) and (self.choice.runnable == [variant] or not restarts.is_hang(error))
             if isinstance(error, EdgedError) and error.code is Code.MEMORY_SHORT:
@@ -379,7 +374,8 @@ class Resident:
         """A worker has answered: what died before is no row of deaths any more."""
         self._deaths = 0
 
-    def _terms(self) -> Terms:
+    def terms(self) -> Terms:
+        """What its workers are started under."""
         device_mib, answer_bytes = self._hardware.memory_mib, self._max_answer_bytes
         return Terms(self.settings, device_mib, self._make, answer_bytes, self._groups, self._memory)
 

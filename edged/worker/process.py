@@ -263,6 +263,18 @@ class Worker:
         await self._child.stop(grace_s)
         return await asyncio.shield(self.ended)
 
+    async def retire(self, grace_s: float) -> Exit:
+        """As `stop`, once it has answered what it has. Cancelled, it stops at once, and goes on until it has."""
+        try:
+            await self.drained()
+        finally:
+            ending = asyncio.ensure_future(self.stop(grace_s))
+            try:
+                await asyncio.wait([ending])
+            finally:
+                how = await ending
+        return how
+
     def usage(self) -> Usage:
         """What it takes now and took at most; zeros once it has gone, which a lost one has not."""
         if self._child.reaped.done():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -32,8 +31,10 @@ def neg(folder: Path, name: str, extra: str = "") -> Path:
     return bundles.make_bundle(folder / name, bundles.onnx_model(nodes, *tensors), *tensors, name=name, extra=extra)
 
 
-def asked(name: str) -> pb.ModelInferRequest:
-    return request(name, tensor("x", "FP32", [1, 2]), raw=[pack("FP32", [1.0, 2.0])])
+def asked(name: str, priority: int = 0) -> pb.ModelInferRequest:
+    made = request(name, tensor("x", "FP32", [1, 2]), raw=[pack("FP32", [1.0, 2.0])])
+    made.parameters["priority"].int64_param = priority
+    return made
 
 
 def events(daemon: Daemon, *codes: str) -> list[admin_pb2.Event]:
@@ -90,17 +91,26 @@ def pi(tmp_path: Path) -> sysfs.Sysfs:
     return sysfs.raspberry_pi(tmp_path / "root")
 
 
-def test_heat_brings_the_lighter_variant_and_its_end_the_best_and_no_request_fails(pi: sysfs.Sysfs):
-    with Daemon(pi.root, [DIGITS], SETTINGS).start() as daemon:
-        (before,) = daemon.status().workers
+def test_heat_brings_the_lighter_variant_and_its_end_the_best_and_no_request_fails(pi: sysfs.Sysfs, tmp_path: Path):
+    """Beside a model that gives most of its callers up, and none of those that matter most."""
+    minor = neg(tmp_path, "minor", "[degradation.critical]\nmin_priority = 1\n")
+    with Daemon(pi.root, [DIGITS, minor], SETTINGS).start() as daemon:
+        before = next(each for each in daemon.status().workers if each.model == "digits")
+        daemon.infer(asked("minor"))
         with Callers(daemon) as callers:
             callers.until("fp32")
             pi.set_temperature(0, HOT_C)
             lighter = daemon.wait_for(lambda status: model(status, "digits").variant == "int8")
             callers.until("int8")
+            with pytest.raises(grpc.RpcError) as raised:
+                daemon.infer(asked("minor"))
+            assert refusal(raised.value).code == "overloaded"
+            daemon.infer(asked("minor", priority=1))
             pi.set_temperature(0, COOL_C)
             back = daemon.wait_for(lambda status: model(status, "digits").variant == "fp32")
             callers.until("fp32")
+            daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_NOMINAL)
+            daemon.infer(asked("minor"))
         assert before.variant == "fp32"
         assert lighter.level == admin_pb2.LEVEL_CRITICAL
         assert model(lighter, "digits").degraded
@@ -111,62 +121,35 @@ def test_heat_brings_the_lighter_variant_and_its_end_the_best_and_no_request_fai
         down, up = events(daemon, "variant_changed")
         assert (down.details["variant"], up.details["variant"]) == ("int8", "fp32")
         assert down.message.endswith("instead of fp32: the device's pressure is critical")
-        daemon.wait_for(lambda status: len(status.workers) == 1)
+        daemon.wait_for(lambda status: len(status.workers) == 2)
 
 
-def test_what_matters_less_is_shed_while_what_matters_answers(pi: sysfs.Sysfs, tmp_path: Path):
-    """Two models, of which one gives its callers up when it is critical."""
-    gives_up = neg(tmp_path, "minor", "[degradation.critical]\nmin_priority = 1\n")
-    with Daemon(pi.root, [neg(tmp_path, "major"), gives_up], SETTINGS).start() as daemon:
-        daemon.infer(asked("minor"))
-        pi.set_temperature(0, HOT_C)
-        daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_CRITICAL)
-        with pytest.raises(grpc.RpcError) as raised:
-            daemon.infer(asked("minor"))
-        assert refusal(raised.value).code == "overloaded"
-        daemon.infer(asked("major"))
-        pi.set_temperature(0, COOL_C)
-        daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_NOMINAL)
-        daemon.infer(asked("minor"))
-
-
-@pytest.fixture
-def idle(pi: sysfs.Sysfs, tmp_path: Path) -> Iterator[Daemon]:
-    """A hot device whose one model rests by now."""
-    with Daemon(pi.root, [neg(tmp_path, "neg")], SETTINGS + "idle_s = 1\n").start() as daemon:
-        pi.set_temperature(0, HOT_C)
-        daemon.wait_for(lambda status: not status.workers)
-        yield daemon
-
-
-def test_a_model_that_nobody_asks_goes_and_is_back_for_the_next_request(idle: Daemon):
-    rests = idle.wait_for(lambda status: model(status, "neg").state == admin_pb2.MODEL_STATE_UNAVAILABLE)
-    assert "nobody has asked for" in model(rests, "neg").reason
-    assert rests.ready, "it answers whoever asks"
-    answer = idle.infer(asked("neg"))
-    assert answer.parameters["edged_level"].string_param == "critical", "it is hot all the same"
-    assert model(idle.status(), "neg").requests_ok == 1
-    idle.wait_for(lambda status: not status.workers)
-    assert len(events(idle, "model_rests")) >= 1
-
-
-def test_a_model_that_rests_is_back_when_it_is_cool(idle: Daemon, pi: sysfs.Sysfs):
-    pi.set_temperature(0, COOL_C)
-    idle.wait_for(lambda status: status.level == admin_pb2.LEVEL_NOMINAL and model(status, "neg").ready)
-
-
-def test_somebody_may_unload_a_model_that_rests_and_load_it_again(idle: Daemon):
+def test_a_model_that_nobody_asks_goes_and_is_back_when_it_is_asked_or_loaded_or_when_it_is_cool(
+    pi: sysfs.Sysfs, tmp_path: Path
+):
     load, unload = pb.RepositoryModelLoadRequest(model_name="neg"), pb.RepositoryModelUnloadRequest(model_name="neg")
     service = "inference.GRPCInferenceService"
-    idle.call(f"{service}/RepositoryModelLoad", load, pb.RepositoryModelLoadResponse, admin=True)
-    idle.infer(asked("neg"))
-    idle.wait_for(lambda status: not status.workers)
-    idle.call(f"{service}/RepositoryModelUnload", unload, pb.RepositoryModelUnloadResponse, admin=True)
-    with pytest.raises(grpc.RpcError) as raised:
-        idle.infer(asked("neg"))
-    assert refusal(raised.value).code == "model_unavailable"
-    idle.call(f"{service}/RepositoryModelLoad", load, pb.RepositoryModelLoadResponse, admin=True)
-    idle.infer(asked("neg"))
+    with Daemon(pi.root, [neg(tmp_path, "neg")], SETTINGS + "idle_s = 1\n").start() as daemon:
+        pi.set_temperature(0, HOT_C)
+        rests = daemon.wait_for(lambda status: not status.workers)
+        assert model(rests, "neg").state == admin_pb2.MODEL_STATE_UNAVAILABLE
+        assert "nobody has asked for" in model(rests, "neg").reason
+        assert rests.ready, "it answers whoever asks"
+        answer = daemon.infer(asked("neg"))
+        assert answer.parameters["edged_level"].string_param == "critical", "it is hot all the same"
+        daemon.wait_for(lambda status: not status.workers)
+        daemon.call(f"{service}/RepositoryModelLoad", load, pb.RepositoryModelLoadResponse, admin=True)
+        daemon.wait_for(lambda status: not status.workers)
+        daemon.call(f"{service}/RepositoryModelUnload", unload, pb.RepositoryModelUnloadResponse, admin=True)
+        with pytest.raises(grpc.RpcError) as raised:
+            daemon.infer(asked("neg"))
+        assert refusal(raised.value).code == "model_unavailable", "a person has unloaded it"
+        daemon.call(f"{service}/RepositoryModelLoad", load, pb.RepositoryModelLoadResponse, admin=True)
+        daemon.wait_for(lambda status: not status.workers)
+        assert len(events(daemon, "model_rests")) == 4
+        pi.set_temperature(0, COOL_C)
+        cool = daemon.wait_for(lambda status: model(status, "neg").ready and status.level == admin_pb2.LEVEL_NOMINAL)
+        assert model(cool, "neg").requests_ok == 1
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_others_serve(tmp_path: Path):
