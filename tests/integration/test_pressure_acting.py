@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -166,3 +170,37 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_others_serve(
             daemon.infer(asked("large"))
         assert refusal(raised.value).code == "model_unavailable"
         assert "takes 900 MiB at its peak" in refusal(raised.value).message
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
+def test_a_state_folder_that_is_full_and_then_read_only_hinders_nobody(tmp_path: Path):
+    state = tmp_path / "root/var/lib/edged"
+    state.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "edged-test", state], check=True)
+    try:
+        with contextlib.suppress(OSError), (state / "filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        with Daemon(tmp_path / "root", [DIGITS, neg(tmp_path, "neg")], "[pressure]\ntrace_mib = 1\n") as daemon:
+            daemon.start()
+            end = time.monotonic() + PATIENCE_S
+            while not (pressed := events(daemon, "pressure_level")):
+                assert time.monotonic() < end
+            assert (pressed[0].subject, pressed[0].details["level"]) == ("storage", "emergency")
+            assert "no space is left in the state folder's file system" in pressed[0].message
+            assert daemon.infer(asked("neg")).parameters["edged_level"].string_param == "nominal", (
+                "callers feel nothing"
+            )
+            subprocess.run(["mount", "-o", "remount,ro", state], check=True)
+            daemon.infer(asked("neg"))
+            worker = next(each for each in daemon.status().workers if each.model == "neg")
+            os.kill(worker.pid, signal.SIGKILL)
+            daemon.wait_for(lambda status: model(status, "neg").ready and restarts(status, "neg") == 1)
+            daemon.infer(asked("neg"))
+            assert daemon.stop() == 0
+    finally:
+        subprocess.run(["umount", "--lazy", state], check=True)
+
+
+def restarts(status: admin_pb2.Status, name: str) -> int:
+    return next((each.restarts for each in status.workers if each.model == name), 0)
