@@ -19,11 +19,16 @@ from edged.config.settings import Settings
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.facts import Fact, LevelEntered
+from edged.models.memory import Memory
 from edged.models.residency import Residency
-from edged.models.resident import Resident, Source
+from edged.models.resident import Resident
+from edged.models.states import Source
+from edged.pressure.accelerators import Accelerators
+from edged.pressure.acting import Acting
 from edged.pressure.governor import Governor
 from edged.pressure.monitor import Monitor
 from edged.pressure.policy import policy_of
+from edged.pressure.room import Room
 from edged.pressure.trace import Recorder
 from edged.rpc import admin, scrape, telemetry, updates, ways_in
 from edged.rpc.metrics import Metrics
@@ -33,8 +38,7 @@ from edged.runtimes.base import ENGINES
 from edged.serving import report
 from edged.serving.repository import Repository
 from edged.serving.service import Service
-from edged.system import background, hardware, identity
-from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
+from edged.system import background, folders, hardware, identity
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
 from edged.system.starts import LIMIT, RETRY_S, SETTLED_S, Starts, supervised
@@ -66,17 +70,21 @@ class App:
         self._events = EventLog(settings.log.events_kept)
         self._life = Life(self._changes)
         self._residency = Residency(self._changes)
+        self._station: Station | None = None
+        self._service = Service(self._residency, settings.serving, self._add_fact)
+        idle_s, root = self._service.idle_s, origin.root
+        self._acting = Acting(self._residency, idle_s, settings.pressure.idle_s)
+        self._room = Room(root, self._residency, idle_s, self._events, settings.pressure)
+        self._memory = Memory(self._room.ask)
         self._templates = Templates(self._events)
         self._groups = cgroup.NONE
         self._runtimes = {name: engine.version() for name, engine in ENGINES.items()}
         self._device = hardware.read(settings.device.hardware_class)
         self._found: list[factory.Found] = []
-        self._service = Service(self._residency, settings.serving, self._add_fact)
         self._repository = Repository(self._residency, self._release, self._events)
         self._notifier = Notifier(os.environ)
         self._monitor: Monitor | None = None
         self._agent: Agent | None = None
-        self._station: Station | None = None
         self._log = log.get("app")
         self._doubts: list[str] = []
         self._starts: Starts | None = None
@@ -125,19 +133,12 @@ class App:
             self._notifier.stopping("answering what is under way")
 
     def _take_folders(self, stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> None:
-        listen, paths = self._placed.listen, self._placed.paths
-        state = Path(paths.state)
-        make_folder(state, 0o700)
-        if fault := keep_private(state):
+        listen = self._placed.listen
+        sockets = [Path(socket).parent for socket in (listen.socket, listen.admin_socket)]
+        for fault in folders.take(Path(self._placed.paths.state), sockets, stack):
             self._life.degrade(fault)
-        for socket in (listen.socket, listen.admin_socket):
-            folder = Path(socket).parent
-            make_folder(folder, 0o750)
-            if fault := open_to_all(folder):
-                self._life.degrade(fault)
-            stack.callback(Lock(folder / "edged.lock").release)
+        for folder in sockets:
             remove_leftovers(folder)
-        stack.callback(FolderLock(state).release)
 
     def _count_start(self) -> None:
         """After crashes in a row, comes up for administrators only, and tries again after a while."""
@@ -223,6 +224,7 @@ class App:
             self._templates.make,
             self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
             self._groups,
+            self._memory,
         )
 
     def _know_factory(self) -> None:
@@ -237,8 +239,12 @@ class App:
         quota_bytes = self._settings.pressure.trace_mib * 2**20
         recorder = Recorder(state, quota_bytes, governor) if quota_bytes else None
         root = self._origin.root
-        monitor = Monitor(root, state, governor, self._events, self._take_limits, self._busy_s, recorder)
+        monitor = Monitor(root, state, governor, self._events, self._take_limits, self._service.busy_s, recorder)
         self._in_background(stack, "pressure monitor", monitor.run())
+        self._in_background(stack, "rest of idle models", self._acting.run())
+        idle_s, doubts = self._service.idle_s, lambda: monitor.distrusted
+        accelerators = Accelerators(Path("/"), self._residency, idle_s, doubts, self._events, self._life)
+        self._in_background(stack, "accelerator watchdog", accelerators.run())
         return monitor
 
     def _governor(self) -> Governor:
@@ -249,13 +255,10 @@ class App:
         if limits.level is not self._service.level:
             self._add_fact(LevelEntered(limits.level, clock.monotonic()))
         self._service.limit(limits)
+        self._acting.take(limits)
         self._life.press(limits.level)
         if self._agent is not None:
             self._agent.pause("the device is under pressure" if limits.background_paused else "")
-
-    def _busy_s(self) -> float:
-        """The processor time of the workers stands for how long inferences ran."""
-        return sum(resident.worker.usage().cpu_s for resident in self._residency.all() if resident.worker)
 
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
         """The servers of all ways in; stopped with `stack`."""
@@ -382,6 +385,8 @@ class App:
             self._agent.shop.settings = self._settings.under(self._origin.root).update
         for resident in self._residency.known():
             resident.settings = self._settings.workers
+        self._room.settings = self._settings.pressure
+        self._acting.idle_limit_s = self._settings.pressure.idle_s
         if self._monitor is not None:
             self._monitor.govern(self._governor())
         self._changes.mark()

@@ -40,6 +40,7 @@ class Code(StrEnum):
     WORKER_CRASHED = "worker_crashed"
     WORKER_HANG = "worker_hang"
     CRASH_LOOP = "crash_loop"
+    MEMORY_SHORT = "memory_short"
 
     # What is published, and the way from there into the store.
     SIGNATURE_INVALID = "signature_invalid"

@@ -231,6 +231,8 @@ class Description(_Table, frozen=True, kw_only=True):
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=64)]
     """Best first."""
     acceptance: Acceptance = Acceptance()
+    priority: Annotated[int, Meta(ge=1, le=100)] = 50
+    """How much the model matters when memory is short: 1 is kept longest."""
     queue: Queue = Queue()
     degradation: dict[Level, Degradation] = {}
     drift: Annotated[tuple[Drift, ...], Meta(max_length=256)] = ()

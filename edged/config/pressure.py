@@ -74,6 +74,15 @@ class Pressure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             extra={"unit": "MiB", "reload": True},
         ),
     ] = 0
+    idle_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=86400,
+            description="A model that nobody asked for so long may be unloaded under pressure, until somebody asks.",
+            extra={"unit": "s", "reload": True},
+        ),
+    ] = 60.0
     storage_reserve_mib: Annotated[
         int,
         Meta(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edged.bundle.factory import Found
 from edged.bundle.manifest import digest
 from edged.errors import EdgedError
-from edged.models.resident import Source
+from edged.models.states import Source
 from edged.models.store import Store
 
 FACTORY = "factory"

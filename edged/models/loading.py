@@ -11,6 +11,7 @@ from edged.bundle.acceptance import Verdict
 from edged.bundle.manifest import Golden, Manifest, Variant
 from edged.config.settings import Workers
 from edged.errors import EdgedError
+from edged.models.memory import Memory
 from edged.worker import cgroup, process
 from edged.worker.cgroup import Groups
 from edged.worker.messages import Compared, FileRef, Load, RunGolden, WarmupRun
@@ -32,6 +33,7 @@ class Terms(msgspec.Struct, frozen=True):
     max_answer_bytes: int = 0
     """What one answer may take; 0: no bound."""
     groups: Groups = cgroup.NONE
+    memory: Memory = msgspec.field(default_factory=Memory)
 
 
 def file_ref(manifest: Manifest, path: str) -> FileRef:
@@ -64,7 +66,10 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
         memory_bytes=(caps.memory_mib or settings.memory_mib or half_mib) * 2**20,
         arena_bytes=settings.arena_mib * 2**20,
     )
-    return await process.start(load, allowed, terms.make, terms.groups)
+    async with terms.memory.ask(terms.memory.need(manifest, variant, allowed.memory_bytes)):
+        worker = await process.start(load, allowed, terms.make, terms.groups)
+    terms.memory.measure(manifest, variant, worker)
+    return worker
 
 
 async def run_golden(worker: process.Worker, manifest: Manifest, golden: Golden) -> Compared:

@@ -1,27 +1,29 @@
-"""One model revision kept up: its variant chosen, its worker started, and started again when it dies."""
+"""One model revision kept up: its variant chosen and changed, its worker started, and started again when it dies."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from enum import StrEnum
-from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from edged import log
-from edged.bundle.manifest import Manifest, Variant, digest
+from edged.bundle.manifest import Variant, digest
 from edged.changes import Changes
 from edged.config.settings import Workers
 from edged.errors import Code, EdgedError
-from edged.events import EventLog, Severity
+from edged.events import EventLog
 from edged.models import restarts
+from edged.models.choosing import Choice
 from edged.models.loading import Terms, start_worker
-from edged.models.selection import PassedOver, select
+from edged.models.memory import Memory
+from edged.models.selection import PassedOver
+from edged.models.states import Lost, Source, State
+from edged.models.telling import Telling
 from edged.system.hardware import Hardware
 from edged.worker import cgroup, process
 from edged.worker.cgroup import Groups
+from edged.worker.child import Exit
 from edged.worker.templates import Maker
 
 _log = log.get("models")
@@ -33,33 +35,12 @@ _STOP_GRACE_S = 2.0
 _WORTH_WAITING_S = 2.0
 
 
-class State(StrEnum):
-    """Where a resident stands."""
-
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-    UNLOADING = "unloading"
-    UNAVAILABLE = "unavailable"
-
-
-class Source(msgspec.Struct, frozen=True):
-    """A bundle on disk that may be loaded, and where it came from (`factory`)."""
-
-    folder: Path
-    manifest: Manifest
-    origin: str
-
-
-class Lost(msgspec.Struct, frozen=True):
-    """A worker that could not be ended: what it holds stays charged to its model until it goes after all."""
-
-    variant: Variant
-    worker: process.Worker
-
-
 class Resident:
-    """One model revision: it chooses a variant, starts its worker, and starts it again when it dies."""
+    """One model revision: it chooses a variant, starts its worker, and starts it again when it dies.
+
+    It may be told to prefer another variant, whose worker is then started beside the one that serves and takes its
+    place when it is ready; and to rest, without a worker, until somebody asks for it.
+    """
 
     def __init__(
         self,
@@ -72,6 +53,7 @@ class Resident:
         make: Maker,
         max_answer_bytes: int = 0,
         groups: Groups = cgroup.NONE,
+        memory: Memory | None = None,
     ) -> None:
         self.source = source
         self.manifest = source.manifest
@@ -90,9 +72,14 @@ class Resident:
         """Whether it was ever to be loaded."""
         self.leaving = False
         """Whether it is to go: what waits is still answered, and nothing new is taken."""
-        self._runnable, self.passed_over = select(source.manifest, hardware, runtimes)
+        self._resting = ""
+        """Why it has no worker until somebody asks; empty while it does not rest."""
+        self._changing = False
+        self._told = asyncio.Event()
+        """Set when it is to look again at what it is to run."""
+        self.choice = Choice(source.manifest, hardware, runtimes, self._told.set)
         self._hardware = hardware
-        self._events = events
+        self._telling = Telling(events, source.manifest)
         self._make = make
         self._max_answer_bytes = max_answer_bytes
         self._groups = groups
@@ -101,11 +88,18 @@ class Resident:
         self.trouble: EdgedError | None = None
         """What the last worker that ended, or did not come up, is blamed for."""
         self.hangs = 0
+        self._memory = memory or Memory()
         self._served = False
         self._deaths = 0
         """In a row, with no answer between."""
+        self._refusals = 0  # of memory, in a row
         self._delay_s = 0.0
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def passed_over(self) -> list[PassedOver]:
+        """The variants that will not serve, and why."""
+        return self.choice.passed_over
 
     @property
     def name(self) -> str:
@@ -130,9 +124,10 @@ class Resident:
 
     @property
     def expected(self) -> bool:
-        """Whether it answers now, or is expected to shortly: its worker has died and is on its way back."""
+        """Whether it answers now or shortly: its worker is on its way back, or will be when it is asked."""
         just_ended = self.state is State.READY  # what follows from that is not decided yet
-        return just_ended or (self.loading and self._served and self._delay_s <= _WORTH_WAITING_S)
+        returns = self.loading and self._served and self._delay_s <= _WORTH_WAITING_S
+        return just_ended or self.resting or returns
 
     @property
     def loading(self) -> bool:
@@ -142,7 +137,17 @@ class Resident:
     @property
     def settled(self) -> bool:
         """Whether its first load has come to an end, good or bad."""
-        return not self.loading or self._deaths > 0
+        return not self.loading or self._deaths > 0 or self._refusals > 0
+
+    @property
+    def resting(self) -> bool:
+        """Whether it has no worker because nobody asked: the next request brings it back."""
+        return bool(self._resting) and not self.leaving
+
+    @property
+    def steady(self) -> bool:
+        """Whether it answers, and is not about to do so from another worker: only then can it be told to rest."""
+        return self.ready and not self._changing and not self.leaving and not self._resting
 
     @property
     def deaths(self) -> int:
@@ -157,9 +162,9 @@ class Resident:
     def start(self) -> None:
         """Begins to load, or to load again once it has been stopped: every variant has its chance anew."""
         if self.begun:
-            self._runnable, self.passed_over = select(self.manifest, self._hardware, self.runtimes)
-            self._served, self._deaths, self._delay_s = False, 0, 0.0
-        self.begun, self.leaving = True, False
+            self.choice.anew()
+            self._served, self._deaths, self._refusals, self._delay_s = False, 0, 0, 0.0
+        self.begun, self.leaving, self._changing, self._resting = True, False, False, ""
         self._become(State.LOADING, "")
         self._task = asyncio.get_running_loop().create_task(self._live(), name=f"resident {self.name}")
 
@@ -167,6 +172,20 @@ class Resident:
     def loaded(self) -> bool:
         """Whether it is loaded, or on its way to be."""
         return self.begun and not self.leaving
+
+    def rest(self, why: str) -> None:
+        """Gives its worker's memory back once that has answered what it has; `wake` brings it back."""
+        if self.steady:
+            self._resting = why
+            self._told.set()
+
+    def wake(self) -> None:
+        """Loads again what rests; nothing where it does not."""
+        if self._resting:
+            self._resting, self._delay_s = "", 0.0
+            if not self.ready:
+                self._become(State.LOADING, "")
+            self._told.set()
 
     def leave(self, why: str) -> None:
         """Takes nothing new from now on; `stop` follows when what waits is answered."""
@@ -192,18 +211,22 @@ class Resident:
             self._fail("a defect of edged; its log says more")
 
     async def _keep_up(self) -> None:
-        while self._runnable:
-            worker = await self._load(self._runnable[0])
-            if worker is None:
+        while self.choice.runnable:
+            if await self._load(self.choice.variant) is None:
                 continue
             try:
-                how = await asyncio.shield(worker.ended)
+                ended = await self._serve()
             except asyncio.CancelledError:
-                self.worker = None
-                if (await worker.stop(_STOP_GRACE_S)).lost:
-                    self._lose(self._runnable[0], worker)
+                worker, self.worker = self.worker, None
+                if worker is not None and self.variant is not None:
+                    self._memory.measure(self.manifest, self.variant, worker)
+                    if (await worker.stop(_STOP_GRACE_S)).lost:
+                        self._lose(self.variant, worker)
                 raise
-            self.worker = None
+            if ended is None:  # it has rested
+                continue
+            how, worker, variant = ended
+            self.worker, self._resting = None, ""
             self.last_exit = how.text
             if self.leaving:  # what waited is told that it is gone
                 self.changes.mark()
@@ -215,66 +238,110 @@ class Resident:
             verdict = worker.verdict or EdgedError(Code.WORKER_CRASHED, f"its worker ended: {how.text}")
             self.trouble = verdict
             if how.lost:
-                self._lose(self._runnable[0], worker)
-                self._pass_over(self._runnable[0], verdict)
+                self._lose(variant, worker)
+                self._pass_over(variant, verdict)
             else:
-                await self._come_back(verdict)
-        reasons = "; ".join(f"{passed.variant}: {passed.reason}" for passed in self.passed_over)
-        self._fail(f"no variant can run here: {reasons}")
+                await self._come_back(variant, verdict)
+        self._fail(f"no variant can run here: {self.choice.objections}")
+
+    async def _serve(self) -> tuple[Exit, process.Worker, Variant] | None:
+        """Until the worker ends, which may be another by then; None when it has rested and is to be loaded again."""
+        while True:
+            worker, variant = self.worker, self.variant
+            assert worker is not None and variant is not None  # noqa: S101, PT018 - narrows the types
+            told = asyncio.ensure_future(self._told.wait())
+            either: list[asyncio.Future[Any]] = [worker.ended, told]
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                told.cancel()
+            self._told.clear()
+            if worker.ended.done():
+                return worker.ended.result(), worker, variant
+            if self._resting:
+                await self._rest(variant, worker)
+                return None
+            if (wanted := self.choice.variant) is not variant:
+                self._changing = True
+                await self._change(variant, worker, wanted)
+                self._changing = False
+
+    async def _rest(self, variant: Variant, worker: process.Worker) -> None:
+        why = self._resting
+        self.worker = None
+        self._become(State.UNAVAILABLE, f"{why}; the next request brings it back")
+        await self._end(variant, worker)
+        self.variant = None
+        self._telling.rests(variant, why)
+        self.changes.mark()
+        while self._resting:
+            self._told.clear()
+            await self._told.wait()
+        self._become(State.LOADING, "")
+
+    async def _change(self, variant: Variant, worker: process.Worker, wanted: Variant) -> None:
+        """Loads `wanted` beside the worker that serves, and has it take that one's place."""
+        try:
+            other = await start_worker(self.source.folder, self.manifest, wanted, self.terms)
+        except (EdgedError, OSError) as error:
+            self._telling.kept(variant, wanted, error)
+            self.changes.mark()
+            if not restarts.may_pass(error):
+                self._pass_over(wanted, error)
+            return
+        why = self.choice.because or "nothing speaks against it any more"
+        self._take_up(wanted, other, f" instead of {variant.name}: {why}")
+        await self._end(variant, worker)
+
+    async def _end(self, variant: Variant, worker: process.Worker) -> None:
+        self._memory.measure(self.manifest, variant, worker)
+        if (await worker.retire(_STOP_GRACE_S)).lost:
+            self._lose(variant, worker)
 
     async def _load(self, variant: Variant) -> process.Worker | None:
         """A worker of `variant`, ready; None when it does not load, which is then dealt with."""
         try:
             worker = await start_worker(self.source.folder, self.manifest, variant, self.terms)
-        except process.LostError as error:
-            self._lose(variant, error.worker)
-            self._pass_over(variant, error)
-            return None
         except (EdgedError, OSError) as error:
             self.trouble = error if isinstance(error, EdgedError) else EdgedError(Code.LOAD_FAILED, str(error))
-            if _may_pass(error) and (self._runnable == [variant] or not _is_hang(error)):
+            again = restarts.may_pass(error) and (self.choice.runnable == [variant] or not restarts.is_hang(error))
+            if isinstance(error, EdgedError) and error.code is Code.MEMORY_SHORT:
+                await self._wait_for_memory(variant, error)
+            elif again:
                 self.last_exit = str(error)
                 self._deaths += 1
-                await self._come_back(error)
+                await self._come_back(variant, error)
             else:
                 self._pass_over(variant, error)
             return None
-        self.worker, self.variant, self._served = worker, variant, True
-        self._become(State.READY, "")
-        self._events.record(
-            Severity.INFO,
-            "model_ready",
-            self.name,
-            f"revision {self.revision}, variant {variant.name}, is ready",
-            revision=self.revision,
-            variant=variant.name,
-            load_s=round(worker.loaded.load_s + worker.loaded.warmup_s, 3),
-            pid=worker.pid,
-            made=worker.made,
-        )
+        self._take_up(variant, worker)
         return worker
 
-    async def _come_back(self, why: EdgedError | OSError) -> None:
+    def _take_up(self, variant: Variant, worker: process.Worker, instead_of: str = "") -> None:
+        """Has `worker` answer from now on."""
+        self.worker, self.variant, self._served, self._refusals = worker, variant, True, 0
+        self._become(State.READY, "")
+        self._telling.ready(variant, worker, instead_of)
+
+    async def _wait_for_memory(self, variant: Variant, why: EdgedError) -> None:
+        """It is asked for again after a while, a longer one each time."""
+        self._refusals += 1
+        self._delay_s = restarts.delay_s(self._refusals + 1, self.settings.restart_min_s, self.settings.restart_max_s)
+        if self._refusals == 1:
+            self._telling.refused(variant, why)
+        self._become(State.LOADING, f"{why.message}; it is asked for again in {self._delay_s:g} s")
+        await asyncio.sleep(self._delay_s)
+
+    async def _come_back(self, variant: Variant, why: EdgedError | OSError) -> None:
         """Waits as long as the deaths in a row ask for; a variant with too many of them makes way for the next."""
-        variant = self._runnable[0]
-        if restarts.is_loop(self._deaths) and len(self._runnable) > 1:
+        if restarts.is_loop(self._deaths) and len(self.choice.runnable) > 1:
             text = f"{self._deaths} workers ended in a row without an answer between; the last: {why}"
             self._deaths = 0
             self._pass_over(variant, EdgedError(Code.CRASH_LOOP, text))
             return
         self._delay_s = restarts.delay_s(self._deaths, self.settings.restart_min_s, self.settings.restart_max_s)
-        self._events.record(
-            Severity.ERROR,
-            why.code if isinstance(why, EdgedError) else Code.LOAD_FAILED,
-            self.name,
-            f"the worker of revision {self.revision} ended: {self.last_exit}",
-            revision=self.revision,
-            variant=variant.name,
-            restart_s=self._delay_s,
-        )
-        loop = "in a crash loop, " if restarts.is_loop(self._deaths) else ""
-        when = f"in {self._delay_s:g} s" if self._delay_s else "now"
-        self._become(State.LOADING, f"{loop}its worker ended ({self.last_exit}); it is started again {when}")
+        self._telling.ended(variant, self.last_exit, why, self._delay_s)
+        self._become(State.LOADING, restarts.in_words(self._deaths, self.last_exit, self._delay_s))
         await asyncio.sleep(self._delay_s)
         self.restarts += 1
 
@@ -301,44 +368,26 @@ class Resident:
     @property
     def runnable(self) -> tuple[Variant, ...]:
         """The variants that may still run here, best first."""
-        return tuple(self._runnable)
+        return tuple(self.choice.runnable)
 
     @property
     def terms(self) -> Terms:
         """What its workers are started under."""
-        return Terms(self.settings, self._hardware.memory_mib, self._make, self._max_answer_bytes, self._groups)
+        device_mib, answer_bytes = self._hardware.memory_mib, self._max_answer_bytes
+        return Terms(self.settings, device_mib, self._make, answer_bytes, self._groups, self._memory)
 
     def _pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:
-        code = error.code if isinstance(error, EdgedError) else Code.LOAD_FAILED
-        self._runnable.remove(variant)
-        self.passed_over.append(PassedOver(variant.name, code, str(error)))
-        places = [each.name for each in self.manifest.variants]
-        self.passed_over.sort(key=lambda passed: places.index(passed.variant))
-        self._events.record(
-            Severity.ERROR,
-            code,
-            self.name,
-            f"variant {variant.name} of revision {self.revision} is passed over: {error}",
-            revision=self.revision,
-            variant=variant.name,
-        )
+        if isinstance(error, process.LostError):
+            self._lose(variant, error.worker)
+        self.choice.pass_over(variant, error)
+        self._telling.passed_over(variant, error)
 
     def _fail(self, reason: str) -> None:
         self._become(State.FAILED, reason)
-        self._events.record(Severity.ERROR, "model_failed", self.name, reason, revision=self.revision)
+        self._telling.failed(reason)
 
     def _become(self, state: State, reason: str) -> None:
         if self.leaving and state not in (State.UNLOADING, State.UNAVAILABLE):
             return
         self.state, self.reason = state, reason
         self.changes.mark()
-
-
-def _may_pass(error: EdgedError | OSError) -> bool:
-    """Whether what kept a worker from coming up may be gone the next time: it was killed, or the device was short."""
-    return isinstance(error, OSError) or error.code in (Code.WORKER_CRASHED, Code.WORKER_HANG)
-
-
-def _is_hang(error: EdgedError | OSError) -> bool:
-    """Whether trying again would cost the whole time limit again, which another variant may do better without."""
-    return isinstance(error, EdgedError) and error.code is Code.WORKER_HANG

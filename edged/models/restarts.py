@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from edged.errors import Code, EdgedError
+from edged.worker.process import LostError
+
 # So many deaths in a row, with no answer between, are no accident any more.
 LOOP_DEATHS = 5
 
@@ -16,3 +19,22 @@ def delay_s(deaths: int, least_s: float, longest_s: float) -> float:
 def is_loop(deaths: int) -> bool:
     """Whether the variant is at fault."""
     return deaths >= LOOP_DEATHS
+
+
+def in_words(deaths: int, how: str, delay_s: float) -> str:
+    """What a model's callers are told after `deaths` in a row, of which the last was so."""
+    loop = "in a crash loop, " if is_loop(deaths) else ""
+    when = f"in {delay_s:g} s" if delay_s else "now"
+    return f"{loop}its worker ended ({how}); it is started again {when}"
+
+
+def may_pass(error: EdgedError | OSError) -> bool:
+    """Whether what kept a worker from coming up may be gone the next time: it was killed, or the device was short."""
+    if isinstance(error, LostError):
+        return False
+    return isinstance(error, OSError) or error.code in (Code.WORKER_CRASHED, Code.WORKER_HANG, Code.MEMORY_SHORT)
+
+
+def is_hang(error: EdgedError | OSError) -> bool:
+    """Whether trying again would cost the whole time limit again, which another variant may do better without."""
+    return isinstance(error, EdgedError) and error.code is Code.WORKER_HANG

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -31,6 +31,15 @@ def select(
         else:
             runnable.append(variant)
     return runnable, passed_over
+
+
+def choose(runnable: Sequence[Variant], preferred: str, avoided: Collection[str]) -> Variant:
+    """Which of the variants that may run is to run: the preferred one, else the best.
+
+    One of the `avoided` only where there is no other. Raises IndexError where there is none at all.
+    """
+    sound = [variant for variant in runnable if variant.name not in avoided] or runnable
+    return next((variant for variant in sound if variant.name == preferred), sound[0])
 
 
 def _objection(variant: Variant, hardware: Hardware, runtimes: Mapping[str, str | None]) -> tuple[Code, str] | None:

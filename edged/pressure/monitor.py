@@ -60,7 +60,8 @@ class Monitor:
         self._limits = Limits()
         self.levels: dict[str, Level] = {}
         """Of each resource; the store, telemetry and updates mind that of storage."""
-        self._distrusted: dict[str, str] = {}
+        self.distrusted: dict[str, str] = {}
+        """The sensors that are not believed, and why."""
         self._fired: set[str] = set()
         self._woken = asyncio.Event()
         self._looked_at = clock.monotonic()
@@ -196,11 +197,11 @@ class Monitor:
                 )
         self.levels = decision.levels
         for name, doubt in decision.distrusted.items():
-            if self._distrusted.get(name) != doubt:
+            if self.distrusted.get(name) != doubt:
                 self._events.record(Severity.WARNING, "sensor_distrusted", name, f"{name}: {doubt}")
-        for name in self._distrusted.keys() - decision.distrusted.keys():
+        for name in self.distrusted.keys() - decision.distrusted.keys():
             self._events.record(Severity.INFO, "sensor_trusted", name, f"{name} is in order again")
-        self._distrusted = decision.distrusted
+        self.distrusted = decision.distrusted
 
 
 def interval_s(decision: Decision, closest_c: float | None, load: float) -> float:

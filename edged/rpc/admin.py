@@ -18,7 +18,8 @@ from edged.bundle.manifest import Variant
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.models.residency import Residency
-from edged.models.resident import Resident, State
+from edged.models.resident import Resident
+from edged.models.states import State
 from edged.rpc.server import Methods, decode, stream, unary
 from edged.serving import report
 from edged.serving.report import Mode

@@ -8,8 +8,9 @@ import grpc
 
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.errors import Code, EdgedError
-from edged.models.resident import Resident, State
+from edged.models.resident import Resident
 from edged.models.routes import parse_version
+from edged.models.states import State
 from edged.rpc.server import Methods, decode, unary
 from edged.serving.repository import Repository
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 from edged.models.residency import Residency
-from edged.models.resident import Lost, Resident, State
+from edged.models.resident import Resident
+from edged.models.states import Lost, State
 from edged.system.life import Life, Phase
 
 
@@ -37,7 +38,8 @@ def _lost_reason(resident: Resident, lost: Lost) -> str:
 def _reason(resident: Resident, *, first_loads: bool) -> str:
     if resident.degraded and resident.variant is not None:
         best = resident.manifest.variants[0].name
-        return f"model {resident.name} is served by variant {resident.variant.name} instead of {best}"
+        why = f": {resident.choice.because}" if resident.choice.because else ""
+        return f"model {resident.name} is served by variant {resident.variant.name} instead of {best}{why}"
     reason = resident.reason
     if resident.state is State.LOADING and not reason and not first_loads:
         reason = "its first worker is still on the way"

@@ -91,6 +91,7 @@ class Repository:
                 resident.leave("it is loaded again")
                 await resident.stop()
             resident.start()
+        resident.wake()
         await self._settled(resident)
         if not resident.ready:
             reason = resident.reason

@@ -13,11 +13,13 @@ import types
 from collections.abc import Callable, Generator, Sequence
 
 from edged import clock, log
+from edged.bundle.manifest import Variant
 from edged.errors import Code, EdgedError
 from edged.facts import Executed, Fact
 from edged.models.resident import Resident
 from edged.serving import batches, overload
 from edged.serving.admission import Admitted
+from edged.serving.busy import Busy
 from edged.serving.closing import Closing
 from edged.serving.deadlines import Deadlines
 from edged.serving.duty import Duty
@@ -42,7 +44,7 @@ class Queue:
     """Requests for one model revision."""
 
     def __init__(
-        self, resident: Resident, bounds: Bounds, duty: Duty, tell: Callable[[Fact], None] | None = None
+        self, resident: Resident, bounds: Bounds, duty: Duty, busy: Busy, tell: Callable[[Fact], None] | None = None
     ) -> None:
         """`tell` hears of every batch that was executed."""
         manifest = resident.manifest
@@ -50,7 +52,10 @@ class Queue:
         self._tell = tell
         self.statistics = Statistics()
         self._resident = resident
+        self.asked_ns = clock.monotonic_ns()
+        """When the last request came, by the monotonic clock; before the first, when this was made."""
         self._duty = duty
+        self._busy_time = busy
         self._waiting = Waiting(in_order=manifest.queue.preserve_ordering)
         self._deadlines = Deadlines()
         self._closing = Closing(manifest.queue)
@@ -109,7 +114,8 @@ class Queue:
             size += content.size if content.place is None else 0
         self._make_room(level, size, deadline)
         answer: asyncio.Future[bytes] = self._loop.create_future()
-        pending = Pending(admitted, contents, size, deadline, render, answer, level, clock.monotonic_ns())
+        self.asked_ns = clock.monotonic_ns()
+        pending = Pending(admitted, contents, size, deadline, render, answer, level, self.asked_ns)
         pending.shared = shared
         self._waiting.add(pending)
         if self._deadlines.add(pending):
@@ -244,6 +250,7 @@ class Queue:
         while not resident.working:
             if not resident.expected:
                 return False
+            resident.wake()
             await resident.changes.after(resident.changes.count)
         return True
 
@@ -283,20 +290,21 @@ class Queue:
         worker.excused = batch[0].retried
         self.statistics.last_inference_ms = clock.wall_ms()
         self._sent_ns = clock.monotonic_ns()
+        self._busy_time.begin(self._sent_ns)
         try:
-            await worker.infer(
-                batches.join(resident.manifest, batch), functools.partial(self._answer, batch, variant.name)
-            )
+            await worker.infer(batches.join(resident.manifest, batch), functools.partial(self._answer, batch, variant))
         except EdgedError as error:
             worker.excused = worker.excused and error.code is Code.WORKER_CRASHED
             raise self._named(error) from error
+        finally:
+            self._busy_time.end(clock.monotonic_ns())
         worker.excused = False
         resident.answered()
 
-    def _answer(self, batch: Sequence[Pending], variant: str, answered: Answered, parts: Sequence[Parts]) -> None:
+    def _answer(self, batch: Sequence[Pending], variant: Variant, answered: Answered, parts: Sequence[Parts]) -> None:
         """Hands each member its answer."""
         resident = self._resident
-        name, revision, degraded = resident.name, resident.revision, resident.degraded
+        name, revision, degraded = resident.name, resident.revision, variant is not resident.manifest.variants[0]
         rows: list[int] = []
         arrived_ns: list[int] = []
         executed = 0
@@ -320,7 +328,7 @@ class Queue:
             )
             if pending.shared is not None:
                 outputs = pending.shared.placed(outputs, [head.size for head in member.outputs])
-            pending.answer.set_result(pending.render(Answer(name, revision, variant, degraded, outputs)))
+            pending.answer.set_result(pending.render(Answer(name, revision, variant.name, degraded, outputs)))
             rows.append(admitted.rows)
             arrived_ns.append(pending.arrived_ns)
         self.statistics.count_execution(answered, executed, rows, arrived_ns, self._sent_ns)
@@ -329,7 +337,7 @@ class Queue:
         if self._tell is not None and rows:
             queued_s = tuple([(self._sent_ns - at) / 1e9 for at in arrived_ns])
             compute_s = (answered.input_ns + answered.infer_ns + answered.output_ns) / 1e9
-            self._tell(Executed(name, revision, variant, sum(rows), queued_s, compute_s, clock.wall_ms()))
+            self._tell(Executed(name, revision, variant.name, sum(rows), queued_s, compute_s, clock.wall_ms()))
 
     def give_up(self, error: EdgedError) -> None:
         """Tells everybody who waits, or whose request a worker has, that no answer will come."""

@@ -14,6 +14,7 @@ from edged.models import routes
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.serving.admission import Admitted, admit, check_contents
+from edged.serving.busy import Busy
 from edged.serving.duty import Duty
 from edged.serving.overload import Bounds
 from edged.serving.regions import Regions
@@ -41,6 +42,7 @@ class Service:
         self._admitted: dict[tuple[str, int], dict[Hashable, Admitted]] = {}
         self._limits = Limits()
         self._duty = Duty()
+        self._busy = Busy()
         self._loop = asyncio.get_running_loop()
         self._stopping = False
         self._observers: list[Callable[[Outcome], None]] = []
@@ -190,12 +192,24 @@ class Service:
         return self._residency.get(*routes.resolve(self._residency.routes, model, version))
 
     def model_ready(self, model: str, version: str) -> bool:
-        """Whether a model answers now. Raises EdgedError when there is no such model."""
-        return self.find(model, version).ready and not self._stopping
+        """Whether a model answers, if only once it is loaded again. Raises EdgedError when there is no such model."""
+        resident = self.find(model, version)
+        return (resident.ready or resident.resting) and not self._stopping
 
     def ready(self) -> bool:
-        """Whether every model that should serve does; a daemon without models has nothing to serve and is ready."""
-        return not self._stopping and all(resident.ready for resident in self._residency.serving())
+        """Whether every model that should serve does, or rests; a daemon without models is ready."""
+        serving = self._residency.serving()
+        return not self._stopping and all(resident.ready or resident.resting for resident in serving)
+
+    def busy_s(self) -> float:
+        """The seconds in which inferences have run so far, of at most one for each second that passes."""
+        return self._busy.seconds(clock.monotonic_ns())
+
+    def idle_s(self, resident: Resident) -> float:
+        """For how long nobody has asked for a resident; 0 while it has requests."""
+        queue = self.queue(resident)
+        busy = queue.waiting or queue.executing
+        return 0.0 if busy else (clock.monotonic_ns() - queue.asked_ns) / 1e9
 
     def residents(self, model: str, version: str) -> list[Resident]:
         """What is or was loaded: all of it, or of one model, or one revision of that. Raises EdgedError as `find`."""
@@ -214,7 +228,7 @@ class Service:
         key = (resident.name, resident.revision)
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = Queue(resident, self._bounds(), self._duty, self._add_fact)
+            queue = self._queues[key] = Queue(resident, self._bounds(), self._duty, self._busy, self._add_fact)
             queue.limit(self._limits.of(resident.name))
         return queue
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from edged.errors import Code, EdgedError
@@ -66,6 +68,21 @@ def _lock(descriptor: int, path: Path) -> None:
         raise EdgedError(
             Code.CANNOT_LISTEN, f"{path} cannot be locked: {error.strerror}", "use a file system that has locks"
         ) from error
+
+
+def take(state: Path, sockets: Sequence[Path], stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> list[str]:
+    """Makes and locks the state folder and those of the sockets, until the stack is left; says what is amiss.
+
+    Raises EdgedError: already_running, cannot_listen or not_permitted.
+    """
+    make_folder(state, 0o700)
+    faults = [keep_private(state)]
+    for folder in sockets:
+        make_folder(folder, 0o750)
+        faults.append(open_to_all(folder))
+        stack.callback(Lock(folder / "edged.lock").release)
+    stack.callback(FolderLock(state).release)
+    return [fault for fault in faults if fault]
 
 
 def make_folder(path: Path, mode: int) -> None:

@@ -31,10 +31,13 @@ def read(hardware_class: str, root: Path = Path("/")) -> Hardware:
         hardware_class=hardware_class,
         instruction_sets=_instruction_sets(root / "proc/cpuinfo"),
         memory_mib=_memory_mib(root / "proc/meminfo"),
-        accelerators=frozenset(
-            kind for kind, nodes in _ACCELERATOR_NODES.items() if any((root / node).exists() for node in nodes)
-        ),
+        accelerators=frozenset(kind for kind in _ACCELERATOR_NODES if present(kind, root)),
     )
+
+
+def present(accelerator: str, root: Path = Path("/")) -> bool:
+    """Whether a device node of that kind of accelerator is there."""
+    return any((root / node).exists() for node in _ACCELERATOR_NODES.get(accelerator, ()))
 
 
 def _instruction_sets(cpuinfo: Path) -> frozenset[str]:

@@ -17,7 +17,8 @@ from edged.errors import EdgedError
 from edged.events import EventLog, Severity
 from edged.models.library import Library
 from edged.models.residency import Residency
-from edged.models.resident import Resident, Source
+from edged.models.resident import Resident
+from edged.models.states import Source
 from edged.models.store import Store
 from edged.types import Level
 from edged.update import environment

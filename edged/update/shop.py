@@ -16,7 +16,8 @@ from edged.config.update import Update
 from edged.events import EventLog
 from edged.models.library import Library
 from edged.models.residency import Residency
-from edged.models.resident import Resident, Source
+from edged.models.resident import Resident
+from edged.models.states import Source
 from edged.types import Level, Outcome, Sample
 from edged.update.environment import Environment
 from edged.update.fetcher import Fetcher

@@ -10,7 +10,8 @@ import msgspec
 from edged import clock
 from edged.errors import Code
 from edged.events import Severity
-from edged.models.resident import Resident, Source, State
+from edged.models.resident import Resident
+from edged.models.states import Source, State
 from edged.update.environment import Environment
 from edged.update.machine import Phase, Ref
 from edged.update.machine import State as Machine

@@ -11,7 +11,8 @@ from edged.bundle import signature
 from edged.bundle.manifest import Manifest, Variant
 from edged.errors import Code, EdgedError
 from edged.models.loading import goldens_of, judge_golden, start_worker
-from edged.models.resident import Resident, State
+from edged.models.resident import Resident
+from edged.models.states import State
 from edged.update.reasons import Reason
 from edged.worker.process import Worker
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from edged import clock
-from edged.models.resident import Resident, State
+from edged.models.resident import Resident
+from edged.models.states import State
 from edged.types import Outcome
 from edged.update.machine import Event, Happened
 from edged.update.outcomes import Outcomes

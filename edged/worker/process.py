@@ -104,11 +104,11 @@ class Worker:
         self._passing = passing
         self._using: dict[int, Batch] = {}
         """The batches that it has and that name regions, by their identity."""
-        self._replies_due = 0
+        self._due: set[asyncio.Future[Reply]] = set()
         self._groups = cgroup.NONE
         self._group: Group | None = None
         self._not_grouped = cgroup.NONE.why_not
-        self._watch = Watch(self._hold_to_memory, lambda: self._replies_due > 0)
+        self._watch = Watch(self._hold_to_memory, lambda: bool(self._due))
         child.reaped.add_done_callback(self._free)
         child.ended.add_done_callback(self._end)
         link.lost.add_done_callback(self._cut_off)
@@ -185,7 +185,7 @@ class Worker:
         """Waits for a reply, and holds the worker to its caps until it is here, even when the caller gives up."""
         timer = self._loop.call_later(limit_s, self._hang, f"{what} took longer than {limit_s:g} s")
         self._watch.quicken()
-        self._replies_due += 1
+        self._due.add(reply)
         reply.add_done_callback(functools.partial(self._replied, timer))
         try:
             return await asyncio.shield(reply)
@@ -196,7 +196,7 @@ class Worker:
     def _replied(self, timer: asyncio.TimerHandle, reply: asyncio.Future[Reply]) -> None:
         timer.cancel()
         reply.exception()  # nobody may wait for it any more
-        self._replies_due -= 1
+        self._due.discard(reply)
 
     def _death(self, what: str) -> EdgedError:
         """What somebody is told who asked for `what` when the worker ended."""
@@ -257,11 +257,28 @@ class Worker:
             self._group.kill()
         self._child.kill()
 
+    async def drained(self) -> None:
+        """Waits until it has answered what it was asked so far; its time limits bound that."""
+        while self._due:
+            await asyncio.wait(list(self._due))
+
     async def stop(self, grace_s: float) -> Exit:
         """Ends the link, by which the worker ends; after `grace_s` seconds by force. Says how it ended."""
         self._link.close()
         await self._child.stop(grace_s)
         return await asyncio.shield(self.ended)
+
+    async def retire(self, grace_s: float) -> Exit:
+        """As `stop`, once it has answered what it has. Cancelled, it stops at once, and goes on until it has."""
+        try:
+            await self.drained()
+        finally:
+            ending = asyncio.ensure_future(self.stop(grace_s))
+            try:
+                await asyncio.wait([ending])
+            finally:
+                how = await ending
+        return how
 
     def usage(self) -> Usage:
         """What it takes now and took at most; zeros once it has gone, which a lost one has not."""

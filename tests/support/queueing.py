@@ -7,8 +7,9 @@ from typing import Any
 
 from edged.bundle.manifest import Manifest
 from edged.errors import Code, EdgedError
-from edged.models.resident import State
+from edged.models.states import State
 from edged.serving.admission import admit
+from edged.serving.busy import Busy
 from edged.serving.duty import Duty
 from edged.serving.overload import Bounds
 from edged.serving.scheduler import Queue
@@ -25,7 +26,7 @@ class Bench:
         self.resident = Resident(of)
         self.worker = self.resident.worker
         self.duty = Duty()
-        self.queue = Queue(self.resident, bounds, self.duty)
+        self.queue = Queue(self.resident, bounds, self.duty, Busy())
         self.callers: list[asyncio.Task[Any]] = []
 
     def send(self, rows: int = 1, columns: int = 2, within_s: float = FAR_S, level: int = 1) -> asyncio.Task[Any]:

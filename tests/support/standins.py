@@ -11,10 +11,12 @@ from typing import Any
 from edged.bundle.manifest import File, Manifest, Queue, Variant
 from edged.changes import Changes
 from edged.errors import Code, EdgedError
-from edged.models.resident import Lost, Source, State
+from edged.models.choosing import Choice
+from edged.models.states import Lost, Source, State
 from edged.serving.admission import admit
 from edged.serving.request import Call, Contents, InputMeta
 from edged.serving.waiting import Pending
+from edged.system.hardware import Hardware
 from edged.types import Datatype, TensorSpec
 from edged.worker.messages import Answered, Failed, Form, MemberAnswer, OutputPart
 from edged.worker.placing import Parts
@@ -141,6 +143,7 @@ class Resident:
         self.lost: list[Lost] = []
         self.leaving = False
         self.begun = False
+        self.choice = Choice(self.manifest, Hardware("generic"), {}, lambda: None)
 
     @property
     def name(self) -> str:
@@ -171,6 +174,11 @@ class Resident:
     def expected(self) -> bool:
         """Whether it answers, or will shortly."""
         return self.ready or self.coming_back
+
+    resting = False
+
+    def wake(self) -> None:
+        """It does not rest."""
 
     def answered(self) -> None:
         """Its worker answered."""

@@ -23,14 +23,16 @@ from edged.events import EventLog
 from edged.models import resident as under_test
 from edged.models.loading import Terms, run_golden, start_worker
 from edged.models.residency import Residency
-from edged.models.resident import Resident, Source, State
+from edged.models.resident import Resident
 from edged.models.routes import Route
+from edged.models.states import Source, State
 from edged.runtimes.base import ENGINES
 from edged.system.hardware import Hardware
 from edged.worker.child import Exit
 from edged.worker.messages import InputPart, Loaded
 from edged.worker.process import Batch, LostError
 from edged.worker.templates import spawned
+from edged.worker.usage import Usage
 
 DIGITS = Path(__file__).resolve().parents[3] / "bootc/models/digits/1"
 PATIENCE_S = 60.0
@@ -233,7 +235,7 @@ class TestAModelThatCannotServe:
     async def test_has_failed_when_no_variant_is_for_this_device(self, bench, tmp_path):
         folder = identity_bundle(tmp_path, "FP32")
         resident = bench.resident(folder)
-        resident._runnable.clear()
+        resident.choice.runnable.clear()
         resident.start()
         await bench.until(lambda: not resident.loading)
         assert resident.state is State.FAILED
@@ -326,6 +328,9 @@ class DyingWorker:
 
     async def stop(self, _):
         return await self.ended
+
+    def usage(self):
+        return Usage()
 
 
 class TestTheDelayBeforeAWorkerIsStartedAgain:

@@ -5,7 +5,7 @@ from support.standins import Resident, manifest
 
 from edged.changes import Changes
 from edged.models.residency import Residency
-from edged.models.resident import Lost, State
+from edged.models.states import Lost, State
 from edged.serving import report
 from edged.serving.report import Mode
 from edged.system.life import Life, Phase

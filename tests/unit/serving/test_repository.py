@@ -19,7 +19,8 @@ from edged.config.settings import Serving, Workers
 from edged.errors import Code, EdgedError
 from edged.events import EventLog
 from edged.models.residency import Residency
-from edged.models.resident import Resident, Source, State
+from edged.models.resident import Resident
+from edged.models.states import Source, State
 from edged.runtimes.base import ENGINES
 from edged.serving.repository import Repository
 from edged.serving.request import Call, Contents, InputMeta

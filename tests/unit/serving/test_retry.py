@@ -8,7 +8,7 @@ from support.queueing import Bench, code
 from support.standins import pending, settle
 
 from edged.errors import Code, EdgedError
-from edged.models.resident import State
+from edged.models.states import State
 from edged.serving.overload import Bounds
 from edged.serving.waiting import Waiting
 

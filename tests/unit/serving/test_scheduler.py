@@ -12,7 +12,7 @@ from support.standins import Resident, as_it_is, call, manifest, settle
 from edged import clock
 from edged.bundle.manifest import Queue as Rules
 from edged.errors import Code, EdgedError
-from edged.models.resident import State
+from edged.models.states import State
 from edged.serving.admission import admit
 from edged.serving.overload import Bounds
 from edged.serving.request import Contents

@@ -11,7 +11,7 @@ from edged.changes import Changes
 from edged.config.settings import Serving
 from edged.errors import Code, EdgedError
 from edged.models.residency import Residency
-from edged.models.resident import State
+from edged.models.states import State
 from edged.serving import service as under_test
 from edged.serving.service import Service
 from edged.serving.statistics import REFUSALS, BatchSize, Duration

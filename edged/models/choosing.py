@@ -1,0 +1,66 @@
+"""Which variant of a bundle is to run: the best that can, unless another is preferred, or what it runs on is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from edged.bundle.manifest import Manifest, Variant
+from edged.errors import Code, EdgedError
+from edged.models.selection import PassedOver, choose, select
+from edged.system.hardware import Hardware
+
+
+class Choice:
+    """The variants of one bundle on this device. `changed` is called when another may be the one to run."""
+
+    def __init__(
+        self, manifest: Manifest, hardware: Hardware, runtimes: Mapping[str, str | None], changed: Callable[[], None]
+    ) -> None:
+        self._manifest = manifest
+        self._hardware = hardware
+        self._runtimes = runtimes
+        self._changed = changed
+        self._preferred = ""
+        self._preferred_because = ""
+        self._avoided: dict[str, str] = {}
+        self.anew()
+
+    def anew(self) -> None:
+        """Every variant has its chance again."""
+        self.runnable, self.passed_over = select(self._manifest, self._hardware, self._runtimes)
+
+    @property
+    def variant(self) -> Variant:
+        """The one to run. Raises IndexError when none is left."""
+        return choose(self.runnable, self._preferred, self._avoided)
+
+    @property
+    def because(self) -> str:
+        """Why something else than the best variant is to run; empty where nothing speaks against that."""
+        return self._preferred_because or next(iter(self._avoided.values()), "")
+
+    @property
+    def objections(self) -> str:
+        """Why each that is passed over is."""
+        return "; ".join(f"{passed.variant}: {passed.reason}" for passed in self.passed_over)
+
+    def prefer(self, variant: str, why: str) -> None:
+        """Has `variant` run, where it can, until something else is preferred; empty: the best."""
+        self._preferred_because = why if variant else ""
+        if variant != self._preferred:
+            self._preferred = variant
+            self._changed()
+
+    def avoid(self, variants: Collection[str], why: str) -> None:
+        """Has others than `variants` run where there are any: what these run on is broken. Each call holds alone."""
+        if set(variants) != set(self._avoided):
+            self._avoided = dict.fromkeys(variants, why)
+            self._changed()
+
+    def pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:
+        """Has it not run any more."""
+        code = error.code if isinstance(error, EdgedError) else Code.LOAD_FAILED
+        self.runnable.remove(variant)
+        self.passed_over.append(PassedOver(variant.name, code, str(error)))
+        places = [each.name for each in self._manifest.variants]
+        self.passed_over.sort(key=lambda passed: places.index(passed.variant))

@@ -1,0 +1,57 @@
+"""A sign of life: an inference on zeros, which nobody's statistics count."""
+
+from __future__ import annotations
+
+import math
+
+from edged import clock
+from edged.bundle.manifest import Manifest, Variant
+from edged.models.loading import start_worker
+from edged.models.resident import Resident
+from edged.types import Datatype, TensorSpec
+from edged.worker.messages import Form, InputPart
+from edged.worker.process import Batch, Worker
+
+# A BYTES element begins with its length, of which none follow here.
+_LENGTH_BYTES = 4
+_GRACE_S = 2.0
+
+
+async def beat(worker: Worker, manifest: Manifest) -> float:
+    """How many seconds an inference took; what it gave, or that the model refused zeros, does not matter.
+
+    Every free dimension is 1. Raises EdgedError where the worker crashed or hung.
+    """
+    begun = clock.monotonic()
+    await worker.infer(zeros(manifest), lambda *_: None)
+    return clock.monotonic() - begun
+
+
+async def try_out(resident: Resident, variant: Variant) -> float:
+    """As `beat`, by a worker of `variant` that is started for it alone. Raises EdgedError or OSError."""
+    worker = await start_worker(resident.source.folder, resident.manifest, variant, resident.terms)
+    try:
+        return await beat(worker, resident.manifest)
+    finally:
+        await worker.stop(_GRACE_S)
+
+
+def zeros(manifest: Manifest) -> Batch:
+    """The smallest request for all outputs. Pure."""
+    members = tuple(InputPart(_shape(spec), _size(spec), Form.RAW) for spec in manifest.inputs)
+    return Batch(
+        inputs=tuple(spec.name for spec in manifest.inputs),
+        outputs=tuple(spec.name for spec in manifest.outputs),
+        members=[members],
+        contents=[[bytes(_size(spec))] for spec in manifest.inputs],
+        expected=(0,) * len(manifest.outputs),
+    )
+
+
+def _shape(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(1 if size < 0 else size for size in spec.shape)
+
+
+def _size(spec: TensorSpec) -> int:
+    element = _LENGTH_BYTES if spec.datatype is Datatype.BYTES else spec.datatype.size
+    return math.prod(_shape(spec)) * element

@@ -1,0 +1,56 @@
+"""The memory of workers: what each was seen to take at most, and who is asked before another is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+import msgspec
+
+from edged.bundle.manifest import Manifest, Variant
+from edged.worker.process import Worker
+
+# Weights lie in memory once as read and once as the engine lays them out; the rest is what a worker takes without any.
+_FILE_SHARE, _WORKER_BYTES = 2, 16 * 2**20
+
+
+class Need(msgspec.Struct, frozen=True):
+    """What a worker that is to be started will take at its peak."""
+
+    manifest: Manifest
+    variant: Variant
+    peak_bytes: int
+
+
+Ask = Callable[[Need], AbstractAsyncContextManager[None]]
+"""Entered before a worker is started, and left when it is ready or has failed. Raises EdgedError (memory_short)."""
+
+
+def granted(_: Need) -> AbstractAsyncContextManager[None]:
+    """There is always enough."""
+    return nullcontext()
+
+
+class Memory:
+    """What was measured in this life of the daemon, and whom to ask."""
+
+    def __init__(self, ask: Ask = granted) -> None:
+        self.ask = ask
+        self._peaks: dict[tuple[str, int, str], int] = {}
+
+    def measure(self, manifest: Manifest, variant: Variant, worker: Worker) -> None:
+        """Looks at what a worker has taken so far; the largest look counts.
+
+        Pages of files and what it shares with others are left out as they are now: they are not its own.
+        """
+        taken = worker.usage()
+        key = manifest.name, manifest.revision, variant.name
+        own_bytes = taken.peak_bytes - (taken.resident_bytes - taken.private_bytes)
+        self._peaks[key] = max(own_bytes, self._peaks.get(key, 0))
+
+    def need(self, manifest: Manifest, variant: Variant, cap_bytes: int) -> Need:
+        """What a worker will take: as measured, as the manifest says, or as its file's size suggests."""
+        measured = self._peaks.get((manifest.name, manifest.revision, variant.name), 0)
+        declared = variant.requires.memory_mib * 2**20
+        guessed = manifest.file(variant.file).size * _FILE_SHARE + _WORKER_BYTES
+        return Need(manifest, variant, min(measured or declared or guessed, cap_bytes))

@@ -1,0 +1,139 @@
+"""Watches the accelerators that models run on, moves models away from one that fails, and back when it works again.
+
+A device without any is never woken for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+
+from edged import clock
+from edged.bundle.manifest import Variant
+from edged.errors import EdgedError
+from edged.events import EventLog, Severity
+from edged.models import heartbeat
+from edged.models.residency import Residency
+from edged.models.resident import Resident
+from edged.pressure import watchdog
+from edged.pressure.acting import IdleS
+from edged.pressure.watchdog import Action, Beat, Watched
+from edged.system import hardware
+from edged.system.life import Life
+
+_LOOK_S, _DEADLINE_S = 10.0, 5.0
+
+# How the sensors of each kind begin.
+_SENSORS = {"nvidia": "nvidia", "edgetpu": "coral:"}
+
+
+class Accelerators:
+    """One for the daemon."""
+
+    def __init__(
+        self,
+        root: Path,
+        residency: Residency,
+        idle_s: IdleS,
+        doubts: Callable[[], Mapping[str, str]],
+        events: EventLog,
+        life: Life,
+        look_s: float = _LOOK_S,
+        deadline_s: float = _DEADLINE_S,
+    ) -> None:
+        """`doubts`: the sensors that are not believed, and why. `deadline_s`: for a heartbeat."""
+        self._root = root
+        self._residency = residency
+        self._idle_s = idle_s
+        self._doubts = doubts
+        self._events = events
+        self._life = life
+        self._look_s = look_s
+        self._deadline_s = deadline_s
+        self._watched: dict[str, Watched] = {}
+
+    async def run(self) -> None:
+        """Watches until it is cancelled."""
+        changes = self._residency.changes
+        while True:
+            count = changes.count
+            kinds = {variant.requires.accelerator for _, variant in self._users()}
+            for kind in sorted(kinds):
+                await self._look(kind)
+            if kinds:
+                await asyncio.sleep(self._look_s)
+            else:
+                await changes.after(count)
+
+    def _users(self) -> Iterator[tuple[Resident, Variant]]:
+        """What runs on an accelerator now, or would if that worked."""
+        for resident in self._residency.all():
+            for variant in resident.choice.runnable if resident.loaded else ():
+                kind = variant.requires.accelerator
+                if kind and (variant is resident.variant or self._failed(kind)):
+                    yield resident, variant
+
+    def _failed(self, kind: str) -> str:
+        return self._watched.get(kind, Watched()).failed
+
+    async def _look(self, kind: str) -> None:
+        watched = self._watched.get(kind, Watched())
+        if watched.failed and watchdog.due(watched, clock.monotonic()) is not Action.RETRY:
+            return
+        beat = await self._beat(kind, retry=bool(watched.failed))
+        if beat is None:
+            return
+        self._watched[kind], action = watchdog.step(watched, beat, clock.monotonic())
+        was, why = watched.failed, self._failed(kind)
+        if was and was != why:
+            self._life.recover(_told(kind, was))
+        if why and was != why:
+            self._life.degrade(_told(kind, why))
+        if action is Action.FAIL:
+            text = f"{_told(kind, why)}; it is tried again later"
+            self._events.record(Severity.ERROR, "accelerator_failed", kind, text)
+            self._avoid(_told(kind, why))
+        elif action is Action.RECOVER:
+            self._events.record(Severity.INFO, "accelerator_works", kind, f"accelerator {kind} works again")
+            self._avoid("")
+
+    async def _beat(self, kind: str, *, retry: bool) -> Beat | None:
+        """One look; None when there is nothing to be learned now."""
+        users = [(resident, variant) for resident, variant in self._users() if variant.requires.accelerator == kind]
+        if not hardware.present(kind, self._root):
+            return Beat(present=False)
+        sensor = _SENSORS.get(kind)
+        doubts = (why for name, why in self._doubts().items() if sensor and name.startswith(sensor))
+        doubt = next(doubts, "")
+        if retry:
+            trying = heartbeat.try_out(*users[0])  # bounded by what a worker may take to load
+            return Beat(answered_s=await _answered_s(trying, None), deadline_s=self._deadline_s, doubt=doubt)
+        for resident, _ in users:
+            worker = resident.worker
+            if not resident.steady or worker is None:
+                continue
+            if self._idle_s(resident) < self._look_s:  # its callers would have noticed
+                return Beat(answered_s=0.0, doubt=doubt)
+            answered_s = await _answered_s(heartbeat.beat(worker, resident.manifest), self._deadline_s)
+            return Beat(answered_s=answered_s, deadline_s=self._deadline_s, doubt=doubt)
+        return None
+
+    def _avoid(self, why: str) -> None:
+        """Has all models avoid what has failed, and nothing else."""
+        for resident in self._residency.known():
+            variants = [each.name for each in resident.manifest.variants if self._failed(each.requires.accelerator)]
+            resident.choice.avoid(variants, why)
+
+
+async def _answered_s(answer: Coroutine[None, None, float], limit_s: float | None) -> float | None:
+    """How long it took; None: it failed, or took longer than `limit_s`."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await answer
+    except (EdgedError, OSError, TimeoutError):
+        return None
+
+
+def _told(kind: str, why: str) -> str:
+    return f"accelerator {kind} has failed: {why}"

@@ -1,0 +1,72 @@
+"""Carries out what limits ask of the models that are loaded: lighter variants, and rest for those that nobody asks.
+
+The rest of the limits is serving's. It wakes only while idle models are to go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from edged.models.residency import Residency
+from edged.models.resident import Resident
+from edged.types import Level, Limits
+
+IdleS = Callable[[Resident], float]
+"""For how long nobody has asked for a resident; 0 while it has requests."""
+
+
+class Acting:
+    """One for the daemon."""
+
+    def __init__(self, residency: Residency, idle_s: IdleS, idle_limit_s: float) -> None:
+        """`idle_limit_s`: a model that nobody asked for so long may be unloaded."""
+        self.idle_limit_s = idle_limit_s
+        self._residency = residency
+        self._idle_s = idle_s
+        self._limits = Limits()
+        self._told = asyncio.Event()
+
+    def take(self, limits: Limits) -> None:
+        """These limits hold from now on; when idle models may stay, those that rest are loaded again."""
+        relieved = self._limits.unload_idle and not limits.unload_idle
+        self._limits = limits
+        for resident in self._residency.known():
+            resident.choice.prefer(limits.of(resident.name).variant, f"the device's pressure is {limits.level}")
+            if relieved:
+                resident.wake()
+        self._told.set()
+
+    async def run(self) -> None:
+        """Lets idle models rest, until it is cancelled."""
+        while True:
+            self._told.clear()
+            wait_s = self._let_rest() if self._limits.unload_idle else None
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._told.wait()
+            except TimeoutError:
+                continue
+
+    def _let_rest(self) -> float:
+        """Has those rest that are idle, the least important first; how long until the next may be."""
+        wait_s = self.idle_limit_s
+        for resident in least_important_first(self._residency.all()):
+            if not resident.steady:
+                continue
+            idle_s = self._idle_s(resident)
+            if idle_s >= self.idle_limit_s:
+                resident.rest(rest_text(idle_s, self._limits.level))
+            else:
+                wait_s = min(wait_s, self.idle_limit_s - idle_s)
+        return max(wait_s, 1.0)
+
+
+def least_important_first(residents: Iterable[Resident]) -> list[Resident]:
+    """By the priority that their manifests declare. Pure."""
+    return sorted(residents, key=lambda each: (-each.manifest.priority, each.name, each.revision))
+
+
+def rest_text(idle_s: float, level: Level) -> str:
+    """Why a model rests. Pure."""
+    return f"nobody has asked for {idle_s:.0f} s, and the device's pressure is {level}"

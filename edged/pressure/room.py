@@ -1,0 +1,104 @@
+"""Admits loads to memory: reads what is left, and has what matters less make room, or refuses with the numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from edged.config.pressure import Pressure
+from edged.errors import Code, EdgedError
+from edged.events import EventLog, Severity
+from edged.models.memory import Need
+from edged.models.residency import Residency
+from edged.models.resident import Resident
+from edged.pressure import sensors_memory
+from edged.pressure.acting import IdleS
+from edged.pressure.admission import Headroom, Loaded, admit, headroom
+from edged.pressure.readings import Memory
+from edged.worker import usage
+
+# How long what makes room may take to answer what it has.
+_EVICT_S = 30.0
+
+_HINT = "unload a model, or see pressure.memory_limit_mib and pressure.memory_reserve_mib"
+
+
+class Room:
+    """One for the daemon. Loads are admitted one after the other; what was promised to one is not given to another."""
+
+    def __init__(self, root: Path, residency: Residency, idle_s: IdleS, events: EventLog, settings: Pressure) -> None:
+        self.settings = settings
+        self._root = root
+        self._residency = residency
+        self._idle_s = idle_s
+        self._events = events
+        self._deciding = asyncio.Lock()
+        self._promised_bytes = 0
+
+    @contextlib.asynccontextmanager
+    async def ask(self, need: Need) -> AsyncIterator[None]:
+        """Holds what `need` says while it is being loaded. Raises EdgedError (memory_short) when that is not left."""
+        async with self._deciding:
+            await self._admit(need)
+            self._promised_bytes += need.peak_bytes
+        try:
+            yield
+        finally:
+            self._promised_bytes -= need.peak_bytes
+
+    async def _admit(self, need: Need) -> None:
+        memory = await asyncio.to_thread(self._read)
+        may_go = {_called(each): each for each in self._residency.all() if each.steady}
+        loaded = [self._loaded(called, each) for called, each in may_go.items()]
+        manifest = need.manifest
+        verdict = admit(manifest.name, need.peak_bytes, manifest.priority, self._left(memory), loaded)
+        details = {"revision": manifest.revision, "variant": need.variant.name, "peak_bytes": need.peak_bytes}
+        if not verdict.admitted:
+            raise EdgedError(Code.MEMORY_SHORT, verdict.text, _HINT)
+        if not verdict.evict:
+            return
+        self._events.record(Severity.WARNING, "memory_made", manifest.name, verdict.text, **details)
+        going = [may_go[called] for called in verdict.evict]
+        for each in going:
+            each.rest(f"it made room in memory for model {manifest.name}")
+        try:
+            async with asyncio.timeout(_EVICT_S):
+                while any(each.ready or each.variant is not None for each in going):
+                    await self._residency.changes.after(self._residency.changes.count)
+        except TimeoutError:
+            text = f"{verdict.text}; {', '.join(verdict.evict)} did not go within {_EVICT_S:g} s"
+            raise EdgedError(Code.MEMORY_SHORT, text, _HINT) from None
+
+    def _read(self) -> Memory | None:
+        return sensors_memory.read(self._root, sensors_memory.groups(self._root))
+
+    def _left(self, memory: Memory | None) -> Headroom:
+        limit_bytes, reserve_bytes = self.settings.memory_limit_mib * 2**20, self.settings.memory_reserve_mib * 2**20
+        taken_bytes = self._taken_bytes() if limit_bytes else 0
+        room = headroom(memory, taken_bytes, limit_bytes, reserve_bytes)
+        if not self._promised_bytes:
+            return room
+        text = f"{room.text}, and {self._promised_bytes // 2**20} MiB are promised to what loads now"
+        return Headroom(room.left_bytes - self._promised_bytes, text)
+
+    def _taken_bytes(self) -> int:
+        """The daemon's own and its workers'."""
+        workers = [each.worker.usage().charged_bytes for each in self._residency.all() if each.worker]
+        return usage.own_bytes(os.getpid()) + sum(workers)
+
+    def _loaded(self, called: str, resident: Resident) -> Loaded:
+        idle_s = self._idle_s(resident)
+        taken = resident.worker.usage() if resident.worker else usage.Usage()
+        return Loaded(
+            called,
+            taken.private_bytes + taken.arena_bytes,
+            resident.manifest.priority,
+            idle_s if idle_s >= self.settings.idle_s else 0.0,
+        )
+
+
+def _called(resident: Resident) -> str:
+    return f"{resident.name} revision {resident.revision}"

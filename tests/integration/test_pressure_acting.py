@@ -1,0 +1,206 @@
+"""What a pressed device gives up, and how it comes back: lighter variants, idle models, models that do not fit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import grpc
+import pytest
+from sim import sysfs
+from support import bundles
+from support.calls import pack, refusal, request, tensor
+from support.daemon import DIGITS, PATIENCE_S, Daemon
+
+from edged._pb.edged.v1 import admin_pb2
+from edged._pb.inference import grpc_service_pb2 as pb
+
+HOT_C, COOL_C = 99.5, 51.0
+"""Critical for a Raspberry Pi whose kernel ends it at 110 °C, and nothing at all."""
+
+SETTINGS = "[pressure]\ndwell_s = 1\n"
+
+
+def neg(folder: Path, name: str, extra: str = "") -> Path:
+    """A model of FP32 `x` and `y` of shape [-1, 2]; `extra` belongs to its bundle.toml."""
+    tensors = [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])]
+    nodes = [bundles.helper.make_node("Neg", ["x"], ["y"])]
+    return bundles.make_bundle(folder / name, bundles.onnx_model(nodes, *tensors), *tensors, name=name, extra=extra)
+
+
+def asked(name: str, priority: int = 0) -> pb.ModelInferRequest:
+    made = request(name, tensor("x", "FP32", [1, 2]), raw=[pack("FP32", [1.0, 2.0])])
+    made.parameters["priority"].int64_param = priority
+    return made
+
+
+def events(daemon: Daemon, *codes: str) -> list[admin_pb2.Event]:
+    """Those of these codes, oldest first."""
+    asked = admin_pb2.ListEventsRequest()
+    found = daemon.call("edged.v1.Admin/ListEvents", asked, admin_pb2.ListEventsResponse, admin=True).events
+    return [event for event in found if event.code in codes]
+
+
+def model(status: admin_pb2.Status, name: str) -> admin_pb2.Model:
+    return next(each for each in status.models if each.name == name)
+
+
+class Callers:
+    """Callers of digits who go on until they are left; every one of their answers counts."""
+
+    def __init__(self, daemon: Daemon, count: int = 3) -> None:
+        self.answers: Counter[tuple[str, str, bool]] = Counter()
+        """By level, variant, and whether that is told to be degraded."""
+        self._daemon = daemon
+        self._stop = Event()
+        self._pool = ThreadPoolExecutor(count)
+        self._callers = [self._pool.submit(self._call) for _ in range(count)]
+
+    def _call(self) -> None:
+        image = request("digits", tensor("image", "FP32", [1, 1, 8, 8]), raw=[bytes(256)])
+        while not self._stop.is_set():
+            told = self._daemon.infer(image).parameters
+            variant, degraded = told["edged_variant"].string_param, told["edged_degraded"].bool_param
+            self.answers[told["edged_level"].string_param, variant, degraded] += 1
+
+    def until(self, variant: str) -> None:
+        """Waits for answers of `variant` beyond those that there are."""
+        before, end = self._count(variant), time.monotonic() + PATIENCE_S
+        while self._count(variant) == before:
+            assert time.monotonic() < end, self.answers
+            assert not any(caller.done() for caller in self._callers), "one has failed"
+
+    def _count(self, variant: str) -> int:
+        return sum(count for (_, name, _), count in self.answers.copy().items() if name == variant)
+
+    def __enter__(self) -> Callers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        with self._pool:
+            for caller in self._callers:
+                caller.result()
+
+
+@pytest.fixture
+def pi(tmp_path: Path) -> sysfs.Sysfs:
+    return sysfs.raspberry_pi(tmp_path / "root")
+
+
+def test_heat_brings_the_lighter_variant_and_its_end_the_best_and_no_request_fails(pi: sysfs.Sysfs, tmp_path: Path):
+    """Beside a model that gives most of its callers up, and none of those that matter most."""
+    minor = neg(tmp_path, "minor", "[degradation.critical]\nmin_priority = 1\n")
+    with Daemon(pi.root, [DIGITS, minor], SETTINGS).start() as daemon:
+        before = next(each for each in daemon.status().workers if each.model == "digits")
+        daemon.infer(asked("minor"))
+        with Callers(daemon) as callers:
+            callers.until("fp32")
+            pi.set_temperature(0, HOT_C)
+            lighter = daemon.wait_for(lambda status: model(status, "digits").variant == "int8")
+            callers.until("int8")
+            with pytest.raises(grpc.RpcError) as raised:
+                daemon.infer(asked("minor"))
+            assert refusal(raised.value).code == "overloaded"
+            daemon.infer(asked("minor", priority=1))
+            pi.set_temperature(0, COOL_C)
+            back = daemon.wait_for(lambda status: model(status, "digits").variant == "fp32")
+            callers.until("fp32")
+            daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_NOMINAL)
+            daemon.infer(asked("minor"))
+        assert before.variant == "fp32"
+        assert lighter.level == admin_pb2.LEVEL_CRITICAL
+        assert model(lighter, "digits").degraded
+        assert any("int8 instead of fp32: the device's pressure is critical" in why for why in lighter.degraded_reasons)
+        assert not model(back, "digits").degraded
+        assert model(back, "digits").requests_failed == model(back, "digits").requests_refused == 0
+        assert all(degraded == (variant == "int8") for _, variant, degraded in callers.answers)
+        down, up = events(daemon, "variant_changed")
+        assert (down.details["variant"], up.details["variant"]) == ("int8", "fp32")
+        assert down.message.endswith("instead of fp32: the device's pressure is critical")
+        daemon.wait_for(lambda status: len(status.workers) == 2)
+
+
+def test_a_model_that_nobody_asks_goes_and_is_back_when_it_is_asked_or_loaded_or_when_it_is_cool(
+    pi: sysfs.Sysfs, tmp_path: Path
+):
+    load, unload = pb.RepositoryModelLoadRequest(model_name="neg"), pb.RepositoryModelUnloadRequest(model_name="neg")
+    service = "inference.GRPCInferenceService"
+    with Daemon(pi.root, [neg(tmp_path, "neg")], SETTINGS + "idle_s = 1\n").start() as daemon:
+        pi.set_temperature(0, HOT_C)
+        rests = daemon.wait_for(lambda status: not status.workers)
+        assert model(rests, "neg").state == admin_pb2.MODEL_STATE_UNAVAILABLE
+        assert "nobody has asked for" in model(rests, "neg").reason
+        assert rests.ready, "it answers whoever asks"
+        answer = daemon.infer(asked("neg"))
+        assert answer.parameters["edged_level"].string_param == "critical", "it is hot all the same"
+        daemon.wait_for(lambda status: not status.workers)
+        daemon.call(f"{service}/RepositoryModelLoad", load, pb.RepositoryModelLoadResponse, admin=True)
+        daemon.wait_for(lambda status: not status.workers)
+        daemon.call(f"{service}/RepositoryModelUnload", unload, pb.RepositoryModelUnloadResponse, admin=True)
+        with pytest.raises(grpc.RpcError) as raised:
+            daemon.infer(asked("neg"))
+        assert refusal(raised.value).code == "model_unavailable", "a person has unloaded it"
+        daemon.call(f"{service}/RepositoryModelLoad", load, pb.RepositoryModelLoadResponse, admin=True)
+        daemon.wait_for(lambda status: not status.workers)
+        assert len(events(daemon, "model_rests")) == 4
+        pi.set_temperature(0, COOL_C)
+        cool = daemon.wait_for(lambda status: model(status, "neg").ready and status.level == admin_pb2.LEVEL_NOMINAL)
+        assert model(cool, "neg").requests_ok == 1
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_others_serve(tmp_path: Path):
+    large = neg(tmp_path, "large", "requires = { memory_mib = 900 }\n")
+    settings = "[pressure]\nmemory_limit_mib = 600\nmemory_reserve_mib = 100\n"
+    with Daemon(tmp_path / "root", [large, neg(tmp_path, "small")], settings).start() as daemon:
+        daemon.infer(asked("small"))
+        (refused,) = events(daemon, "memory_short")
+        assert (refused.subject, refused.details["variant"]) == ("large", "cpu")
+        assert "model 'large' takes 900 MiB at its peak" in refused.message
+        assert "of the 600 MiB that the settings allow are taken" in refused.message
+        assert "100 MiB are kept in reserve" in refused.message
+        with pytest.raises(grpc.RpcError) as raised:
+            daemon.infer(asked("large"))
+        assert refusal(raised.value).code == "model_unavailable"
+        assert "takes 900 MiB at its peak" in refusal(raised.value).message
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
+def test_a_state_folder_that_is_full_and_then_read_only_hinders_nobody(tmp_path: Path):
+    state = tmp_path / "root/var/lib/edged"
+    state.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "edged-test", state], check=True)
+    try:
+        with contextlib.suppress(OSError), (state / "filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        with Daemon(tmp_path / "root", [DIGITS, neg(tmp_path, "neg")], "[pressure]\ntrace_mib = 1\n") as daemon:
+            daemon.start()
+            end = time.monotonic() + PATIENCE_S
+            while not (pressed := events(daemon, "pressure_level")):
+                assert time.monotonic() < end
+            assert (pressed[0].subject, pressed[0].details["level"]) == ("storage", "emergency")
+            assert "no space is left in the state folder's file system" in pressed[0].message
+            assert daemon.infer(asked("neg")).parameters["edged_level"].string_param == "nominal", (
+                "callers feel nothing"
+            )
+            subprocess.run(["mount", "-o", "remount,ro", state], check=True)
+            daemon.infer(asked("neg"))
+            worker = next(each for each in daemon.status().workers if each.model == "neg")
+            os.kill(worker.pid, signal.SIGKILL)
+            daemon.wait_for(lambda status: model(status, "neg").ready and restarts(status, "neg") == 1)
+            daemon.infer(asked("neg"))
+            assert daemon.stop() == 0
+    finally:
+        subprocess.run(["umount", "--lazy", state], check=True)
+
+
+def restarts(status: admin_pb2.Status, name: str) -> int:
+    return next((each.restarts for each in status.workers if each.model == name), 0)

@@ -1,0 +1,57 @@
+"""Which variant of those that can run is to run."""
+
+import pytest
+from support.standins import manifest
+
+from edged.errors import Code, EdgedError
+from edged.models.choosing import Choice
+from edged.system.hardware import Hardware
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def choice(told):
+    bundle = manifest(variants=("best", "lesser", "least"))
+    return Choice(bundle, Hardware("generic"), {"onnxruntime": "1.0"}, lambda: told.append(True))
+
+
+def test_the_best_unless_another_is_preferred(choice, told):
+    assert (choice.variant.name, choice.because) == ("best", "")
+    choice.prefer("least", "it is hot")
+    assert (choice.variant.name, choice.because, len(told)) == ("least", "it is hot", 1)
+    choice.prefer("least", "it is hotter")
+    assert (choice.because, len(told)) == ("it is hotter", 1), "the same again is no change"
+    choice.prefer("", "it is cool")
+    assert (choice.variant.name, choice.because, len(told)) == ("best", "", 2)
+
+
+def test_one_that_is_preferred_and_cannot_run_leaves_the_best(choice):
+    choice.prefer("least", "it is hot")
+    choice.pass_over(choice.variant, EdgedError(Code.LOAD_FAILED, "broken"))
+    assert choice.variant.name == "best"
+    assert choice.objections == "least: broken"
+
+
+def test_what_is_avoided_runs_only_where_there_is_nothing_else(choice, told):
+    choice.avoid(["best", "lesser"], "the chip is gone")
+    assert (choice.variant.name, choice.because, len(told)) == ("least", "the chip is gone", 1)
+    choice.prefer("lesser", "it is hot")
+    assert choice.variant.name == "least"
+    choice.avoid(["best", "lesser", "least"], "all are gone")
+    assert choice.variant.name == "lesser"
+    choice.avoid([], "")
+    choice.prefer("", "")
+    assert (choice.variant.name, choice.because) == ("best", "")
+
+
+def test_each_has_its_chance_anew(choice):
+    for _ in range(3):
+        choice.pass_over(choice.variant, OSError("no process"))
+    assert not choice.runnable
+    choice.anew()
+    assert [variant.name for variant in choice.runnable] == ["best", "lesser", "least"]
+    assert choice.passed_over == []

@@ -1,0 +1,88 @@
+"""Real models on a bench: what is resident, what was recorded, and how long nobody has asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from onnx import helper
+from support.bundles import onnx_model
+
+from edged.bundle.folder import pack, read_manifest
+from edged.changes import Changes
+from edged.config.settings import Workers
+from edged.events import EventLog
+from edged.models.memory import Memory
+from edged.models.residency import Residency
+from edged.models.resident import Resident
+from edged.models.states import Source
+from edged.runtimes.base import ENGINES
+from edged.system.hardware import Hardware
+from edged.worker.templates import spawned
+
+PATIENCE_S = 30.0
+TENSOR = [("x", "FP32", [-1, 2])]
+NEG = onnx_model([helper.make_node("Neg", ["x"], ["y"])], TENSOR, [("y", "FP32", [-1, 2])])
+
+
+class Models:
+    """Residents with real workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.changes = Changes()
+        self.events = EventLog(100)
+        self.residency = Residency(self.changes)
+        self.memory = Memory()
+        self.idle: dict[str, float] = {}
+        """By model, for how many seconds nobody has asked it; 0 where nothing is said."""
+        self._folder = folder
+
+    def idle_s(self, resident: Resident) -> float:
+        """As serving tells it."""
+        return self.idle.get(resident.name, 0.0)
+
+    def add(self, name: str, *, priority: int = 50, file: bytes = NEG, start: bool = True, **variants: str) -> Resident:
+        """Starts a model of these variants, best first, each with what its table says beside name, runtime and file."""
+        folder = self._folder / name
+        folder.mkdir(parents=True)
+        text = f'name = "{name}"\nrevision = 1\nmax_batch_size = 4\npriority = {priority}\n'
+        for kind, tensor in (("inputs", "x"), ("outputs", "y")):
+            text += f'[[{kind}]]\nname = "{tensor}"\ndatatype = "FP32"\nshape = [-1, 2]\n'
+        (folder / "model.onnx").write_bytes(file)
+        for variant, extra in (variants or {"cpu": ""}).items():
+            text += f'[[variants]]\nname = "{variant}"\nruntime = "onnxruntime"\nfile = "model.onnx"\n{extra}\n'
+        (folder / "bundle.toml").write_text(text)
+        pack(folder)
+        source = Source(folder, read_manifest(folder), "factory")
+        runtimes = {each: engine.version() for each, engine in ENGINES.items()}
+        hardware = Hardware("generic", accelerators=frozenset({"edgetpu"}))
+        settings = Workers(restart_min_s=0.01)
+        made = Resident(source, hardware, runtimes, settings, self.changes, self.events, spawned, memory=self.memory)
+        if start:
+            self.residency.add(made)
+        else:
+            self.residency.know(made)
+        return made
+
+    async def until(self, condition):
+        """Waits, from change to change, until it holds."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                await self.changes.after(self.changes.count)
+
+    async def ready(self, *residents: Resident) -> None:
+        """Waits until all of them are."""
+        await self.until(lambda: all(each.ready for each in residents))
+
+    def recorded(self, *codes: str) -> list[str]:
+        """The messages of events of these codes."""
+        return [event.message for event in self.events.after(0) if event.code in codes]
+
+
+@pytest.fixture
+async def models(tmp_path: Path) -> AsyncIterator[Models]:
+    made = Models(tmp_path / "models")
+    yield made
+    await made.residency.stop()

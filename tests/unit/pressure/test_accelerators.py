@@ -1,0 +1,118 @@
+"""An accelerator that vanishes or hangs: its models move on, and back when it works again. Its node is a file."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import psutil
+import pytest
+
+from edged.errors import Code
+from edged.models.heartbeat import beat, zeros
+from edged.pressure import accelerators as under_test
+from edged.pressure.accelerators import Accelerators
+from edged.system.life import Life
+from edged.worker.messages import Form, InputPart
+
+TPU = 'requires = { accelerator = "edgetpu" }\ncaps = { inference_s = 1 }'
+LONG_S = 1e9
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    """By how many seconds the clock is ahead, in a list of one."""
+    found = [0.0]
+    monkeypatch.setattr(under_test.clock, "monotonic", lambda: time.monotonic() + found[0])
+    return found
+
+
+class Device:
+    """A root with the node of an Edge TPU, and the watch of it."""
+
+    def __init__(self, root, models):
+        self.node = root / "dev/apex_0"
+        self.node.parent.mkdir()
+        self.node.touch()
+        self.doubts = {}
+        self.life = Life(models.changes)
+        events, residency = models.events, models.residency
+        watch = Accelerators(root, residency, lambda _: LONG_S, lambda: self.doubts, events, self.life, 0.05, 0.5)
+        self.task = asyncio.create_task(watch.run())
+
+
+@pytest.fixture
+async def device(tmp_path, models):
+    made = Device(tmp_path, models)
+    yield made
+    made.task.cancel()
+    await asyncio.gather(made.task, return_exceptions=True)
+
+
+def runs(resident, variant):
+    return lambda: resident.ready and resident.variant.name == variant
+
+
+async def test_one_that_vanishes_is_left_and_one_that_comes_back_is_used_again(models, device, ahead):
+    resident, other = models.add("m", tpu=TPU, cpu=""), models.add("other")
+    await models.ready(resident, other)
+    untouched = other.worker
+    assert resident.variant.name == "tpu"
+    device.node.unlink()
+    await models.until(runs(resident, "cpu"))
+    assert models.recorded("accelerator_failed") == [
+        "accelerator edgetpu has failed: its device node is gone; it is tried again later"
+    ]
+    assert resident.choice.because == "accelerator edgetpu has failed: its device node is gone"
+    device.node.touch()
+    ahead[0] = 31.0
+    await models.until(runs(resident, "tpu"))
+    assert models.recorded("accelerator_works") == ["accelerator edgetpu works again"]
+    assert other.worker is untouched
+    assert device.life.degraded_reasons == []
+
+
+@pytest.mark.usefixtures("device")
+async def test_one_that_hangs_is_left(models):
+    resident = models.add("m", tpu=TPU, cpu="")
+    await models.ready(resident)
+    hangs = resident.worker
+    psutil.Process(hangs.pid).suspend()
+    await models.until(runs(resident, "cpu"))
+    await asyncio.wait([hangs.ended])
+    assert hangs.verdict is None or hangs.verdict.code is Code.WORKER_HANG
+
+
+async def test_one_whose_temperature_makes_no_sense_is_left(models, device):
+    resident = models.add("m", tpu=TPU, cpu="")
+    await models.ready(resident)
+    device.doubts["thermal_zone0"] = "of another"
+    device.doubts["coral:apex_0"] = "says -89 °C"
+    await models.until(runs(resident, "cpu"))
+    (told,) = models.recorded("accelerator_failed")
+    assert "its temperature makes no sense: says -89 °C" in told
+
+
+async def test_a_model_that_has_nothing_else_stays(models, device):
+    resident = models.add("m", tpu=TPU)
+    await models.ready(resident)
+    device.node.unlink()
+    await models.until(lambda: models.recorded("accelerator_failed"))
+    assert runs(resident, "tpu")()
+    assert device.life.degraded_reasons == ["accelerator edgetpu has failed: its device node is gone"]
+
+
+@pytest.mark.usefixtures("device")
+async def test_a_device_without_any_is_not_looked_at(models, monkeypatch):
+    looks = []
+    monkeypatch.setattr(under_test.hardware, "present", lambda *_: looks.append(_))
+    await models.ready(models.add("m"))
+    assert looks == []
+
+
+async def test_a_heartbeat_is_the_smallest_request(models):
+    resident = models.add("m")
+    await models.ready(resident)
+    asked = zeros(resident.manifest)
+    assert (asked.members, asked.contents) == ([(InputPart((1, 2), 8, Form.RAW),)], [[bytes(8)]])
+    assert await beat(resident.worker, resident.manifest) > 0
