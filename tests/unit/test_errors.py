@@ -41,6 +41,7 @@ WORDS = {
     "cannot_listen",
     "internal",
     "crash_loop",
+    "memory_short",
     "signature_invalid",
     "metadata_expired",
     "rollback_attack",
