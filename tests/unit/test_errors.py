@@ -43,6 +43,7 @@ WORDS = {
     "journal_unwritable",
     "internal",
     "crash_loop",
+    "memory_short",
     "signature_invalid",
     "metadata_expired",
     "rollback_attack",

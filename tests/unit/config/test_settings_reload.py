@@ -12,6 +12,7 @@ PRESSURE = (
     "horizon_s",
     "dwell_s",
     "memory_reserve_mib",
+    "idle_s",
     "memory_limit_mib",
     "storage_reserve_mib",
     "write_budget_mib",

@@ -59,6 +59,7 @@ horizon_s = 20
 dwell_s = 15
 memory_reserve_mib = 64
 memory_limit_mib = 900
+idle_s = 90
 storage_reserve_mib = 100
 write_budget_mib = 500
 battery_low_percent = 30
