@@ -9,10 +9,10 @@ import contextlib
 import hashlib
 import os
 import pty
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -120,7 +120,8 @@ class Container:
     def __init__(self, root: Path, *options: str) -> None:
         """Boots what `root` holds, which stays as it is; returns when its systemd has started everything."""
         Path("/run/systemd/inaccessible").mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="edged-", dir=CACHE))
+        self._folder = CACHE / f"edged-{secrets.token_hex(4)}"  # also the machine's name, which takes no "_"
+        self._folder.mkdir()
         upper, work, merged = (self._folder / name for name in ("upper", "work", "merged"))
         for each in (upper, work, merged):
             each.mkdir()
@@ -134,7 +135,7 @@ class Container:
                 *("systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--boot", "--private-network"),
                 # Without them limits on addresses are silently not enforced.
                 *("--system-call-filter=bpf", "--capability=CAP_BPF,CAP_PERFMON"),
-                *("--directory", str(merged), f"--machine={self._folder.name.replace('_', '-').lower()}", *options),
+                *("--directory", str(merged), f"--machine={self._folder.name}", *options),
             ],
             stdin=theirs,
             stdout=theirs,

@@ -75,7 +75,7 @@ async def test_drift_is_told_when_it_comes_and_when_it_goes(rig):
 
 
 async def test_levels_and_restarts_are_counted(rig):
-    worker = SimpleNamespace(name="digits", revision=1, restarts=2)
+    worker = SimpleNamespace(name="digits", revision=1, restarts=2, begun=True)
     rig.residency._residents["digits", 1] = worker
     task = asyncio.create_task(rig.station._watch())
     await asyncio.sleep(0)
