@@ -46,6 +46,7 @@ from edged.telemetry import station
 from edged.telemetry.station import Station
 from edged.types import Limits
 from edged.update.agent import Agent
+from edged.update.obeying import Obeying
 from edged.update.opening import Parts, open_agent
 from edged.worker import cgroup
 from edged.worker.cgroup import Groups
@@ -112,10 +113,10 @@ class App:
             stack.callback(self._service.regions.close)
             stack.push_async_callback(self._residency.stop)
             if not self._reachable_only:
-                self._station = self._open_station()
-                self._in_background(stack, "telemetry", self._station.run())
                 self._agent = self._open_agent()
                 stack.push_async_callback(self._agent.close)
+                self._station = self._open_station(self._agent)
+                self._in_background(stack, "telemetry", self._station.run())
                 await self._agent.begin()
                 self._in_background(stack, "update agent", self._agent.run())
                 self._monitor = self._watch_pressure(stack)
@@ -184,7 +185,7 @@ class App:
         )
         return open_agent(parts)
 
-    def _open_station(self) -> Station:
+    def _open_station(self, agent: Agent) -> Station:
         return Station(
             station.Parts(
                 settings=self._placed,
@@ -196,6 +197,7 @@ class App:
                 mode=lambda: report.mode(self._life, self._residency),
                 reasons=lambda: report.degraded_reasons(self._life, self._residency),
                 level=lambda: self._service.level,
+                carry_out=Obeying(agent).carry_out,
             )
         )
 

@@ -55,7 +55,7 @@ def daemon_for(tmp_path: Path, broker: Mosquitto, extra: str = "", **identity: A
     )
     operators = root / "var/lib/edged/update/plan/operators.json"
     operators.parent.mkdir(parents=True, exist_ok=True)
-    may = ("report", "diagnostics", "set_log_level", "install", "os_status")
+    may = ("report", "diagnostics", "set_log_level", "install", "pin", "rollback", "os_status")
     key = ALICE.public_key().public_bytes_raw().hex()
     alice = Person(name="alice", key=key, may=may)
     operators.write_bytes(msgspec.json.encode(Operators(fleet="shops", operators=(alice,))))
@@ -200,6 +200,13 @@ def test_commands_are_obeyed_once_and_only_from_operators(tmp_path, broker):
         for topic, payload, code in cases:
             operator.publish(topic, payload)
             assert last(code)["text"]
+        operator.publish(TOPICS.commands[0], command("pin", arguments={"model": "digits", "revision": "1"}))
+        pinned = operator.wait(
+            lambda seen: [each for each in seen.all("result") if (each["command"], each["status"]) == ("pin", "done")]
+        )
+        assert "stays there, whatever the plan says" in pinned[-1]["text"]
+        operator.publish(TOPICS.commands[0], command("rollback", arguments={"model": "digits"}))
+        assert "no other revision" in last("revision_not_found")["text"]
         operator.publish(TOPICS.commands[0], b" " * 20_000)
         for _ in range(40):
             operator.publish(TOPICS.commands[0], forged)
@@ -207,7 +214,7 @@ def test_commands_are_obeyed_once_and_only_from_operators(tmp_path, broker):
         standing = telemetry_of(daemon)
         assert standing.commands["rate_limited"] > 0
         assert standing.commands["too_large"] == 1
-        assert standing.commands["done"] == 1
+        assert standing.commands["done"] == 2
 
 
 def _payload(envelope: bytes) -> bytes:

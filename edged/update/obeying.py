@@ -1,0 +1,58 @@
+"""Carries out what commands ask of the models of this device."""
+
+from __future__ import annotations
+
+from edged import clock
+from edged.errors import Code, EdgedError
+from edged.intents import Done, Hold, Install, Intent, Pin, Refresh, Release, RollBack, Unpin
+from edged.update.administration import Administration
+from edged.update.agent import Agent
+
+_OWNER = "a command"
+
+
+class Obeying:
+    """The agent's side of commands: each may come twice, and then changes nothing more."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._administration = Administration(agent)
+
+    async def carry_out(self, intent: Intent) -> Done:
+        """Does what is asked. Raises EdgedError: unsupported, or why it cannot be done."""
+        match intent:
+            case Refresh():
+                await self._agent.look_at(None, begin=True)
+                return Done(self._agent.last_look)
+            case Install(model=model, revision=revision) | Pin(model=model, revision=revision):
+                await self._administration.pin(model, revision, "command")
+                return Done(f"model {model} goes to revision {revision} and stays there, whatever the plan says")
+            case Unpin(model=model):
+                await self._administration.unpin(model)
+                return Done(f"model {model} follows the plan")
+            case RollBack(model=model, revision=revision):
+                back = await self._administration.roll_back(model, revision)
+                return Done(f"model {model} goes back to revision {back}")
+            case Hold(model=model, seconds=seconds):
+                return self._hold(model, seconds)
+            case Release(name=name):
+                return await self._release(name)
+        raise EdgedError(Code.UNSUPPORTED, f"nobody here carries out {intent.__struct_config__.tag}")
+
+    def _hold(self, model: str, seconds: int) -> Done:
+        self._agent.course(model)  # raises where there is no such model
+        longest_s = self._agent.shop.settings.hold_max_s
+        if seconds > longest_s:
+            text = f"a hold of {seconds} s is not allowed"
+            raise EdgedError(Code.INVALID_ARGUMENT, text, f"ask for at most {longest_s:g} s (update.hold_max_s)")
+        now_s = clock.monotonic()
+        lease = self._agent.holds.take(_OWNER, model, now_s + seconds, now_s)
+        return Done(f"model {model} does not change for {seconds} s", {"lease": lease.id})
+
+    async def _release(self, name: str) -> Done:
+        if self._agent.holds.release(name):
+            await self._agent.reconsider()
+            return Done(f"the hold {name} has ended")
+        released = await self._administration.release(name)
+        found = ", ".join(f"{each.model} revision {each.revision}" for each in released)
+        return Done(f"may be tried again: {found}")
