@@ -21,7 +21,9 @@ COMMANDS = {
     "publish": Entry("edged.fleet.commands", "publish", "Check, cut, sign and publish a bundle."),
     "plan": Entry("edged.fleet.commands_plan", "plan", "Which revision each hardware class runs."),
     "operators": Entry("edged.fleet.commands_plan", "operators", "Who may command devices."),
-    "command": Entry("edged.fleet.commands_send", "command", "Command devices through a broker."),
+    "command": Entry(
+        "edged.fleet.commands_send", "command", "Sign a command, send it through the broker, and show the answers."
+    ),
     "renew": Entry("edged.fleet.commands_keys", "renew", "Sign snapshot and timestamp anew; a timer runs it."),
     "sign": Entry("edged.fleet.commands_keys", "sign", "Sign what waits, where the offline keys are."),
     "rotate-key": Entry("edged.fleet.commands_keys", "rotate_key", "Replace a key."),

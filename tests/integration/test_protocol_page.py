@@ -176,6 +176,6 @@ async def test_the_retry_policy_retries(
     async with grpc.aio.insecure_channel(f"unix:{socket}", options(buffer=buffer)) as channel:
         call = channel.unary_unary(f"/{inference.SERVICE}/ModelInfer")(b"x" * size, timeout=PATIENCE_S)
         status = await call.code()
-    await serving.stop(0)
+    await serving.stop(PATIENCE_S)  # a call that was answered is still on its way out
     assert busy.attempts == attempts
     assert (status is grpc.StatusCode.OK) is (attempts > full)

@@ -20,6 +20,7 @@ from support.daemon import PATIENCE_S, Daemon
 INFERENCE = "inference.GRPCInferenceService"
 ADMIN = "edged.v1.Admin"
 TELEMETRY = "edged.v1.Telemetry"
+UPDATES = "edged.v1.Updates"
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 
@@ -64,7 +65,7 @@ def administrator(daemon: Daemon) -> Stranger:
 
 def test_each_socket_lists_what_it_offers(stranger: Stranger, administrator: Stranger) -> None:
     assert set(stranger.database.get_services()) == {INFERENCE, HEALTH, REFLECTION}
-    assert set(administrator.database.get_services()) == {INFERENCE, HEALTH, REFLECTION, ADMIN, TELEMETRY}
+    assert set(administrator.database.get_services()) == {INFERENCE, HEALTH, REFLECTION, ADMIN, TELEMETRY, UPDATES}
 
 
 def test_the_service_is_described_whole(stranger: Stranger) -> None:
