@@ -12,7 +12,11 @@ _OWNER = "a command"
 
 
 class Obeying:
-    """The agent's side of commands: each may come twice, and then changes nothing more."""
+    """The agent's side of commands.
+
+    A second one changes nothing more, but for going back with no revision named and for a hold, of which each is one
+    more; the same command twice is told from its nonce before it comes here.
+    """
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
