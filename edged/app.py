@@ -12,24 +12,16 @@ from typing import Any
 from edged import __version__, clock, log
 from edged.bundle import factory
 from edged.changes import Changes
-from edged.config import last_good, reload
-from edged.config.load import load
 from edged.config.origin import Origin
 from edged.config.settings import Settings
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.facts import Fact, LevelEntered
-from edged.models.memory import Memory
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.models.states import Source
-from edged.pressure.accelerators import Accelerators
-from edged.pressure.acting import Acting
-from edged.pressure.governor import Governor
-from edged.pressure.monitor import Monitor
-from edged.pressure.policy import policy_of
-from edged.pressure.room import Room
-from edged.pressure.trace import Recorder
+from edged.pressure import lookout
+from edged.pressure.lookout import Lookout
 from edged.rpc import admin, scrape, telemetry, updates, ways_in
 from edged.rpc.metrics import Metrics
 from edged.rpc.server import Server, remove_leftovers
@@ -39,6 +31,7 @@ from edged.serving import report
 from edged.serving.repository import Repository
 from edged.serving.service import Service
 from edged.system import background, folders, hardware, identity
+from edged.system.current import Current
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
 from edged.system.starts import LIMIT, RETRY_S, SETTLED_S, Starts, supervised
@@ -64,19 +57,16 @@ class App:
 
     def __init__(self, settings: Settings, origin: Origin, wrong: Sequence[EdgedError]) -> None:
         """`settings` as written, their paths not yet under the root; `wrong`: why they are not those of the files."""
-        self._settings = settings
         self._placed = identity.named(settings.under(origin.root), origin.root)
         self._origin = origin
         self._changes = Changes()
         self._events = EventLog(settings.log.events_kept)
         self._life = Life(self._changes)
+        self._current = Current(settings, origin, wrong, self._events, self._life)
         self._residency = Residency(self._changes)
         self._station: Station | None = None
         self._service = Service(self._residency, settings.serving, self._add_fact)
-        idle_s, root = self._service.idle_s, origin.root
-        self._acting = Acting(self._residency, idle_s, settings.pressure.idle_s)
-        self._room = Room(root, self._residency, idle_s, self._events, settings.pressure)
-        self._memory = Memory(self._room.ask)
+        self._lookout = self._make_lookout()
         self._templates = Templates(self._events)
         self._groups = cgroup.NONE
         self._runtimes = {name: engine.version() for name, engine in ENGINES.items()}
@@ -84,20 +74,12 @@ class App:
         self._found: list[factory.Found] = []
         self._repository = Repository(self._residency, self._release, self._events)
         self._notifier = Notifier(os.environ)
-        self._monitor: Monitor | None = None
         self._agent: Agent | None = None
         self._log = log.get("app")
-        self._doubts: list[str] = []
         self._starts: Starts | None = None
         self._reachable_only = origin.unknown
         """Administrators reach it, and that is all."""
         self._stop = asyncio.Event()
-        for error in wrong:
-            what = "the settings are wrong, so "
-            what += "only administrators are served" if origin.unknown else "the last good ones hold"
-            self._events.record(Severity.ERROR, error.code, "settings", f"{what}:\n{error}")
-            self._doubts.append(f"{what}: {_in_a_line(error)}")
-            self._life.degrade(self._doubts[-1])
 
     async def run(self) -> None:
         """Starts in order of dependence, serves until a signal, stops in reverse. Raises EdgedError at the start."""
@@ -119,7 +101,7 @@ class App:
                 self._in_background(stack, "telemetry", self._station.run())
                 await self._agent.begin()
                 self._in_background(stack, "update agent", self._agent.run())
-                self._monitor = self._watch_pressure(stack)
+                self._lookout.start(stack)
             for server in self._servers(stack):
                 await server.start()
             await self._show_metrics(stack)
@@ -179,7 +161,7 @@ class App:
             changes=self._changes,
             make_resident=self._resident,
             level=lambda: self._service.level,
-            drain_s=lambda: self._settings.serving.drain_s,
+            drain_s=lambda: self._current.settings.serving.drain_s,
             degrade=self._life.degrade,
             recover=self._life.recover,
         )
@@ -212,7 +194,7 @@ class App:
             if each.error is not None:
                 self._events.record(Severity.ERROR, each.error.code, each.model or "factory", str(each.error))
                 name = each.folder.relative_to(folder)
-                self._life.degrade(f"factory bundle {name} is not usable: {_in_a_line(each.error)}")
+                self._life.degrade(f"factory bundle {name} is not usable: {each.error.in_a_line()}")
         return found
 
     def _resident(self, source: Source) -> Resident:
@@ -220,13 +202,13 @@ class App:
             source,
             self._device,
             self._runtimes,
-            self._settings.workers,
+            self._current.settings.workers,
             self._changes,
             self._events,
             self._templates.make,
-            self._settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
+            self._current.settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
             self._groups,
-            self._memory,
+            self._lookout.memory,
         )
 
     def _know_factory(self) -> None:
@@ -235,37 +217,32 @@ class App:
             if found.manifest is not None:
                 self._residency.know(self._resident(Source(found.folder, found.manifest, "factory")))
 
-    def _watch_pressure(self, stack: contextlib.AsyncExitStack) -> Monitor:
-        """Begins to watch, below the root: a whole system tree has its own /proc and /sys."""
-        state, governor = Path(self._placed.paths.state), self._governor()
-        quota_bytes = self._settings.pressure.trace_mib * 2**20
-        recorder = Recorder(state, quota_bytes, governor) if quota_bytes else None
-        root = self._origin.root
-        monitor = Monitor(root, state, governor, self._events, self._take_limits, self._service.busy_s, recorder)
-        self._in_background(stack, "pressure monitor", monitor.run())
-        self._in_background(stack, "rest of idle models", self._acting.run())
-        idle_s, doubts = self._service.idle_s, lambda: monitor.distrusted
-        accelerators = Accelerators(Path("/"), self._residency, idle_s, doubts, self._events, self._life)
-        self._in_background(stack, "accelerator watchdog", accelerators.run())
-        return monitor
-
-    def _governor(self) -> Governor:
-        ladders = {resident.name: resident.manifest.degradation for resident in self._residency.all()}
-        return Governor(policy_of(self._settings.pressure), ladders)
+    def _make_lookout(self) -> Lookout:
+        return Lookout(
+            lookout.Parts(
+                root=self._origin.root,
+                state=Path(self._placed.paths.state),
+                residency=self._residency,
+                events=self._events,
+                life=self._life,
+                busy_s=self._service.busy_s,
+                idle_s=self._service.idle_s,
+                take=self._take_limits,
+            ),
+            self._current.settings.pressure,
+        )
 
     def _take_limits(self, limits: Limits) -> None:
         if limits.level is not self._service.level:
             self._add_fact(LevelEntered(limits.level, clock.monotonic()))
         self._service.limit(limits)
-        self._acting.take(limits)
-        self._life.press(limits.level)
         if self._agent is not None:
             self._agent.pause("the device is under pressure" if limits.background_paused else "")
 
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
         """The servers of all ways in; stopped with `stack`."""
         stack.push_async_callback(self._repository.stop)
-        hardware_class = self._settings.device.hardware_class
+        hardware_class = self._current.settings.device.hardware_class
         calls = admin.Admin(self._service, self._residency, self._life, self._events, hardware_class)
         administration = {admin.SERVICE: calls.methods()}
         if self._station is not None:
@@ -279,15 +256,15 @@ class App:
 
     async def _show_metrics(self, stack: contextlib.AsyncExitStack) -> None:
         """Where settings ask for it."""
-        where = self._settings.listen.metrics
+        where = self._current.settings.listen.metrics
         if not where or self._reachable_only:
             return
-        hardware_class = self._settings.device.hardware_class
+        hardware_class = self._current.settings.device.hardware_class
         metrics = Metrics(self._service, self._residency, self._life, self._templates, hardware_class)
         self._life.listening += await scrape.show(stack, where, metrics.page, self._events, self._life.degrade)
 
     async def _release(self, resident: Resident) -> bool:
-        return await self._service.release(resident, self._settings.serving.drain_s)
+        return await self._service.release(resident, self._current.settings.serving.drain_s)
 
     async def _start_up(self, stop: asyncio.Event) -> None:
         """Says READY=1 when every model is loaded or has failed, at the latest after _FIRST_LOADS_S."""
@@ -298,7 +275,7 @@ class App:
         if stop.is_set():
             return
         self._life.enter(Phase.RUNNING)
-        self._remember_settings(self._settings)
+        self._current.remember(self._current.settings)
         self._notifier.ready(report.summary(self._life, self._residency))
         self._events.record(
             Severity.INFO,
@@ -322,24 +299,10 @@ class App:
             await self._changes.after(count)
 
     async def _drain(self) -> None:
-        limit_s = self._settings.serving.drain_s
+        limit_s = self._current.settings.serving.drain_s
         if not await self._service.drain(limit_s):
             self._events.record(
                 Severity.WARNING, "drain_incomplete", "edged", f"requests were still under way after {limit_s:g} s"
-            )
-
-    def _remember_settings(self, settings: Settings) -> None:
-        if self._doubts:
-            return
-        try:
-            self._origin.last_good.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            last_good.remember(self._origin.last_good, settings)
-        except OSError as error:
-            self._events.record(
-                Severity.WARNING,
-                "settings_not_kept",
-                "edged",
-                f"the settings cannot be kept for a start with broken ones: {error}",
             )
 
     def _reload(self) -> None:
@@ -350,16 +313,7 @@ class App:
         if running:
             self._notifier.reloading()
         try:
-            self._take(load(self._origin.root, self._origin.files).settings)
-        except EdgedError as error:
-            self._events.record(
-                Severity.ERROR, error.code, "settings", f"nothing was changed; the settings are wrong:\n{error}"
-            )
-        except Exception:  # noqa: BLE001 - logged, and told as an event
-            self._log.exception("a reload met a defect of edged")
-            self._events.record(
-                Severity.ERROR, Code.INTERNAL, "settings", "the reload met a defect of edged; its log says more"
-            )
+            self._current.read_again(self._take)
         finally:  # the service manager waits for it, whatever happened
             if running:
                 self._notifier.ready(report.summary(self._life, self._residency))
@@ -368,33 +322,12 @@ class App:
         if self._reachable_only:  # what was wrong may be mended: the service manager starts it again, in full
             self._stop.set()
             return
-        changes = reload.changes(self._settings, new)
-        while self._doubts:
-            self._life.recover(self._doubts.pop())
-        for change in changes:
-            text = f"{change.key} is now {change.new!r}, was {change.old!r}"
-            if change.applies:
-                self._events.record(Severity.INFO, "setting_changed", change.key, text)
-            else:
-                self._events.record(
-                    Severity.WARNING, "restart_needed", change.key, f"{text}; this takes effect when edged is restarted"
-                )
-        self._settings = reload.applied(self._settings, new)
-        self._remember_settings(new)
-        log.configure(self._settings.log.level, self._settings.log.format)
-        self._service.apply(self._settings.serving)
+        settings = self._current.take(new)
+        log.configure(settings.log.level, settings.log.format)
+        self._service.apply(settings.serving)
         if self._agent is not None:
-            self._agent.shop.settings = self._settings.under(self._origin.root).update
+            self._agent.shop.settings = settings.under(self._origin.root).update
         for resident in self._residency.known():
-            resident.settings = self._settings.workers
-        self._room.settings = self._settings.pressure
-        self._acting.idle_limit_s = self._settings.pressure.idle_s
-        if self._monitor is not None:
-            self._monitor.govern(self._governor())
+            resident.settings = settings.workers
+        self._lookout.apply(settings.pressure)
         self._changes.mark()
-
-
-def _in_a_line(error: EdgedError) -> str:
-    """The first of its problems, and how many there are."""
-    first, *others = str(error).splitlines()
-    return f"{first} (and {len(others)} more)" if others else first

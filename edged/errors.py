@@ -74,3 +74,8 @@ class EdgedError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    def in_a_line(self) -> str:
+        """The first of its problems, and how many there are."""
+        first, *others = str(self).splitlines()
+        return f"{first} (and {len(others)} more)" if others else first

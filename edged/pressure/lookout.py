@@ -1,0 +1,95 @@
+"""The daemon's watch over pressure: its parts made and wired, started together, and told of settings anew."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edged.config.pressure import Pressure
+from edged.events import EventLog
+from edged.models.memory import Memory
+from edged.models.residency import Residency
+from edged.pressure.accelerators import Accelerators
+from edged.pressure.acting import Acting, IdleS
+from edged.pressure.governor import Governor
+from edged.pressure.monitor import Monitor
+from edged.pressure.policy import policy_of
+from edged.pressure.room import Room
+from edged.pressure.trace import Recorder
+from edged.system import background
+from edged.system.life import Life
+from edged.types import Limits
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What the lookout stands on."""
+
+    root: Path
+    """Below it lie /proc and /sys: a whole system tree has its own."""
+
+    state: Path
+    """The state folder, as it lies below the root."""
+
+    residency: Residency
+    events: EventLog
+    life: Life
+    busy_s: Callable[[], float]
+    """How long the workers have worked until now, for the governor's duty."""
+
+    idle_s: IdleS
+    take: Callable[[Limits], None]
+    """Carries limits out where requests are served, and tells of them."""
+
+
+class Lookout:
+    """One for the daemon."""
+
+    def __init__(self, parts: Parts, settings: Pressure) -> None:
+        self._parts = parts
+        self._settings = settings
+        self._acting = Acting(parts.residency, parts.idle_s, settings.idle_s)
+        self._room = Room(parts.root, parts.residency, parts.idle_s, parts.events, settings)
+        self._monitor: Monitor | None = None
+        self.memory = Memory(self._room.ask)
+        """What every load asks for room."""
+
+    def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Begins to watch; it ends with `stack`."""
+        parts = self._parts
+        governor, quota_bytes = self._governor(), self._settings.trace_mib * 2**20
+        recorder = Recorder(parts.state, quota_bytes, governor) if quota_bytes else None
+        monitor = Monitor(parts.root, parts.state, governor, parts.events, self._take, parts.busy_s, recorder)
+        accelerators = Accelerators(
+            Path("/"), parts.residency, parts.idle_s, lambda: monitor.distrusted, parts.events, parts.life
+        )
+        self._monitor = monitor
+        self._in_background(stack, "pressure monitor", monitor.run())
+        self._in_background(stack, "rest of idle models", self._acting.run())
+        self._in_background(stack, "accelerator watchdog", accelerators.run())
+
+    def apply(self, settings: Pressure) -> None:
+        """These settings hold from now on."""
+        self._settings = self._room.settings = settings
+        self._acting.idle_limit_s = settings.idle_s
+        self.govern()
+
+    def govern(self) -> None:
+        """Settings or the models' own ladders are new."""
+        if self._monitor is not None:
+            self._monitor.govern(self._governor())
+
+    def _in_background(self, stack: contextlib.AsyncExitStack, what: str, part: Coroutine[Any, Any, None]) -> None:
+        background.run(stack, what, part, self._parts.life.degrade)
+
+    def _governor(self) -> Governor:
+        ladders = {resident.name: resident.manifest.degradation for resident in self._parts.residency.all()}
+        return Governor(policy_of(self._settings), ladders)
+
+    def _take(self, limits: Limits) -> None:
+        self._parts.take(limits)
+        self._acting.take(limits)
+        self._parts.life.press(limits.level)
