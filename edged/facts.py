@@ -8,16 +8,17 @@ from edged.types import Level
 
 
 class Executed(msgspec.Struct, frozen=True):
-    """One batch of which at least one request was answered."""
+    """One batch of which at least one request was answered, or a part of one that is executed in several."""
 
     model: str
     revision: int
     variant: str
     rows: int
     queue_s: tuple[float, ...]
-    """One for each request that was answered: from its arrival until it went to the worker."""
+    """One for each request that is answered now: from its arrival until it went to the worker, or its first part."""
     compute_s: float
-    """How long the worker took over the batch; each of its requests took as long."""
+    """How long the worker took over the batch, with a request's last part over all of them: so long each request that
+    is answered now took."""
     at_ms: int
     """Wall time in ms since 1970."""
 

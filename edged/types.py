@@ -100,8 +100,6 @@ class ModelLimits(msgspec.Struct, frozen=True, omit_defaults=True):
 
     variant: str = ""
     """The lighter variant to serve with, where the device can run it."""
-    max_concurrency: int = 0
-    """Batches under way at a time."""
     max_batch_size: int = 0
     """Rows."""
     max_rate: float = 0
@@ -116,6 +114,8 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     level: Level = Level.NOMINAL
     duty: float = 1.0
     """The share of time in which inferences may run. Priority 1 may run ahead of it; the others pay it back."""
+    max_concurrency: int = 0
+    """Batches of all models that may be computed at the same time; 0: any number."""
     background_paused: bool = False
     """No fetching, derived builds, shadowing or soaks."""
     unload_idle: bool = False

@@ -81,7 +81,8 @@ class Resident:
         self._hardware = hardware
         self._telling = Telling(events, source.manifest)
         self._make = make
-        self._max_answer_bytes = max_answer_bytes
+        self.max_answer_bytes = max_answer_bytes
+        """What the outputs of one answer may take; 0: no bound."""
         self._groups = groups
         self.crashes = 0
         """Workers that ended unasked, and by no fault of another's; hangs are counted apart."""
@@ -373,7 +374,7 @@ class Resident:
     @property
     def terms(self) -> Terms:
         """What its workers are started under."""
-        device_mib, answer_bytes = self._hardware.memory_mib, self._max_answer_bytes
+        device_mib, answer_bytes = self._hardware.memory_mib, self.max_answer_bytes
         return Terms(self.settings, device_mib, self._make, answer_bytes, self._groups, self._memory)
 
     def _pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:

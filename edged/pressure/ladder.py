@@ -15,8 +15,8 @@ Ladders = Mapping[str, Mapping[Level, Degradation]]
 # priority. Which variant may stand in for another only a manifest can know.
 _DEFAULT = {
     Level.ELEVATED: ModelLimits(),
-    Level.CRITICAL: ModelLimits(max_concurrency=1, max_batch_size=4),
-    Level.EMERGENCY: ModelLimits(max_concurrency=1, max_batch_size=1, min_priority=1),
+    Level.CRITICAL: ModelLimits(max_batch_size=4),
+    Level.EMERGENCY: ModelLimits(max_batch_size=1, min_priority=1),
 }
 
 
@@ -25,6 +25,7 @@ def limits(level: Level, duty: float, ladders: Ladders, *, background_paused: bo
     return Limits(
         level=level,
         duty=duty,
+        max_concurrency=1 if severity(level) >= severity(Level.CRITICAL) else 0,
         background_paused=background_paused or level is not Level.NOMINAL,
         unload_idle=severity(level) >= severity(Level.CRITICAL),
         models={model: _declared(level, ladder) for model, ladder in ladders.items() if ladder},

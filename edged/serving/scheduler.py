@@ -8,31 +8,28 @@ that was cancelled, or whose deadline has passed, is never executed.
 from __future__ import annotations
 
 import asyncio
-import functools
+import sys
 import types
 from collections.abc import Callable, Generator, Sequence
 
 from edged import clock, log
-from edged.bundle.manifest import Variant
 from edged.errors import Code, EdgedError
-from edged.facts import Executed, Fact
+from edged.facts import Fact
 from edged.models.resident import Resident
-from edged.serving import batches, overload
+from edged.serving import overload
 from edged.serving.admission import Admitted
 from edged.serving.busy import Busy
 from edged.serving.closing import Closing
 from edged.serving.deadlines import Deadlines
 from edged.serving.duty import Duty
-from edged.serving.forecast import Forecast
+from edged.serving.execution import Execution, named, resolve, unavailable
+from edged.serving.gate import Gate
 from edged.serving.overload import Ahead, Bounds, Patience
 from edged.serving.rate import Bucket
 from edged.serving.regions import Shared
-from edged.serving.request import Answer, Contents, Output
-from edged.serving.statistics import Statistics
+from edged.serving.request import Answer, Contents
 from edged.serving.waiting import Pending, Waiting
 from edged.types import ModelLimits
-from edged.worker.messages import Answered, Failed
-from edged.worker.placing import Parts
 
 _log = log.get("serving")
 
@@ -44,28 +41,33 @@ class Queue:
     """Requests for one model revision."""
 
     def __init__(
-        self, resident: Resident, bounds: Bounds, duty: Duty, busy: Busy, tell: Callable[[Fact], None] | None = None
+        self,
+        resident: Resident,
+        bounds: Bounds,
+        gate: Gate,
+        duty: Duty,
+        busy: Busy,
+        tell: Callable[[Fact], None] | None = None,
     ) -> None:
         """`tell` hears of every batch that was executed."""
         manifest = resident.manifest
         self.bounds = bounds
-        self._tell = tell
-        self.statistics = Statistics()
+        self._execution = Execution(resident, duty, busy, tell)
+        self.statistics = self._execution.statistics
+        self._forecast = self._execution.forecast
         self._resident = resident
         self.asked_ns = clock.monotonic_ns()
         """When the last request came, by the monotonic clock; before the first, when this was made."""
+        self._gate = gate
         self._duty = duty
-        self._busy_time = busy
         self._waiting = Waiting(in_order=manifest.queue.preserve_ordering)
         self._deadlines = Deadlines()
         self._closing = Closing(manifest.queue)
-        self._forecast = Forecast()
         self._patience = Patience()
         self._max_rows = manifest.max_batch_size
         self._min_priority = 0
         self._bucket: Bucket | None = None
         self._executing: list[Pending] = []
-        self._sent_ns = 0
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -84,8 +86,7 @@ class Queue:
     def limit(self, limits: ModelLimits) -> None:
         """Takes what the model may do now. What waits below the lowest priority still served is turned away.
 
-        A worker has one batch at a time whatever `max_concurrency` says; a single request of more rows than
-        `max_batch_size` allows goes alone.
+        A single request of more rows than `max_batch_size` is executed in parts.
         """
         most = self._resident.manifest.max_batch_size
         self._max_rows = min(most, limits.max_batch_size or most)
@@ -157,11 +158,7 @@ class Queue:
 
     def _wait_s(self, rows: int) -> float:
         """How long a new request waits that `rows` rows go before, and what a worker has."""
-        left_s = 0.0
-        if self._executing:
-            executing = sum([pending.admitted.rows for pending in self._executing])
-            spent_s = (clock.monotonic_ns() - self._sent_ns) / 1e9
-            left_s = max(self._forecast.batch_s(executing) - spent_s, 0.0)
+        left_s = self._execution.left_s() if self._executing else 0.0
         return (left_s + self._forecast.wait_s(rows, self._rows_at_most())) / self._duty.share
 
     def _rows_at_most(self) -> int:
@@ -191,7 +188,7 @@ class Queue:
             if pending.place:
                 self._waiting.remove(pending)
                 self.statistics.expired += not pending.answer.done()
-            _resolve(pending, _late(self._resident.name))
+            resolve(pending, _late(self._resident.name))
         if (deadline := self._deadlines.next) is not None:
             self._timer = self._loop.call_at(deadline, self._expire)
 
@@ -203,21 +200,35 @@ class Queue:
                     self.give_up(unavailable(self._resident))
                     break
                 await self._fill()
-                now = self._loop.time()
-                if self._deadlines.passed(now):
-                    self._expire()
-                leader = self._waiting.leader()
-                if leader is None:
-                    continue
-                left_s = leader.deadline - now
-                max_rows = self._forecast.rows_within(left_s, self._rows_at_most(), leader.admitted.rows)
-                self._executing = [each for each in self._waiting.take(max_rows) if not self._refused(each)]
-                if self._executing:
-                    await self._execute(self._executing)
-                self._executing = []
+                turn = await self._gate.turn(self._level)
+                try:
+                    await self._execute_next()
+                finally:
+                    self._gate.end(turn)
+        finally:
+            self._task = None
+
+    async def _execute_next(self) -> None:
+        """Executes the next batch, where there is one and a worker for it."""
+        now = self._loop.time()
+        if self._deadlines.passed(now):
+            self._expire()
+        leader = self._waiting.leader()
+        if leader is None or not self._resident.working:
+            return
+        left_s = leader.deadline - now
+        max_rows = self._forecast.rows_within(left_s, self._rows_at_most(), leader.admitted.rows)
+        self._executing = [each for each in self._waiting.take(max_rows) if not self._refused(each)]
+        try:
+            if self._executing:
+                await self._execute(self._executing)
         finally:
             self._executing = []
-            self._task = None
+
+    def _level(self) -> int:
+        """The priority of the next batch."""
+        leader = self._waiting.leader()
+        return leader.level if leader is not None else sys.maxsize
 
     async def _fill(self) -> None:
         """Waits while the next batch may still grow, or has to rest."""
@@ -256,14 +267,23 @@ class Queue:
 
     async def _execute(self, batch: Sequence[Pending]) -> None:
         """Whatever happens, every member is told, or tried once more."""
+        leader = batch[0]
+        in_parts = leader.division is not None or 0 < self._max_rows < leader.rows
         try:
-            await self._ask(batch)
+            if in_parts:
+                await self._execution.run_part(leader, self._max_rows)
+            else:
+                await self._execution.run(batch)
         except EdgedError as error:
             failure = error
         except Exception:  # noqa: BLE001 - a defect, which costs this batch and not those that wait
             _log.exception("a batch met a defect of edged", model=self._resident.name)
             failure = EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it")
         else:
+            if in_parts and not leader.answer.done():
+                self._waiting.give_back(leader)
+                if 0 < self._min_priority < leader.level:
+                    self._shed([leader], self._too_low())
             return
         for pending in batch:
             if failure.code is Code.WORKER_CRASHED and self._refused(pending):
@@ -272,85 +292,22 @@ class Queue:
                 pending.retried = True
                 self._waiting.add(pending)
             else:
-                _resolve(pending, failure)
+                resolve(pending, failure)
 
     def _refused(self, pending: Pending) -> bool:
         """Whether a request cannot be executed for want of its shared memory; it is told then."""
         problem = pending.shared.problem() if pending.shared is not None else None
         if problem is not None:
-            _resolve(pending, self._named(problem))
+            resolve(pending, named(self._resident, problem))
         return problem is not None
-
-    async def _ask(self, batch: Sequence[Pending]) -> None:
-        resident = self._resident
-        worker, variant = resident.worker, resident.variant
-        if worker is None or variant is None:
-            raise unavailable(resident)
-        # A request that has killed a worker and kills another, alone, has shown that it is at fault, not the model.
-        worker.excused = batch[0].retried
-        self.statistics.last_inference_ms = clock.wall_ms()
-        self._sent_ns = clock.monotonic_ns()
-        self._busy_time.begin(self._sent_ns)
-        try:
-            await worker.infer(batches.join(resident.manifest, batch), functools.partial(self._answer, batch, variant))
-        except EdgedError as error:
-            worker.excused = worker.excused and error.code is Code.WORKER_CRASHED
-            raise self._named(error) from error
-        finally:
-            self._busy_time.end(clock.monotonic_ns())
-        worker.excused = False
-        resident.answered()
-
-    def _answer(self, batch: Sequence[Pending], variant: Variant, answered: Answered, parts: Sequence[Parts]) -> None:
-        """Hands each member its answer."""
-        resident = self._resident
-        name, revision, degraded = resident.name, resident.revision, variant is not resident.manifest.variants[0]
-        rows: list[int] = []
-        arrived_ns: list[int] = []
-        executed = 0
-        for pending, member, found in zip(batch, answered.members, parts, strict=True):
-            admitted = pending.admitted
-            executed += admitted.rows
-            if isinstance(member, Failed) or isinstance(found, Failed):
-                failure = member if isinstance(member, Failed) else found
-                assert isinstance(failure, Failed)  # noqa: S101 - narrows the type
-                _resolve(pending, self._named(EdgedError(Code(failure.code), failure.message, failure.hint)))
-                continue
-            if pending.answer.done():
-                continue
-            outputs = tuple(
-                [
-                    Output(output, datatype, head.shape, data)
-                    for output, datatype, head, data in zip(
-                        admitted.outputs, admitted.output_datatypes, member.outputs, found, strict=True
-                    )
-                ]
-            )
-            if pending.shared is not None:
-                outputs = pending.shared.placed(outputs, [head.size for head in member.outputs])
-            pending.answer.set_result(pending.render(Answer(name, revision, variant.name, degraded, outputs)))
-            rows.append(admitted.rows)
-            arrived_ns.append(pending.arrived_ns)
-        self.statistics.count_execution(answered, executed, rows, arrived_ns, self._sent_ns)
-        self._forecast.learn(executed, (clock.monotonic_ns() - self._sent_ns) / 1e9)
-        self._duty.spent(answered.infer_ns / 1e9, clock.monotonic())
-        if self._tell is not None and rows:
-            queued_s = tuple([(self._sent_ns - at) / 1e9 for at in arrived_ns])
-            compute_s = (answered.input_ns + answered.infer_ns + answered.output_ns) / 1e9
-            self._tell(Executed(name, revision, variant.name, sum(rows), queued_s, compute_s, clock.wall_ms()))
 
     def give_up(self, error: EdgedError) -> None:
         """Tells everybody who waits, or whose request a worker has, that no answer will come."""
         for pending in list(self._waiting):
             self._waiting.remove(pending)
-            _resolve(pending, error)
+            resolve(pending, error)
         for pending in self._executing:
-            _resolve(pending, error)
-
-    def _named(self, error: EdgedError) -> EdgedError:
-        resident = self._resident
-        text = f"model {resident.name!r}, revision {resident.revision}: {error.message}"
-        return EdgedError(error.code, text, error.hint)
+            resolve(pending, error)
 
     async def drained(self) -> None:
         """Waits until nothing waits and nothing is executed."""
@@ -362,21 +319,6 @@ class Queue:
 def _turn() -> Generator[None, None, None]:
     """A turn of the loop, as asyncio.sleep(0), which costs three times as much."""
     yield
-
-
-def unavailable(resident: Resident) -> EdgedError:
-    """Why a model cannot answer now."""
-    why = f": {resident.reason}" if resident.reason else ""
-    return EdgedError(
-        Code.MODEL_UNAVAILABLE,
-        f"model {resident.name!r} is {resident.state}{why}",
-        "ModelReady and the health service tell when it is back",
-    )
-
-
-def _resolve(pending: Pending, error: EdgedError) -> None:
-    if not pending.answer.done():
-        pending.answer.set_exception(error)
 
 
 def _late(model: str) -> EdgedError:

@@ -16,10 +16,12 @@ from edged.models.resident import Resident
 from edged.serving.admission import Admitted, admit, check_contents
 from edged.serving.busy import Busy
 from edged.serving.duty import Duty
+from edged.serving.execution import unavailable
+from edged.serving.gate import Gate
 from edged.serving.overload import Bounds
 from edged.serving.regions import Regions
 from edged.serving.request import Answer, Call
-from edged.serving.scheduler import Queue, unavailable
+from edged.serving.scheduler import Queue
 from edged.serving.statistics import is_outcome
 from edged.types import Level, Limits, Outcome, Sample
 
@@ -41,6 +43,7 @@ class Service:
         self._queues: dict[tuple[str, int], Queue] = {}
         self._admitted: dict[tuple[str, int], dict[Hashable, Admitted]] = {}
         self._limits = Limits()
+        self._gate = Gate()
         self._duty = Duty()
         self._busy = Busy()
         self._loop = asyncio.get_running_loop()
@@ -60,8 +63,9 @@ class Service:
             self._shadows[model] = sink
 
     def limit(self, limits: Limits) -> None:
-        """Takes what models may do now: rates, rows, priorities, and the share of time in which all may compute."""
+        """Takes what models may do now: rates, rows, priorities, and how many at a time, and how much, may compute."""
         self._limits = limits
+        self._gate.most = limits.max_concurrency
         self._duty.share = limits.duty
         for (model, _), queue in self._queues.items():
             queue.limit(limits.of(model))
@@ -228,7 +232,8 @@ class Service:
         key = (resident.name, resident.revision)
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = Queue(resident, self._bounds(), self._duty, self._busy, self._add_fact)
+            shared = (self._gate, self._duty, self._busy)
+            queue = self._queues[key] = Queue(resident, self._bounds(), *shared, self._add_fact)
             queue.limit(self._limits.of(resident.name))
         return queue
 

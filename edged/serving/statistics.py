@@ -81,16 +81,17 @@ class Statistics(msgspec.Struct):
     compute_infer: Duration = msgspec.field(default_factory=_none)
     compute_output: Duration = msgspec.field(default_factory=_none)
     inference_count: int = 0
-    """Rows of the requests that were answered; a request without a batch is one."""
+    """Rows of the requests that were answered, and of the parts of those that are executed in several; a request
+    without a batch is one."""
     execution_count: int = 0
-    """Batches of which at least one request was answered."""
+    """Batches of which at least one request was answered, or a part of one."""
     batch_sizes: dict[int, BatchSize] = msgspec.field(default_factory=dict)
     refused: dict[Code, int] = msgspec.field(default_factory=dict)
     """What was not answered for no fault of the model's, by code; those below are among them."""
     expired: int = 0
-    """Past their deadline before they were executed, and so never executed."""
+    """Past their deadline before they were executed, and so never executed; or before all their parts were."""
     shed: int = 0
-    """Taken in, and turned away for a more important request or by a limit before they were executed."""
+    """Taken in, and turned away for a more important request or by a limit before all of them was executed."""
     last_success_ms: int = 0
     """Wall time in ms since 1970 of the last answer; 0: there was none."""
     last_inference_ms: int = 0
@@ -120,9 +121,7 @@ class Statistics(msgspec.Struct):
         if not count:
             return
         now_ns = clock.monotonic_ns()
-        self.last_inference_ms = self.last_success_ms = clock.wall_ms()
-        self.inference_count += sum(rows)
-        self.execution_count += 1
+        self._count_batch(answered, executed, sum(rows))
         arrived = sum(arrived_ns)
         self.success.count += count
         self.success.ns += count * now_ns - arrived
@@ -131,12 +130,33 @@ class Statistics(msgspec.Struct):
         self.compute_input.add(answered.input_ns, count)
         self.compute_infer.add(answered.infer_ns, count)
         self.compute_output.add(answered.output_ns, count)
+        for each in arrived_ns:
+            self.recent.add(now_ns - each, now_ns)
+
+    def count_part(self, answered: Answered, rows: int) -> None:
+        """Counts the execution, done just now, of a part of a request."""
+        self._count_batch(answered, rows, rows)
+
+    def count_divided(self, spent_ns: tuple[int, int, int], arrived_ns: int, sent_ns: int) -> None:
+        """Counts a request whose last part was answered just now; all of them together took `spent_ns`.
+
+        `sent_ns`: when the first went to the worker.
+        """
+        now_ns = clock.monotonic_ns()
+        self.success.add(now_ns - arrived_ns)
+        self.queue.add(sent_ns - arrived_ns)
+        for duration, ns in zip((self.compute_input, self.compute_infer, self.compute_output), spent_ns, strict=True):
+            duration.add(ns)
+        self.recent.add(now_ns - arrived_ns, now_ns)
+
+    def _count_batch(self, answered: Answered, executed: int, rows: int) -> None:
+        self.last_inference_ms = self.last_success_ms = clock.wall_ms()
+        self.inference_count += rows
+        self.execution_count += 1
         size = self.batch_sizes.get(executed)
         if size is None:
             size = self.batch_sizes[executed] = BatchSize()
         size.add(answered)
-        for each in arrived_ns:
-            self.recent.add(now_ns - each, now_ns)
 
     def count_error(self, code: Code, took_ns: int) -> None:
         """Counts a request that was not answered."""

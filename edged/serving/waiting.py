@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from edged.serving.admission import Admitted, BatchKey
+from edged.serving.division import Division
 from edged.serving.regions import Shared
 from edged.serving.request import Answer, Contents
 
@@ -39,10 +40,19 @@ class Pending(msgspec.Struct, eq=False):
     """Its worker died once: it is tried once more, alone."""
     place: int = 0
     """Where it stands among all that ever waited; 0: it does not wait."""
+    stood: int = 0
+    """Where it stood last, when it does not."""
     number: int = 0
     """Its number among all that were ever under way."""
     shared: Shared | None = None
     """What of it lies in shared memory; None: nothing."""
+    division: Division | None = None
+    """How far it was executed, where that is done in parts; None: it was not begun."""
+
+    @property
+    def rows(self) -> int:
+        """Those that are still to be executed."""
+        return self.admitted.rows if self.division is None else self.division.left
 
 
 _Line = OrderedDict[int, Pending]
@@ -53,8 +63,9 @@ class Waiting:
 
     A batch is led by the oldest of the best priority; others of its key follow, best first, while the rows of all fit.
     So that nobody starves, after 7 batches in a row whose leader was not the oldest of all the oldest of all leads:
-    with n older ones before it, a request is executed within 8·(n + 1) batches, those tried again apart. Where
-    requests are to be answered in order, there is one line, and a batch takes from its front only.
+    with n older ones before it, a request is executed within 8·(n + 1) batches, those tried again apart, and one that
+    is executed in parts counting as often as it has parts. Where requests are to be answered in order, there is one
+    line, and a batch takes from its front only.
     """
 
     def __init__(self, *, in_order: bool = False) -> None:
@@ -82,10 +93,20 @@ class Waiting:
     def add(self, pending: Pending) -> None:
         """Puts a request at the end of its line; one that is tried again before all others."""
         self._last_place += 1
-        pending.place = self._last_place
+        self._put(pending, self._last_place)
+
+    def give_back(self, pending: Pending) -> None:
+        """Puts the request that led last, and was executed in part, to where it stood."""
+        self._put(pending, pending.stood)
+        lines = [self._again] if pending.retried else [self._lines[pending.level], self._keyed[_line_of(pending)]]
+        for line in lines:
+            line.move_to_end(pending.place, last=False)
+
+    def _put(self, pending: Pending, place: int) -> None:
+        pending.place = place
         self.count += 1
         self.size += pending.size
-        level, key, rows = pending.level, pending.admitted.key, pending.admitted.rows
+        level, key, rows = pending.level, pending.admitted.key, pending.rows
         self._counts[level] = self._counts.get(level, 0) + 1
         self._rows[level] = self._rows.get(level, 0) + rows
         if pending.retried:
@@ -107,10 +128,10 @@ class Waiting:
         place = pending.place
         if not place:
             return False
-        pending.place = 0
+        pending.place, pending.stood = 0, place
         self.count -= 1
         self.size -= pending.size
-        level, key, rows = pending.level, pending.admitted.key, pending.admitted.rows
+        level, key, rows = pending.level, pending.admitted.key, pending.rows
         self._counts[level] -= 1
         self._rows[level] -= rows
         if pending.retried:
@@ -133,7 +154,8 @@ class Waiting:
     def take(self, max_rows: int) -> list[Pending]:
         """Takes the next batch out: of at most `max_rows` rows, unless its leader alone has more; 0: of one request.
 
-        Empty where nothing waits. What somebody was told the end of already goes out too, and into no batch.
+        One that is executed in parts is alone. Empty where nothing waits. What somebody was told the end of already
+        goes out too, and into no batch.
         """
         leader = self._leader(choose=True)
         if leader is None:
@@ -141,11 +163,11 @@ class Waiting:
         self.remove(leader)
         batch = [leader]
         free = max_rows - leader.admitted.rows
-        if not leader.retried:
+        if not leader.retried and leader.division is None:
             for line in self._followers(leader):
                 while line and free > 0:
                     pending = next(iter(line.values()))
-                    if pending.admitted.key != leader.admitted.key:
+                    if pending.admitted.key != leader.admitted.key or pending.division is not None:
                         break
                     if not pending.answer.done():
                         if pending.admitted.rows > free:
@@ -158,7 +180,9 @@ class Waiting:
     def full(self, rows: int) -> bool:
         """Whether the next batch would have `rows` rows or more, or takes nobody along."""
         leader = self._leader(choose=False)
-        return leader is None or leader.retried or self._rows_of[leader.admitted.key] >= rows
+        if leader is None or leader.retried or leader.division is not None:
+            return True
+        return self._rows_of[leader.admitted.key] >= rows
 
     def before(self, level: int) -> tuple[int, int]:
         """The requests that wait and go before a new one of `level`, and their rows."""
@@ -215,3 +239,7 @@ class Waiting:
 
 def _place(pending: Pending) -> int:
     return pending.place
+
+
+def _line_of(pending: Pending) -> tuple[int, BatchKey]:
+    return pending.level, pending.admitted.key

@@ -15,6 +15,7 @@ from enum import IntEnum
 
 import msgspec
 
+from edged.errors import Code, EdgedError
 from edged.types import Comparison, TensorSpec
 
 PREFIX = struct.Struct("<IQ")
@@ -197,3 +198,12 @@ class RunShadow(msgspec.Struct, frozen=True, array_like=True, tag=9):
 
 ToWorker = Load | Infer | RunGolden | RunShadow | Unmap
 FromWorker = Loaded | Failed | Answered | Compared | Unmapped
+
+
+def too_large(size: int, allowed: int) -> EdgedError:
+    """Why outputs that take `size` bytes cannot be sent, of which `allowed` may."""
+    return EdgedError(
+        Code.ANSWER_TOO_LARGE,
+        f"the answer takes {size} bytes, at most {allowed} can be sent",
+        "ask for less in one request, or raise listen.max_message_mib",
+    )

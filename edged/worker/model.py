@@ -31,6 +31,7 @@ from edged.worker.messages import (
     RunShadow,
     Target,
     WarmupRun,
+    too_large,
 )
 from edged.worker.regions import Mappings
 from edged.worker.samples import read_arrays, read_file, read_golden
@@ -235,7 +236,7 @@ class Model:
         left = [part if view is None else b"" for part, view in zip(raw, views, strict=True)]
         size = sum(map(len, left))
         if self._max_answer_bytes and size > self._max_answer_bytes:
-            raise _too_large(size, self._max_answer_bytes)
+            raise too_large(size, self._max_answer_bytes)
         for part, view in zip(raw, views, strict=True):
             if view is not None:
                 view[:] = part
@@ -375,14 +376,6 @@ def _contents(asked: Infer, body: memoryview, arena: Window) -> list[memoryview]
 def _carried(part: InputPart) -> int:
     """What it takes in the body or the arena."""
     return 0 if part.region else part.size
-
-
-def _too_large(size: int, allowed: int) -> EdgedError:
-    return EdgedError(
-        Code.ANSWER_TOO_LARGE,
-        f"the answer takes {size} bytes, at most {allowed} can be sent",
-        "ask for less in one request, or raise listen.max_message_mib",
-    )
 
 
 def failed(error: EdgedError) -> Failed:

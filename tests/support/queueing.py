@@ -11,6 +11,7 @@ from edged.models.states import State
 from edged.serving.admission import admit
 from edged.serving.busy import Busy
 from edged.serving.duty import Duty
+from edged.serving.gate import Gate
 from edged.serving.overload import Bounds
 from edged.serving.scheduler import Queue
 from support.standins import Clock, Resident, as_it_is, call, settle
@@ -21,12 +22,13 @@ FAR_S = 3600.0
 class Bench:
     """A queue before a stand-in worker."""
 
-    def __init__(self, bounds: Bounds, of: Manifest | None) -> None:
+    def __init__(self, bounds: Bounds, of: Manifest | None = None, gate: Gate | None = None) -> None:
         self.clock = Clock()
         self.resident = Resident(of)
         self.worker = self.resident.worker
+        self.gate = gate or Gate()
         self.duty = Duty()
-        self.queue = Queue(self.resident, bounds, self.duty, Busy())
+        self.queue = Queue(self.resident, bounds, self.gate, self.duty, Busy())
         self.callers: list[asyncio.Task[Any]] = []
 
     def send(self, rows: int = 1, columns: int = 2, within_s: float = FAR_S, level: int = 1) -> asyncio.Task[Any]:

@@ -143,6 +143,7 @@ class Resident:
         self.lost: list[Lost] = []
         self.leaving = False
         self.begun = False
+        self.max_answer_bytes = 0
         self.choice = Choice(self.manifest, Hardware("generic"), {}, lambda: None)
 
     @property

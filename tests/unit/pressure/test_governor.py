@@ -295,7 +295,7 @@ class TestLimits:
 
     def test_where_it_says_nothing_a_default_ladder_does(self):
         limits = self.limits("memory.full")
-        assert limits.of("silent") == limits.default == ModelLimits(max_concurrency=1, max_batch_size=4)
+        assert limits.of("silent") == limits.default == ModelLimits(max_batch_size=4)
         assert limits.unload_idle
         assert not self.limits("memory.some").unload_idle
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from support.standins import FP32_BYTES, manifest, pending
 
+from edged.serving.division import Division
 from edged.serving.waiting import FAIR_BATCHES, Waiting
 
 LEVELS = 3
@@ -125,10 +126,25 @@ class AQueueInUse(RuleBasedStateMachine):
         assert all(not each.answer.done() and each in self.model for each in batch)
         assert batch or not any(not each.answer.done() for each in self.model)
         assert len(batch) == len(set(map(id, batch)))
-        retried = [each for each in batch if each.retried]
-        assert not retried or len(batch) == 1
+        alone = [each for each in batch if each.retried or each.division is not None]
+        assert not alone or len(batch) == 1
         self.model = [each for each in self.model if each.place]
         self.executing += batch
+
+    @rule(data=st.data())
+    def the_worker_has_executed_a_part(self, data):
+        divided = [each for each in self.executing if not each.answer.done() and each.rows > 1]
+        if len(self.executing) != 1 or not divided:
+            return
+        (each,) = divided
+        if each.division is None:
+            each.division = Division(each.admitted, each.contents, None, 0)
+        each.division.left = data.draw(st.integers(1, each.rows - 1))
+        self.waiting.give_back(each)
+        self.model.append(each)
+        same = [other for other in self.waiting if other.level == each.level and other.retried == each.retried]
+        assert same[0] is each, "before all others of its line"
+        self.executing = []
 
     @rule()
     def the_worker_answers(self):
@@ -153,7 +169,7 @@ class AQueueInUse(RuleBasedStateMachine):
         assert sorted(map(id, self.waiting)) == sorted(map(id, self.model))
         assert all(each.size == each.admitted.rows * each.admitted.shapes[0][1] * FP32_BYTES for each in self.model)
         for level in range(1, LEVELS + 1):
-            before = [each.admitted.rows for each in self.model if each.level <= level]
+            before = [each.rows for each in self.model if each.level <= level]
             assert self.waiting.before(level) == (len(before), sum(before))
 
 
