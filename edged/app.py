@@ -23,6 +23,7 @@ from edged.models.states import Source
 from edged.pressure import lookout
 from edged.pressure.lookout import Lookout
 from edged.rpc import admin, scrape, telemetry, updates, ways_in
+from edged.rpc.connections import Connections
 from edged.rpc.metrics import Metrics
 from edged.rpc.server import Server, remove_leftovers
 from edged.rpc.ways_in import Offer
@@ -206,7 +207,7 @@ class App:
             self._changes,
             self._events,
             self._templates.make,
-            self._current.settings.listen.max_message_mib * 2**20 - _MESSAGE_MARGIN_BYTES,
+            self._current.settings.listen.max_message_bytes - _MESSAGE_MARGIN_BYTES,
             self._groups,
             self._lookout.memory,
         )
@@ -252,6 +253,8 @@ class App:
         offer = Offer(self._service, self._repository, self._events, self._changes, administration)
         made = ways_in.servers(offer, self._placed.listen, stack, administrators_only=self._reachable_only)
         self._life.listening = list(made)
+        bound = [name for server in made.values() for name in server.bound]
+        self._in_background(stack, "watch over connections", Connections(bound, self._events).run())
         return list(made.values())
 
     async def _show_metrics(self, stack: contextlib.AsyncExitStack) -> None:

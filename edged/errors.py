@@ -23,6 +23,7 @@ class Code(StrEnum):
     # A request that was in order, and could not be served now.
     MODEL_UNAVAILABLE = "model_unavailable"
     OVERLOADED = "overloaded"
+    MESSAGE_TOO_LARGE = "message_too_large"
     ANSWER_TOO_LARGE = "answer_too_large"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     CANCELLED = "cancelled"

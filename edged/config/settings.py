@@ -127,6 +127,11 @@ class Listen(Table, frozen=True, kw_only=True):
         Meta(ge=1, le=1024, description="The largest message taken or given.", extra={"unit": "MiB"}),
     ] = 64
 
+    @property
+    def max_message_bytes(self) -> int:
+        """`max_message_mib` in bytes."""
+        return self.max_message_mib * 2**20
+
 
 class Serving(Table, frozen=True, kw_only=True):
     """How requests wait and for how long."""

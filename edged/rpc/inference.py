@@ -51,11 +51,12 @@ _NOT_CARRIED_OUT = (
 class Inference:
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, service: Service, best_priority: int = 1) -> None:
+    def __init__(self, service: Service, max_message_bytes: int, best_priority: int = 1) -> None:
         """`best_priority`: what requests get at most that come this way."""
         self._service = service
+        self._max_message_bytes = max_message_bytes
         self._best_priority = best_priority
-        self._streams = Streams(self._infer, lambda: service.level)
+        self._streams = Streams(self._read, self._infer, lambda: service.level)
 
     def methods(self) -> Methods:
         """The calls by name."""
@@ -120,9 +121,19 @@ class Inference:
         ).SerializeToString()
 
     async def _model_infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        call = read_request(data)
+        call = self._read(data)
         render = functools.partial(write_answer, identity=call.id, level=self._service.level)
         return await self._infer(call, context.time_remaining(), render)
+
+    def _read(self, data: bytes) -> Call:
+        """Raises EdgedError: message_too_large, or as `read_request` does."""
+        if len(data) > self._max_message_bytes:
+            raise EdgedError(
+                Code.MESSAGE_TOO_LARGE,
+                f"the request takes {len(data)} bytes, at most {self._max_message_bytes} are taken",
+                "send less in one request, put its tensors into shared memory, or raise listen.max_message_mib",
+            )
+        return read_request(data)
 
     async def _infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:
         return await self._service.infer(call, remaining_s, render, self._best_priority)

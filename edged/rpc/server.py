@@ -30,19 +30,25 @@ _BIND_PREFIX = ".bind-"
 # three of which each byte takes there that is not ASCII.
 _MAX_DETAILS = 2048
 
-# Calls and streams under way at once, on one server; grpc refuses further ones with RESOURCE_EXHAUSTED. Far above what
-# queues hold, far below what would fill the memory.
-_MAX_CALLS = 4096
+# Calls and streams under way at once, on one server; grpc refuses further ones with RESOURCE_EXHAUSTED. More than one
+# process can take with all its connections, far above what queues hold, far below what would fill the memory.
+_MAX_CALLS = 5120
 
 # Of these so many on one connection: a client that opens more has them wait at its own end. It bounds what one
 # connection can hold of ours when its answers are not read.
 _MAX_CALLS_PER_CONNECTION = 256
 
-# Connections at once, to one server; further ones are closed. Callers on a Unix socket cannot be told apart.
+# Connections at once, to one server; further ones are closed. `connections` sees to it that one process does not take
+# them all.
 _MAX_CONNECTIONS = 256
 
-# Asked of clients that have a retry policy, when the queue was full.
-_PUSHBACK_MS = "100"
+# A message that is a little too long comes through all the same, to be refused with a code and advice; what is longer
+# grpc turns away, which says neither.
+_MESSAGE_MARGIN_BYTES = 16 * 1024 * 1024
+
+# Asked of clients that have a retry policy: to wait so long when the queue was full, and not to try the same again
+# where the status is the same and nothing would change (gRPC's proposal A6: below 0).
+_PUSHBACK_MS = {Code.OVERLOADED: "100", Code.MESSAGE_TOO_LARGE: "-1"}
 
 Unary = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 Stream = Callable[[bytes, grpc.aio.ServicerContext], AsyncIterator[bytes]]
@@ -132,8 +138,8 @@ def unexpected() -> EdgedError:
 
 async def _abort(context: grpc.aio.ServicerContext, error: EdgedError) -> bytes:
     trailing = [(CODE_KEY, error.code.value)]
-    if error.code is Code.OVERLOADED:
-        trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
+    if (pushback_ms := _PUSHBACK_MS.get(error.code)) is not None:
+        trailing.append(("grpc-retry-pushback-ms", pushback_ms))
     details = str(error).encode(errors="replace")
     if len(details) > _MAX_DETAILS:
         details = details[:_MAX_DETAILS] + "…".encode()
@@ -189,7 +195,7 @@ class Server:
     def __init__(self, services: Mapping[str, Methods], max_message_bytes: int) -> None:
         self._server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_receive_message_length", max_message_bytes + _MESSAGE_MARGIN_BYTES),
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
                 # With it grpc resets calls at random near that number, which clients see as UNAVAILABLE.
@@ -201,6 +207,8 @@ class Server:
         )
         for name, methods in services.items():
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, dict(methods)),))
+        self.bound: list[str] = []
+        """The addresses of its Unix sockets, as the kernel knows them."""
         self._sockets: list[tuple[Path, Path]] = []
         self._placed: list[tuple[Path, int]] = []
         self._bind_folders = contextlib.ExitStack()
@@ -218,11 +226,13 @@ class Server:
             descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             # Open until the end: grpc removes its socket by this name then, which must lead nowhere else.
             self._bind_folders.callback(os.close, descriptor)
-            self._server.add_insecure_port(f"unix:/proc/self/fd/{descriptor}/s")
+            bound = f"/proc/self/fd/{descriptor}/s"
+            self._server.add_insecure_port(f"unix:{bound}")
         except (OSError, RuntimeError) as error:
             raise EdgedError(
                 Code.CANNOT_LISTEN, f"{path} cannot be made: {error}", "check who may write to its folder"
             ) from error
+        self.bound.append(bound)
         self._sockets.append((folder / "s", path))
 
     def add_tcp(self, address: str, tls: Tls | None) -> None:

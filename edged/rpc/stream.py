@@ -17,7 +17,6 @@ import msgspec
 from edged.errors import Code, EdgedError
 from edged.rpc.answer import write_stream_answer, write_stream_error
 from edged.rpc.server import unexpected
-from edged.rpc.wire import read_request
 from edged.serving.request import Answer, Call
 from edged.types import Level
 
@@ -39,11 +38,13 @@ Reply = bytes | EdgedError
 class Streams:
     """All calls of ModelStreamInfer."""
 
-    def __init__(self, infer: Infer, level: Callable[[], Level]) -> None:
-        """`infer` answers a call within the seconds that remain, with what the renderer makes of the answer.
+    def __init__(self, read: Callable[[bytes], Call], infer: Infer, level: Callable[[], Level]) -> None:
+        """`read` makes a call of the bytes of a request, or raises EdgedError; `infer` answers a call within the
+        seconds that remain, with what the renderer makes of the answer.
 
         `level`: how hard the device is pressed, as each answer tells.
         """
+        self.read = read
         self.infer = infer
         self.level = level
         self.held_bytes = 0
@@ -115,7 +116,7 @@ class _Stream:
         """Begins to answer one request."""
         self._under_way += 1
         try:
-            call = read_request(data)
+            call = self._streams.read(data)
         except EdgedError as error:
             self._replies.put_nowait(self._refusal(error, ""))
             return

@@ -54,7 +54,7 @@ def servers(
     else:
         public = _protocol(offer, listen, listen.socket_priority)
         make(f"unix:{listen.socket}", public).add_socket(Path(listen.socket))
-    make(f"unix:{listen.admin_socket}", _administration(offer)).add_socket(Path(listen.admin_socket))
+    make(f"unix:{listen.admin_socket}", _administration(offer, listen)).add_socket(Path(listen.admin_socket))
     if listen.tcp and not administrators_only:
         make(listen.tcp, _protocol(offer, listen, listen.tcp_priority)).add_tcp(listen.tcp, _tls(listen))
     return made
@@ -64,18 +64,18 @@ def _protocol(offer: Offer, listen: Listen, best_priority: int) -> dict[str, Met
     """What applications are offered."""
     return {
         inference.SERVICE: {
-            **inference.Inference(offer.service, best_priority).methods(),
+            **inference.Inference(offer.service, listen.max_message_bytes, best_priority).methods(),
             **repository.elsewhere(listen.admin_socket),
             **LogSettings(offer.events, admin_socket=listen.admin_socket).methods(),
         }
     }
 
 
-def _administration(offer: Offer) -> dict[str, Methods]:
+def _administration(offer: Offer, listen: Listen) -> dict[str, Methods]:
     """What administrators are offered."""
     return {
         inference.SERVICE: {
-            **inference.Inference(offer.service).methods(),
+            **inference.Inference(offer.service, listen.max_message_bytes).methods(),
             **repository.RepositoryCalls(offer.repository).methods(),
             **LogSettings(offer.events, admin_socket="").methods(),
         },
@@ -90,7 +90,7 @@ def _server(offer: Offer, services: Mapping[str, Methods], listen: Listen) -> Se
         health.SERVICE: health.Health(offer.service, offer.changes, names).methods(),
         **{name: reflection.methods(names) for name in reflection.SERVICES},
     }
-    return Server(offered, listen.max_message_mib * 1024 * 1024)
+    return Server(offered, listen.max_message_bytes)
 
 
 def _tls(listen: Listen) -> Tls | None:

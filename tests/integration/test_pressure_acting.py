@@ -128,6 +128,44 @@ def test_heat_brings_the_lighter_variant_and_its_end_the_best_and_no_request_fai
         daemon.wait_for(lambda status: len(status.workers) == 2)
 
 
+def test_a_request_of_more_rows_than_a_level_allows_is_answered_as_before_to_the_bit(pi: sysfs.Sysfs, tmp_path: Path):
+    """In executions that keep to the level's limit, four rows, and beside one another's."""
+    rows = 7
+    numbers = pack("FP32", [float(number) / 7 for number in range(2 * rows)])
+    large = request("neg", tensor("x", "FP32", [rows, 2]), raw=[numbers])
+    with Daemon(pi.root, [neg(tmp_path, "neg")], SETTINGS).start() as daemon:
+        cool = daemon.infer(large)
+        pi.set_temperature(0, HOT_C)
+        daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_CRITICAL)
+        before = counted(daemon)
+        ask = daemon.channel().unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        calls = [ask.future(each.SerializeToString()) for each in (large, asked("neg"), large)]
+        first, single, last = (pb.ModelInferResponse.FromString(each.result(PATIENCE_S)) for each in calls)
+        after = counted(daemon)
+        too_many = request("neg", tensor("x", "FP32", [1000, 2]), raw=[bytes(8000)])
+        with pytest.raises(grpc.RpcError) as raised:
+            daemon.infer(too_many)
+    assert refusal(raised.value).code == "invalid_tensor"
+    assert first.parameters["edged_level"].string_param == "critical"
+    for hot in (first, last):
+        assert list(hot.outputs) == list(cool.outputs)
+        assert hot.raw_output_contents == cool.raw_output_contents
+    assert single.outputs[0].shape == [1, 2]
+    assert after.inference_count - before.inference_count == 2 * rows + 1
+    assert after.inference_stats.success.count - before.inference_stats.success.count == 3
+    sizes = {each.batch_size: each.compute_infer.count for each in after.batch_stats}
+    for each in before.batch_stats:
+        sizes[each.batch_size] -= each.compute_infer.count
+    assert {size: count for size, count in sizes.items() if count} == {4: 2, 3: 2, 1: 1}
+    assert after.execution_count - before.execution_count == 5
+
+
+def counted(daemon: Daemon) -> pb.ModelStatistics:
+    asked = pb.ModelStatisticsRequest(name="neg")
+    told = daemon.call("inference.GRPCInferenceService/ModelStatistics", asked, pb.ModelStatisticsResponse)
+    return told.model_stats[0]
+
+
 def test_a_model_that_nobody_asks_goes_and_is_back_when_it_is_asked_or_loaded_or_when_it_is_cool(
     pi: sysfs.Sysfs, tmp_path: Path
 ):

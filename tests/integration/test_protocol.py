@@ -551,13 +551,39 @@ def test_a_call_that_does_not_exist_is_unimplemented(daemon: Daemon) -> None:
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_message_beyond_the_limit_is_refused(daemon: Daemon) -> None:
-    """64 MiB by default. gRPC itself turns it away, before anything is read."""
+def test_a_message_beyond_the_limit_is_refused_with_advice_and_not_to_be_tried_again(daemon: Daemon) -> None:
+    """64 MiB by default."""
     size = 64 * 1024 * 1024
+    asked = one_raw("INT8", [8, size // 8], bytes(size))
+    with pytest.raises(grpc.RpcError) as raised:
+        daemon.infer(asked)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"takes {asked.ByteSize()} bytes, at most {size} are taken; send less" in raised.value.details()
+    told = {"edged-code": "message_too_large", "grpc-retry-pushback-ms": "-1"}
+    assert dict(raised.value.trailing_metadata()) == told
+
+
+def test_a_message_beyond_the_limit_costs_a_stream_no_other(daemon: Daemon) -> None:
+    size = 64 * 1024 * 1024
+    small = one_raw("INT8", [1, 8], bytes(8))
+    stream = daemon.channel().stream_stream(
+        f"/{SERVICE}/ModelStreamInfer",
+        request_serializer=pb.ModelInferRequest.SerializeToString,
+        response_deserializer=pb.ModelStreamInferResponse.FromString,
+    )
+    asked = [small, one_raw("INT8", [8, size // 8], bytes(size)), small]
+    found = list(stream(iter(asked), timeout=60))
+    told = sorted(each.infer_response.parameters["edged_code"].string_param for each in found)
+    assert told == ["", "", "message_too_large"]
+
+
+def test_a_message_far_beyond_the_limit_is_turned_away_by_grpc(daemon: Daemon) -> None:
+    """Before it is read, which bounds what a message may cost."""
+    size = 96 * 1024 * 1024
     with pytest.raises(grpc.RpcError) as raised:
         daemon.infer(one_raw("INT8", [8, size // 8], bytes(size)))
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert str(size) in raised.value.details()
+    assert "edged-code" not in dict(raised.value.trailing_metadata())
 
 
 # Batches.

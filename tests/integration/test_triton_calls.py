@@ -114,6 +114,16 @@ def test_statistics_count_what_was_done(daemon: Daemon) -> None:
     assert 0.5 < memory.byte_size / resident_bytes(worker.pid) < 2
 
 
+def test_a_model_of_one_answer_to_each_request_says_so_and_counts_no_answers_apart(daemon: Daemon) -> None:
+    row = bytes(12)
+    daemon.infer(request("sums", *(tensor(name, "FP32", [1, 3]) for name in ("a", "b")), raw=[row, row]))
+    config = call(daemon, "ModelConfig", admin=False, name="sums").config
+    assert not config.model_transaction_policy.decoupled
+    [counted] = statistics(daemon, "sums")
+    assert counted.inference_stats.success.count > 0
+    assert not counted.response_stats
+
+
 def test_statistics_of_no_name_are_those_of_all(daemon: Daemon) -> None:
     assert [each.name for each in statistics(daemon)] == sorted(model.name for model in daemon.status().models)
 

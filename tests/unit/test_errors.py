@@ -20,6 +20,7 @@ WORDS = {
     "region_unusable",
     "model_unavailable",
     "overloaded",
+    "message_too_large",
     "answer_too_large",
     "deadline_exceeded",
     "cancelled",

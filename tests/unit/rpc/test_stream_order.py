@@ -13,6 +13,7 @@ from edged._pb.inference import grpc_service_pb2 as pb
 from edged.errors import Code, EdgedError
 from edged.rpc import stream
 from edged.rpc.stream import Streams
+from edged.rpc.wire import read_request
 from edged.serving.request import Answer, Call, Output
 from edged.types import Datatype, Level
 
@@ -78,7 +79,7 @@ def models() -> Models:
 
 @pytest.fixture
 def streams(models: Models) -> Streams:
-    return Streams(models.infer, lambda: Level.NOMINAL)
+    return Streams(read_request, models.infer, lambda: Level.NOMINAL)
 
 
 def begin(streams: Streams, caller: Any) -> asyncio.Task[None]:
