@@ -36,6 +36,8 @@ class State(msgspec.Struct, frozen=True):
     models: dict[str, Counters]
     workers: dict[str, int]
     """The process id of each model's worker."""
+    batches: dict[str, dict[int, int]] = {}
+    """How many each model's worker has run, by their rows."""
 
 
 def read(admin_socket: Path) -> State:

@@ -134,3 +134,7 @@ class Edged(Server):
 
     def counted(self, model: Model) -> counters.Counters:
         return self.state().models[model.name]
+
+    def batches(self, model: Model) -> dict[int, int]:
+        """How many of a model's it has run, by their rows. Raises ServerError."""
+        return self.state().batches[model.name]

@@ -1,13 +1,16 @@
-"""The other floor: onnxruntime in this process, one run a request, one thread, nothing around it.
+"""The other floor: onnxruntime in this process, one thread, nothing around it.
 
-Started as `python -m benchmarks.programs.engine MODEL REQUEST SECONDS`; prints one JSON object.
+Started as `python -m benchmarks.programs.engine MODEL REQUEST SECONDS ROWS:COUNT,…`; prints one JSON object. Batches
+have so many rows, each the request's, in the proportion of the counts.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,26 @@ WARM_UP_S = 0.1
 DTYPES = {"FP32": np.float32, "UINT8": np.uint8}
 
 
-def main(model: str, request: str, seconds: float) -> None:
-    """Runs for some time, and tells how many runs there were and what they took."""
+def main(model: str, request: str, seconds: float, batches: dict[int, int]) -> None:
+    """Runs for some time, and tells how many rows there were and what they took."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feed = inputs(Path(request).read_bytes())
-    run(session, feed, WARM_UP_S)
+    feeds = {rows: {name: np.repeat(array, rows, axis=0) for name, array in feed.items()} for rows in batches}
+    order = mixed(batches)
+    run(session, feeds, order, WARM_UP_S)
     before, began = time.process_time(), time.monotonic()
-    runs = run(session, feed, seconds)
+    rows = run(session, feeds, order, seconds)
     elapsed_s, cpu_s = time.monotonic() - began, time.process_time() - before
-    print(json.dumps({"runs": runs, "elapsed_s": elapsed_s, "cpu_s": cpu_s}))
+    print(json.dumps({"rows": rows, "elapsed_s": elapsed_s, "cpu_s": cpu_s}))
+
+
+def mixed(batches: Mapping[int, int]) -> Iterator[int]:
+    """The rows of one batch after the other, without end, each size evenly between the others."""
+    places = [((index + 0.5) / count, rows) for rows, count in batches.items() for index in range(count)]
+    return itertools.cycle([rows for _, rows in sorted(places)])
 
 
 def inputs(data: bytes) -> dict[str, NDArray[Any]]:
@@ -44,15 +55,22 @@ def inputs(data: bytes) -> dict[str, NDArray[Any]]:
     }
 
 
-def run(session: onnxruntime.InferenceSession, feed: dict[str, NDArray[Any]], seconds: float) -> int:
-    """Runs until the time is over; gives how often."""
+def run(
+    session: onnxruntime.InferenceSession,
+    feeds: Mapping[int, dict[str, NDArray[Any]]],
+    order: Iterator[int],
+    seconds: float,
+) -> int:
+    """Runs until the time is over; gives how many rows."""
     end = time.monotonic() + seconds
-    runs = 0
+    done = 0
     while time.monotonic() < end:
-        session.run(None, feed)
-        runs += 1
-    return runs
+        rows = next(order)
+        session.run(None, feeds[rows])
+        done += rows
+    return done
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    mix = {int(rows): int(count) for rows, count in (each.split(":") for each in sys.argv[4].split(","))}
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), mix)
