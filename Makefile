@@ -28,6 +28,7 @@ test-conformance: $(VENV)/.installed-dev .venv-conformance/.installed ## the con
 bench: $(VENV)/.installed-dev ## what edged costs, beside what cannot be avoided; some eight minutes
 	$(RUN) benchmarks/serving.py
 	$(RUN) benchmarks/regions.py
+	$(RUN) benchmarks/saturation.py
 
 check: $(VENV)/.installed-dev ## lint, format, types, generated files
 	$(RUN) -m ruff check

@@ -1,57 +1,149 @@
-"""What edged adds to a model's own computing at saturation, beside onnxruntime in process, which runs the same batches.
+"""Measures what edged adds to a convnet's own computing at saturation, beside onnxruntime in process.
 
-Both have the same core, in turn. What is compared is the CPU time of all of a server's processes for each row.
+docs/benchmarks.md explains what it prints. It fails when edged does not run or answers wrongly, never because of a
+number.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
 from statistics import median
 
+import grpc
 import msgspec
+from msgspec import structs
 
-from benchmarks import engine
+from benchmarks import engine, machine, memory, models, processes, report
+from benchmarks.ask import once
 from benchmarks.budgets import Verdict
 from benchmarks.load import GrpcClient, Meter
 from benchmarks.models import Model
 from benchmarks.processes import Plan
-from benchmarks.servers import Edged
+from benchmarks.regions import register, shared_request
+from benchmarks.servers import Echo, Edged, Server, ServerError, Target
+from edged._pb.inference import grpc_service_pb2 as pb
+from edged.client import SharedRegion
 
 CALLERS = 16
+SENT, SHARED = "image sent", "image in shared memory"
+BUDGET_PERCENT = 3.0
 
 
 class Round(msgspec.Struct, frozen=True):
-    """One round."""
+    """One round of one way to ask, by CPU time for each row."""
 
+    way: str
     edged_us: float
-    """CPU time for each row."""
+    """Of all its processes."""
+    front_us: float
+    """Of its front, which is in it."""
     engine_us: float
+    """Of onnxruntime in process, with the same batches."""
+    echo_us: float
+    """Of a bare gRPC server that takes the same request and computes nothing."""
     batches: dict[int, int]
     """How many edged ran, by their rows."""
 
-
-def measure(server: Edged, model: Model, rounds: int, seconds: float, plan: Plan) -> list[Round]:
-    """Asks a server that has started with requests of one row, and has the engine run the batches that it made."""
-    client, target = GrpcClient(plan.load), server.target(model)
-    client.run(target, CALLERS, seconds, Meter(server.pid))  # how large batches are worth making is learned first
-    found = []
-    for _ in range(rounds):
-        meter, before = Meter(server.pid), server.batches(model)
-        seen = meter.sample(client.run(target, CALLERS, seconds, meter))
-        made = {size: count - before.get(size, 0) for size, count in server.batches(model).items()}
-        made = {size: count for size, count in made.items() if count}
-        if seen.answered:
-            found.append(Round(seen.cpu_us, engine.sample(model, seconds, plan.server, made).cpu_us, made))
-    return found
+    @property
+    def more_percent(self) -> float:
+        """What edged takes beyond the engine."""
+        return 100 * (self.edged_us / self.engine_us - 1)
 
 
-def judge(model: Model, rounds: list[Round]) -> list[Verdict]:
-    """The design's budget, the median over the rounds."""
-    more = sorted(100 * (each.edged_us / each.engine_us - 1) for each in rounds)
-    note = f"{more[0]:.1f} to {more[-1]:.1f}, {_rows(rounds):.1f} rows a batch" if more else ""
-    what = f"{model.name}, {CALLERS} callers: CPU beyond that of onnxruntime in process with the same batches"
-    return [Verdict(what, "%", 3, median(more) if more else None, note)]
+def measure(folder: Path, rounds: int, seconds: float) -> list[Round]:
+    """All rounds of both ways, in turn. Raises ServerError."""
+    model = models.build(folder / "models")["convnet"]
+    plan = processes.plan(both=False)
+    places = [folder / name for name in ("edged", "echo")]
+    for place in places:
+        place.mkdir()
+    edged, echo = Edged(places[0], [model]), Echo(places[1], [model])
+    image = pb.ModelInferRequest.FromString(Path(model.request).read_bytes()).raw_input_contents[0]
+    with SharedRegion(f"bench-of-saturation-{os.getpid()}", len(image), group=None) as region:
+        try:
+            edged.start(plan.server)
+            echo.start(plan.server)
+            sent = edged.target(model)
+            register(sent, region)
+            shared = structs.replace(sent, request=str(shared_request(model, folder, region)))
+            for target in (sent, shared):
+                if (length := once(target)) != sent.answer_bytes:
+                    raise ServerError(f"edged answers with {length} bytes, not {sent.answer_bytes}")
+                _ask(edged, target, seconds, plan)  # how large batches are worth making is learned first
+            ways = {SENT: sent, SHARED: shared}
+            return [
+                _round(way, edged, echo, model, target, seconds, plan)
+                for _ in range(rounds)
+                for way, target in ways.items()
+            ]
+        finally:
+            edged.end()
+            echo.end()
 
 
-def _rows(rounds: list[Round]) -> float:
-    batches = sum(sum(each.batches.values()) for each in rounds)
-    return sum(size * count for each in rounds for size, count in each.batches.items()) / batches
+def _round(way: str, edged: Edged, echo: Echo, model: Model, target: Target, seconds: float, plan: Plan) -> Round:
+    before = edged.batches(model)
+    cpu_us, front_us = _ask(edged, target, seconds, plan)
+    made = {rows: count - before.get(rows, 0) for rows, count in edged.batches(model).items()}
+    made = {rows: count for rows, count in made.items() if count}
+    alone = engine.sample(model, seconds, plan.server, made)
+    floor = structs.replace(echo.target(model), request=target.request)
+    echo_us, _ = _ask(echo, floor, seconds / 2, plan)
+    return Round(way, cpu_us, front_us, alone.cpu_us, echo_us, made)
+
+
+def _ask(server: Server, target: Target, seconds: float, plan: Plan) -> tuple[float, float]:
+    """The CPU time of all its processes, and of its front, for each request of one row. Raises ServerError."""
+    meter = Meter(server.pid)
+    seen = meter.sample(GrpcClient(plan.load).run(target, CALLERS, seconds, meter))
+    if not seen.answered:
+        raise ServerError(f"{server.name} answered nothing: {seen.problem}")
+    return seen.cpu_us, seen.front_us
+
+
+def judge(found: list[Round]) -> list[Verdict]:
+    """The design's budget for both ways, medians over the rounds."""
+    verdicts = []
+    for way in (SENT, SHARED):
+        rounds = [each for each in found if each.way == way]
+        percents = sorted(each.more_percent for each in rounds)
+        front_us, engine_us, echo_us = (
+            median(getattr(each, name) for each in rounds) for name in ("front_us", "engine_us", "echo_us")
+        )
+        rows = sum(size * count for each in rounds for size, count in each.batches.items())
+        batches = sum(sum(each.batches.values()) for each in rounds)
+        note = (
+            f"{percents[0]:.1f} to {percents[-1]:.1f}; µs a row: engine {engine_us:.0f}, front {front_us:.0f}, "
+            f"bare echo {echo_us:.0f}; {rows / batches:.1f} rows a batch"
+        )
+        what = f"convnet, {CALLERS} callers, {way}: CPU beyond onnxruntime in process"
+        verdicts.append(Verdict(what, "%", BUDGET_PERCENT, median(percents), note))
+    return verdicts
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    memory.add_options(parser)
+    chosen = parser.parse_args()
+    processes.end_on_sigterm()
+    out = report.console()
+    here = machine.read()
+    report.machine(out, here)
+    with tempfile.TemporaryDirectory(prefix="edged-bench-") as folder:
+        try:
+            found = measure(Path(folder), chosen.rounds or (2 if chosen.quick else 5), 1.0 if chosen.quick else 4.0)
+        except (ServerError, grpc.RpcError) as error:
+            sys.exit(str(error))
+    verdicts = judge(found)
+    report.verdicts(out, verdicts)
+    if chosen.json:
+        chosen.json.write_bytes(report.as_json({"machine": here, "saturation": found, "budgets": verdicts}))
+
+
+if __name__ == "__main__":
+    main()

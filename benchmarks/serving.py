@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import budgets, machine, memory, models, overload, processes, procfs, report, rows, saturation
+from benchmarks import budgets, machine, memory, models, overload, processes, procfs, report, rows
 from benchmarks.ask import once
 from benchmarks.footprint import Footprint
 from benchmarks.h2load import H2Load
@@ -35,9 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--load", type=_names(("grpc", "h2load")), default=(), help="grpc,h2load: all there are")
     parser.add_argument("--cores", choices=("one", "both"), default="one", help="the cores that servers may use")
     parser.add_argument("--against", type=_names(tuple(RIVALS)), default=(), help=", ".join(RIVALS))
-    parser.add_argument(
-        "--no-overload", action="store_true", help="leave out the convnet at all and twice the load that it can carry"
-    )
+    parser.add_argument("--no-overload", action="store_true", help="leave out what becomes of twice the load")
     parser.add_argument("--no-memory", action="store_true", help="leave start, memory and idling out")
     chosen = parser.parse_args()
     chosen.rounds = chosen.rounds or (2 if chosen.quick else 5)
@@ -127,18 +125,6 @@ def overloaded(folder: Path, model: Model, chosen: argparse.Namespace) -> list[o
         server.end()
 
 
-def saturated(folder: Path, model: Model, chosen: argparse.Namespace) -> list[saturation.Round]:
-    """What a convnet costs beyond its own computing, both on one core. Raises ServerError."""
-    folder.mkdir()
-    plan = processes.plan(both=False)
-    server = Edged(folder, [model])
-    try:
-        server.start(plan.server)
-        return saturation.measure(server, model, chosen.rounds, 2 * chosen.seconds, plan)
-    finally:
-        server.end()
-
-
 def main() -> None:
     """The command line."""
     chosen = arguments()
@@ -154,18 +140,14 @@ def main() -> None:
                 parts |= footprint(folder / "memory", chosen, out)
             built = models.build(folder / "models")
             found, shown, rest = compare(folder, [built[model] for model in chosen.models], chosen, out)
-            convnet = built["convnet"]
-            full = [] if chosen.no_overload else saturated(folder / "saturation", convnet, chosen)
-            flood = [] if chosen.no_overload else overloaded(folder / "overload", convnet, chosen)
+            flood = [] if chosen.no_overload else overloaded(folder / "overload", built["convnet"], chosen)
         except ServerError as error:
             sys.exit(str(error))
     report.resting(out, rest)
-    beyond = saturation.judge(convnet, full)
-    verdicts = [*budgets.judge_rows(shown, Edged.name), *beyond, *overload.judge(flood)]
+    verdicts = [*budgets.judge_rows(shown, Edged.name), *overload.judge(flood)]
     report.verdicts(out, verdicts)
     if chosen.json:
-        parts |= {"rows": found, "summary": shown, "resting": rest}
-        parts |= {"saturation": full, "overload": flood, "serving": verdicts}
+        parts |= {"rows": found, "summary": shown, "resting": rest, "overload": flood, "serving": verdicts}
         chosen.json.write_bytes(report.as_json(parts))
 
 
