@@ -20,12 +20,13 @@ import msgspec
 
 from edged.errors import Code
 from edged.events import EventLog, Severity
+from edged.worker.watch import next_turn
 
 # gRPC clients have one connection for any number of calls; applications of many parts have a few.
 MOST_PER_PROCESS = 16
 
 # So long others may be kept out by one that takes everything at once, and by one that goes on doing so.
-_EVERY_S = 2.0
+_EVERY_S = 2
 _AGAIN_S = 0.2
 
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
@@ -68,7 +69,8 @@ class Connections:
     async def run(self) -> None:
         """Watches over them until it is cancelled."""
         while True:
-            await asyncio.sleep(_AGAIN_S if self._told else _EVERY_S)
+            wait_s = next_turn(_EVERY_S) - asyncio.get_running_loop().time()
+            await asyncio.sleep(_AGAIN_S if self._told else wait_s)
             self.trim()
 
     def trim(self) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from support import bundles
 from support.calls import request, tensor
@@ -149,3 +150,35 @@ def test_one_that_has_its_share_keeps_it(own: Daemon) -> None:
             assert each.recv(65536), "gRPC greets"
             with pytest.raises(BlockingIOError):
                 each.recv(65536)  # and it is not the end
+
+
+STREAMS, CONNECTIONS, COLUMNS, REQUESTS = 1000, 5, 4096, 4
+
+
+def test_a_thousand_streams_whose_answers_nobody_reads_cost_others_nothing_and_little_memory(tmp_path: Path) -> None:
+    """All open at once, each with more answers than gRPC takes that are not read."""
+    asked = request("identity-int64", tensor("x", "INT64", [1, COLUMNS]), raw=[bytes(8 * COLUMNS)]).SerializeToString()
+    bundle = bundles.identity_bundle(tmp_path, "INT64")
+    with Daemon(tmp_path / "root", [bundles.sums_bundle(tmp_path), bundle]) as daemon:
+        daemon.start()
+        ask(daemon)
+        before = psutil.Process(daemon.pid).memory_info().rss
+        channels = [daemon.channel(options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(CONNECTIONS)]
+        streams = [
+            channels[index % CONNECTIONS].stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(
+                iter([asked] * REQUESTS)
+            )
+            for index in range(STREAMS)
+        ]
+        try:
+            first = [next(stream) for stream in streams]
+            for _ in range(20):
+                ask(daemon)
+            grown = psutil.Process(daemon.pid).memory_info().rss - before
+        finally:
+            for stream in streams:
+                stream.cancel()
+        assert all(len(answer) > 8 * COLUMNS for answer in first), "each is open, and was answered once"
+        assert grown < 2 * STREAMS * REQUESTS * len(asked) + 64 * 2**20
+        daemon.wait_for(lambda status: all(not model.executing and not model.queued for model in status.models))
+        ask(daemon)
