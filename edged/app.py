@@ -237,7 +237,9 @@ class App:
             self._add_fact(LevelEntered(limits.level, clock.monotonic()))
         self._service.limit(limits)
         if self._agent is not None:
-            self._agent.pause("the device is under pressure" if limits.background_paused else "")
+            self._agent.take(limits)
+        if self._station is not None:
+            self._station.take(limits)
 
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
         """The servers of all ways in; stopped with `stack`."""

@@ -92,6 +92,7 @@ class Governor(msgspec.Struct, frozen=True):
             duty,
             self.ladders,
             background_paused=any(level is not Level.NOMINAL for level in found.values()),
+            storage=found[STORAGE],
         )
         true_causes = tuple(cause for cause in causes if cause.level is not Level.NOMINAL)
         return State(sensors, held, now, duty, oom_kills, writes), Decision(found, limits, true_causes, distrusted)

@@ -59,7 +59,7 @@ class Monitor:
         self._state = State()
         self._limits = Limits()
         self.levels: dict[str, Level] = {}
-        """Of each resource; the store, telemetry and updates mind that of storage."""
+        """Of each resource."""
         self.distrusted: dict[str, str] = {}
         """The sensors that are not believed, and why."""
         self._fired: set[str] = set()
@@ -154,6 +154,9 @@ class Monitor:
 
     def _record(self, before: State, now: float, readings: Readings, decision: Decision) -> None:
         if self._recorder is None:
+            return
+        if decision.limits.journal_only:
+            self._recorder.close()
             return
         try:
             self._recorder.record(before, now, readings, decision)

@@ -30,7 +30,7 @@ from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool, Standing
 from edged.telemetry.sync import Sync, Topics, will
 from edged.telemetry.window import Window
-from edged.types import Level
+from edged.types import Level, Limits
 
 # What diagnostics give at most.
 _MAX_EVENTS = 100
@@ -94,6 +94,10 @@ class Station:
     def add(self, fact: Fact) -> None:
         """Takes a fact."""
         self.recorder.add(fact)
+
+    def take(self, limits: Limits) -> None:
+        """Writes no more than these limits allow."""
+        self.recorder.limit(coarse=limits.save_space, held=limits.journal_only)
 
     def _hear(self, event: Event) -> None:
         if event.severity is not Severity.DEBUG:
