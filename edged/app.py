@@ -70,7 +70,7 @@ class App:
         self._templates = Templates(self._events)
         self._groups = cgroup.NONE
         self._runtimes = {name: engine.version() for name, engine in ENGINES.items()}
-        self._device = hardware.read(settings.device.hardware_class)
+        self._device = hardware.read(settings.device.hardware_class, origin.root)
         self._found: list[factory.Found] = []
         self._repository = Repository(self._residency, self._release, self._events)
         self._notifier = Notifier(os.environ)

@@ -64,7 +64,7 @@ class Lookout:
         recorder = Recorder(parts.state, quota_bytes, governor) if quota_bytes else None
         monitor = Monitor(parts.root, parts.state, governor, parts.events, self._take, parts.busy_s, recorder)
         accelerators = Accelerators(
-            Path("/"), parts.residency, parts.idle_s, lambda: monitor.distrusted, parts.events, parts.life
+            parts.root, parts.residency, parts.idle_s, lambda: monitor.distrusted, parts.events, parts.life
         )
         self._monitor = monitor
         self._in_background(stack, "pressure monitor", monitor.run())

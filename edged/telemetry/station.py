@@ -63,7 +63,7 @@ class Station:
         settings = parts.settings
         self._parts = parts
         self._os = device.os_name(parts.root)
-        self._hardware = hardware.read(settings.device.hardware_class)
+        self._hardware = hardware.read(settings.device.hardware_class, parts.root)
         self.problem = ""
         """Why there is no connection to be had at all, for people."""
         self.topics = Topics(settings.device.fleet, settings.device.name, settings.device.hardware_class)

@@ -116,3 +116,47 @@ async def test_a_heartbeat_is_the_smallest_request(models):
     asked = zeros(resident.manifest)
     assert (asked.members, asked.contents) == ([(InputPart((1, 2), 8, Form.RAW),)], [[bytes(8)]])
     assert await beat(resident.worker, resident.manifest) > 0
+
+
+async def test_one_that_has_failed_is_reset_before_it_is_tried_again(tmp_path, models, device, ahead):
+    offered = tmp_path / "sys/class/apex/apex_0/device/reset"
+    offered.parent.mkdir(parents=True)
+    offered.touch()
+    resident = models.add("m", tpu=TPU, cpu="")
+    await models.ready(resident)
+    device.doubts["coral:apex_0"] = "says -89 °C"
+    await models.until(runs(resident, "cpu"))
+    assert offered.read_bytes() == b"", "not before the schedule says so"
+    device.doubts.clear()
+    ahead[0] = 31.0
+    await models.until(runs(resident, "tpu"))
+    assert offered.read_bytes() == b"1\n"
+    assert models.recorded("accelerator_reset") == [f"accelerator edgetpu was reset through {offered}"]
+
+
+async def test_one_is_not_reset_under_a_worker(tmp_path, models, device, ahead):
+    offered = tmp_path / "sys/class/apex/apex_0/device/reset"
+    offered.parent.mkdir(parents=True)
+    offered.touch()
+    resident = models.add("m", tpu=TPU)
+    await models.ready(resident)
+    device.doubts["coral:apex_0"] = "says -89 °C"
+    await models.until(lambda: models.recorded("accelerator_failed"))
+    device.doubts.clear()
+    ahead[0] = 31.0
+    await models.until(lambda: models.recorded("accelerator_works"))
+    assert offered.read_bytes() == b""
+
+
+async def test_a_reset_that_fails_is_told_and_the_device_is_tried_all_the_same(tmp_path, models, device, ahead):
+    offered = tmp_path / "sys/class/apex/apex_0/device/reset"
+    offered.mkdir(parents=True)  # opening it fails
+    resident = models.add("m", tpu=TPU, cpu="")
+    await models.ready(resident)
+    device.doubts["coral:apex_0"] = "says -89 °C"
+    await models.until(runs(resident, "cpu"))
+    device.doubts.clear()
+    ahead[0] = 31.0
+    await models.until(runs(resident, "tpu"))
+    (told,) = models.recorded("accelerator_not_reset")
+    assert str(offered) in told
