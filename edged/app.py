@@ -66,10 +66,10 @@ class App:
         self._residency = Residency(self._changes)
         self._station: Station | None = None
         self._service = Service(self._residency, settings.serving, self._add_fact)
-        self._lookout = self._make_lookout()
         self._templates = Templates(self._events)
         self._groups = cgroup.NONE
         self._runtimes = {name: engine.version() for name, engine in ENGINES.items()}
+        self._lookout = self._make_lookout()
         self._device = hardware.read(settings.device.hardware_class, origin.root)
         self._found: list[factory.Found] = []
         self._repository = Repository(self._residency, self._release, self._events)
@@ -156,6 +156,7 @@ class App:
             runtimes=self._runtimes,
             factory=self._found,
             residency=self._residency,
+            memory=self._lookout.memory,
             traffic=self._service,
             events=self._events,
             changes=self._changes,
@@ -223,6 +224,8 @@ class App:
                 root=self._origin.root,
                 state=Path(self._placed.paths.state),
                 residency=self._residency,
+                runtimes=self._runtimes,
+                templates=self._templates.warm_pids,
                 events=self._events,
                 life=self._life,
                 busy_s=self._service.busy_s,

@@ -16,7 +16,7 @@ from edged.bundle.manifest import digest
 from edged.errors import Code, EdgedError
 from edged.events import Severity
 from edged.types import Limits
-from edged.update import plan, policy, start
+from edged.update import peaks, plan, policy, start
 from edged.update.collecting import collect
 from edged.update.course import Course
 from edged.update.fetcher import Origin
@@ -92,6 +92,7 @@ class Agent:
         committed = await ledger.do(ledger.journal.committed)
         self.pins = await ledger.do(ledger.journal.pins)
         self.quarantined = await ledger.do(ledger.journal.quarantined)
+        await peaks.recall(shop.memory, ledger)
         self.roles = await self._fact(_ROLES, dict[str, str]) or {}
         self.spending = await self._fact("spending", Spending) or Spending()
         names = sorted({*states, *shop.library.models()})
@@ -155,6 +156,7 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._poll())
             group.create_task(self._look_again())
+            group.create_task(peaks.keep(self._shop.memory, self._shop.ledger))
 
     async def close(self) -> None:
         """Ends all courses where they are, and closes the journal."""

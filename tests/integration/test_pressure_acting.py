@@ -172,6 +172,21 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_others_serve(
         assert "takes 900 MiB at its peak" in refusal(raised.value).message
 
 
+def test_what_was_measured_outlives_the_daemon(tmp_path: Path):
+    modest = neg(tmp_path, "modest", "requires = { memory_mib = 900 }\n")
+    state = tmp_path / "root/var/lib/edged"
+    with Daemon(tmp_path / "root", [modest]).start() as daemon:
+        daemon.infer(asked("modest"))
+        end = time.monotonic() + PATIENCE_S
+        while not any(b" cpu onnxruntime " in file.read_bytes() for file in state.glob("journal*") if file.is_file()):
+            assert time.monotonic() < end, "nothing was kept"
+            time.sleep(0.1)
+    settings = "[pressure]\nmemory_limit_mib = 600\nmemory_reserve_mib = 100\n"
+    with Daemon(tmp_path / "root", settings=settings).start() as daemon:
+        daemon.infer(asked("modest"))
+        assert events(daemon, "memory_short") == []
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
 def test_a_state_folder_that_is_full_and_then_read_only_hinders_nobody(tmp_path: Path):
     state = tmp_path / "root/var/lib/edged"

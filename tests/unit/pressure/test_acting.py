@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -228,6 +230,22 @@ class TestRoom:
         device.memory(4000, 4000)
         await models.until(lambda: resident.ready and resident.variant.name == "best")
         assert resident.choice.because == ""
+
+    def test_that_the_settings_allow_is_shared_with_templates(self, models, tmp_path):
+        settings = Pressure(memory_limit_mib=10_000, memory_reserve_mib=0)
+        code = "held = bytearray(64 * 2**20); print(flush=True); input()"
+        template = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            template.stdout.readline()
+            left = []
+            for pids in ({}, {"onnxruntime": template.pid}):
+                room = Room(tmp_path, models.residency, models.idle_s, models.events, settings, pids.copy)
+                left.append(room._left(*room._read(room._pids())).left_bytes)
+            assert left[0] - left[1] >= 64 * MIB
+        finally:
+            template.communicate("", timeout=30)
 
     async def test_that_was_promised_to_one_is_not_given_to_another(self, models, device):
         device.memory(4000, 300)
