@@ -18,6 +18,7 @@ from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.pressure import reset, watchdog
 from edged.pressure.acting import IdleS
+from edged.pressure.governor import TRIP_POINTS
 from edged.pressure.reader import Reader
 from edged.pressure.watchdog import Action, Beat, Watched
 from edged.system import hardware
@@ -110,9 +111,7 @@ class Accelerators:
         users = [(resident, variant) for resident, variant in self._users() if variant.requires.accelerator == kind]
         if not hardware.present(kind, self._root):
             return Beat(present=False)
-        sensor = _SENSORS.get(kind)
-        doubts = (why for name, why in self._doubts().items() if sensor and name.startswith(sensor))
-        doubt = next(doubts, "")
+        doubt = self._doubt(kind)
         if retry:
             await self._reset(kind)
             trying = heartbeat.try_out(*users[0])  # bounded by what a worker may take to load
@@ -126,6 +125,12 @@ class Accelerators:
             answered_s = await _answered_s(heartbeat.beat(worker, resident.manifest), self._deadline_s)
             return Beat(answered_s=answered_s, deadline_s=self._deadline_s, doubt=doubt)
         return None
+
+    def _doubt(self, kind: str) -> str:
+        """Why its temperature is not believed. Trip points that make no sense are no fault of the device."""
+        sensor = _SENSORS.get(kind)
+        doubts = ((name, why) for name, why in self._doubts().items() if sensor and name.startswith(sensor))
+        return next((why for name, why in doubts if not name.endswith(TRIP_POINTS)), "")
 
     async def _reset(self, kind: str) -> None:
         """Where that is offered, and nobody is at work on it."""

@@ -12,6 +12,9 @@ from edged.errors import Code
 from edged.models.heartbeat import beat, zeros
 from edged.pressure import accelerators as under_test
 from edged.pressure.accelerators import Accelerators
+from edged.pressure.governor import Governor, State
+from edged.pressure.policy import Policy
+from edged.pressure.readings import Readings, Temperature, Trip
 from edged.system.life import Life
 from edged.worker.messages import Form, InputPart
 
@@ -160,3 +163,21 @@ async def test_a_reset_that_fails_is_told_and_the_device_is_tried_all_the_same(t
     await models.until(runs(resident, "tpu"))
     (told,) = models.recorded("accelerator_not_reset")
     assert str(offered) in told
+
+
+async def test_trip_points_that_make_no_sense_are_no_fault_of_the_device(models, device):
+    resident = models.add("m", tpu=TPU, cpu="")
+    await models.ready(resident)
+    odd = Temperature("coral:apex_0", 50.0, (Trip("passive", 300.0),))
+    _, decision = Governor(Policy()).decide(State(), Readings(temperatures=(odd,)), 0.0)
+    assert decision.distrusted
+    device.doubts.update(decision.distrusted)
+    looks = []
+    present = under_test.hardware.present
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(under_test.hardware, "present", lambda *asked: looks.append(asked) or present(*asked))
+        async with asyncio.timeout(30):
+            while len(looks) < 4:  # noqa: ASYNC110 - two would be enough; the watch tells nobody of a look
+                await asyncio.sleep(0.01)
+    assert runs(resident, "tpu")()
+    assert models.recorded("accelerator_failed") == []
