@@ -39,7 +39,8 @@ class Model:
 
 MODELS = (
     Model("alarm", priority=1, work_s=0.012, share=0.2, deadline_s=0.15, queue=64),
-    Model("quality", priority=5, work_s=0.020, share=0.9, deadline_s=1.0, queue=16),
+    # So much that a variant of half the work leaves nothing idle either.
+    Model("quality", priority=5, work_s=0.020, share=2.0, deadline_s=1.0, queue=16),
 )
 
 
@@ -51,6 +52,8 @@ class Request:
     came: float
     answered: float | None = None
     refused: bool = False
+    worked_s: float = 0.0
+    """What it took at full speed, by the variant that answered."""
 
     @property
     def met(self) -> bool:
@@ -143,7 +146,7 @@ class Run:
 
     def _serve(self, request: Request) -> None:
         light = request.model.light if self.limits.of(request.model.name).variant else 1.0
-        work_s = request.model.work_s * light
+        work_s = request.worked_s = request.model.work_s * light
         while work_s > 1e-9:
             step_s = min(work_s / self.device.speed, 0.05)
             work_s -= step_s * self.device.speed

@@ -67,11 +67,11 @@ class App:
         self._residency = Residency(self._changes)
         self._station: Station | None = None
         self._service = Service(self._residency, settings.serving, self._add_fact)
-        self._lookout = self._make_lookout()
         self._templates = Templates(self._events)
         self._groups = cgroup.NONE
         self._runtimes = {name: engine.version() for name, engine in ENGINES.items()}
-        self._device = hardware.read(settings.device.hardware_class)
+        self._lookout = self._make_lookout()
+        self._device = hardware.read(settings.device.hardware_class, origin.root)
         self._found: list[factory.Found] = []
         self._repository = Repository(self._residency, self._release, self._events)
         self._notifier = Notifier(os.environ)
@@ -157,6 +157,7 @@ class App:
             runtimes=self._runtimes,
             factory=self._found,
             residency=self._residency,
+            memory=self._lookout.memory,
             traffic=self._service,
             events=self._events,
             changes=self._changes,
@@ -224,6 +225,8 @@ class App:
                 root=self._origin.root,
                 state=Path(self._placed.paths.state),
                 residency=self._residency,
+                runtimes=self._runtimes,
+                templates=self._templates.warm_pids,
                 events=self._events,
                 life=self._life,
                 busy_s=self._service.busy_s,
@@ -238,7 +241,9 @@ class App:
             self._add_fact(LevelEntered(limits.level, clock.monotonic()))
         self._service.limit(limits)
         if self._agent is not None:
-            self._agent.pause("the device is under pressure" if limits.background_paused else "")
+            self._agent.take(limits)
+        if self._station is not None:
+            self._station.take(limits)
 
     def _servers(self, stack: contextlib.AsyncExitStack) -> list[Server]:
         """The servers of all ways in; stopped with `stack`."""

@@ -23,21 +23,28 @@ class Choice:
         self._preferred = ""
         self._preferred_because = ""
         self._avoided: dict[str, str] = {}
+        self._short: dict[str, str] = {}
         self.anew()
 
     def anew(self) -> None:
         """Every variant has its chance again."""
         self.runnable, self.passed_over = select(self._manifest, self._hardware, self._runtimes)
+        self._short = {}
 
     @property
     def variant(self) -> Variant:
         """The one to run. Raises IndexError when none is left."""
-        return choose(self.runnable, self._preferred, self._avoided)
+        return choose(self.runnable, self._preferred, {**self._avoided, **self._short})
 
     @property
     def because(self) -> str:
         """Why something else than the best variant is to run; empty where nothing speaks against that."""
-        return self._preferred_because or next(iter(self._avoided.values()), "")
+        return self._preferred_because or next(iter((self._avoided | self._short).values()), "")
+
+    @property
+    def is_short(self) -> bool:
+        """Whether there was no memory for some variant when it was last asked for."""
+        return bool(self._short)
 
     @property
     def objections(self) -> str:
@@ -55,6 +62,22 @@ class Choice:
         """Has others than `variants` run where there are any: what these run on is broken. Each call holds alone."""
         if set(variants) != set(self._avoided):
             self._avoided = dict.fromkeys(variants, why)
+            self._changed()
+
+    def spare(self, variant: Variant, why: str) -> bool:
+        """Has others run than `variant`, for which there is no memory, until `ask_again`; whether there are any.
+
+        Where there are none, all of them may be asked for again.
+        """
+        self._short[variant.name] = why
+        if all(each.name in self._avoided or each.name in self._short for each in self.runnable):
+            self._short = {}
+        return bool(self._short)
+
+    def ask_again(self) -> None:
+        """There may be memory by now."""
+        if self._short:
+            self._short = {}
             self._changed()
 
     def pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:

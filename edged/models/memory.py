@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 import msgspec
 
-from edged.bundle.manifest import Manifest, Variant
+from edged.bundle.manifest import Manifest, Variant, digest
 from edged.worker.process import Worker
 
 # Weights lie in memory once as read and once as the engine lays them out; the rest is what a worker takes without any.
 _FILE_SHARE, _WORKER_BYTES = 2, 16 * 2**20
+# So many are remembered, the newest; what differs by less is the same.
+_MOST, _SAME_BYTES = 256, 2**20
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -32,11 +35,24 @@ def granted(_: Need) -> AbstractAsyncContextManager[None]:
 
 
 class Memory:
-    """What was measured in this life of the daemon, and whom to ask."""
+    """What was measured, in this life of the daemon and before, and whom to ask."""
 
-    def __init__(self, ask: Ask = granted) -> None:
+    def __init__(self, ask: Ask = granted, runtimes: Mapping[str, str | None] | None = None) -> None:
+        """`runtimes`: their versions, since another one takes another amount."""
         self.ask = ask
-        self._peaks: dict[tuple[str, int, str], int] = {}
+        self.news = asyncio.Event()
+        """Set when there is something new to be kept for the next life."""
+        self._runtimes = runtimes or {}
+        self._peaks: dict[str, int] = {}
+
+    @property
+    def peaks(self) -> Mapping[str, int]:
+        """Bytes, by what they were measured of."""
+        return self._peaks
+
+    def recall(self, peaks: Mapping[str, int]) -> None:
+        """Takes what was measured in an earlier life."""
+        self._peaks = {**peaks, **self._peaks}
 
     def measure(self, manifest: Manifest, variant: Variant, worker: Worker) -> None:
         """Looks at what a worker has taken so far; the largest look counts.
@@ -44,13 +60,22 @@ class Memory:
         Pages of files and what it shares with others are left out as they are now: they are not its own.
         """
         taken = worker.usage()
-        key = manifest.name, manifest.revision, variant.name
         own_bytes = taken.peak_bytes - (taken.resident_bytes - taken.private_bytes)
-        self._peaks[key] = max(own_bytes, self._peaks.get(key, 0))
+        key = self._key(manifest, variant)
+        before = self._peaks.get(key, 0)
+        if own_bytes > before:
+            self._peaks[key] = own_bytes
+            for oldest in list(self._peaks)[:-_MOST]:
+                del self._peaks[oldest]
+        if own_bytes > before + _SAME_BYTES:
+            self.news.set()
+
+    def _key(self, manifest: Manifest, variant: Variant) -> str:
+        return f"{digest(manifest)} {variant.name} {variant.runtime} {self._runtimes.get(variant.runtime)}"
 
     def need(self, manifest: Manifest, variant: Variant, cap_bytes: int) -> Need:
         """What a worker will take: as measured, as the manifest says, or as its file's size suggests."""
-        measured = self._peaks.get((manifest.name, manifest.revision, variant.name), 0)
+        measured = self._peaks.get(self._key(manifest, variant), 0)
         declared = variant.requires.memory_mib * 2**20
         guessed = manifest.file(variant.file).size * _FILE_SHARE + _WORKER_BYTES
         return Need(manifest, variant, min(measured or declared or guessed, cap_bytes))

@@ -20,6 +20,7 @@ from edged.models.memory import Memory
 from edged.models.selection import PassedOver
 from edged.models.states import Lost, Source, State
 from edged.models.telling import Telling
+from edged.models.want import Want
 from edged.system.hardware import Hardware
 from edged.worker import cgroup, process
 from edged.worker.cgroup import Groups
@@ -93,7 +94,7 @@ class Resident:
         self._served = False
         self._deaths = 0
         """In a row, with no answer between."""
-        self._refusals = 0  # of memory, in a row
+        self._want = Want(self.choice)
         self._delay_s = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -138,7 +139,7 @@ class Resident:
     @property
     def settled(self) -> bool:
         """Whether its first load has come to an end, good or bad."""
-        return not self.loading or self._deaths > 0 or self._refusals > 0
+        return not self.loading or self._deaths > 0 or self._want.refusals > 0
 
     @property
     def resting(self) -> bool:
@@ -164,7 +165,7 @@ class Resident:
         """Begins to load, or to load again once it has been stopped: every variant has its chance anew."""
         if self.begun:
             self.choice.anew()
-            self._served, self._deaths, self._refusals, self._delay_s = False, 0, 0, 0.0
+            self._served, self._deaths, self._want.refusals, self._delay_s = False, 0, 0, 0.0
         self.begun, self.leaving, self._changing, self._resting = True, False, False, ""
         self._become(State.LOADING, "")
         self._task = asyncio.get_running_loop().create_task(self._live(), name=f"resident {self.name}")
@@ -285,9 +286,13 @@ class Resident:
         try:
             other = await start_worker(self.source.folder, self.manifest, wanted, self.terms)
         except (EdgedError, OSError) as error:
-            self._telling.kept(variant, wanted, error)
+            if not (restarts.is_want_of_memory(error) and self._want.refusals):
+                self._telling.kept(variant, wanted, error)
             self.changes.mark()
-            if not restarts.may_pass(error):
+            if restarts.is_want_of_memory(error):
+                self.choice.spare(wanted, error.message)
+                self._want.ask_again_later(self.settings)
+            elif not restarts.may_pass(error):
                 self._pass_over(wanted, error)
             return
         why = self.choice.because or "nothing speaks against it any more"
@@ -306,7 +311,7 @@ class Resident:
         except (EdgedError, OSError) as error:
             self.trouble = error if isinstance(error, EdgedError) else EdgedError(Code.LOAD_FAILED, str(error))
             again = restarts.may_pass(error) and (self.choice.runnable == [variant] or not restarts.is_hang(error))
-            if isinstance(error, EdgedError) and error.code is Code.MEMORY_SHORT:
+            if restarts.is_want_of_memory(error):
                 await self._wait_for_memory(variant, error)
             elif again:
                 self.last_exit = str(error)
@@ -320,16 +325,18 @@ class Resident:
 
     def _take_up(self, variant: Variant, worker: process.Worker, instead_of: str = "") -> None:
         """Has `worker` answer from now on."""
-        self.worker, self.variant, self._served, self._refusals = worker, variant, True, 0
+        self.worker, self.variant, self._served = worker, variant, True
+        self._want.met(self.settings)
         self._become(State.READY, "")
         self._telling.ready(variant, worker, instead_of)
 
     async def _wait_for_memory(self, variant: Variant, why: EdgedError) -> None:
-        """It is asked for again after a while, a longer one each time."""
-        self._refusals += 1
-        self._delay_s = restarts.delay_s(self._refusals + 1, self.settings.restart_min_s, self.settings.restart_max_s)
-        if self._refusals == 1:
+        """The next variant has its chance; where none fits, they are asked for again after a while."""
+        if not self._want.refusals:
             self._telling.refused(variant, why)
+        if self._want.spared(variant, why):
+            return
+        self._delay_s = self._want.wait_s(self.settings)
         self._become(State.LOADING, f"{why.message}; it is asked for again in {self._delay_s:g} s")
         await asyncio.sleep(self._delay_s)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from edged.errors import Code, EdgedError
 from edged.worker.process import LostError
 
@@ -33,6 +35,11 @@ def may_pass(error: EdgedError | OSError) -> bool:
     if isinstance(error, LostError):
         return False
     return isinstance(error, OSError) or error.code in (Code.WORKER_CRASHED, Code.WORKER_HANG, Code.MEMORY_SHORT)
+
+
+def is_want_of_memory(error: EdgedError | OSError) -> TypeGuard[EdgedError]:
+    """Whether it was not even tried, since it would not fit."""
+    return isinstance(error, EdgedError) and error.code is Code.MEMORY_SHORT
 
 
 def is_hang(error: EdgedError | OSError) -> bool:

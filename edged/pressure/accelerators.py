@@ -16,13 +16,16 @@ from edged.events import EventLog, Severity
 from edged.models import heartbeat
 from edged.models.residency import Residency
 from edged.models.resident import Resident
-from edged.pressure import watchdog
+from edged.pressure import reset, watchdog
 from edged.pressure.acting import IdleS
+from edged.pressure.governor import TRIP_POINTS
+from edged.pressure.reader import Reader
 from edged.pressure.watchdog import Action, Beat, Watched
 from edged.system import hardware
 from edged.system.life import Life
 
 _LOOK_S, _DEADLINE_S = 10.0, 5.0
+_RESET_S = 10.0
 
 # How the sensors of each kind begin.
 _SENSORS = {"nvidia": "nvidia", "edgetpu": "coral:"}
@@ -52,19 +55,24 @@ class Accelerators:
         self._look_s = look_s
         self._deadline_s = deadline_s
         self._watched: dict[str, Watched] = {}
+        self._resetting: Reader[None] | None = None
 
     async def run(self) -> None:
         """Watches until it is cancelled."""
         changes = self._residency.changes
-        while True:
-            count = changes.count
-            kinds = {variant.requires.accelerator for _, variant in self._users()}
-            for kind in sorted(kinds):
-                await self._look(kind)
-            if kinds:
-                await asyncio.sleep(self._look_s)
-            else:
-                await changes.after(count)
+        try:
+            while True:
+                count = changes.count
+                kinds = {variant.requires.accelerator for _, variant in self._users()}
+                for kind in sorted(kinds):
+                    await self._look(kind)
+                if kinds:
+                    await asyncio.sleep(self._look_s)
+                else:
+                    await changes.after(count)
+        finally:
+            if self._resetting is not None:
+                self._resetting.close()
 
     def _users(self) -> Iterator[tuple[Resident, Variant]]:
         """What runs on an accelerator now, or would if that worked."""
@@ -103,10 +111,9 @@ class Accelerators:
         users = [(resident, variant) for resident, variant in self._users() if variant.requires.accelerator == kind]
         if not hardware.present(kind, self._root):
             return Beat(present=False)
-        sensor = _SENSORS.get(kind)
-        doubts = (why for name, why in self._doubts().items() if sensor and name.startswith(sensor))
-        doubt = next(doubts, "")
+        doubt = self._doubt(kind)
         if retry:
+            await self._reset(kind)
             trying = heartbeat.try_out(*users[0])  # bounded by what a worker may take to load
             return Beat(answered_s=await _answered_s(trying, None), deadline_s=self._deadline_s, doubt=doubt)
         for resident, _ in users:
@@ -118,6 +125,30 @@ class Accelerators:
             answered_s = await _answered_s(heartbeat.beat(worker, resident.manifest), self._deadline_s)
             return Beat(answered_s=answered_s, deadline_s=self._deadline_s, doubt=doubt)
         return None
+
+    def _doubt(self, kind: str) -> str:
+        """Why its temperature is not believed. Trip points that make no sense are no fault of the device."""
+        sensor = _SENSORS.get(kind)
+        doubts = ((name, why) for name, why in self._doubts().items() if sensor and name.startswith(sensor))
+        return next((why for name, why in doubts if not name.endswith(TRIP_POINTS)), "")
+
+    async def _reset(self, kind: str) -> None:
+        """Where that is offered, and nobody is at work on it."""
+        path = reset.offered(kind, self._root)
+        on_it = (each for each in self._residency.all() if each.worker and each.variant)
+        if path is None or any(each.variant and each.variant.requires.accelerator == kind for each in on_it):
+            return
+        if self._resetting is None:
+            self._resetting = Reader()
+        try:
+            await self._resetting.read(lambda: reset.carry_out(path), _RESET_S)
+        except (OSError, TimeoutError) as error:
+            text = f"accelerator {kind} could not be reset through {path}: {error or f'not within {_RESET_S:g} s'}"
+            self._events.record(Severity.WARNING, "accelerator_not_reset", kind, text)
+        else:
+            self._events.record(
+                Severity.INFO, "accelerator_reset", kind, f"accelerator {kind} was reset through {path}"
+            )
 
     def _avoid(self, why: str) -> None:
         """Has all models avoid what has failed, and nothing else."""

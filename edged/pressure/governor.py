@@ -20,6 +20,9 @@ from edged.types import Level, Limits
 THERMAL, MEMORY, POWER, STORAGE, CPU, IO = "thermal", "memory", "power", "storage", "cpu", "io"
 RESOURCES = (THERMAL, MEMORY, POWER, STORAGE, CPU, IO)
 
+TRIP_POINTS = " trip points"
+"""Follows the name of a sensor of which these, and not its temperature, are not believed."""
+
 # What callers of models feel. The others pause background work only.
 _FELT = (THERMAL, MEMORY, POWER)
 # Smaller changes of the duty are not worth telling anybody.
@@ -92,6 +95,7 @@ class Governor(msgspec.Struct, frozen=True):
             duty,
             self.ladders,
             background_paused=any(level is not Level.NOMINAL for level in found.values()),
+            storage=found[STORAGE],
         )
         true_causes = tuple(cause for cause in causes if cause.level is not Level.NOMINAL)
         return State(sensors, held, now, duty, oom_kills, writes), Decision(found, limits, true_causes, distrusted)
@@ -126,7 +130,7 @@ class Governor(msgspec.Struct, frozen=True):
             causes.append(Cause(THERMAL, judged.wanted, judged.text))
             duty = min(duty, judged.duty)
             for doubt in doubts(reading.trips):
-                distrusted.setdefault(f"{reading.name} trip points", doubt)
+                distrusted.setdefault(reading.name + TRIP_POINTS, doubt)
         if not sighted and state.sensors:
             causes.append(Cause(THERMAL, Level.ELEVATED, "no temperature can be believed any more"))
             duty = min(state.duty, heat.BLIND_DUTY)

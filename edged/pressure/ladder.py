@@ -20,13 +20,17 @@ _DEFAULT = {
 }
 
 
-def limits(level: Level, duty: float, ladders: Ladders, *, background_paused: bool) -> Limits:
-    """What may be taken at `level`."""
+def limits(
+    level: Level, duty: float, ladders: Ladders, *, background_paused: bool, storage: Level = Level.NOMINAL
+) -> Limits:
+    """What may be taken at `level`; `storage` is the level of the state folder's disk alone."""
     return Limits(
         level=level,
         duty=duty,
         max_concurrency=1 if severity(level) >= severity(Level.CRITICAL) else 0,
         background_paused=background_paused or level is not Level.NOMINAL,
+        save_space=storage is not Level.NOMINAL,
+        journal_only=severity(storage) >= severity(Level.CRITICAL),
         unload_idle=severity(level) >= severity(Level.CRITICAL),
         models={model: _declared(level, ladder) for model, ladder in ladders.items() if ladder},
         default=_DEFAULT.get(level, ModelLimits()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from edged.models.residency import Residency
 from edged.pressure.accelerators import Accelerators
 from edged.pressure.acting import Acting, IdleS
 from edged.pressure.governor import Governor
+from edged.pressure.ladder import Ladders
 from edged.pressure.monitor import Monitor
 from edged.pressure.policy import policy_of
 from edged.pressure.room import Room
@@ -35,6 +36,12 @@ class Parts(msgspec.Struct, frozen=True):
     """The state folder, as it lies below the root."""
 
     residency: Residency
+    runtimes: Mapping[str, str | None]
+    """Their versions."""
+
+    templates: Callable[[], Mapping[str, int]]
+    """The process ids of the warm ones, by engine."""
+
     events: EventLog
     life: Life
     busy_s: Callable[[], float]
@@ -52,9 +59,10 @@ class Lookout:
         self._parts = parts
         self._settings = settings
         self._acting = Acting(parts.residency, parts.idle_s, settings.idle_s)
-        self._room = Room(parts.root, parts.residency, parts.idle_s, parts.events, settings)
+        self._room = Room(parts.root, parts.residency, parts.idle_s, parts.events, settings, parts.templates)
         self._monitor: Monitor | None = None
-        self.memory = Memory(self._room.ask)
+        self._ladders: Ladders = {}
+        self.memory = Memory(self._room.ask, parts.runtimes)
         """What every load asks for room."""
 
     def start(self, stack: contextlib.AsyncExitStack) -> None:
@@ -64,10 +72,11 @@ class Lookout:
         recorder = Recorder(parts.state, quota_bytes, governor) if quota_bytes else None
         monitor = Monitor(parts.root, parts.state, governor, parts.events, self._take, parts.busy_s, recorder)
         accelerators = Accelerators(
-            Path("/"), parts.residency, parts.idle_s, lambda: monitor.distrusted, parts.events, parts.life
+            parts.root, parts.residency, parts.idle_s, lambda: monitor.distrusted, parts.events, parts.life
         )
         self._monitor = monitor
         self._in_background(stack, "pressure monitor", monitor.run())
+        self._in_background(stack, "ladders of models", self._follow_ladders())
         self._in_background(stack, "rest of idle models", self._acting.run())
         self._in_background(stack, "accelerator watchdog", accelerators.run())
 
@@ -79,6 +88,7 @@ class Lookout:
 
     def govern(self) -> None:
         """Settings or the models' own ladders are new."""
+        self._ladders = self._declared()
         if self._monitor is not None:
             self._monitor.govern(self._governor())
 
@@ -86,8 +96,20 @@ class Lookout:
         background.run(stack, what, part, self._parts.life.degrade)
 
     def _governor(self) -> Governor:
-        ladders = {resident.name: resident.manifest.degradation for resident in self._parts.residency.all()}
-        return Governor(policy_of(self._settings), ladders)
+        return Governor(policy_of(self._settings), self._declared())
+
+    def _declared(self) -> Ladders:
+        """By the revisions that answer, not by those on trial."""
+        return {resident.name: resident.manifest.degradation for resident in self._parts.residency.serving()}
+
+    async def _follow_ladders(self) -> None:
+        """Governs anew when an update brings a model another ladder."""
+        changes = self._parts.residency.changes
+        while True:
+            count = changes.count
+            if self._declared() != self._ladders:
+                self.govern()
+            await changes.after(count)
 
     def _take(self, limits: Limits) -> None:
         self._parts.take(limits)

@@ -59,7 +59,7 @@ class Monitor:
         self._state = State()
         self._limits = Limits()
         self.levels: dict[str, Level] = {}
-        """Of each resource; the store, telemetry and updates mind that of storage."""
+        """Of each resource."""
         self.distrusted: dict[str, str] = {}
         """The sensors that are not believed, and why."""
         self._fired: set[str] = set()
@@ -67,6 +67,7 @@ class Monitor:
         self._looked_at = clock.monotonic()
         self._was_busy_s = 0.0
         self._unanswered = False
+        self._known: set[str] = set()
         self._log = log.get("pressure")
 
     @property
@@ -125,6 +126,7 @@ class Monitor:
         else:
             self._unanswered = False
         assert isinstance(readings, Readings)  # noqa: S101 - narrows the type
+        self._tell_new(sensors)
         before = self._state
         self._state, decision = self._governor.decide(before, readings, now)
         self._record(before, now, readings, decision)
@@ -155,6 +157,9 @@ class Monitor:
     def _record(self, before: State, now: float, readings: Readings, decision: Decision) -> None:
         if self._recorder is None:
             return
+        if decision.limits.journal_only:
+            self._recorder.close()
+            return
         try:
             self._recorder.record(before, now, readings, decision)
         except OSError as error:
@@ -171,8 +176,16 @@ class Monitor:
             triggers=", ".join(sorted(triggers.armed)) or "none",
             not_armed="; ".join(f"{name}: {why}" for name, why in triggers.failed.items()) or "none",
         )
+        self._known = {probe.name for probe in sensors.probes}
         for probe in sensors.probes:
             self._log.debug("sensor", name=probe.name, unit=probe.unit, source=probe.source)
+
+    def _tell_new(self, sensors: Sensors) -> None:
+        """Of what was found later; that one has vanished is the governor's to say."""
+        for probe in sensors.probes:
+            if probe.name not in self._known:
+                self._known.add(probe.name)
+                self._log.info("a sensor has come", name=probe.name, unit=probe.unit, source=probe.source)
 
     def _tell_unanswered(self) -> None:
         if not self._unanswered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from edged.config.pressure import Pressure
@@ -29,11 +29,21 @@ _HINT = "unload a model, or see pressure.memory_limit_mib and pressure.memory_re
 class Room:
     """One for the daemon. Loads are admitted one after the other; what was promised to one is not given to another."""
 
-    def __init__(self, root: Path, residency: Residency, idle_s: IdleS, events: EventLog, settings: Pressure) -> None:
+    def __init__(
+        self,
+        root: Path,
+        residency: Residency,
+        idle_s: IdleS,
+        events: EventLog,
+        settings: Pressure,
+        templates: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        """`templates`: the process ids of the warm ones, by engine."""
         self.settings = settings
         self._root = root
         self._residency = residency
         self._idle_s = idle_s
+        self._templates = templates
         self._events = events
         self._deciding = asyncio.Lock()
         self._promised_bytes = 0
@@ -50,11 +60,11 @@ class Room:
             self._promised_bytes -= need.peak_bytes
 
     async def _admit(self, need: Need) -> None:
-        memory = await asyncio.to_thread(self._read)
+        memory, taken_bytes = await asyncio.to_thread(self._read, self._pids())
         may_go = {_called(each): each for each in self._residency.all() if each.steady}
         loaded = [self._loaded(called, each) for called, each in may_go.items()]
         manifest = need.manifest
-        verdict = admit(manifest.name, need.peak_bytes, manifest.priority, self._left(memory), loaded)
+        verdict = admit(manifest.name, need.peak_bytes, manifest.priority, self._left(memory, taken_bytes), loaded)
         details = {"revision": manifest.revision, "variant": need.variant.name, "peak_bytes": need.peak_bytes}
         if not verdict.admitted:
             raise EdgedError(Code.MEMORY_SHORT, verdict.text, _HINT)
@@ -72,22 +82,25 @@ class Room:
             text = f"{verdict.text}; {', '.join(verdict.evict)} did not go within {_EVICT_S:g} s"
             raise EdgedError(Code.MEMORY_SHORT, text, _HINT) from None
 
-    def _read(self) -> Memory | None:
-        return sensors_memory.read(self._root, sensors_memory.groups(self._root))
+    def _pids(self) -> list[int]:
+        """All of edged that lasts, where the settings bound what that takes: front, templates and workers."""
+        if not self.settings.memory_limit_mib:
+            return []
+        workers = [each.worker.pid for each in self._residency.all() if each.worker]
+        return [os.getpid(), *self._templates().values(), *workers]
 
-    def _left(self, memory: Memory | None) -> Headroom:
+    def _read(self, pids: Sequence[int]) -> tuple[Memory | None, int]:
+        """What is left of the machine, and what these processes take. What they share counts once."""
+        taken_bytes = sum(usage.pss_bytes(pid) or usage.own_bytes(pid) for pid in pids)
+        return sensors_memory.read(self._root, sensors_memory.groups(self._root)), taken_bytes
+
+    def _left(self, memory: Memory | None, taken_bytes: int) -> Headroom:
         limit_bytes, reserve_bytes = self.settings.memory_limit_mib * 2**20, self.settings.memory_reserve_mib * 2**20
-        taken_bytes = self._taken_bytes() if limit_bytes else 0
         room = headroom(memory, taken_bytes, limit_bytes, reserve_bytes)
         if not self._promised_bytes:
             return room
         text = f"{room.text}, and {self._promised_bytes // 2**20} MiB are promised to what loads now"
         return Headroom(room.left_bytes - self._promised_bytes, text)
-
-    def _taken_bytes(self) -> int:
-        """The daemon's own and its workers'."""
-        workers = [each.worker.usage().charged_bytes for each in self._residency.all() if each.worker]
-        return usage.own_bytes(os.getpid()) + sum(workers)
 
     def _loaded(self, called: str, resident: Resident) -> Loaded:
         idle_s = self._idle_s(resident)

@@ -1,10 +1,11 @@
-"""All sensors of this device: found once, read together.
+"""All sensors of this device: found, looked for again now and then, and read together.
 
 Every source stands in a file of its own, takes the root of the file system, and gives None for what is absent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from edged import clock
@@ -22,6 +23,8 @@ from edged.pressure.probe import Probe
 from edged.pressure.readings import Readings, Temperature
 
 _SLOWLY_S = 10.0
+# A driver that is loaded later, an accelerator that is plugged in, a zone that comes back.
+_FIND_S = 60.0
 # A hwmon chip of the same device as a thermal zone says the same: the zone has the trip points.
 _SAME = {"cpu_thermal": "cpu", "gpu_thermal": "gpu", "soc_thermal": "soc", "acpitz": "acpitz"}
 
@@ -30,26 +33,40 @@ class Sensors:
     """What can be read below `root`; `state` is the folder whose file system is watched."""
 
     def __init__(self, root: Path, state: Path) -> None:
-        """Looks for everything once. It may take long: some drivers answer slowly."""
+        """Looks for everything. It may take long: some drivers answer slowly."""
         self._root = root
         self._state = state
-        zones = sensors_thermal.zones(root)
-        self.probes: tuple[Probe, ...] = (
-            *zones,
-            *sensors_thermal.cooling(root),
-            *_not_twice(sensors_hwmon.probes(root), zones),
-            *sensors_throttle.probes(root),
-            *sensors_coral.probes(root),
-            *(sensors_nvml.probes() if root == Path("/") else []),
-        )
-        self._steering = [probe for probe in self.probes if probe.steers]
-        self._throttling = [probe for probe in self.probes if probe.throttles]
-        self.groups = sensors_memory.groups(root)
+        self._gpus: list[Probe] = []
+        self.probes: tuple[Probe, ...] = ()
         self._slow: Readings | None = None
         self._slow_at = 0.0
+        self.groups = sensors_memory.groups(root)
+        self._find()
+
+    def _find(self) -> None:
+        root = self._root
+        zones = sensors_thermal.zones(root)
+        if not self._gpus and root == Path("/"):
+            self._gpus = sensors_nvml.probes()
+        found = (
+            *zones,
+            *sensors_thermal.cooling(root),
+            *_not_twice(sensors_hwmon.probes(root), zones, {probe.name for probe in self.probes}),
+            *sensors_throttle.probes(root),
+            *sensors_coral.probes(root),
+            *self._gpus,
+        )
+        known = {(probe.name, probe.source): probe for probe in self.probes}  # some remember what they said last
+        self.probes = tuple(known.get((probe.name, probe.source), probe) for probe in found)
+        self._steering = [probe for probe in self.probes if probe.steers]
+        self._throttling = [probe for probe in self.probes if probe.throttles]
+        self._found_at = clock.monotonic()
+        self._slow = None  # what is new has trip points
 
     def read(self, load: float | None = None, fired: tuple[str, ...] = (), *, stalls: bool = False) -> Readings:
         """Everything that decides. `stalls`: also the kernel's averages, where triggers do not tell of them."""
+        if clock.monotonic() - self._found_at > _FIND_S:
+            self._find()
         slow = self._slowly()
         trips = {each.name: each.trips for each in slow.temperatures}
         return Readings(
@@ -91,10 +108,12 @@ def _holding_back(probe: Probe) -> str:
     return said if isinstance(said, str) and not said.startswith("0 of ") else ""
 
 
-def _not_twice(chips: list[Probe], zones: list[Probe]) -> list[Probe]:
+def _not_twice(chips: list[Probe], zones: list[Probe], known: Collection[str]) -> list[Probe]:
+    """One that stood in for a zone goes on when that is back."""
     kinds = [zone.name.partition(":")[2] for zone in zones]
     return [
         chip
         for chip in chips
-        if not any(f":{name}/" in chip.name and any(word in kind for kind in kinds) for name, word in _SAME.items())
+        if chip.name in known
+        or not any(f":{name}/" in chip.name and any(word in kind for kind in kinds) for name, word in _SAME.items())
     ]

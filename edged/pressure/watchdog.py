@@ -22,7 +22,7 @@ class Action(StrEnum):
     FAIL = "fail"
     """Move its models to their next variant, and report it."""
     RETRY = "retry"
-    """Reset it where that can be done, then run a heartbeat."""
+    """Reset it where that is offered, then run a heartbeat."""
     RECOVER = "recover"
     """It works again: its models may return."""
 

@@ -9,10 +9,10 @@ import msgspec
 
 # The device nodes by which each kind of accelerator shows that it is there.
 _ACCELERATOR_NODES = {
-    "nvidia": ("dev/nvidia0", "dev/nvhost-gpu", "dev/nvgpu"),
-    "intel-gpu": ("dev/dri/renderD128",),
-    "intel-npu": ("dev/accel/accel0",),
-    "edgetpu": ("dev/apex_0",),
+    "nvidia": ("nvidia0", "nvhost-gpu", "nvgpu"),
+    "intel-gpu": ("dri/renderD128",),
+    "intel-npu": ("accel/accel0",),
+    "edgetpu": ("apex_0",),
 }
 
 
@@ -26,18 +26,25 @@ class Hardware(msgspec.Struct, frozen=True):
 
 
 def read(hardware_class: str, root: Path = Path("/")) -> Hardware:
-    """Reads the device's facts under `root`. What cannot be read is absent: no instruction set, 0 MiB."""
+    """Reads the device's facts under `root`. What cannot be read is absent: no instruction set, 0 MiB.
+
+    A root without /proc or /dev of its own is a folder on this machine, which is then read instead.
+    """
     return Hardware(
         hardware_class=hardware_class,
-        instruction_sets=_instruction_sets(root / "proc/cpuinfo"),
-        memory_mib=_memory_mib(root / "proc/meminfo"),
+        instruction_sets=_instruction_sets(_own(root, "proc") / "cpuinfo"),
+        memory_mib=_memory_mib(_own(root, "proc") / "meminfo"),
         accelerators=frozenset(kind for kind in _ACCELERATOR_NODES if present(kind, root)),
     )
 
 
 def present(accelerator: str, root: Path = Path("/")) -> bool:
     """Whether a device node of that kind of accelerator is there."""
-    return any((root / node).exists() for node in _ACCELERATOR_NODES.get(accelerator, ()))
+    return any((_own(root, "dev") / node).exists() for node in _ACCELERATOR_NODES.get(accelerator, ()))
+
+
+def _own(root: Path, folder: str) -> Path:
+    return root / folder if (root / folder).is_dir() else Path("/") / folder
 
 
 def _instruction_sets(cpuinfo: Path) -> frozenset[str]:

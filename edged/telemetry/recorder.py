@@ -74,7 +74,16 @@ class Recorder:
         self._spool: Spool | None = None
         self._storing = asyncio.Lock()
         self._told_damage = ""
+        self._coarse, self._held = False, False
+        self._to_coarsen = False
         self._new = asyncio.Event()
+
+    def limit(self, *, coarse: bool, held: bool) -> None:
+        """`coarse`: windows become hours, those that are kept already too. `held`: until further notice, what happens
+        is kept in memory."""
+        self._to_coarsen = coarse and not held and (self._to_coarsen or not self._coarse)
+        self._coarse, self._held = coarse, held
+        self._new.set()
 
     def add(self, fact: Fact) -> None:
         """Folds a fact into the open window."""
@@ -111,14 +120,20 @@ class Recorder:
             if clock.monotonic() >= due_s:
                 self.close_window()
                 due_s = clock.monotonic() + (self._window_s if self._may_write() else _LONG_S)
+            if self._held:
+                continue
             # What the thread is about must not be forgotten when the daemon stops just then.
             await asyncio.shield(asyncio.ensure_future(self.store()))
+            if self._to_coarsen:
+                self._to_coarsen = False
+                with contextlib.suppress(NotKeptError):
+                    await asyncio.shield(asyncio.ensure_future(self.do(Spool.coarsen)))
 
     def _may_write(self) -> bool:
         now_s = clock.monotonic()
         if now_s - self._day_began_s >= _DAY_S:
             self._day_began_s, self._written_bytes = now_s, 0
-        return self._written_bytes < self._daily_write_bytes
+        return self._written_bytes < self._daily_write_bytes and not self._coarse
 
     def close_window(self) -> None:
         """Ends the open window. It waits, merged with those that wait already, until the disk takes it."""

@@ -289,6 +289,16 @@ class Spool:
                 else:
                     return
 
+    def coarsen(self) -> None:
+        """Makes hours and days of all windows that have not been handed out. Raises sqlite3.Error.
+
+        The file does not shrink: what comes next takes the place of what went.
+        """
+        for grade in range(len(coarsening.SPANS_MS)):
+            while run := coarsening.run_to_merge(self._windows("1", (), limit=-1), grade):
+                with self._db.atomic():  # each for itself, or the log would grow on a disk that has no room for it
+                    self._merge(run, grade + 1)
+
     def _merge(self, run: Sequence[Row], grade: int) -> None:
         rows = list(self._rows("kind = 'window' AND last BETWEEN ? AND ?", (run[0].last, run[-1].last)))
         kept = []

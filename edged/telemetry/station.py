@@ -30,7 +30,7 @@ from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool, Standing
 from edged.telemetry.sync import Sync, Topics, will
 from edged.telemetry.window import Window
-from edged.types import Level
+from edged.types import Level, Limits
 
 # What diagnostics give at most.
 _MAX_EVENTS = 100
@@ -63,7 +63,7 @@ class Station:
         settings = parts.settings
         self._parts = parts
         self._os = device.os_name(parts.root)
-        self._hardware = hardware.read(settings.device.hardware_class)
+        self._hardware = hardware.read(settings.device.hardware_class, parts.root)
         self.problem = ""
         """Why there is no connection to be had at all, for people."""
         self.topics = Topics(settings.device.fleet, settings.device.name, settings.device.hardware_class)
@@ -94,6 +94,10 @@ class Station:
     def add(self, fact: Fact) -> None:
         """Takes a fact."""
         self.recorder.add(fact)
+
+    def take(self, limits: Limits) -> None:
+        """Writes no more than these limits allow."""
+        self.recorder.limit(coarse=limits.save_space, held=limits.journal_only)
 
     def _hear(self, event: Event) -> None:
         if event.severity is not Severity.DEBUG:

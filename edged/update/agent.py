@@ -15,7 +15,9 @@ from edged import clock
 from edged.bundle.manifest import digest
 from edged.errors import Code, EdgedError
 from edged.events import Severity
-from edged.update import plan, policy, start
+from edged.types import Limits
+from edged.update import peaks, plan, policy, start
+from edged.update.collecting import collect
 from edged.update.course import Course
 from edged.update.fetcher import Origin
 from edged.update.holds import Holds
@@ -32,6 +34,10 @@ _LOOK_S = 15.0
 
 # Accepted role versions, kept in the journal as well as beside the metadata.
 _ROLES = "roles"
+
+_PRESSED = "the device is under pressure"
+_SCARCE = "the disk of the state folder is nearly full"
+_FULL = "what is left on the disk of the state folder is kept for the journal"
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -58,6 +64,8 @@ class Agent:
         self.spending = Spending()
         self.paused = ""
         """Why nothing is done in the background now."""
+        self._save_space, self._full = False, ""
+        self._collecting: asyncio.Task[None] | None = None
         self.last_look = ""
         """How the repository answered last."""
         self.stick: Path | None = None
@@ -84,6 +92,7 @@ class Agent:
         committed = await ledger.do(ledger.journal.committed)
         self.pins = await ledger.do(ledger.journal.pins)
         self.quarantined = await ledger.do(ledger.journal.quarantined)
+        await peaks.recall(shop.memory, ledger)
         self.roles = await self._fact(_ROLES, dict[str, str]) or {}
         self.spending = await self._fact("spending", Spending) or Spending()
         names = sorted({*states, *shop.library.models()})
@@ -147,10 +156,13 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._poll())
             group.create_task(self._look_again())
+            group.create_task(peaks.keep(self._shop.memory, self._shop.ledger))
 
     async def close(self) -> None:
         """Ends all courses where they are, and closes the journal."""
         tasks = [*self._starts.values(), *self._tasks.values()]
+        if self._collecting is not None:
+            tasks.append(self._collecting)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -192,6 +204,8 @@ class Agent:
         async with self._looking:
             shop = self._shop
             try:
+                if self._full:
+                    raise EdgedError(Code.STORAGE_FULL, self._full, "free space on the disk of the state folder")
                 found, floors = await shop.fetcher.bring_plan(
                     self.origin(), self._device.fleet, shop.state_folder / "plan", self.told
                 )
@@ -309,6 +323,30 @@ class Agent:
     def floor(self, model: str) -> int:
         """The lowest revision of a model that is signed as allowed."""
         return max(self._floors.get(model, 1), self.courses[model].floor if model in self.courses else 1)
+
+    def take(self, limits: Limits) -> None:
+        """Does no more in the background than these limits allow, and collects where they ask for space."""
+        begins, may_look_again = limits.save_space and not self._save_space, self._full and not limits.journal_only
+        self._save_space, self._full = limits.save_space, _FULL if limits.journal_only else ""
+        self.pause(self._full or (_SCARCE if limits.save_space else _PRESSED) if limits.background_paused else "")
+        if begins and self._collecting is None:
+            self._collecting = asyncio.create_task(self._collect(), name="collection")
+        if may_look_again:
+            self.nudge()
+
+    async def _collect(self) -> None:
+        try:
+            found = await collect(self._shop)
+        except (EdgedError, OSError) as error:
+            text = f"the store could not be collected: {error}"
+            self._shop.events.record(Severity.WARNING, "store_not_collected", "store", text)
+        else:
+            text = f"{found.bytes >> 10} KiB that nothing needs any more were taken out of the store: {_SCARCE}"
+            names = ", ".join(f"{model} revision {revision}" for model, revision in found.revisions)
+            details = {"revisions": names, "blobs": found.blobs, "bytes": found.bytes}
+            self._shop.events.record(Severity.INFO, "store_collected", "store", text, **details)
+        finally:
+            self._collecting = None
 
     def pause(self, why: str) -> None:
         """Has nothing fetched, tried, compared or judged while there is a reason for that; empty: all goes on."""

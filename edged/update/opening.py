@@ -16,6 +16,7 @@ from edged.config.settings import Settings
 from edged.errors import EdgedError
 from edged.events import EventLog, Severity
 from edged.models.library import Library
+from edged.models.memory import Memory
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.models.states import Source
@@ -37,6 +38,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: Mapping[str, str | None]
     factory: Sequence[Found]
     residency: Residency
+    memory: Memory
     traffic: Traffic
     events: EventLog
     changes: Changes
@@ -60,6 +62,7 @@ def open_agent(parts: Parts) -> Agent:
         ledger=Ledger(journal),
         library=Library(store, parts.factory),
         residency=parts.residency,
+        memory=parts.memory,
         traffic=parts.traffic,
         fetcher=Fetcher(),
         outcomes=outcomes,

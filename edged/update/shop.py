@@ -15,6 +15,7 @@ from edged.changes import Changes
 from edged.config.update import Update
 from edged.events import EventLog
 from edged.models.library import Library
+from edged.models.memory import Memory
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.models.states import Source
@@ -69,6 +70,7 @@ class Shop(msgspec.Struct, kw_only=True):
     ledger: Ledger
     library: Library
     residency: Residency
+    memory: Memory
     traffic: Traffic
     fetcher: Fetcher
     outcomes: Outcomes

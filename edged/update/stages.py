@@ -15,6 +15,7 @@ from edged.errors import Code, EdgedError
 from edged.models.resident import Resident
 from edged.types import Level
 from edged.update import policy, trial
+from edged.update.collecting import collect
 from edged.update.fetcher import Order, Origin
 from edged.update.machine import Effect, Event, Happened, Ref, State
 from edged.update.policy import Wish
@@ -203,11 +204,8 @@ class Stages:
         shop.residency.settle(state.model)
         if state.previous is not None:
             await self.end(state.model, state.previous.revision)
-        ledger = shop.ledger
-        states = await ledger.do(ledger.journal.states)
-        keep = {(each.model, ref.revision) for each in states.values() for ref in _refs(each)}
         with contextlib.suppress(OSError):  # the next collection does it
-            await asyncio.to_thread(shop.library.store.collect, keep)
+            await collect(shop)
         return said(Event.SETTLED)
 
     def resident(self, model: str, ref: Ref | None) -> Resident | None:
@@ -248,7 +246,3 @@ class Stages:
 def _target(state: State) -> Ref:
     assert state.target is not None  # noqa: S101 - a phase with work has one
     return state.target
-
-
-def _refs(state: State) -> list[Ref]:
-    return [ref for ref in (state.serving, state.previous, state.older, state.target) if ref is not None]

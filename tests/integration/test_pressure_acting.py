@@ -15,6 +15,7 @@ from threading import Event
 import grpc
 import pytest
 from sim import sysfs
+from sim.hog import Hog
 from support import bundles
 from support.calls import pack, refusal, request, tensor
 from support.daemon import DIGITS, PATIENCE_S, Daemon
@@ -71,14 +72,14 @@ class Callers:
             self.answers[told["edged_level"].string_param, variant, degraded] += 1
 
     def until(self, variant: str) -> None:
-        """Waits for answers of `variant` beyond those that there are."""
+        """Waits for answers of `variant`, or of any where it is empty, beyond those that there are."""
         before, end = self._count(variant), time.monotonic() + PATIENCE_S
         while self._count(variant) == before:
             assert time.monotonic() < end, self.answers
             assert not any(caller.done() for caller in self._callers), "one has failed"
 
     def _count(self, variant: str) -> int:
-        return sum(count for (_, name, _), count in self.answers.copy().items() if name == variant)
+        return sum(count for (_, name, _), count in self.answers.copy().items() if variant in ("", name))
 
     def __enter__(self) -> Callers:
         return self
@@ -208,6 +209,42 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_others_serve(
             daemon.infer(asked("large"))
         assert refusal(raised.value).code == "model_unavailable"
         assert "takes 900 MiB at its peak" in refusal(raised.value).message
+
+
+def test_what_was_measured_outlives_the_daemon(tmp_path: Path):
+    modest = neg(tmp_path, "modest", "requires = { memory_mib = 900 }\n")
+    state = tmp_path / "root/var/lib/edged"
+    with Daemon(tmp_path / "root", [modest]).start() as daemon:
+        daemon.infer(asked("modest"))
+        end = time.monotonic() + PATIENCE_S
+        while not any(b" cpu onnxruntime " in file.read_bytes() for file in state.glob("journal*") if file.is_file()):
+            assert time.monotonic() < end, "nothing was kept"
+            time.sleep(0.1)
+    settings = "[pressure]\nmemory_limit_mib = 600\nmemory_reserve_mib = 100\n"
+    with Daemon(tmp_path / "root", settings=settings).start() as daemon:
+        daemon.infer(asked("modest"))
+        assert events(daemon, "memory_short") == []
+
+
+@pytest.mark.skipif(not Hog.possible(), reason="no memory control group of version 1 can be made here")
+@pytest.mark.skipif(not Path("/proc/pressure/memory").exists(), reason="this kernel keeps no stall information")
+def test_under_real_memory_pressure_the_important_model_answers_and_afterwards_all_is_back(tmp_path: Path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/proc").symlink_to("/proc")
+    hog = Hog(tmp_path)
+    with Daemon(tmp_path / "root", [DIGITS], SETTINGS).start() as daemon:
+        try:
+            with Callers(daemon) as callers:
+                hog.press()
+                told = daemon.wait_for(lambda status: status.level != admin_pb2.LEVEL_NOMINAL)
+                callers.until("")
+                hog.relieve()
+                daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_NOMINAL)
+                callers.until("fp32")
+        finally:
+            hog.relieve()
+        assert told.level in (admin_pb2.LEVEL_ELEVATED, admin_pb2.LEVEL_CRITICAL)
+        assert any("memory.some" in event.message for event in events(daemon, "pressure_level"))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")

@@ -150,6 +150,19 @@ class Device:
         """A neighbour on the same die begins to take so much, or ends with 0."""
         self.neighbour_w = watts
 
+    def busy_to_reach(self, celsius: float, step_s: float) -> float:
+        """The share of the next step that must be spent computing at full clock for the die to end it at `celsius`,
+        within 0 and 1."""
+        profile = self.profile
+        die_out_w = (self.die_c - self.case_c) / profile.die_k_w
+        wanted_w = (celsius - self.die_c) * profile.die_tau_s / (profile.die_k_w * step_s) + die_out_w
+        computing_w = wanted_w / self._leak - profile.idle_w - self.neighbour_w
+        return min(max(computing_w / profile.full_w, 0.0), 1.0)
+
+    @property
+    def _leak(self) -> float:
+        return max(1 + self.profile.leak_per_k * (self.die_c - 50), 0.5)
+
     def advance(self, seconds: float, busy: float) -> None:
         """Lets time pass with this share of it spent computing."""
         profile = self.profile
@@ -157,7 +170,7 @@ class Device:
             step_s = min(seconds, 0.25)
             power = profile.steps[self.throttle_steps - 1].power if self.throttle_steps else 1.0
             watts = profile.idle_w + self.neighbour_w + busy * power * profile.full_w
-            watts *= max(1 + profile.leak_per_k * (self.die_c - 50), 0.5)
+            watts *= self._leak
             die_out_w = (self.die_c - self.case_c) / profile.die_k_w
             case_out_w = (self.case_c - self.ambient_c) / self._case_k_w
             self.die_c += step_s * (watts - die_out_w) * profile.die_k_w / profile.die_tau_s

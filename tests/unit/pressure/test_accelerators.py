@@ -12,6 +12,9 @@ from edged.errors import Code
 from edged.models.heartbeat import beat, zeros
 from edged.pressure import accelerators as under_test
 from edged.pressure.accelerators import Accelerators
+from edged.pressure.governor import Governor, State
+from edged.pressure.policy import Policy
+from edged.pressure.readings import Readings, Temperature, Trip
 from edged.system.life import Life
 from edged.worker.messages import Form, InputPart
 
@@ -116,3 +119,65 @@ async def test_a_heartbeat_is_the_smallest_request(models):
     asked = zeros(resident.manifest)
     assert (asked.members, asked.contents) == ([(InputPart((1, 2), 8, Form.RAW),)], [[bytes(8)]])
     assert await beat(resident.worker, resident.manifest) > 0
+
+
+async def test_one_that_has_failed_is_reset_before_it_is_tried_again(tmp_path, models, device, ahead):
+    offered = tmp_path / "sys/class/apex/apex_0/device/reset"
+    offered.parent.mkdir(parents=True)
+    offered.touch()
+    resident = models.add("m", tpu=TPU, cpu="")
+    await models.ready(resident)
+    device.doubts["coral:apex_0"] = "says -89 °C"
+    await models.until(runs(resident, "cpu"))
+    assert offered.read_bytes() == b"", "not before the schedule says so"
+    device.doubts.clear()
+    ahead[0] = 31.0
+    await models.until(runs(resident, "tpu"))
+    assert offered.read_bytes() == b"1\n"
+    assert models.recorded("accelerator_reset") == [f"accelerator edgetpu was reset through {offered}"]
+
+
+async def test_one_is_not_reset_under_a_worker(tmp_path, models, device, ahead):
+    offered = tmp_path / "sys/class/apex/apex_0/device/reset"
+    offered.parent.mkdir(parents=True)
+    offered.touch()
+    resident = models.add("m", tpu=TPU)
+    await models.ready(resident)
+    device.doubts["coral:apex_0"] = "says -89 °C"
+    await models.until(lambda: models.recorded("accelerator_failed"))
+    device.doubts.clear()
+    ahead[0] = 31.0
+    await models.until(lambda: models.recorded("accelerator_works"))
+    assert offered.read_bytes() == b""
+
+
+async def test_a_reset_that_fails_is_told_and_the_device_is_tried_all_the_same(tmp_path, models, device, ahead):
+    offered = tmp_path / "sys/class/apex/apex_0/device/reset"
+    offered.mkdir(parents=True)  # opening it fails
+    resident = models.add("m", tpu=TPU, cpu="")
+    await models.ready(resident)
+    device.doubts["coral:apex_0"] = "says -89 °C"
+    await models.until(runs(resident, "cpu"))
+    device.doubts.clear()
+    ahead[0] = 31.0
+    await models.until(runs(resident, "tpu"))
+    (told,) = models.recorded("accelerator_not_reset")
+    assert str(offered) in told
+
+
+async def test_trip_points_that_make_no_sense_are_no_fault_of_the_device(models, device):
+    resident = models.add("m", tpu=TPU, cpu="")
+    await models.ready(resident)
+    odd = Temperature("coral:apex_0", 50.0, (Trip("passive", 300.0),))
+    _, decision = Governor(Policy()).decide(State(), Readings(temperatures=(odd,)), 0.0)
+    assert decision.distrusted
+    device.doubts.update(decision.distrusted)
+    looks = []
+    present = under_test.hardware.present
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(under_test.hardware, "present", lambda *asked: looks.append(asked) or present(*asked))
+        async with asyncio.timeout(30):
+            while len(looks) < 4:  # noqa: ASYNC110 - two would be enough; the watch tells nobody of a look
+                await asyncio.sleep(0.01)
+    assert runs(resident, "tpu")()
+    assert models.recorded("accelerator_failed") == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -89,6 +91,26 @@ class TestTheLighterVariant:
         assert models.recorded("variant_kept") == [
             "revision 1 stays with variant best; lighter does not load: there is none"
         ]
+
+    async def test_is_asked_for_again_where_memory_refused_it(self, models):
+        resident = models.add("m", best="", lighter="")
+        await models.ready(resident)
+        given, refusals = models.memory.ask, []
+
+        @contextlib.asynccontextmanager
+        async def refuse(_):
+            refusals.append(1)
+            raise EdgedError(Code.MEMORY_SHORT, "there is none")
+            yield
+
+        models.memory.ask = refuse
+        acting(models).take(LIGHTER)
+        async with asyncio.timeout(30):
+            while len(refusals) < 3:
+                await settle()
+        assert len(models.recorded("variant_kept")) == 1
+        models.memory.ask = given
+        await models.until(lambda: resident.ready and resident.variant.name == "lighter")
 
     async def test_that_no_model_has_changes_nothing(self, models):
         resident = models.add("m", best="")
@@ -195,6 +217,35 @@ class TestRoom:
         device.memory(4000, 4000)
         await models.ready(refused)
         assert refused.reason == ""
+
+    async def test_that_a_lighter_variant_needs_less_of_is_given_to_that_one_until_there_is_more(self, models, device):
+        device.memory(4000, 300)
+        large, small = (f"requires = {{ memory_mib = {mib} }}" for mib in (201, 200))
+        resident = models.add("m", best=large, worse=large, small=small)
+        await models.ready(resident)
+        assert resident.variant.name == "small"
+        assert "201 MiB at its peak" in resident.choice.because
+        (told,) = models.recorded(Code.MEMORY_SHORT)
+        assert "model 'm' takes 201 MiB" in told
+        device.memory(4000, 4000)
+        await models.until(lambda: resident.ready and resident.variant.name == "best")
+        assert resident.choice.because == ""
+
+    def test_that_the_settings_allow_is_shared_with_templates(self, models, tmp_path):
+        settings = Pressure(memory_limit_mib=10_000, memory_reserve_mib=0)
+        code = "held = bytearray(64 * 2**20); print(flush=True); input()"
+        template = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            template.stdout.readline()
+            left = []
+            for pids in ({}, {"onnxruntime": template.pid}):
+                room = Room(tmp_path, models.residency, models.idle_s, models.events, settings, pids.copy)
+                left.append(room._left(*room._read(room._pids())).left_bytes)
+            assert left[0] - left[1] >= 64 * MIB
+        finally:
+            template.communicate("", timeout=30)
 
     async def test_that_was_promised_to_one_is_not_given_to_another(self, models, device):
         device.memory(4000, 300)

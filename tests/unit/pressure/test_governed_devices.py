@@ -5,12 +5,15 @@ The sampled runs are short; benchmarks/thermal.py runs whole ones.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 
 import pytest
 from sim.device import PROFILES, Device, Profile
 
 from benchmarks.hotwork import MODELS, Run
+from benchmarks.thermal import most_at_full_clock, swing
 from edged.pressure.governor import Governor
 from edged.pressure.policy import Policy
 from edged.types import Level
@@ -87,3 +90,30 @@ def test_a_neighbour_that_heats_is_made_room_for_and_what_was_given_up_comes_bac
     run.advance(2400)
     assert run.limits.duty == 1.0
     assert run.level is Level.NOMINAL
+
+
+@each_profile
+def test_it_does_nearly_all_the_work_that_the_set_point_allows(profile: Profile):
+    seconds = 900.0
+    run = governed(profile, 40.0)
+    run.advance(seconds)
+    at_set_point = dataclasses.replace(profile, trip_c=profile.trip_c - Policy().margin_c)
+    worked_s = sum(each.worked_s for each in run.requests if each.answered is not None)
+    assert worked_s >= 0.97 * most_at_full_clock(at_set_point, seconds, 40.0)
+
+
+@each_profile
+def test_the_bound_at_full_clock_ends_each_step_at_the_temperature(profile: Profile):
+    device = Device(dataclasses.replace(profile, trip_c=math.inf), 40.0)
+    for _ in range(4 * 600):
+        device.advance(0.25, device.busy_to_reach(profile.trip_c, 0.25))
+        assert device.die_c <= profile.trip_c + 1e-6
+    assert device.die_c == pytest.approx(profile.trip_c)
+
+
+@each_profile
+def test_throughput_swings_far_less_than_without(profile: Profile):
+    run, without = governed(profile, 40.0), Run(Device(profile, 40.0), None)
+    for each in (run, without):
+        each.advance(900)
+    assert swing(run, 900, 1.0) <= swing(without, 900, 1.0) / 2  # in half an hour a third: that is the benchmark's

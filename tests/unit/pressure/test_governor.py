@@ -260,6 +260,8 @@ class TestStorage:
         decision = decide([Readings(storage=storage)])[-1]
         assert decision.levels[STORAGE] is level
         assert decision.limits.background_paused is (level is not Level.NOMINAL)
+        assert decision.limits.save_space is (level is not Level.NOMINAL)
+        assert decision.limits.journal_only is (level in (Level.CRITICAL, Level.EMERGENCY))
         assert decision.limits.level is Level.NOMINAL
 
     def test_a_day_that_writes_more_than_its_budget(self):

@@ -13,9 +13,10 @@ import pytest
 from sim import sysfs
 from sim.sysfs import Sysfs
 
-from edged import clock
+from edged import clock, log
 from edged.events import EventLog
 from edged.pressure import monitor as monitors
+from edged.pressure import sensors as sensors_module
 from edged.pressure.governor import Decision, Governor, State
 from edged.pressure.monitor import Monitor, interval_s
 from edged.pressure.policy import Policy
@@ -253,3 +254,20 @@ class TestTheReader:
 
 def test_the_first_state_is_empty():
     assert State().sensors == {}
+
+
+async def test_a_sensor_that_comes_later_is_logged_once_and_acted_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    log.configure("info", "json")
+    monkeypatch.setattr(sensors_module, "_FIND_S", 0.0)
+    tree = Sysfs(tmp_path)
+    async with watching(tmp_path) as watch:
+        await watch.until(lambda: len(watch.monitor.levels) > 0)
+        tree.zone(0, "cpu-thermal", 99.0, {"passive": 85.0})
+        await watch.until(lambda: watch.monitor.level is not Level.NOMINAL)
+        await asyncio.sleep(0.1)  # several looks
+    captured = capsys.readouterr()
+    told = [line for line in (captured.out + captured.err).splitlines() if "a sensor has come" in line]
+    assert len(told) == 1
+    assert "thermal_zone0:cpu-thermal" in told[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -311,3 +312,50 @@ def test_what_a_gpu_tells(reasons: int, said: str | None, monkeypatch: pytest.Mo
     assert found["nvidia0:throttled"].read() == said
     assert found["nvidia0:power"].read() == 60.5
     assert found["nvidia0:memory_used"].read() is None
+
+
+class TestWhatComesLater:
+    @pytest.fixture
+    def later(self, monkeypatch: pytest.MonkeyPatch):
+        """Lets a minute pass."""
+        ahead = [0.0]
+        monkeypatch.setattr(sensors_module.clock, "monotonic", lambda: time.monotonic() + ahead[0])
+
+        def pass_by() -> None:
+            ahead[0] += 61.0
+
+        return pass_by
+
+    def test_is_found_with_its_trip_points(self, tmp_path: Path, later):
+        sensors = Sensors(sysfs.gateway(tmp_path).root, tmp_path)
+        sensors.read()
+        sysfs.coral(tmp_path)
+        assert "coral:apex_0" not in temperatures(sensors), "it is not looked for each time"
+        later()
+        found = {each.name: each for each in sensors.read().temperatures}
+        assert found["coral:apex_0"].celsius is not None
+        assert Trip("critical", 100.0) in found["coral:apex_0"].trips
+        assert found["thermal_zone2:x86_pkg_temp"].celsius == 61.0
+
+    def test_a_zone_that_vanishes_and_comes_back_is_read_again(self, tmp_path: Path, later):
+        tree = sysfs.raspberry_pi(tmp_path)
+        sensors = Sensors(tree.root, tmp_path)
+        (name,) = temperatures(sensors)
+        zone = tree.root / "sys/class/thermal/thermal_zone0"
+        zone.rename(tmp_path / "gone")
+        assert temperatures(sensors) == {name: None}
+        later()
+        (stands_in,) = temperatures(sensors)
+        assert stands_in == "hwmon0:cpu_thermal/temp1", "the same chip"
+        (tmp_path / "gone").rename(zone)
+        later()
+        assert all(isinstance(each, float) for each in temperatures(sensors).values())
+        assert set(temperatures(sensors)) == {name, stands_in}
+
+    def test_counters_that_grow_meanwhile_are_not_forgotten(self, tmp_path: Path, later):
+        tree = sysfs.gateway(tmp_path)
+        sensors = Sensors(tree.root, tmp_path)
+        sensors.read()
+        tree.write({"sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count": 9})
+        later()
+        assert sensors.read().throttled == ("cpu:core_throttle_count (2 times more)",)

@@ -49,7 +49,13 @@ def test_a_device_as_a_whole(tree):
 
 
 def test_what_cannot_be_read_is_absent(tmp_path):
+    for folder in ("proc", "dev"):
+        (tmp_path / folder).mkdir()
     assert hardware.read("generic", tmp_path) == Hardware("generic", frozenset(), 0, frozenset())
+
+
+def test_a_root_without_them_is_a_folder_on_this_machine(tmp_path):
+    assert hardware.read("generic", tmp_path) == hardware.read("generic")
 
 
 def test_this_machine_can_be_read():

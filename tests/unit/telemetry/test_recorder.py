@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from edged.telemetry import recorder as module
 from edged.telemetry.messages import Telemetry
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool
+from edged.telemetry.window import Window
 
 MIB = 2**20
 
@@ -130,3 +132,54 @@ async def test_what_a_hostile_name_brings_into_an_event_is_cut(tmp_path):
         await recorder.store()
         (row,) = await recorder.do(Spool.take, 1, coarse=False)
         assert len(row.payload) < 4000
+
+
+async def running(recorder: Recorder, until: Callable[[], Awaitable[bool]]) -> None:
+    """Lets it run until something is so."""
+    task = asyncio.create_task(recorder.run())
+    try:
+        async with asyncio.timeout(30):
+            while not await until():  # noqa: ASYNC110 - the disk tells nobody
+                await asyncio.sleep(0.01)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_while_it_is_held_what_happens_is_merged_in_memory(tmp_path):
+    async with recording(tmp_path / "t", window_s=0.02) as recorder:
+        closed: list[Window] = []
+        recorder.closed = closed.append
+        recorder.limit(coarse=True, held=True)
+        recorder._coarse = False  # windows as short as otherwise
+
+        async def three_are_closed() -> bool:
+            recorder.add(executed())
+            return len(closed) >= 3
+
+        await running(recorder, three_are_closed)
+        assert not (tmp_path / "t").exists()
+        recorder.limit(coarse=False, held=False)
+
+        async def it_is_kept() -> bool:
+            return (tmp_path / "t").exists() and bool((await recorder.do(Spool.standing)).windows)
+
+        await running(recorder, it_is_kept)
+        recorder.close_window()
+        counted = sum(sum(each.codes["ok"] for each in window.models) for window in closed)
+        await recorder.store()
+        assert sum(answered(await windows(recorder))) == counted
+
+
+async def test_a_disk_that_is_nearly_full_gets_fewer_windows(tmp_path):
+    async with recording(tmp_path / "t", window_s=300) as recorder:
+        for _ in range(4):
+            await close_with(recorder, 1)
+        recorder.limit(coarse=True, held=False)
+        assert not recorder._may_write(), "windows are long"
+
+        async def one_is_left() -> bool:
+            return (await recorder.do(Spool.standing)).windows == 1
+
+        await running(recorder, one_is_left)
+        assert answered(await windows(recorder)) == [4]

@@ -306,3 +306,18 @@ def test_killed_at_any_moment_it_keeps_what_it_told(tmp_path):
 @pytest.mark.slow
 def test_killed_five_hundred_times_it_keeps_what_it_told(tmp_path):
     check_kills(tmp_path, 500)
+
+
+def test_what_lies_there_is_coarsened_and_no_count_is_lost(tmp_path):
+    with opened(tmp_path) as spool:
+        for _ in range(30):
+            spool.append_window(window())
+        spool.take(3, coarse=False)
+        used_bytes = spool.standing().used_bytes
+        spool.coarsen()
+        assert spool.standing().used_bytes < used_bytes
+        found = windows_of(spool)
+    spans_ms = [each.window.span_ms for each in found]
+    assert spans_ms[:3] == [300_000] * 3, "what was handed out stays"
+    assert spans_ms[3:] == [27 * 300_000], "hours, and of those a day that is not over"
+    assert answered(found) == 30

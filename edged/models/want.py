@@ -1,0 +1,42 @@
+"""A model's want of memory: who stands in for a variant that does not fit, and when it is asked for again."""
+
+from __future__ import annotations
+
+import asyncio
+
+from edged.bundle.manifest import Variant
+from edged.config.settings import Workers
+from edged.errors import EdgedError
+from edged.models import restarts
+from edged.models.choosing import Choice
+
+
+class Want:
+    """One for a resident."""
+
+    def __init__(self, choice: Choice) -> None:
+        self.refusals = 0
+        """In a row."""
+        self._choice = choice
+
+    def met(self, settings: Workers) -> None:
+        """Something runs: the best variant, or another that it is to make way for when there is room."""
+        if self._choice.is_short:
+            self.ask_again_later(settings)
+        else:
+            self.refusals = 0
+
+    def spared(self, variant: Variant, why: EdgedError) -> bool:
+        """Whether another variant may be tried instead of one that was refused."""
+        found = self._choice.spare(variant, why.message)
+        self.refusals = max(self.refusals, int(found))
+        return found
+
+    def wait_s(self, settings: Workers) -> float:
+        """How long to wait after one more refusal: a longer while each time."""
+        self.refusals += 1
+        return restarts.delay_s(self.refusals + 1, settings.restart_min_s, settings.restart_max_s)
+
+    def ask_again_later(self, settings: Workers) -> None:
+        """Has the variants that were refused be asked for after a while."""
+        asyncio.get_running_loop().call_later(self.wait_s(settings), self._choice.ask_again)

@@ -1,0 +1,104 @@
+"""A real daemon on a small disk: near the reserve it makes room, at the reserve only the journal writes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from support.calls import refusal
+from support.daemon import PATIENCE_S, Daemon
+from support.updating import MODEL, Updating, scale, scale_bundle
+
+from edged._pb.edged.v1 import admin_pb2
+from edged._pb.edged.v1 import update_pb2 as up
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
+
+MIB = 2**20
+SETTINGS = "[pressure]\ndwell_s = 1\nstorage_reserve_mib = 2\ntrace_mib = 1\n[telemetry]\nwindow_s = 1\n"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    """A state folder of 16 MiB, of which 2 are the reserve."""
+    folder = tmp_path / "root/var/lib/edged"
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "edged-test", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def leave(state: Path, free_bytes: int) -> None:
+    """Fills the disk with ballast, or takes some away."""
+    ballast = state / "ballast"
+    disk = os.statvfs(state)
+    size = ballast.stat().st_size if ballast.exists() else 0
+    size += disk.f_bavail * disk.f_frsize - free_bytes
+    with ballast.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, size) if size > file.tell() else file.truncate(size)
+
+
+def events(daemon: Daemon, code: str) -> list[admin_pb2.Event]:
+    asked = admin_pb2.ListEventsRequest()
+    found = daemon.call("edged.v1.Admin/ListEvents", asked, admin_pb2.ListEventsResponse, admin=True).events
+    return [event for event in found if event.code == code]
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def level(daemon: Daemon) -> str:
+    changes = [event for event in events(daemon, "pressure_level") if event.subject == "storage"]
+    return changes[-1].details["level"] if changes else "nominal"
+
+
+def written(state: Path) -> dict[str, tuple[int, int]]:
+    """What lies there but for the journal and its markers, and when it was written."""
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in state.rglob("*")
+        if path.is_file() and not path.name.startswith("journal") and "markers" not in path.parts
+    }
+
+
+def test_near_the_reserve_it_makes_room_and_at_the_reserve_only_the_journal_writes(tmp_path: Path, state: Path):
+    rubbish = state / "store/staging/gone/7/blobs/half.part"
+    rubbish.parent.mkdir(parents=True)
+    rubbish.write_bytes(bytes(MIB))
+    leave(state, 3 * MIB)
+    bundles = [scale_bundle(tmp_path, 1), scale_bundle(tmp_path, 2)]
+    with Daemon(tmp_path / "root", bundles, SETTINGS).start() as daemon:
+        until(lambda: events(daemon, "store_collected"), "nothing was collected")
+        assert not rubbish.exists()
+        assert events(daemon, "store_collected")[0].details["blobs"] == "0"
+        daemon.infer(scale(1.0, 2.0))
+
+        leave(state, MIB)
+        until(lambda: level(daemon) == "critical", "the reserve was not seen")
+        updating = Updating(daemon)
+        with pytest.raises(grpc.RpcError) as refused:
+            updating.look(from_dir=str(tmp_path))
+        assert refusal(refused.value).code == "storage_full"
+        assert "is kept for the journal" in refusal(refused.value).message
+
+        before = written(state)
+        windows_due = time.monotonic() + 3  # of a second each
+        while time.monotonic() < windows_due:
+            daemon.infer(scale(1.0, 2.0))
+        updating.call("Pin", up.PinRequest(model=MODEL, revision=1), up.PinResponse)
+        assert written(state) == before
+
+        leave(state, 12 * MIB)
+        until(lambda: level(daemon) == "nominal", "it did not end")
+        until(lambda: written(state) != before, "what waited in memory was not kept")
