@@ -13,7 +13,7 @@ from edged.serving.busy import Busy
 from edged.serving.duty import Duty
 from edged.serving.overload import Bounds
 from edged.serving.scheduler import Queue
-from support.standins import Clock, Resident, as_it_is, call, settle
+from support.standins import Clock, Naps, Resident, as_it_is, call, settle
 
 FAR_S = 3600.0
 
@@ -26,7 +26,8 @@ class Bench:
         self.resident = Resident(of)
         self.worker = self.resident.worker
         self.duty = Duty()
-        self.queue = Queue(self.resident, bounds, self.duty, Busy())
+        self.nap = Naps()
+        self.queue = Queue(self.resident, bounds, self.duty, Busy(), self.nap)
         self.callers: list[asyncio.Task[Any]] = []
 
     def send(self, rows: int = 1, columns: int = 2, within_s: float = FAR_S, level: int = 1) -> asyncio.Task[Any]:
@@ -67,6 +68,7 @@ class Bench:
             self.answer_all()
             await settle()
         await asyncio.gather(*self.callers, return_exceptions=True)
+        self.nap.close()
 
 
 def code(caller: asyncio.Task[Any]) -> Code:
