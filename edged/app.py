@@ -93,7 +93,7 @@ class App:
             watch_signals(stop, self._reload)
             self._in_background(stack, "watchdog", self._notifier.keep_alive())  # fed until the very end
             stack.push_async_callback(self._templates.stop)
-            stack.callback(self._service.regions.close)
+            stack.callback(self._service.close)
             stack.push_async_callback(self._residency.stop)
             if not self._reachable_only:
                 self._agent = self._open_agent()

@@ -1,8 +1,8 @@
 """When a batch that could still grow is closed. Pure.
 
 The transport brings one request at a turn of the loop, so a batch that left at once would never hold two. It leaves
-when it has all its rows, or the loop has turned a few times and nobody came; the model's own delay, where it has one,
-takes the place of that. Callers that wait for their answer come again in the same number: a batch that is as large as
+when it has all its rows, or nobody has come for a moment; the model's own delay, where it has one, takes the place of
+that. Callers that wait for their answer come again in the same number: a batch that is as large as
 the largest of late leaves at once, so that neither a lone caller waits nor the last of many. Every so often one is
 waited with all the same, to see whether there are more by now.
 """
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from edged.bundle.manifest import Queue as Rules
 
-# Turns without an arrival after which a batch is closed, and how long that may take: 15 idle turns are some 75 µs;
-# longer ones were not idle, but spent on what has arrived (benchmarks/serving.py).
-QUIET_TURNS = 15
-QUIET_NS = 400_000
+# A batch is closed when nobody has come for so long (benchmarks/serving.py).
+QUIET_NS = 200_000
+
+# More requests than a queue holds.
+_NEVER = 2**63
 
 # Of so many batches one is waited with although it is as large as those before it.
 _PROBE_EVERY = 16
@@ -30,7 +31,6 @@ class Closing:
         self._largest = self._largest_before = 0
         """Requests in the largest batch since the last probe, and between that and the one before."""
         self._count = 0
-        self._quiet = 0
         self._since_ns = 0
 
     @property
@@ -42,28 +42,29 @@ class Closing:
         """With how many rows a batch leaves at once."""
         return min(self._preferred, max_rows) if self._delay_ns and self._preferred else max_rows
 
+    @property
+    def enough(self) -> int:
+        """With how many requests a batch leaves at once, whoever else may come."""
+        probing = not self._batches % _PROBE_EVERY
+        return _NEVER if probing or self._delay_ns else max(self._largest, self._largest_before)
+
     def begin(self, count: int, now_ns: int) -> None:
         """A batch may be formed from now on; `count` requests wait."""
         self._batches += 1
         if not self._batches % _PROBE_EVERY:
             self._largest, self._largest_before = 0, self._largest
-        self._count, self._quiet, self._since_ns = count, 0, now_ns
+        self._count, self._since_ns = count, now_ns
 
-    def wait_s(self, count: int, arrived_ns: int, now_ns: int) -> float:
-        """How long the batch may still be waited with; 0: a turn of the loop, below 0: it leaves.
+    def wait_ns(self, count: int, arrived_ns: int, now_ns: int) -> int:
+        """How long the batch may be waited with before this is asked again; 0: it leaves.
 
-        Asked once a turn. `count` requests wait; their leader has since `arrived_ns`.
+        `count` requests wait; their leader has since `arrived_ns`.
         """
         if self._delay_ns:
-            left_ns = self._delay_ns - (now_ns - arrived_ns)
-            return left_ns / 1e9 if left_ns > 0 else -1.0
+            return max(self._delay_ns - (now_ns - arrived_ns), 0)
         if count > self._count:
-            self._count, self._quiet, self._since_ns = count, 0, now_ns
-        else:
-            self._quiet += 1
-        probing = not self._batches % _PROBE_EVERY
-        waits = probing or count < max(self._largest, self._largest_before)
-        if waits and self._quiet <= QUIET_TURNS and now_ns - self._since_ns < QUIET_NS:
-            return 0.0
+            self._count, self._since_ns = count, now_ns
+        if count < self.enough and (left_ns := QUIET_NS - (now_ns - self._since_ns)) > 0:
+            return left_ns
         self._largest = max(self._largest, count)
-        return -1.0
+        return 0

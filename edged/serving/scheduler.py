@@ -24,6 +24,7 @@ from edged.serving.deadlines import Deadlines
 from edged.serving.duty import Duty
 from edged.serving.execution import Execution, named, resolve, unavailable
 from edged.serving.gate import Gate
+from edged.serving.nap import Nap
 from edged.serving.overload import Ahead, Bounds, Patience
 from edged.serving.rate import Bucket
 from edged.serving.regions import Shared
@@ -32,9 +33,6 @@ from edged.serving.waiting import Pending, Waiting
 from edged.types import ModelLimits
 
 _log = log.get("serving")
-
-# A wait longer than this is slept through; a shorter one is passed in turns of the loop, whose timers are no finer.
-_TIMER_S = 0.002
 
 
 class Queue:
@@ -47,6 +45,7 @@ class Queue:
         gate: Gate,
         duty: Duty,
         busy: Busy,
+        nap: Nap,
         tell: Callable[[Fact], None] | None = None,
     ) -> None:
         """`tell` hears of every batch that was executed."""
@@ -72,6 +71,8 @@ class Queue:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._news: asyncio.Future[None] | None = None
+        self._news_at = 0
+        self._nap = nap
 
     @property
     def waiting(self) -> int:
@@ -123,7 +124,7 @@ class Queue:
             self._expire()  # sets its timer
         if self._task is None:
             self._task = self._loop.create_task(self._work(), name=f"queue {self._resident.name}")
-        elif self._news is not None and not self._news.done():
+        elif self._news is not None and self._waiting.count >= self._news_at and not self._news.done():
             self._news.set_result(None)
         try:
             return await answer
@@ -242,17 +243,20 @@ class Queue:
             if leader is None:
                 return
             rest_s = self._duty.rest_s(leader.level, clock.monotonic()) if self._duty.share < 1 else 0.0
-            if not rest_s:
-                if full:
-                    return
-                rest_s = closing.wait_s(waiting.count, leader.arrived_ns, clock.monotonic_ns())
-                if rest_s < 0:
-                    return
-            if rest_s < _TIMER_S:
-                await _turn()
+            if rest_s:
+                await self._pause(round(rest_s * 1e9), seen + 1)
                 continue
-            self._news = self._loop.create_future()
-            await asyncio.wait([self._news], timeout=rest_s - _TIMER_S / 2)
+            left_ns = 0 if full else closing.wait_ns(seen, leader.arrived_ns, clock.monotonic_ns())
+            if not left_ns:
+                return
+            await self._pause(left_ns, seen + 1 if closing.declared else closing.enough)
+
+    async def _pause(self, wait_ns: int, until: int) -> None:
+        """Waits for so long, or until so many requests wait."""
+        self._news, self._news_at = self._loop.create_future(), until
+        try:
+            await self._nap.wait(self._news, wait_ns)
+        finally:
             self._news = None
 
     async def _worker_is_there(self) -> bool:

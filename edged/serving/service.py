@@ -18,6 +18,7 @@ from edged.serving.busy import Busy
 from edged.serving.duty import Duty
 from edged.serving.execution import unavailable
 from edged.serving.gate import Gate
+from edged.serving.nap import Nap
 from edged.serving.overload import Bounds
 from edged.serving.regions import Regions
 from edged.serving.request import Answer, Call
@@ -46,10 +47,16 @@ class Service:
         self._gate = Gate()
         self._duty = Duty()
         self._busy = Busy()
+        self._nap = Nap()
         self._loop = asyncio.get_running_loop()
         self._stopping = False
         self._observers: list[Callable[[Outcome], None]] = []
         self._shadows: dict[str, Callable[[Sample], None]] = {}
+
+    def close(self) -> None:
+        """Lets go of what the system gave it, once nothing is under way any more."""
+        self._nap.close()
+        self.regions.close()
 
     def observe(self, observer: Callable[[Outcome], None]) -> None:
         """Tells `observer` what becomes of each request from now on."""
@@ -232,7 +239,7 @@ class Service:
         key = (resident.name, resident.revision)
         queue = self._queues.get(key)
         if queue is None:
-            shared = (self._gate, self._duty, self._busy)
+            shared = (self._gate, self._duty, self._busy, self._nap)
             queue = self._queues[key] = Queue(resident, self._bounds(), *shared, self._add_fact)
             queue.limit(self._limits.of(resident.name))
         return queue

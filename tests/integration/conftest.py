@@ -12,6 +12,9 @@ from support.daemon import DIGITS, Daemon
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.types import Datatype
 
+# What many ask at once here is no overload, however slow the machine is just then.
+_PATIENT = "[serving]\nqueue_delay_ms = 60000\n"
+
 
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
@@ -35,7 +38,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
             max_batch_size=0,
         ),
     ]
-    with Daemon(folder / "root", made) as daemon:
+    with Daemon(folder / "root", made, _PATIENT) as daemon:
         daemon.start()
         long_lived.PROCESSES.add(daemon.pid)
         daemon.wait_for(lambda status: status.ready)  # and with it the admin socket's connection is there for all

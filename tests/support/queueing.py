@@ -14,7 +14,7 @@ from edged.serving.duty import Duty
 from edged.serving.gate import Gate
 from edged.serving.overload import Bounds
 from edged.serving.scheduler import Queue
-from support.standins import Clock, Resident, as_it_is, call, settle
+from support.standins import Clock, Naps, Resident, as_it_is, call, settle
 
 FAR_S = 3600.0
 
@@ -28,7 +28,8 @@ class Bench:
         self.worker = self.resident.worker
         self.gate = gate or Gate()
         self.duty = Duty()
-        self.queue = Queue(self.resident, bounds, self.gate, self.duty, Busy())
+        self.nap = Naps()
+        self.queue = Queue(self.resident, bounds, self.gate, self.duty, Busy(), self.nap)
         self.callers: list[asyncio.Task[Any]] = []
 
     def send(self, rows: int = 1, columns: int = 2, within_s: float = FAR_S, level: int = 1) -> asyncio.Task[Any]:
@@ -69,6 +70,7 @@ class Bench:
             self.answer_all()
             await settle()
         await asyncio.gather(*self.callers, return_exceptions=True)
+        self.nap.close()
 
 
 def code(caller: asyncio.Task[Any]) -> Code:
