@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 import msgspec
@@ -22,8 +22,22 @@ class Need(msgspec.Struct, frozen=True):
     peak_bytes: int
 
 
+class Fit(msgspec.Struct, frozen=True):
+    """Whether a worker would find room; `text` has the numbers."""
+
+    beside: bool
+    """Beside all that matters as much."""
+    instead: bool
+    """At least once the worker of its model's serving revision has gone."""
+    text: str
+
+
 Ask = Callable[[Need], AbstractAsyncContextManager[None]]
 """Entered before a worker is started, and left when it is ready or has failed. Raises EdgedError (memory_short)."""
+
+
+Judge = Callable[[Need, int], Awaitable[Fit]]
+"""Says whether a worker would find room, given which revision of its model serves."""
 
 
 def granted(_: Need) -> AbstractAsyncContextManager[None]:
@@ -31,11 +45,16 @@ def granted(_: Need) -> AbstractAsyncContextManager[None]:
     return nullcontext()
 
 
+async def _fits(_: Need, __: int) -> Fit:
+    return Fit(beside=True, instead=True, text="no limit is known")
+
+
 class Memory:
     """What was measured in this life of the daemon, and whom to ask."""
 
-    def __init__(self, ask: Ask = granted) -> None:
+    def __init__(self, ask: Ask = granted, judge: Judge = _fits) -> None:
         self.ask = ask
+        self.judge = judge
         self._peaks: dict[tuple[str, int, str], int] = {}
 
     def measure(self, manifest: Manifest, variant: Variant, worker: Worker) -> None:

@@ -54,7 +54,7 @@ class Lookout:
         self._acting = Acting(parts.residency, parts.idle_s, settings.idle_s)
         self._room = Room(parts.root, parts.residency, parts.idle_s, parts.events, settings)
         self._monitor: Monitor | None = None
-        self.memory = Memory(self._room.ask)
+        self.memory = Memory(self._room.ask, self._room.judge)
         """What every load asks for room."""
 
     def start(self, stack: contextlib.AsyncExitStack) -> None:

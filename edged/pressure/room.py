@@ -8,10 +8,12 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
+
 from edged.config.pressure import Pressure
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
-from edged.models.memory import Need
+from edged.models.memory import Fit, Need
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.pressure import sensors_memory
@@ -51,7 +53,7 @@ class Room:
 
     async def _admit(self, need: Need) -> None:
         memory = await asyncio.to_thread(self._read)
-        may_go = {_called(each): each for each in self._residency.all() if each.steady}
+        may_go = self._may_go(need)
         loaded = [self._loaded(called, each) for called, each in may_go.items()]
         manifest = need.manifest
         verdict = admit(manifest.name, need.peak_bytes, manifest.priority, self._left(memory), loaded)
@@ -71,6 +73,25 @@ class Room:
         except TimeoutError:
             text = f"{verdict.text}; {', '.join(verdict.evict)} did not go within {_EVICT_S:g} s"
             raise EdgedError(Code.MEMORY_SHORT, text, _HINT) from None
+
+    async def judge(self, need: Need, serving: int) -> Fit:
+        """Whether what `need` says would be left now, or once revision `serving` of its model had no worker."""
+        memory = await asyncio.to_thread(self._read)
+        manifest = need.manifest
+        loaded = [self._loaded(called, each) for called, each in self._may_go(need).items()]
+        resident = self._residency.find(manifest.name, serving)
+        freed_bytes = self._loaded(manifest.name, resident).size_bytes if resident else 0
+        left = self._left(memory)
+        more = msgspec.structs.replace(left, left_bytes=left.left_bytes + freed_bytes)
+        beside, instead = (
+            admit(manifest.name, need.peak_bytes, manifest.priority, each, loaded) for each in (left, more)
+        )
+        return Fit(beside.admitted, instead.admitted, beside.text)
+
+    def _may_go(self, need: Need) -> dict[str, Resident]:
+        """What may have to make room: not another revision of the same model, which requests come for."""
+        name = need.manifest.name
+        return {_called(each): each for each in self._residency.all() if each.steady and each.name != name}
 
     def _read(self) -> Memory | None:
         return sensors_memory.read(self._root, sensors_memory.groups(self._root))

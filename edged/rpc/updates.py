@@ -183,6 +183,7 @@ class Updates:
             crashes=state.crashes,
             pinned=pin.revision if pin else 0,
             total_bytes=progress.get("total", 0),
+            swaps=state.swaps or (course.stages.foreseen if state.target else ""),
             done_bytes=sum(progress.get(part, 0) for part in ("kept", "copied", "fetched")),
         )
 

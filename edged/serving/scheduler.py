@@ -40,6 +40,14 @@ _log = log.get("serving")
 _TIMER_S = 0.002
 
 
+class HandedOnError(EdgedError):
+    """What waited is to ask for its model again, until `deadline` on the loop's clock."""
+
+    def __init__(self, model: str, deadline: float) -> None:
+        super().__init__(Code.MODEL_UNAVAILABLE, f"another revision of model {model!r} answers now", "ask again")
+        self.deadline = deadline
+
+
 class Queue:
     """Requests for one model revision."""
 
@@ -247,7 +255,7 @@ class Queue:
     async def _worker_is_there(self) -> bool:
         """Waits while the worker is on its way back; False when none is expected soon."""
         resident = self._resident
-        while not resident.working:
+        while not resident.working and self._waiting.count:
             if not resident.expected:
                 return False
             resident.wake()
@@ -346,6 +354,13 @@ class Queue:
             _resolve(pending, error)
         for pending in self._executing:
             _resolve(pending, error)
+
+    def hand_on(self) -> None:
+        """Tells everybody who waits that another answers from now on."""
+        for pending in list(self._waiting):
+            self._waiting.remove(pending)
+            _resolve(pending, HandedOnError(self._resident.name, pending.deadline))
+        self._resident.changes.mark()
 
     def _named(self, error: EdgedError) -> EdgedError:
         resident = self._resident

@@ -205,6 +205,18 @@ class Agent:
             self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: the plan is up to date"
             await self.keep()
         await self.reconsider(now=now, begin=begin)
+        if not begin:
+            await self._foresee()
+
+    async def _foresee(self) -> None:
+        """Says of what would be gone for what its manifest tells. Raises EdgedError."""
+        for model, decision in list(self.decisions.items()):
+            if decision.go_for and model in self.courses:
+                course = self.courses[model]
+                async with self._shop.fetching:
+                    found = await course.stages.foresee(course.state, decision.go_for)
+                if found:
+                    self.decisions[model] = msgspec.structs.replace(decision, why=f"{decision.why}; {found}")
 
     def told(self, facts: Mapping[str, Any]) -> None:
         """Takes what the fetcher tells."""
@@ -260,7 +272,7 @@ class Agent:
             if decision.go_for and not self.paused:
                 cause = hope.cause if hope else ""
                 course.post(Happened(Event.WANTED, decision.why, target=Ref(decision.go_for, ""), cause=cause))
-            if course.state.deferred and course.state.phase is Phase.SHADOW and not self.gate(model):
+            if course.state.deferred and course.state.phase in (Phase.TRIAL, Phase.SHADOW) and not self.gate(model):
                 course.post(Happened(Event.RESUMED))
 
     def _forget_troubles(self) -> None:

@@ -1,10 +1,12 @@
 """The fetcher: a short-lived child that brings a plan or a revision from a repository into staging, verified.
 
     python -I -m edged.update.fetch --metadata-dir DIR --root FILE --repository URL plan --fleet NAME --into DIR
+    python -I -m edged.update.fetch … manifest --model NAME --revision N --into DIR
     python -I -m edged.update.fetch … fetch --model NAME --revision N --staging DIR [--store DIR] [--have DIR]
 
 It parses what comes from outside, and its memory goes back when it ends. On standard output it says what it does, a
-JSON document a line, each with its `event`: `metadata`, `plan`, `progress`, `staged`, `refused`. Exit status: 0 done,
+JSON document a line, each with its `event`: `metadata`, `plan`, `manifest`, `progress`, `staged`,
+`refused`. Exit status: 0 done,
 1 refused (the last line has the stable code), 2 wrong usage.
 
 `init`, `refresh` and `download` are what the conformance suite of The Update Framework drives a client by.
@@ -169,6 +171,15 @@ def _plan(given: argparse.Namespace, alarm: _Alarm) -> None:
     _tell("plan", path=str(path), floors=floors)
 
 
+def _manifest(given: argparse.Namespace, alarm: _Alarm) -> None:
+    session = _Session(given, alarm)
+    manifest = session.repository.manifest(given.model, given.revision)
+    session.tell()
+    files.make_folder(given.into)
+    durable.write(given.into / MANIFEST_NAME, encode(manifest))
+    _tell("manifest", path=str(given.into / MANIFEST_NAME))
+
+
 def _fetch(given: argparse.Namespace, alarm: _Alarm) -> None:
     session = _Session(given, alarm)
     manifest = session.repository.manifest(given.model, given.revision)
@@ -240,9 +251,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--fleet", required=True)
     plan.add_argument("--into", type=Path, required=True, help="folder for plan.json and operators.json")
     plan.set_defaults(do=_plan)
+    manifest = commands.add_parser("manifest", help="bring what a revision says of itself")
     fetch = commands.add_parser("fetch", help="bring a revision")
-    fetch.add_argument("--model", required=True)
-    fetch.add_argument("--revision", type=_count, required=True)
+    for command in (manifest, fetch):
+        command.add_argument("--model", required=True)
+        command.add_argument("--revision", type=_count, required=True)
+    manifest.add_argument("--into", type=Path, required=True, help="folder for manifest.json")
+    manifest.set_defaults(do=_manifest)
     fetch.add_argument("--staging", type=Path, required=True, help="folder into which it comes")
     fetch.add_argument("--store", type=Path, help="the store, for what is installed; it is only read")
     fetch.add_argument("--have", type=Path, action="append", default=[], help="a further bundle to take chunks from")

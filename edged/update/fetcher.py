@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from edged.bundle.folder import parse_manifest
+from edged.bundle.manifest import MANIFEST_NAME, Manifest
 from edged.errors import Code, EdgedError
 from edged.update import plan as plans
 from edged.worker.child import spawn
@@ -61,6 +63,13 @@ class Fetcher:
         told = await self._run(origin, ["plan", "--fleet", fleet, "--into", str(into)], into, tell)
         raw = await asyncio.to_thread((into / _PLAN_NAME).read_bytes)
         return plans.decode(raw), {str(model): int(floor) for model, floor in told["floors"].items()}
+
+    async def bring_manifest(self, origin: Origin, model: str, revision: int, into: Path, tell: Tell) -> Manifest:
+        """What a revision says of itself, verified; kept in `into`. Raises EdgedError with the reason."""
+        arguments = ["manifest", "--model", model, "--revision", str(revision), "--into", str(into)]
+        await self._run(origin, arguments, into.parent, tell)
+        raw = await asyncio.to_thread((into / MANIFEST_NAME).read_bytes)
+        return parse_manifest(raw, into / MANIFEST_NAME)
 
     async def bring_revision(self, origin: Origin, order: Order, tell: Tell) -> None:
         """Brings a revision into staging, every byte verified. Raises EdgedError with the reason."""

@@ -40,6 +40,9 @@ class Traffic(Protocol):
     async def release(self, resident: Resident, limit_s: float) -> bool:
         """Waits until a withdrawn resident's requests are answered; whether all were."""
 
+    def hand_on(self, resident: Resident) -> None:
+        """Has what waits for a resident answered by whoever the route names now."""
+
     def forget(self, resident: Resident) -> None:
         """Forgets what was kept for a resident that has gone."""
 

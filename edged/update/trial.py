@@ -71,6 +71,8 @@ async def try_spares(resident: Resident) -> dict[str, Any]:
         try:
             worker = await start_worker(resident.source.folder, resident.manifest, variant, resident.terms)
         except (EdgedError, OSError) as error:
+            if isinstance(error, EdgedError) and error.code is Code.MEMORY_SHORT:
+                raise
             raise _failed(error, variant.name, loading=True) from error
         try:
             evidence[variant.name] = await _goldens(worker, resident.manifest, variant)
@@ -80,10 +82,15 @@ async def try_spares(resident: Resident) -> dict[str, Any]:
 
 
 async def wait_loaded(resident: Resident) -> Worker:
-    """The worker of a started resident's best variant. Raises FailedError when it does not come up."""
+    """The worker of a started resident's best variant. Raises FailedError when it does not come up.
+
+    Raises EdgedError (memory_short) where there is no room for it.
+    """
     best, passed = resident.runnable[0], len(resident.passed_over)
     while not resident.ready:
-        count = resident.changes.count
+        count, short = resident.changes.count, resident.trouble
+        if short is not None and short.code is Code.MEMORY_SHORT and resident.settled:
+            raise short
         given_up = resident.state is State.FAILED or len(resident.passed_over) > passed
         if given_up or resident.deaths >= _LOADS:
             trouble = resident.trouble or EdgedError(Code.LOAD_FAILED, resident.reason)

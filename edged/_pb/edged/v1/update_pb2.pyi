@@ -112,6 +112,7 @@ class ModelUpdate(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     DONE_BYTES_FIELD_NUMBER: _builtins.int
+    SWAPS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     phase: _builtins.str
@@ -140,6 +141,8 @@ class ModelUpdate(_message.Message):
     """Bytes of the revision's files, while it is fetched."""
     done_bytes: _builtins.int
     """Bytes of them that are here."""
+    swaps: _builtins.str
+    """Why requests wait, or will, while the two revisions change places; empty: they do not."""
     def __init__(
         self,
         *,
@@ -157,10 +160,11 @@ class ModelUpdate(_message.Message):
         pinned: _builtins.int = ...,
         total_bytes: _builtins.int = ...,
         done_bytes: _builtins.int = ...,
+        swaps: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "crashes", b"crashes", "decision", b"decision", "deferred", b"deferred", "done_bytes", b"done_bytes", "model", b"model", "phase", b"phase", "pinned", b"pinned", "previous", b"previous", "serving", b"serving", "target", b"target", "text", b"text", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "crashes", b"crashes", "decision", b"decision", "deferred", b"deferred", "done_bytes", b"done_bytes", "model", b"model", "phase", b"phase", "pinned", b"pinned", "previous", b"previous", "serving", b"serving", "swaps", b"swaps", "target", b"target", "text", b"text", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
