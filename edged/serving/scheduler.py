@@ -215,7 +215,7 @@ class Queue:
                 if self._deadlines.passed(now):
                     self._expire()
                 leader = self._waiting.leader()
-                if leader is None:
+                if leader is None or not self._resident.working:  # it may have gone to rest meanwhile
                     continue
                 left_s = leader.deadline - now
                 max_rows = self._forecast.rows_within(left_s, self._rows_at_most(), leader.admitted.rows)
