@@ -33,6 +33,8 @@ def notes(found: pb.UpdatesStatus) -> Iterator[str]:
     """What the table cannot say."""
     if found.journal_problem:
         yield found.journal_problem
+    if found.fetcher_lacks:
+        yield f"the fetcher is not held by {', '.join(found.fetcher_lacks)}"
     for model in found.models:
         if model.pinned:
             yield f"{model.model} is pinned to revision {model.pinned}"

@@ -27,6 +27,11 @@ class Residency:
         else:
             self._route(resident.name, resident.revision)
 
+    def forget(self, resident: Resident) -> None:
+        """It is not on the device any more; one that was ever loaded stays."""
+        if not resident.begun:
+            self._residents.pop((resident.name, resident.revision), None)
+
     def add(self, resident: Resident) -> None:
         """Takes a resident in and starts it; the first of a model, or one of a higher revision, serves."""
         self._residents[resident.name, resident.revision] = resident

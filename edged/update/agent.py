@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,9 @@ class Agent:
         self.stick: Path | None = None
         """A repository on a stick that is being looked at."""
         self.roles: dict[str, str] = {}
+        self.fetcher_lacks: list[str] = []
+        """What the kernel does not hold the fetcher by, in words."""
+        self._issued: datetime | None = None
         self._shop = shop
         self._device = device
         self._degrade = degrade
@@ -121,6 +125,9 @@ class Agent:
             state = msgspec.structs.replace(state, serving=chosen.ref)
         course = self._course(state)
         course.floor = floor
+        for (_, why_not), source in zip(options, sources, strict=True):
+            if source is not None and not why_not and state.model in self._shop.residency.routes:
+                course.stages.know(source)
         if soaks_elsewhere:
             why = next((why for revision, why in chosen.passed_over), "it does not serve")
             course.post(Happened(Event.FAILED, why, Reason.LOAD_FAILED))
@@ -222,6 +229,9 @@ class Agent:
         """Takes what the fetcher tells."""
         if facts.get("event") == "metadata":
             self.roles = {str(role): str(version) for role, version in facts["roles"].items()}
+            self._issued = _time(facts.get("issued"))
+        if facts.get("event") == "confined":
+            self.fetcher_lacks = [str(each) for each in facts["lacks"]]
         if "received" in facts:
             self.spending.count(int(facts["received"]), begins=facts.get("event") == "metadata", day=_today())
 
@@ -243,6 +253,8 @@ class Agent:
             rate_bytes=settings.rate_kib * 1024,
             budget_bytes=-1 if self.stick else budget,
             floors=self.roles,
+            ca=Path(settings.ca),
+            build_time=self._shop.build_time,
         )
 
     async def reconsider(self, *, now: bool = False, begin: bool = True) -> None:
@@ -255,7 +267,8 @@ class Agent:
             course = self._course(State(model=model))
             found = wanted.get(model)
             hope = policy.wish(
-                Wish(found.revision, "plan", found.allow_unproven) if found else None, self.pins.get(model)
+                Wish(found.revision, "plan", found.allow_unproven, found.min_soak_s) if found else None,
+                self.pins.get(model),
             )
             decision = policy.decide(
                 course.state, hope, self.floor(model), self.quarantined.values(), self._shop.environment
@@ -270,8 +283,7 @@ class Agent:
             if decision.give_up:
                 course.post(Happened(Event.SUPERSEDED, decision.why, target=course.state.target))
             if decision.go_for and not self.paused:
-                cause = hope.cause if hope else ""
-                course.post(Happened(Event.WANTED, decision.why, target=Ref(decision.go_for, ""), cause=cause))
+                course.post(_wanted(decision, hope or Wish(0, "")))
             if course.state.deferred and course.state.phase in (Phase.TRIAL, Phase.SHADOW) and not self.gate(model):
                 course.post(Happened(Event.RESUMED))
 
@@ -292,8 +304,12 @@ class Agent:
             if (ref := course.state.target or course.state.serving) is not None
         }
         device = self._device
-        found = plan.evaluate(self._plan, device.name, device.hardware_class, clock.wall(), taken)
+        found = plan.evaluate(self._plan, device.name, device.hardware_class, self._now(), taken)
         return {each.model: each for each in found}
+
+    def _now(self) -> datetime:
+        """The system's time, or what is known to be later: the image's build time, the newest signed issue time."""
+        return max(clock.wall(), *(each for each in (self._shop.build_time, self._issued) if each))
 
     def _after_jitter(self, decision: Decision, found: plan.Wanted) -> Decision:
         seen_s = self._first_seen.setdefault((found.model, found.revision), clock.monotonic())
@@ -358,6 +374,25 @@ def _in_window(window: str, now: str) -> bool:
     if not window or first == last:
         return True
     return first <= now < last if first < last else now >= first or now < last
+
+
+def _wanted(decision: Decision, wish: Wish) -> Happened:
+    return Happened(
+        Event.WANTED,
+        decision.why,
+        target=Ref(decision.go_for, ""),
+        cause=wish.cause,
+        allow_unproven=wish.allow_unproven,
+        least_soak_s=wish.least_soak_s,
+    )
+
+
+def _time(told: object) -> datetime | None:
+    """A time as the fetcher tells it."""
+    try:
+        return msgspec.convert(told, datetime | None)
+    except msgspec.ValidationError:
+        return None
 
 
 def _today() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     budget_bytes: int = -1
     floors: Mapping[str, str] = {}
     """By role what was accepted before."""
+    ca: Path | None = None
+    """The authorities that may vouch for a server, where the file is there."""
+    build_time: datetime | None = None
+    """When the image was built."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +94,8 @@ class Fetcher:
         """Runs the fetcher to its end; gives the last thing that it told. Raises EdgedError."""
         await asyncio.to_thread(_make_scratch, scratch)
         options = ["--metadata-dir", str(origin.metadata), "--root", str(origin.root), "--repository", origin.url]
+        options += ["--daemon", str(os.getpid()), *(["--ca", str(origin.ca)] if origin.ca else [])]
+        options += ["--build-time", origin.build_time.isoformat()] if origin.build_time else []
         options += ["--rate", str(origin.rate_bytes), "--budget", str(origin.budget_bytes)]
         options += [part for role, floor in origin.floors.items() for part in ("--floor", f"{role}={floor}")]
         environment = {name: value for name, value in os.environ.items() if name.lower() in _PASSED_ON}

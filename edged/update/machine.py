@@ -194,6 +194,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """How often this phase was begun again."""
     crashes: int = 0
     """Of the revision that soaks, across restarts of the daemon."""
+    allow_unproven: bool = True
+    """Whether the soak may commit having seen too few requests."""
+    least_soak_s: float = 0.0
+    """How long it lasts at least."""
     swaps: str = ""
     """Why the two revisions change places, or have, with none of them warm beside the other; empty: they do not."""
     deferred: str = ""
@@ -203,8 +207,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class Happened(msgspec.Struct, frozen=True):
     """An event with what belongs to it.
 
-    `target` and `cause` come with WANTED, the whole `target` with TAKEN_IN, what was meant with SUPERSEDED, and
-    `reason` with FAILED.
+    `target`, `cause` and what the soak is held to come with WANTED, the whole `target` with TAKEN_IN, what was meant
+    with SUPERSEDED, and `reason` with FAILED.
     """
 
     event: Event
@@ -212,6 +216,8 @@ class Happened(msgspec.Struct, frozen=True):
     reason: Reason | None = None
     target: Ref | None = None
     cause: str = ""
+    allow_unproven: bool = True
+    least_soak_s: float = 0.0
 
 
 def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
@@ -226,7 +232,14 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
         new = msgspec.structs.replace(new, attempts=0)
     match happened.event:
         case Event.WANTED:
-            new = msgspec.structs.replace(new, target=happened.target, cause=happened.cause, crashes=0)
+            new = msgspec.structs.replace(
+                new,
+                target=happened.target,
+                cause=happened.cause,
+                allow_unproven=happened.allow_unproven,
+                least_soak_s=happened.least_soak_s,
+                crashes=0,
+            )
         case Event.TAKEN_IN:
             new = msgspec.structs.replace(new, target=happened.target or state.target)
         case Event.SWAPS:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -82,6 +83,8 @@ class Shop(msgspec.Struct, kw_only=True):
     level: Callable[[], Level]
     drain_s: Callable[[], float]
     state_folder: Path
+    build_time: datetime | None
+    """When the image was built; None where it does not say."""
     fetching: asyncio.Semaphore
     """One download at a time: the link is shared by all."""
     trying: asyncio.Semaphore

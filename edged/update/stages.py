@@ -13,6 +13,7 @@ import msgspec
 
 from edged.bundle.manifest import Manifest, digest
 from edged.errors import Code, EdgedError
+from edged.models.library import STORE
 from edged.models.resident import Resident
 from edged.models.states import Source
 from edged.types import Level
@@ -61,7 +62,8 @@ class Stages:
 
     def __init__(self, shop: Shop, terms: Terms, post: Callable[[Happened], None]) -> None:
         """`post` takes what happens on the way."""
-        self.wish = Wish(0, "")
+        self.wish: Wish | None = None
+        """What is wanted now; since a start nobody may have said."""
         self.progress: dict[str, Any] = {}
         """How far the download is, as the fetcher tells it."""
         self.manifest: Manifest | None = None
@@ -269,8 +271,9 @@ class Stages:
             raise trial.FailedError(Reason.LOAD_FAILED, "it could not be loaded at the start")
         previous = state.previous
         old = self._shop.outcomes.record(state.model, previous.revision) if previous else Record()
-        watch = Watch(resident, old, state.crashes, self.wish.least_soak_s, self._shop.outcomes)
-        event, reason, text = await watch.run(self._post, allow_unproven=self.wish.allow_unproven)
+        terms = self.wish or state
+        watch = Watch(resident, old, state.crashes, terms.least_soak_s, self._shop.outcomes)
+        event, reason, text = await watch.run(self._post, allow_unproven=terms.allow_unproven)
         variant = resident.variant.name if resident.variant else ""
         return Said(Happened(event, text, reason), watch.evidence(), variant)
 
@@ -285,7 +288,19 @@ class Stages:
         keep = {(each.model, ref.revision) for each in states.values() for ref in _refs(each)}
         with contextlib.suppress(OSError):  # the next collection does it
             await asyncio.to_thread(shop.library.store.collect, keep)
+        for each in shop.residency.known():
+            if each.name == state.model and each.source.origin == STORE and (each.name, each.revision) not in keep:
+                shop.residency.forget(each)
+        if state.previous is not None:
+            before = state.previous
+            source = await asyncio.to_thread(shop.library.find, state.model, before.revision, before.digest)
+            if source is not None:
+                self.know(source)
         return said(Event.SETTLED)
+
+    def know(self, source: Source) -> None:
+        """An administrator may have this revision loaded: it has served here, or came with the image."""
+        self._shop.residency.know(self._shop.make_resident(source))
 
     def resident(self, model: str, ref: Ref | None) -> Resident | None:
         """The resident of a revision; None where it is not loaded."""

@@ -63,6 +63,7 @@ class UpdatesStatus(_message.Message):
     LAST_LOOK_FIELD_NUMBER: _builtins.int
     BUSY_FIELD_NUMBER: _builtins.int
     JOURNAL_PROBLEM_FIELD_NUMBER: _builtins.int
+    FETCHER_LACKS_FIELD_NUMBER: _builtins.int
     repository: _builtins.str
     """Where models come from; empty: nowhere."""
     last_look: _builtins.str
@@ -75,6 +76,10 @@ class UpdatesStatus(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelUpdate]:
         """Sorted by name."""
 
+    @_builtins.property
+    def fetcher_lacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the kernel does not hold the fetcher by, a phrase each; empty: nothing, or it has not run yet."""
+
     def __init__(
         self,
         *,
@@ -83,10 +88,11 @@ class UpdatesStatus(_message.Message):
         last_look: _builtins.str = ...,
         busy: _builtins.bool = ...,
         journal_problem: _builtins.str = ...,
+        fetcher_lacks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "journal_problem", b"journal_problem", "last_look", b"last_look", "models", b"models", "repository", b"repository"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "fetcher_lacks", b"fetcher_lacks", "journal_problem", b"journal_problem", "last_look", b"last_look", "models", b"models", "repository", b"repository"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
