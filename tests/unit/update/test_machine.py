@@ -133,6 +133,14 @@ class TestThePointer:
             assert now.previous in passed | {None}
 
 
+def test_what_a_soak_is_held_to_is_remembered_from_the_wish():
+    wish = Happened(Event.WANTED, target=THREE, cause="plan", allow_unproven=False, least_soak_s=60.0)
+    now, _ = step(State(model="m", serving=TWO), wish)
+    for event in (Event.FETCHED, Event.TAKEN_IN, Event.PASSED, Event.SKIPPED, Event.STARTED):
+        now, _ = step(now, Happened(event))
+    assert (now.phase, now.allow_unproven, now.least_soak_s) == (Phase.SOAKING, False, 60.0)
+
+
 class TestCounting:
     def test_a_phase_begun_again_counts_and_a_new_phase_begins_at_none(self):
         now = state(Phase.FETCHING)
