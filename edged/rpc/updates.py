@@ -164,7 +164,7 @@ class Updates:
             last_look=agent.last_look,
             busy=agent.busy,
             journal_problem=agent.shop.ledger.journal.problem,
-            fetcher_lacks=agent.fetcher_lacks,
+            fetcher_lacks=agent.heard.lacks,
         )
 
     def _model(self, course: Course) -> pb.ModelUpdate:

@@ -19,20 +19,17 @@ from edged.events import Severity
 from edged.update import plan, policy, start
 from edged.update.course import Course
 from edged.update.fetcher import Origin
+from edged.update.heard import Heard
 from edged.update.holds import Holds
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.policy import Decision, Wish
 from edged.update.reasons import Reason
 from edged.update.records import Committed, Pin, Quarantined
 from edged.update.shop import Shop
-from edged.update.spending import Spending
 from edged.update.start import Chosen
 
 # What is deferred is looked at again so often: a window opens, a lease ends.
 _LOOK_S = 15.0
-
-# Accepted role versions, kept in the journal as well as beside the metadata.
-_ROLES = "roles"
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -56,17 +53,13 @@ class Agent:
         self.quarantined: dict[str, Quarantined] = {}
         self.decisions: dict[str, Decision] = {}
         self.holds = Holds()
-        self.spending = Spending()
+        self.heard = Heard()
         self.paused = ""
         """Why nothing is done in the background now."""
         self.last_look = ""
         """How the repository answered last."""
         self.stick: Path | None = None
         """A repository on a stick that is being looked at."""
-        self.roles: dict[str, str] = {}
-        self.fetcher_lacks: list[str] = []
-        """What the kernel does not hold the fetcher by, in words."""
-        self._issued: datetime | None = None
         self._shop = shop
         self._device = device
         self._degrade = degrade
@@ -88,8 +81,7 @@ class Agent:
         committed = await ledger.do(ledger.journal.committed)
         self.pins = await ledger.do(ledger.journal.pins)
         self.quarantined = await ledger.do(ledger.journal.quarantined)
-        self.roles = await self._fact(_ROLES, dict[str, str]) or {}
-        self.spending = await self._fact("spending", Spending) or Spending()
+        await self.heard.recall(ledger)
         names = sorted({*states, *shop.library.models()})
         for name in names:
             begun = self._begin(states.get(name) or State(model=name), committed.get(name))
@@ -133,13 +125,6 @@ class Agent:
             course.post(Happened(Event.FAILED, why, Reason.LOAD_FAILED))
         else:
             course.post(Happened(Event.STARTED))
-
-    async def _fact(self, name: str, kind: type[Any]) -> Any:
-        ledger = self._shop.ledger
-        document = await ledger.do(ledger.journal.fact, name)
-        with contextlib.suppress(msgspec.MsgspecError):
-            return None if document is None else msgspec.json.decode(document, type=kind)
-        return None
 
     def _course(self, state: State) -> Course:
         course = self.courses.get(state.model)
@@ -210,7 +195,7 @@ class Agent:
             for model, floor in floors.items():
                 self._floors[model] = max(floor, self._floors.get(model, 1))
             self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: the plan is up to date"
-            await self.keep()
+            await self.heard.keep(shop.ledger)
         await self.reconsider(now=now, begin=begin)
         if not begin:
             await self._foresee()
@@ -227,32 +212,18 @@ class Agent:
 
     def told(self, facts: Mapping[str, Any]) -> None:
         """Takes what the fetcher tells."""
-        if facts.get("event") == "metadata":
-            self.roles = {str(role): str(version) for role, version in facts["roles"].items()}
-            self._issued = _time(facts.get("issued"))
-        if facts.get("event") == "confined":
-            self.fetcher_lacks = [str(each) for each in facts["lacks"]]
-        if "received" in facts:
-            self.spending.count(int(facts["received"]), begins=facts.get("event") == "metadata", day=_today())
-
-    async def keep(self) -> None:
-        """Keeps what the fetcher told."""
-        ledger = self._shop.ledger
-        with contextlib.suppress(EdgedError):  # the metadata itself is kept; this is the second place
-            await ledger.do(ledger.journal.keep_fact, _ROLES, msgspec.json.encode(self.roles))
-            await ledger.do(ledger.journal.keep_fact, "spending", msgspec.json.encode(self.spending))
+        self.heard.take(facts)
 
     def origin(self) -> Origin:
         """The repository that is to be asked now."""
         settings, folder = self._shop.settings, self._shop.state_folder
-        budget = self.spending.left(settings.daily_mib * 2**20, _today()) if settings.daily_mib else -1
         return Origin(
             url=f"file://{self.stick}" if self.stick else settings.repository,
             root=Path(settings.root),
             metadata=folder / "metadata",
             rate_bytes=settings.rate_kib * 1024,
-            budget_bytes=-1 if self.stick else budget,
-            floors=self.roles,
+            budget_bytes=-1 if self.stick else self.heard.budget_bytes(settings.daily_mib),
+            floors=self.heard.roles,
             ca=Path(settings.ca),
             build_time=self._shop.build_time,
         )
@@ -309,7 +280,7 @@ class Agent:
 
     def _now(self) -> datetime:
         """The system's time, or what is known to be later: the image's build time, the newest signed issue time."""
-        return max(clock.wall(), *(each for each in (self._shop.build_time, self._issued) if each))
+        return max(clock.wall(), *(each for each in (self._shop.build_time, self.heard.issued) if each))
 
     def _after_jitter(self, decision: Decision, found: plan.Wanted) -> Decision:
         seen_s = self._first_seen.setdefault((found.model, found.revision), clock.monotonic())
@@ -385,15 +356,3 @@ def _wanted(decision: Decision, wish: Wish) -> Happened:
         allow_unproven=wish.allow_unproven,
         least_soak_s=wish.least_soak_s,
     )
-
-
-def _time(told: object) -> datetime | None:
-    """A time as the fetcher tells it."""
-    try:
-        return msgspec.convert(told, datetime | None)
-    except msgspec.ValidationError:
-        return None
-
-
-def _today() -> str:
-    return f"{clock.wall():%Y-%m-%d}"

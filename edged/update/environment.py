@@ -52,8 +52,9 @@ def read(runtimes: Mapping[str, str | None], root: Path = Path("/")) -> Environm
 
 def build_time(root: Path = Path("/")) -> datetime | None:
     """When the image was built, as it says itself; None where it does not, or not so that it could be read."""
-    with contextlib.suppress(ValueError):
-        return datetime.fromisoformat(_text(root / _BUILT).strip()).astimezone(UTC)
+    with contextlib.suppress(ValueError, OverflowError):
+        found = datetime.fromisoformat(_text(root / _BUILT).strip())
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     return None
 
 

@@ -224,9 +224,9 @@ def _issued(timestamp: Timestamp) -> datetime | None:
     """When a timestamp says that it was signed; None where it says nothing that can be read."""
     try:
         found = datetime.fromisoformat(timestamp.unrecognized_fields[ISSUED_FIELD])
-    except (KeyError, TypeError, ValueError):
+        return found.astimezone(UTC) if found.tzinfo else None
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return found.astimezone(UTC) if found.tzinfo else None
 
 
 _EXPIRED_HINT = "serving goes on; have it renewed with `edgectl fleet renew`, and look at the device's clock"

@@ -320,3 +320,11 @@ class TestAProxy:
         with socket.create_server(("127.0.0.1", 0)) as nobody:
             url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         assert plan(device, https_proxy=url).code == "download_failed"
+
+
+def test_what_is_no_root_of_trust_is_refused(made_fleet, tmp_path):
+    broken = tmp_path / "root.json"
+    broken.write_bytes(made_fleet.root.read_bytes().replace(b'"version"', b'"verzion"'))
+    command = [*COMMAND, "--metadata-dir", str(tmp_path / "trusted"), "init", str(broken)]
+    ran = subprocess.run(command, capture_output=True, timeout=PATIENCE_S)
+    assert (ran.returncode, ran.stderr) == (1, b"")
