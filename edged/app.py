@@ -153,6 +153,7 @@ class App:
         """The agent, which also chooses what serves first."""
         self._found = self._factory(Path(self._placed.paths.factory))
         parts = Parts(
+            root=self._origin.root,
             settings=self._placed,
             runtimes=self._runtimes,
             factory=self._found,

@@ -24,6 +24,14 @@ class Update(Table, frozen=True, kw_only=True):
         AbsolutePath,
         Meta(description="The root of trust that came with the image: what it did not sign for is never believed."),
     ] = "/usr/share/edged/trust/root.json"
+    ca: Annotated[
+        AbsolutePath,
+        Meta(
+            description="The authorities that may vouch for the repository's server, as PEM; without the file, those of"
+            " the system.",
+            extra={"reload": True},
+        ),
+    ] = "/var/lib/edged/identity/repository-ca.pem"
     poll_s: Annotated[
         float,
         Meta(

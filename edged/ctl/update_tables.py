@@ -33,9 +33,13 @@ def notes(found: pb.UpdatesStatus) -> Iterator[str]:
     """What the table cannot say."""
     if found.journal_problem:
         yield found.journal_problem
+    if found.fetcher_lacks:
+        yield f"the fetcher is not held by {', '.join(found.fetcher_lacks)}"
     for model in found.models:
         if model.pinned:
             yield f"{model.model} is pinned to revision {model.pinned}"
+        if model.swaps:
+            yield f"{model.model}: {model.swaps}"
 
 
 def progress(found: pb.UpdatesStatus) -> Iterator[str]:
@@ -44,7 +48,8 @@ def progress(found: pb.UpdatesStatus) -> Iterator[str]:
         if model.target or model.phase == "committed":
             share = f" {_bar(model)}" if model.phase == "fetching" and model.total_bytes else ""
             why = f": {model.deferred or model.text}" if model.deferred or model.text else ""
-            yield f"{model.model} revision {model.target or model.serving} {model.phase}{share}{why}"
+            swaps = f"; {model.swaps}" if model.swaps and model.swaps not in why else ""
+            yield f"{model.model} revision {model.target or model.serving} {model.phase}{share}{why}{swaps}"
         else:
             yield f"{model.model} revision {model.serving} serves"
 

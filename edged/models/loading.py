@@ -11,7 +11,7 @@ from edged.bundle.acceptance import Verdict
 from edged.bundle.manifest import Golden, Manifest, Variant
 from edged.config.settings import Workers
 from edged.errors import EdgedError
-from edged.models.memory import Memory
+from edged.models.memory import Memory, Need
 from edged.worker import cgroup, process
 from edged.worker.cgroup import Groups
 from edged.worker.messages import Compared, FileRef, Load, RunGolden, WarmupRun
@@ -42,6 +42,16 @@ def file_ref(manifest: Manifest, path: str) -> FileRef:
     return FileRef(file.path, file.size, file.sha256)
 
 
+def need(manifest: Manifest, variant: Variant, terms: Terms) -> Need:
+    """What a worker of `variant` will take."""
+    return terms.memory.need(manifest, variant, _cap_bytes(variant, terms))
+
+
+def _cap_bytes(variant: Variant, terms: Terms) -> int:
+    half_mib = int(terms.device_memory_mib * _MEMORY_SHARE) or _MEMORY_MIB
+    return (variant.caps.memory_mib or terms.settings.memory_mib or half_mib) * 2**20
+
+
 async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms: Terms) -> process.Worker:
     """Starts a worker that has loaded `variant`. Raises EdgedError with the reason, or OSError."""
     caps, settings = variant.caps, terms.settings
@@ -58,15 +68,14 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
         max_answer_bytes=terms.max_answer_bytes,
         warmup=tuple(WarmupRun(file_ref(manifest, run.file), run.count) for run in manifest.warmup),
     )
-    half_mib = int(terms.device_memory_mib * _MEMORY_SHARE) or _MEMORY_MIB
     allowed = process.Caps(
         load_s=caps.load_s or settings.load_s,
         first_inference_s=caps.first_inference_s or settings.first_inference_s,
         inference_s=caps.inference_s or settings.inference_s,
-        memory_bytes=(caps.memory_mib or settings.memory_mib or half_mib) * 2**20,
+        memory_bytes=_cap_bytes(variant, terms),
         arena_bytes=settings.arena_mib * 2**20,
     )
-    async with terms.memory.ask(terms.memory.need(manifest, variant, allowed.memory_bytes)):
+    async with terms.memory.ask(need(manifest, variant, terms)):
         worker = await process.start(load, allowed, terms.make, terms.groups)
     terms.memory.measure(manifest, variant, worker)
     return worker

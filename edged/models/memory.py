@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 import msgspec
@@ -25,8 +25,22 @@ class Need(msgspec.Struct, frozen=True):
     peak_bytes: int
 
 
+class Fit(msgspec.Struct, frozen=True):
+    """Whether a worker would find room; `text` has the numbers."""
+
+    beside: bool
+    """Beside all that matters as much."""
+    instead: bool
+    """At least once the worker of its model's serving revision has gone."""
+    text: str
+
+
 Ask = Callable[[Need], AbstractAsyncContextManager[None]]
 """Entered before a worker is started, and left when it is ready or has failed. Raises EdgedError (memory_short)."""
+
+
+Judge = Callable[[Need, int], Awaitable[Fit]]
+"""Says whether a worker would find room, given which revision of its model serves."""
 
 
 def granted(_: Need) -> AbstractAsyncContextManager[None]:
@@ -34,12 +48,19 @@ def granted(_: Need) -> AbstractAsyncContextManager[None]:
     return nullcontext()
 
 
+async def _fits(_: Need, __: int) -> Fit:
+    return Fit(beside=True, instead=True, text="no limit is known")
+
+
 class Memory:
     """What was measured, in this life of the daemon and before, and whom to ask."""
 
-    def __init__(self, ask: Ask = granted, runtimes: Mapping[str, str | None] | None = None) -> None:
+    def __init__(
+        self, ask: Ask = granted, judge: Judge = _fits, runtimes: Mapping[str, str | None] | None = None
+    ) -> None:
         """`runtimes`: their versions, since another one takes another amount."""
         self.ask = ask
+        self.judge = judge
         self.news = asyncio.Event()
         """Set when there is something new to be kept for the next life."""
         self._runtimes = runtimes or {}

@@ -27,6 +27,11 @@ class Residency:
         else:
             self._route(resident.name, resident.revision)
 
+    def forget(self, resident: Resident) -> None:
+        """It is not on the device any more; one that was ever loaded stays."""
+        if not resident.begun:
+            self._residents.pop((resident.name, resident.revision), None)
+
     def add(self, resident: Resident) -> None:
         """Takes a resident in and starts it; the first of a model, or one of a higher revision, serves."""
         self._residents[resident.name, resident.revision] = resident
@@ -37,11 +42,14 @@ class Residency:
         else:
             self._route(resident.name, route.serving, route.fallback)
 
-    def add_on_trial(self, resident: Resident) -> None:
-        """Takes a resident in and starts it; no request reaches it."""
+    def add_on_trial(self, resident: Resident, *, stands_by: str = "") -> None:
+        """Takes a resident in and starts it, or with a reason has it stand by; no request reaches it."""
         self._residents[resident.name, resident.revision] = resident
         self._aside.add((resident.name, resident.revision))
-        resident.start()
+        if stands_by:
+            resident.start_standing_by(stands_by)
+        else:
+            resident.start()
 
     def flip(self, model: str, revision: int, *, keep: bool = False) -> None:
         """Routes what comes from now on to `revision`; with `keep`, the one before answers where this one fails."""

@@ -16,9 +16,10 @@ from edged.events import EventLog
 from edged.models import restarts
 from edged.models.choosing import Choice
 from edged.models.loading import Terms, start_worker
+from edged.models.losses import Losses
 from edged.models.memory import Memory
-from edged.models.selection import PassedOver
-from edged.models.states import Lost, Source, State
+from edged.models.resting import Rest
+from edged.models.states import Source, State
 from edged.models.telling import Telling
 from edged.models.want import Want
 from edged.system.hardware import Hardware
@@ -68,16 +69,15 @@ class Resident:
         self.runtimes = runtimes
         self.settings = settings
         self.changes = changes
-        self.lost: list[Lost] = []
+        self.lost = Losses(changes)
         self.begun = False
         """Whether it was ever to be loaded."""
         self.leaving = False
         """Whether it is to go: what waits is still answered, and nothing new is taken."""
-        self._resting = ""
-        """Why it has no worker until somebody asks; empty while it does not rest."""
         self._changing = False
         self._told = asyncio.Event()
         """Set when it is to look again at what it is to run."""
+        self._rests = Rest(self._told)
         self.choice = Choice(source.manifest, hardware, runtimes, self._told.set)
         self._hardware = hardware
         self._telling = Telling(events, source.manifest)
@@ -97,11 +97,6 @@ class Resident:
         self._want = Want(self.choice)
         self._delay_s = 0.0
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def passed_over(self) -> list[PassedOver]:
-        """The variants that will not serve, and why."""
-        return self.choice.passed_over
 
     @property
     def name(self) -> str:
@@ -143,13 +138,13 @@ class Resident:
 
     @property
     def resting(self) -> bool:
-        """Whether it has no worker because nobody asked: the next request brings it back."""
-        return bool(self._resting) and not self.leaving
+        """Whether it has no worker for now, and requests are taken all the same."""
+        return bool(self._rests) and not self.leaving
 
     @property
     def steady(self) -> bool:
         """Whether it answers, and is not about to do so from another worker: only then can it be told to rest."""
-        return self.ready and not self._changing and not self.leaving and not self._resting
+        return self.ready and not self._changing and not self.leaving and not self._rests
 
     @property
     def deaths(self) -> int:
@@ -166,8 +161,18 @@ class Resident:
         if self.begun:
             self.choice.anew()
             self._served, self._deaths, self._want.refusals, self._delay_s = False, 0, 0, 0.0
-        self.begun, self.leaving, self._changing, self._resting = True, False, False, ""
-        self._become(State.LOADING, "")
+        self._rests.end()
+        self._begin(State.LOADING, "")
+
+    def start_standing_by(self, why: str) -> None:
+        """As `start`, but it loads only when it takes over, and requests wait for that."""
+        self._rests.begin(why, stands_by=True)
+        self._served = True
+        self._begin(State.UNAVAILABLE, self._rests.text)
+
+    def _begin(self, state: State, reason: str) -> None:
+        self.begun, self.leaving, self._changing = True, False, False
+        self._become(state, reason)
         self._task = asyncio.get_running_loop().create_task(self._live(), name=f"resident {self.name}")
 
     @property
@@ -175,19 +180,20 @@ class Resident:
         """Whether it is loaded, or on its way to be."""
         return self.begun and not self.leaving
 
-    def rest(self, why: str) -> None:
-        """Gives its worker's memory back once that has answered what it has; `wake` brings it back."""
-        if self.steady:
-            self._resting = why
-            self._told.set()
+    def rest(self, why: str, *, stands_by: bool = False) -> bool:
+        """Gives its worker's memory back once that has answered what it has; `wake` brings it back. Whether it will."""
+        if self.steady or (stands_by and self.resting):
+            self._rests.begin(why, stands_by=stands_by)
+            return True
+        return False
 
-    def wake(self) -> None:
-        """Loads again what rests; nothing where it does not."""
-        if self._resting:
-            self._resting, self._delay_s = "", 0.0
+    def wake(self, *, takes_over: bool = False) -> None:
+        """Loads again what rests, and what stands by only where it takes over; nothing otherwise."""
+        if self._rests and (takes_over or not self._rests.stands_by):
+            self._rests.end()
+            self._delay_s = 0.0
             if not self.ready:
                 self._become(State.LOADING, "")
-            self._told.set()
 
     def leave(self, why: str) -> None:
         """Takes nothing new from now on; `stop` follows when what waits is answered."""
@@ -202,6 +208,7 @@ class Resident:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         self.variant = None
+        self._rests.end()
         self._become(State.UNAVAILABLE, why)
 
     async def _live(self) -> None:
@@ -214,6 +221,7 @@ class Resident:
 
     async def _keep_up(self) -> None:
         while self.choice.runnable:
+            await self._rests.over()
             if await self._load(self.choice.variant) is None:
                 continue
             try:
@@ -223,12 +231,14 @@ class Resident:
                 if worker is not None and self.variant is not None:
                     self._memory.measure(self.manifest, self.variant, worker)
                     if (await worker.stop(_STOP_GRACE_S)).lost:
-                        self._lose(self.variant, worker)
+                        self.lost.add(self.variant, worker)
                 raise
             if ended is None:  # it has rested
                 continue
             how, worker, variant = ended
-            self.worker, self._resting = None, ""
+            self.worker = None
+            if not self._rests.stands_by:
+                self._rests.end()
             self.last_exit = how.text
             if self.leaving:  # what waited is told that it is gone
                 self.changes.mark()
@@ -240,7 +250,7 @@ class Resident:
             verdict = worker.verdict or EdgedError(Code.WORKER_CRASHED, f"its worker ended: {how.text}")
             self.trouble = verdict
             if how.lost:
-                self._lose(variant, worker)
+                self.lost.add(variant, worker)
                 self._pass_over(variant, verdict)
             else:
                 await self._come_back(variant, verdict)
@@ -260,7 +270,7 @@ class Resident:
             self._told.clear()
             if worker.ended.done():
                 return worker.ended.result(), worker, variant
-            if self._resting:
+            if self._rests:
                 await self._rest(variant, worker)
                 return None
             if (wanted := self.choice.variant) is not variant:
@@ -269,16 +279,14 @@ class Resident:
                 self._changing = False
 
     async def _rest(self, variant: Variant, worker: process.Worker) -> None:
-        why = self._resting
+        why = self._rests.why
         self.worker = None
-        self._become(State.UNAVAILABLE, f"{why}; the next request brings it back")
+        self._become(State.UNAVAILABLE, self._rests.text)
         await self._end(variant, worker)
         self.variant = None
         self._telling.rests(variant, why)
         self.changes.mark()
-        while self._resting:
-            self._told.clear()
-            await self._told.wait()
+        await self._rests.over()
         self._become(State.LOADING, "")
 
     async def _change(self, variant: Variant, worker: process.Worker, wanted: Variant) -> None:
@@ -302,7 +310,7 @@ class Resident:
     async def _end(self, variant: Variant, worker: process.Worker) -> None:
         self._memory.measure(self.manifest, variant, worker)
         if (await worker.retire(_STOP_GRACE_S)).lost:
-            self._lose(variant, worker)
+            self.lost.add(variant, worker)
 
     async def _load(self, variant: Variant) -> process.Worker | None:
         """A worker of `variant`, ready; None when it does not load, which is then dealt with."""
@@ -353,16 +361,6 @@ class Resident:
         await asyncio.sleep(self._delay_s)
         self.restarts += 1
 
-    def _lose(self, variant: Variant, worker: process.Worker) -> None:
-        lost = Lost(variant, worker)
-        self.lost.append(lost)
-
-        def gone(_: object) -> None:
-            self.lost.remove(lost)
-            self.changes.mark()
-
-        worker.gone.add_done_callback(gone)
-
     def answered(self) -> None:
         """A worker has answered: what died before is no row of deaths any more."""
         self._deaths = 0
@@ -374,11 +372,6 @@ class Resident:
             self.crashes += 1
 
     @property
-    def runnable(self) -> tuple[Variant, ...]:
-        """The variants that may still run here, best first."""
-        return tuple(self.choice.runnable)
-
-    @property
     def terms(self) -> Terms:
         """What its workers are started under."""
         device_mib, answer_bytes = self._hardware.memory_mib, self.max_answer_bytes
@@ -386,7 +379,7 @@ class Resident:
 
     def _pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:
         if isinstance(error, process.LostError):
-            self._lose(variant, error.worker)
+            self.lost.add(variant, error.worker)
         self.choice.pass_over(variant, error)
         self._telling.passed_over(variant, error)
 

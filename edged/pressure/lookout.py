@@ -62,7 +62,7 @@ class Lookout:
         self._room = Room(parts.root, parts.residency, parts.idle_s, parts.events, settings, parts.templates)
         self._monitor: Monitor | None = None
         self._ladders: Ladders = {}
-        self.memory = Memory(self._room.ask, parts.runtimes)
+        self.memory = Memory(self._room.ask, self._room.judge, parts.runtimes)
         """What every load asks for room."""
 
     def start(self, stack: contextlib.AsyncExitStack) -> None:

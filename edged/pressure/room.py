@@ -8,10 +8,12 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from edged.config.pressure import Pressure
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
-from edged.models.memory import Need
+from edged.models.memory import Fit, Need
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.pressure import sensors_memory
@@ -61,7 +63,7 @@ class Room:
 
     async def _admit(self, need: Need) -> None:
         memory, taken_bytes = await asyncio.to_thread(self._read, self._pids())
-        may_go = {_called(each): each for each in self._residency.all() if each.steady}
+        may_go = self._may_go(need)
         loaded = [self._loaded(called, each) for called, each in may_go.items()]
         manifest = need.manifest
         verdict = admit(manifest.name, need.peak_bytes, manifest.priority, self._left(memory, taken_bytes), loaded)
@@ -88,6 +90,25 @@ class Room:
             return []
         workers = [each.worker.pid for each in self._residency.all() if each.worker]
         return [os.getpid(), *self._templates().values(), *workers]
+
+    async def judge(self, need: Need, serving: int) -> Fit:
+        """Whether what `need` says would be left now, or once revision `serving` of its model had no worker."""
+        memory, taken_bytes = await asyncio.to_thread(self._read, self._pids())
+        manifest = need.manifest
+        loaded = [self._loaded(called, each) for called, each in self._may_go(need).items()]
+        resident = self._residency.find(manifest.name, serving)
+        freed_bytes = self._loaded(manifest.name, resident).size_bytes if resident else 0
+        left = self._left(memory, taken_bytes)
+        more = msgspec.structs.replace(left, left_bytes=left.left_bytes + freed_bytes)
+        beside, instead = (
+            admit(manifest.name, need.peak_bytes, manifest.priority, each, loaded) for each in (left, more)
+        )
+        return Fit(beside.admitted, instead.admitted, beside.text)
+
+    def _may_go(self, need: Need) -> dict[str, Resident]:
+        """What may have to make room: not another revision of the same model, which requests come for."""
+        name = need.manifest.name
+        return {_called(each): each for each in self._residency.all() if each.steady and each.name != name}
 
     def _read(self, pids: Sequence[int]) -> tuple[Memory | None, int]:
         """What is left of the machine, and what these processes take. What they share counts once."""

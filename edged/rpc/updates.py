@@ -164,6 +164,7 @@ class Updates:
             last_look=agent.last_look,
             busy=agent.busy,
             journal_problem=agent.shop.ledger.journal.problem,
+            fetcher_lacks=agent.heard.lacks,
         )
 
     def _model(self, course: Course) -> pb.ModelUpdate:
@@ -183,6 +184,7 @@ class Updates:
             crashes=state.crashes,
             pinned=pin.revision if pin else 0,
             total_bytes=progress.get("total", 0),
+            swaps=state.swaps or (course.stages.foreseen if state.target else ""),
             done_bytes=sum(progress.get(part, 0) for part in ("kept", "copied", "fetched")),
         )
 

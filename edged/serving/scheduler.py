@@ -35,6 +35,14 @@ from edged.types import ModelLimits
 _log = log.get("serving")
 
 
+class HandedOnError(EdgedError):
+    """What waited is to ask for its model again, until `deadline` on the loop's clock."""
+
+    def __init__(self, model: str, deadline: float) -> None:
+        super().__init__(Code.MODEL_UNAVAILABLE, f"another revision of model {model!r} answers now", "ask again")
+        self.deadline = deadline
+
+
 class Queue:
     """Requests for one model revision."""
 
@@ -262,7 +270,7 @@ class Queue:
     async def _worker_is_there(self) -> bool:
         """Waits while the worker is on its way back; False when none is expected soon."""
         resident = self._resident
-        while not resident.working:
+        while not resident.working and self._waiting.count:
             if not resident.expected:
                 return False
             resident.wake()
@@ -312,6 +320,13 @@ class Queue:
             resolve(pending, error)
         for pending in self._executing:
             resolve(pending, error)
+
+    def hand_on(self) -> None:
+        """Tells everybody who waits that another answers from now on."""
+        for pending in list(self._waiting):
+            self._waiting.remove(pending)
+            resolve(pending, HandedOnError(self._resident.name, pending.deadline))
+        self._resident.changes.mark()
 
     async def drained(self) -> None:
         """Waits until nothing waits and nothing is executed."""

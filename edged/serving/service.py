@@ -22,7 +22,7 @@ from edged.serving.nap import Nap
 from edged.serving.overload import Bounds
 from edged.serving.regions import Regions
 from edged.serving.request import Answer, Call
-from edged.serving.scheduler import Queue
+from edged.serving.scheduler import HandedOnError, Queue
 from edged.serving.statistics import is_outcome
 from edged.types import Level, Limits, Outcome, Sample
 
@@ -105,6 +105,8 @@ class Service:
         began = self._loop.time()
         try:
             answer = await self._ask(resident, call, remaining_s, render, best_priority)
+        except HandedOnError as error:
+            return await self.infer(call, error.deadline - self._loop.time(), render, best_priority)
         except EdgedError as error:
             if not is_outcome(error.code):
                 raise
@@ -154,6 +156,8 @@ class Service:
             render = functools.partial(_copied, sink, call, render)
         try:
             return await self._infer(resident, queue, call, remaining_s, render, best_priority)
+        except HandedOnError:  # whoever answers counts it
+            raise
         except EdgedError as error:
             queue.statistics.count_error(error.code, clock.monotonic_ns() - arrived_ns)
             self._add_unanswered(resident, error.code)
@@ -254,6 +258,10 @@ class Service:
             queue.give_up(unavailable(resident))
             return False
         return True
+
+    def hand_on(self, resident: Resident) -> None:
+        """Has what waits for a resident answered by whoever the route names now, within the same deadlines."""
+        self.queue(resident).hand_on()
 
     def forget(self, resident: Resident) -> None:
         """Forgets the queue of a resident that was released and is gone for good, with what it counted."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,17 @@ from edged.update import peaks, plan, policy, start
 from edged.update.collecting import collect
 from edged.update.course import Course
 from edged.update.fetcher import Origin
+from edged.update.heard import Heard
 from edged.update.holds import Holds
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.policy import Decision, Wish
 from edged.update.reasons import Reason
 from edged.update.records import Committed, Pin, Quarantined
 from edged.update.shop import Shop
-from edged.update.spending import Spending
 from edged.update.start import Chosen
 
 # What is deferred is looked at again so often: a window opens, a lease ends.
 _LOOK_S = 15.0
-
-# Accepted role versions, kept in the journal as well as beside the metadata.
-_ROLES = "roles"
 
 _PRESSED = "the device is under pressure"
 _SCARCE = "the disk of the state folder is nearly full"
@@ -61,7 +59,7 @@ class Agent:
         self.quarantined: dict[str, Quarantined] = {}
         self.decisions: dict[str, Decision] = {}
         self.holds = Holds()
-        self.spending = Spending()
+        self.heard = Heard()
         self.paused = ""
         """Why nothing is done in the background now."""
         self._save_space, self._full = False, ""
@@ -70,7 +68,6 @@ class Agent:
         """How the repository answered last."""
         self.stick: Path | None = None
         """A repository on a stick that is being looked at."""
-        self.roles: dict[str, str] = {}
         self._shop = shop
         self._device = device
         self._degrade = degrade
@@ -93,8 +90,7 @@ class Agent:
         self.pins = await ledger.do(ledger.journal.pins)
         self.quarantined = await ledger.do(ledger.journal.quarantined)
         await peaks.recall(shop.memory, ledger)
-        self.roles = await self._fact(_ROLES, dict[str, str]) or {}
-        self.spending = await self._fact("spending", Spending) or Spending()
+        await self.heard.recall(ledger)
         names = sorted({*states, *shop.library.models()})
         for name in names:
             begun = self._begin(states.get(name) or State(model=name), committed.get(name))
@@ -130,18 +126,14 @@ class Agent:
             state = msgspec.structs.replace(state, serving=chosen.ref)
         course = self._course(state)
         course.floor = floor
+        for (_, why_not), source in zip(options, sources, strict=True):
+            if source is not None and not why_not and state.model in self._shop.residency.routes:
+                course.stages.know(source)
         if soaks_elsewhere:
             why = next((why for revision, why in chosen.passed_over), "it does not serve")
             course.post(Happened(Event.FAILED, why, Reason.LOAD_FAILED))
         else:
             course.post(Happened(Event.STARTED))
-
-    async def _fact(self, name: str, kind: type[Any]) -> Any:
-        ledger = self._shop.ledger
-        document = await ledger.do(ledger.journal.fact, name)
-        with contextlib.suppress(msgspec.MsgspecError):
-            return None if document is None else msgspec.json.decode(document, type=kind)
-        return None
 
     def _course(self, state: State) -> Course:
         course = self.courses.get(state.model)
@@ -217,34 +209,37 @@ class Agent:
             for model, floor in floors.items():
                 self._floors[model] = max(floor, self._floors.get(model, 1))
             self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: the plan is up to date"
-            await self.keep()
+            await self.heard.keep(shop.ledger)
         await self.reconsider(now=now, begin=begin)
+        if not begin:
+            await self._foresee()
+
+    async def _foresee(self) -> None:
+        """Says of what would be gone for what its manifest tells. Raises EdgedError."""
+        for model, decision in list(self.decisions.items()):
+            if decision.go_for and model in self.courses:
+                course = self.courses[model]
+                async with self._shop.fetching:
+                    found = await course.stages.foresee(course.state, decision.go_for)
+                if found:
+                    self.decisions[model] = msgspec.structs.replace(decision, why=f"{decision.why}; {found}")
 
     def told(self, facts: Mapping[str, Any]) -> None:
         """Takes what the fetcher tells."""
-        if facts.get("event") == "metadata":
-            self.roles = {str(role): str(version) for role, version in facts["roles"].items()}
-        if "received" in facts:
-            self.spending.count(int(facts["received"]), begins=facts.get("event") == "metadata", day=_today())
-
-    async def keep(self) -> None:
-        """Keeps what the fetcher told."""
-        ledger = self._shop.ledger
-        with contextlib.suppress(EdgedError):  # the metadata itself is kept; this is the second place
-            await ledger.do(ledger.journal.keep_fact, _ROLES, msgspec.json.encode(self.roles))
-            await ledger.do(ledger.journal.keep_fact, "spending", msgspec.json.encode(self.spending))
+        self.heard.take(facts)
 
     def origin(self) -> Origin:
         """The repository that is to be asked now."""
         settings, folder = self._shop.settings, self._shop.state_folder
-        budget = self.spending.left(settings.daily_mib * 2**20, _today()) if settings.daily_mib else -1
         return Origin(
             url=f"file://{self.stick}" if self.stick else settings.repository,
             root=Path(settings.root),
             metadata=folder / "metadata",
             rate_bytes=settings.rate_kib * 1024,
-            budget_bytes=-1 if self.stick else budget,
-            floors=self.roles,
+            budget_bytes=-1 if self.stick else self.heard.budget_bytes(settings.daily_mib),
+            floors=self.heard.roles,
+            ca=Path(settings.ca),
+            build_time=self._shop.build_time,
         )
 
     async def reconsider(self, *, now: bool = False, begin: bool = True) -> None:
@@ -257,7 +252,8 @@ class Agent:
             course = self._course(State(model=model))
             found = wanted.get(model)
             hope = policy.wish(
-                Wish(found.revision, "plan", found.allow_unproven) if found else None, self.pins.get(model)
+                Wish(found.revision, "plan", found.allow_unproven, found.min_soak_s) if found else None,
+                self.pins.get(model),
             )
             decision = policy.decide(
                 course.state, hope, self.floor(model), self.quarantined.values(), self._shop.environment
@@ -272,9 +268,8 @@ class Agent:
             if decision.give_up:
                 course.post(Happened(Event.SUPERSEDED, decision.why, target=course.state.target))
             if decision.go_for and not self.paused:
-                cause = hope.cause if hope else ""
-                course.post(Happened(Event.WANTED, decision.why, target=Ref(decision.go_for, ""), cause=cause))
-            if course.state.deferred and course.state.phase is Phase.SHADOW and not self.gate(model):
+                course.post(_wanted(decision, hope or Wish(0, "")))
+            if course.state.deferred and course.state.phase in (Phase.TRIAL, Phase.SHADOW) and not self.gate(model):
                 course.post(Happened(Event.RESUMED))
 
     def _forget_troubles(self) -> None:
@@ -294,8 +289,12 @@ class Agent:
             if (ref := course.state.target or course.state.serving) is not None
         }
         device = self._device
-        found = plan.evaluate(self._plan, device.name, device.hardware_class, clock.wall(), taken)
+        found = plan.evaluate(self._plan, device.name, device.hardware_class, self._now(), taken)
         return {each.model: each for each in found}
+
+    def _now(self) -> datetime:
+        """The system's time, or what is known to be later: the image's build time, the newest signed issue time."""
+        return max(clock.wall(), *(each for each in (self._shop.build_time, self.heard.issued) if each))
 
     def _after_jitter(self, decision: Decision, found: plan.Wanted) -> Decision:
         seen_s = self._first_seen.setdefault((found.model, found.revision), clock.monotonic())
@@ -386,5 +385,12 @@ def _in_window(window: str, now: str) -> bool:
     return first <= now < last if first < last else now >= first or now < last
 
 
-def _today() -> str:
-    return f"{clock.wall():%Y-%m-%d}"
+def _wanted(decision: Decision, wish: Wish) -> Happened:
+    return Happened(
+        Event.WANTED,
+        decision.why,
+        target=Ref(decision.go_for, ""),
+        cause=wish.cause,
+        allow_unproven=wish.allow_unproven,
+        least_soak_s=wish.least_soak_s,
+    )

@@ -10,10 +10,14 @@ from edged.update.shop import Shop
 
 
 async def collect(shop: Shop) -> Collected:
-    """What serves, what served before and what is being fetched stays. Raises OSError and EdgedError."""
+    """What is `needed` stays. Raises OSError and EdgedError."""
+    return await asyncio.to_thread(shop.library.store.collect, await needed(shop))
+
+
+async def needed(shop: Shop) -> set[tuple[str, int]]:
+    """The models' revisions that serve, served before or are being fetched. Raises EdgedError."""
     states = await shop.ledger.do(shop.ledger.journal.states)
-    keep = {(each.model, ref.revision) for each in states.values() for ref in _refs(each)}
-    return await asyncio.to_thread(shop.library.store.collect, keep)
+    return {(each.model, ref.revision) for each in states.values() for ref in _refs(each)}
 
 
 def _refs(state: State) -> list[Ref]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 from edged import clock, log
+from edged.bundle.manifest import digest
 from edged.errors import EdgedError
 from edged.events import Severity
 from edged.update import policy, trial
@@ -65,11 +66,14 @@ class Course:
             await self._stop_work()
         if Effect.FLIP_BACK in effects and new.serving is not None:
             # No caller waits for a disk: until the row below is written, a start finds the soak and goes on with it.
-            await self.stages.flip(new.model, new.serving, keep=False)
+            await self.stages.flip_back(old, new.serving)
         try:
             await self._journal(old, new, found)
         except EdgedError as error:
             self._shop.events.record(Severity.ERROR, error.code, new.model, str(error))
+            if found.happened.event is Event.SWAPPED:  # what cannot be kept is not begun, and requests wait
+                await self.stages.swap_back(old)
+                found = said(Event.RESUMED)
             if Effect.FLIP_BACK not in effects:
                 self._begin(_after_pause(found))
                 return
@@ -116,11 +120,13 @@ class Course:
         if old.phase is Phase.SOAKING and old.previous is None:
             return []  # it goes on serving, since there is nothing else
         source = self._shop.library.find(old.model, old.target.revision)
-        variants = source.manifest.variants if source else ()
-        named = [each for each in variants if each.name == found.variant] or list(variants[:1])
+        manifest = source.manifest if source else self.stages.manifest
+        if manifest is None or manifest.revision != old.target.revision:
+            return []
+        named = [each for each in manifest.variants if each.name == found.variant] or list(manifest.variants[:1])
         return [
             Quarantined(
-                key=self._shop.environment.key(old.target.digest, variant),
+                key=self._shop.environment.key(old.target.digest or digest(manifest), variant),
                 model=old.model,
                 revision=old.target.revision,
                 reason=happened.reason,
@@ -137,12 +143,13 @@ class Course:
                 with contextlib.suppress(OSError):  # rubbish, which the next collection finds
                     await asyncio.to_thread(self._shop.library.store.discard_staging, model, target.revision)
             case Effect.END_TRIAL if target is not None and target != self.state.serving:
-                task = asyncio.create_task(self.stages.end(model, target.revision), name=f"end of a trial of {model}")
+                end = self.stages.end_trial(model, target.revision, self.state.serving)
+                task = asyncio.create_task(end, name=f"end of a trial of {model}")
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
-            case Effect.FLIP if self.state.serving is not None:
-                await self.stages.flip(model, self.state.serving, keep=True)
-            case Effect.FLIP_BACK | Effect.PAUSE | Effect.DISCARD | Effect.END_TRIAL | Effect.FLIP:
+            case Effect.FLIP:
+                await self.stages.flip_over(self.state)
+            case Effect.FLIP_BACK | Effect.PAUSE | Effect.DISCARD | Effect.END_TRIAL:
                 pass  # done before the journal; the work has been stopped; there is nothing to do it to
             case _:
                 self._begin(self.stages.of(effect))

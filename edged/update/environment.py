@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from edged.bundle.manifest import Variant
 from edged.update.records import Key, Quarantined
+
+# Written when the image is made: ISO 8601.
+_BUILT = "usr/lib/edged/built"
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -43,6 +48,14 @@ class Environment(msgspec.Struct, frozen=True):
 def read(runtimes: Mapping[str, str | None], root: Path = Path("/")) -> Environment:
     """Reads what can be read under `root`."""
     return Environment(runtimes, _driver(root), _os_image(root))
+
+
+def build_time(root: Path = Path("/")) -> datetime | None:
+    """When the image was built, as it says itself; None where it does not, or not so that it could be read."""
+    with contextlib.suppress(ValueError, OverflowError):
+        found = datetime.fromisoformat(_text(root / _BUILT).strip())
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    return None
 
 
 def _driver(root: Path) -> str:

@@ -1,10 +1,12 @@
 """The fetcher: a short-lived child that brings a plan or a revision from a repository into staging, verified.
 
     python -I -m edged.update.fetch --metadata-dir DIR --root FILE --repository URL plan --fleet NAME --into DIR
+    python -I -m edged.update.fetch … manifest --model NAME --revision N --into DIR
     python -I -m edged.update.fetch … fetch --model NAME --revision N --staging DIR [--store DIR] [--have DIR]
 
 It parses what comes from outside, and its memory goes back when it ends. On standard output it says what it does, a
-JSON document a line, each with its `event`: `metadata`, `plan`, `progress`, `staged`, `refused`. Exit status: 0 done,
+JSON document a line, each with its `event`: `confined`, `metadata`, `plan`, `manifest`, `progress`,
+`staged`, `refused`. Exit status: 0 done,
 1 refused (the last line has the stable code), 2 wrong usage.
 
 `init`, `refresh` and `download` are what the conformance suite of The Update Framework drives a client by.
@@ -17,12 +19,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
@@ -34,9 +36,11 @@ from edged.models import files
 from edged.models.store import Store
 from edged.update import plan as plans
 from edged.update.assemble import Assembly, Progress, Space
+from edged.update.confine import confine
 from edged.update.repository import OPERATORS_NAME, Repository
 from edged.update.transport import SCHEMES, Terms, Transport
 from edged.update.trusted import Trusted
+from edged.worker.tie import tie_to
 
 PLAN_NAME = "plan.json"
 
@@ -53,18 +57,25 @@ _MAX_TARGET_BYTES = 64 * 1024 * 1024
 def main() -> NoReturn:
     """Runs the fetcher on the process's arguments and ends the process, whatever its threads still wait for."""
     os.umask(0o077)
-    status = run(sys.argv[1:])
+    status = run(sys.argv[1:], confine)
     sys.stdout.flush()
     os._exit(status)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Does what `arguments` say, and gives the exit status."""
+Confine = Callable[[Sequence[Path], Sequence[Path]], list[str]]
+
+
+def run(arguments: Sequence[str], confine: Confine | None = None) -> int:
+    """Does what `arguments` say, and gives the exit status; with `confine` as little as it can beside that."""
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.do is not _init and not (given.repository or given.metadata_url):
         parser.error("give --repository")
+    if given.daemon:
+        tie_to(given.daemon)
     try:
+        if confine is not None:
+            _tell("confined", lacks=confine(*_needs(given)))
         given.do(given, _Alarm(given.timeout))
     except EdgedError as error:
         return _refuse(error)
@@ -75,6 +86,19 @@ def run(arguments: Sequence[str]) -> int:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return 0
+
+
+def _needs(given: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """What it is to read and to write; what is written to is there then. Raises OSError."""
+    into = given.target_dir or getattr(given, "into", None) or getattr(given, "staging", None)
+    writes = [given.metadata_dir, *filter(None, [into, os.environ.get("TMPDIR")])]
+    for folder in writes:
+        files.make_folder(Path(folder).absolute())
+    urls = (given.repository, given.metadata_url, given.target_base_url)
+    folders = [unquote(urlsplit(url).path) for url in urls if url and urlsplit(url).scheme == "file"]
+    named = [given.root, given.ca, *(getattr(given, name, None) for name in ("trusted_root", "store"))]
+    named += [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
+    return [Path(path) for path in (*folders, *filter(None, named), *getattr(given, "have", ()))], writes
 
 
 def _tell(event: str, **facts: Any) -> None:
@@ -108,7 +132,8 @@ class _Session:
     """One connection to a repository, its metadata brought up to date."""
 
     def __init__(self, given: argparse.Namespace, alarm: _Alarm) -> None:
-        terms = Terms(rate=given.rate, budget=given.budget, timeout_s=given.timeout)
+        ca = str(given.ca) if given.ca and given.ca.exists() else ""
+        terms = Terms(rate=given.rate, budget=given.budget, timeout_s=given.timeout, ca=ca)
         self.transport = Transport(terms, alarm.wind)
         root = given.root.read_bytes() if given.root else None
         floors = dict(floor.split("=", 1) for floor in given.floor)
@@ -129,6 +154,7 @@ class _Session:
             "metadata",
             roles=self.trusted.accepted(),
             trusted_time=self.trusted.now,
+            issued=self.trusted.issued,
             received=self.transport.received,
         )
 
@@ -167,6 +193,15 @@ def _plan(given: argparse.Namespace, alarm: _Alarm) -> None:
         durable.write(given.into / OPERATORS_NAME, operators)
     session.tell()
     _tell("plan", path=str(path), floors=floors)
+
+
+def _manifest(given: argparse.Namespace, alarm: _Alarm) -> None:
+    session = _Session(given, alarm)
+    manifest = session.repository.manifest(given.model, given.revision)
+    session.tell()
+    files.make_folder(given.into)
+    durable.write(given.into / MANIFEST_NAME, encode(manifest))
+    _tell("manifest", path=str(given.into / MANIFEST_NAME))
 
 
 def _fetch(given: argparse.Namespace, alarm: _Alarm) -> None:
@@ -225,6 +260,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--target-name", help="download: the target")
     add("--target-dir", type=Path, help="download: the folder it is put into")
     add("--target-base-url", type=_url, help="download: where targets lie")
+    add("--ca", type=Path, help="file of the authorities that may vouch for a server, where it is there")
+    add("--daemon", type=_count, default=0, help="process id of the daemon, with which it ends")
     add("--build-time", type=_time, help="when this image was built: time is not before that (ISO 8601)")
     add("--floor", action="append", default=[], metavar="ROLE=VERSION:KEYS", help="as told by an earlier `metadata`")
     add("--rate", type=_count, default=0, help="bytes a second; 0: no bound")
@@ -240,9 +277,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--fleet", required=True)
     plan.add_argument("--into", type=Path, required=True, help="folder for plan.json and operators.json")
     plan.set_defaults(do=_plan)
+    manifest = commands.add_parser("manifest", help="bring what a revision says of itself")
     fetch = commands.add_parser("fetch", help="bring a revision")
-    fetch.add_argument("--model", required=True)
-    fetch.add_argument("--revision", type=_count, required=True)
+    for command in (manifest, fetch):
+        command.add_argument("--model", required=True)
+        command.add_argument("--revision", type=_count, required=True)
+    manifest.add_argument("--into", type=Path, required=True, help="folder for manifest.json")
+    manifest.set_defaults(do=_manifest)
     fetch.add_argument("--staging", type=Path, required=True, help="folder into which it comes")
     fetch.add_argument("--store", type=Path, help="the store, for what is installed; it is only read")
     fetch.add_argument("--have", type=Path, action="append", default=[], help="a further bundle to take chunks from")

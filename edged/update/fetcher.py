@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edged.bundle.folder import parse_manifest
+from edged.bundle.manifest import MANIFEST_NAME, Manifest
 from edged.errors import Code, EdgedError
 from edged.update import plan as plans
 from edged.worker.child import spawn
@@ -36,6 +39,10 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     budget_bytes: int = -1
     floors: Mapping[str, str] = {}
     """By role what was accepted before."""
+    ca: Path | None = None
+    """The authorities that may vouch for a server, where the file is there."""
+    build_time: datetime | None = None
+    """When the image was built."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +69,13 @@ class Fetcher:
         raw = await asyncio.to_thread((into / _PLAN_NAME).read_bytes)
         return plans.decode(raw), {str(model): int(floor) for model, floor in told["floors"].items()}
 
+    async def bring_manifest(self, origin: Origin, model: str, revision: int, into: Path, tell: Tell) -> Manifest:
+        """What a revision says of itself, verified; kept in `into`. Raises EdgedError with the reason."""
+        arguments = ["manifest", "--model", model, "--revision", str(revision), "--into", str(into)]
+        await self._run(origin, arguments, into.parent, tell)
+        raw = await asyncio.to_thread((into / MANIFEST_NAME).read_bytes)
+        return parse_manifest(raw, into / MANIFEST_NAME)
+
     async def bring_revision(self, origin: Origin, order: Order, tell: Tell) -> None:
         """Brings a revision into staging, every byte verified. Raises EdgedError with the reason."""
         given = {
@@ -80,6 +94,8 @@ class Fetcher:
         """Runs the fetcher to its end; gives the last thing that it told. Raises EdgedError."""
         await asyncio.to_thread(_make_scratch, scratch)
         options = ["--metadata-dir", str(origin.metadata), "--root", str(origin.root), "--repository", origin.url]
+        options += ["--daemon", str(os.getpid()), *(["--ca", str(origin.ca)] if origin.ca else [])]
+        options += ["--build-time", origin.build_time.isoformat()] if origin.build_time else []
         options += ["--rate", str(origin.rate_bytes), "--budget", str(origin.budget_bytes)]
         options += [part for role, floor in origin.floors.items() for part in ("--floor", f"{role}={floor}")]
         environment = {name: value for name, value in os.environ.items() if name.lower() in _PASSED_ON}

@@ -33,6 +33,10 @@ class Event(StrEnum):
     """A revision other than the serving one is to serve."""
     FETCHED = "fetched"
     TAKEN_IN = "taken_in"
+    SWAPS = "swaps"
+    """Memory holds one of the two: they are to change places, and the event says why."""
+    SWAPPED = "swapped"
+    """They have, and the new one has passed its trial."""
     PASSED = "passed"
     SKIPPED = "skipped"
     """No live request could be copied; the evidence says why."""
@@ -57,6 +61,7 @@ class Effect(StrEnum):
     FETCH = "fetch"
     TAKE_IN = "take_in"
     TRY = "try"
+    SWAP = "swap"
     SHADOW = "shadow"
     FLIP = "flip"
     SOAK = "soak"
@@ -99,6 +104,8 @@ TABLE: Mapping[tuple[Phase, Event], Rule] = {
     (_F.STAGED, Event.SUPERSEDED): Rule(_F.IDLE, (_E.DISCARD,)),
     (_F.STAGED, Event.STARTED): Rule(_F.STAGED, (_E.TAKE_IN,)),
     (_F.TRIAL, Event.PASSED): Rule(_F.SHADOW, (_E.SHADOW,)),
+    (_F.TRIAL, Event.SWAPS): Rule(_F.TRIAL, (_E.SWAP,)),
+    (_F.TRIAL, Event.SWAPPED): Rule(_F.SOAKING, (_E.FLIP, _E.SOAK)),
     (_F.TRIAL, Event.FAILED): Rule(_F.IDLE, (_E.END_TRIAL, _E.DISCARD)),
     (_F.TRIAL, Event.SUPERSEDED): Rule(_F.IDLE, (_E.END_TRIAL, _E.DISCARD)),
     (_F.TRIAL, Event.STARTED): Rule(_F.TRIAL, (_E.TRY,)),
@@ -187,6 +194,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """How often this phase was begun again."""
     crashes: int = 0
     """Of the revision that soaks, across restarts of the daemon."""
+    allow_unproven: bool = True
+    """Whether the soak may commit having seen too few requests."""
+    least_soak_s: float = 0.0
+    """How long it lasts at least."""
+    swaps: str = ""
+    """Why the two revisions change places, or have, with none of them warm beside the other; empty: they do not."""
     deferred: str = ""
     """Why nothing goes on now; empty when it does."""
 
@@ -194,8 +207,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class Happened(msgspec.Struct, frozen=True):
     """An event with what belongs to it.
 
-    `target` and `cause` come with WANTED, the whole `target` with TAKEN_IN, what was meant with SUPERSEDED, and
-    `reason` with FAILED.
+    `target`, `cause` and what the soak is held to come with WANTED, the whole `target` with TAKEN_IN, what was meant
+    with SUPERSEDED, and `reason` with FAILED.
     """
 
     event: Event
@@ -203,6 +216,8 @@ class Happened(msgspec.Struct, frozen=True):
     reason: Reason | None = None
     target: Ref | None = None
     cause: str = ""
+    allow_unproven: bool = True
+    least_soak_s: float = 0.0
 
 
 def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
@@ -217,9 +232,18 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
         new = msgspec.structs.replace(new, attempts=0)
     match happened.event:
         case Event.WANTED:
-            new = msgspec.structs.replace(new, target=happened.target, cause=happened.cause, crashes=0)
+            new = msgspec.structs.replace(
+                new,
+                target=happened.target,
+                cause=happened.cause,
+                allow_unproven=happened.allow_unproven,
+                least_soak_s=happened.least_soak_s,
+                crashes=0,
+            )
         case Event.TAKEN_IN:
             new = msgspec.structs.replace(new, target=happened.target or state.target)
+        case Event.SWAPS:
+            new = msgspec.structs.replace(new, swaps=happened.text)
         case Event.DEFERRED:
             new = msgspec.structs.replace(new, deferred=happened.text)
         case Event.CRASHED:
@@ -228,6 +252,8 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
             new = msgspec.structs.replace(new, attempts=state.attempts + 1)
         case Event.STARTED if rule.phase in WORK:
             new = msgspec.structs.replace(new, attempts=state.attempts + 1)
+    if rule.phase is not Phase.SOAKING and happened.event is not Event.SWAPS:
+        new = msgspec.structs.replace(new, swaps="")
     if Effect.FLIP in effects:
         new = msgspec.structs.replace(new, serving=state.target, previous=state.serving, older=state.previous)
     if Effect.FLIP_BACK in effects:

@@ -33,6 +33,7 @@ from edged.update.shop import Ledger, Shop, Traffic
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What the daemon gives its agent."""
 
+    root: Path
     settings: Settings
     """Their paths under the root."""
     runtimes: Mapping[str, str | None]
@@ -73,6 +74,7 @@ def open_agent(parts: Parts) -> Agent:
         level=parts.level,
         drain_s=parts.drain_s,
         state_folder=state / "update",
+        build_time=environment.build_time(parts.root),
         fetching=asyncio.Semaphore(1),
         trying=asyncio.Semaphore(1),
     )

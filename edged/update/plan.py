@@ -50,7 +50,10 @@ class Wave(_Table, frozen=True, kw_only=True):
     devices: Annotated[int, Meta(ge=1, le=10**9)] | None = None
     """A count, of the rollout's `population`: about so many."""
     min_soak_s: Annotated[float, Meta(ge=0, le=365 * 86_400, extra=_TERMS)] = 0
-    """How long it is to be open before the next one opens; the operator's side keeps to it."""
+    """How long it is to be open before the next one opens, which the operator's side keeps to.
+
+    So long a device of this wave also watches the revision before it commits it.
+    """
     opens_at: Annotated[datetime, Meta(tz=True)] | None = None
     """Devices do not act on it before this time, even when it is the wave now open."""
 
@@ -131,6 +134,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """How long after it first saw this plan the device begins to download."""
     windows: tuple[Window, ...] = ()
     allow_unproven: bool = True
+    min_soak_s: float = 0.0
+    """How long the device watches the revision at least."""
 
 
 def bucket(rollout: str, device: str) -> int:
@@ -211,6 +216,7 @@ def _in_rollout(found: Wanted, rollout: Rollout, device: str, now: datetime, ser
         rollout=rollout.id,
         bucket=place,
         wave=mine,
+        min_soak_s=rollout.waves[mine].min_soak_s if takes_part and mine >= 0 else 0.0,
         opens_at=rollout.waves[mine].opens_at if waits else None,
     )
 

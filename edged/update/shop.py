@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -40,6 +41,9 @@ class Traffic(Protocol):
 
     async def release(self, resident: Resident, limit_s: float) -> bool:
         """Waits until a withdrawn resident's requests are answered; whether all were."""
+
+    def hand_on(self, resident: Resident) -> None:
+        """Has what waits for a resident answered by whoever the route names now."""
 
     def forget(self, resident: Resident) -> None:
         """Forgets what was kept for a resident that has gone."""
@@ -81,6 +85,8 @@ class Shop(msgspec.Struct, kw_only=True):
     level: Callable[[], Level]
     drain_s: Callable[[], float]
     state_folder: Path
+    build_time: datetime | None
+    """When the image was built; None where it does not say."""
     fetching: asyncio.Semaphore
     """One download at a time: the link is shared by all."""
     trying: asyncio.Semaphore

@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from edged.bundle.manifest import digest
+from edged.bundle.manifest import Manifest, digest
 from edged.errors import Code, EdgedError
+from edged.models.library import STORE
 from edged.models.resident import Resident
+from edged.models.states import Source
 from edged.types import Level
-from edged.update import policy, trial
-from edged.update.collecting import collect
+from edged.update import policy, swap, trial
+from edged.update.collecting import collect, needed
 from edged.update.fetcher import Order, Origin
 from edged.update.machine import Effect, Event, Happened, Ref, State
 from edged.update.policy import Wish
@@ -60,9 +63,14 @@ class Stages:
 
     def __init__(self, shop: Shop, terms: Terms, post: Callable[[Happened], None]) -> None:
         """`post` takes what happens on the way."""
-        self.wish = Wish(0, "")
+        self.wish: Wish | None = None
+        """What is wanted now; since a start nobody may have said."""
         self.progress: dict[str, Any] = {}
         """How far the download is, as the fetcher tells it."""
+        self.manifest: Manifest | None = None
+        """The manifest that was fetched last."""
+        self.foreseen = ""
+        """Why the two revisions will change places, as far as the manifest tells."""
         self._shop = shop
         self._terms = terms
         self._post = post
@@ -75,6 +83,7 @@ class Stages:
             Effect.FETCH: self.fetch,
             Effect.TAKE_IN: self.take_in,
             Effect.TRY: self.attempt,
+            Effect.SWAP: self.swap,
             Effect.SHADOW: self.shadow,
             Effect.SOAK: self.soak,
             Effect.SETTLE: self.settle,
@@ -91,22 +100,57 @@ class Stages:
         store = shop.library.store
         async with shop.fetching:
             self.progress = {}
+            staging = store.staging(state.model, target.revision)
             order = Order(
                 model=state.model,
                 revision=target.revision,
-                staging=store.staging(state.model, target.revision),
+                staging=staging,
                 store=store.root,
                 have=tuple(source.folder for source in shop.library.factory(state.model)),
                 room_bytes=await asyncio.to_thread(store.room_bytes),
                 reserve_bytes=store.reserve_bytes,
             )
             try:
+                manifest = await self._bring_manifest(state.model, target.revision, staging)
+                self.foreseen = await self._foresee(state, Source(staging, manifest, "repository"))
                 await shop.fetcher.bring_revision(self._terms.origin(), order, self._follow)
             except EdgedError as error:
                 if error.code is not Code.DOWNLOAD_FAILED or state.attempts + 1 >= policy.FETCH_ATTEMPTS:
                     raise
                 return said(Event.RETRY, str(error))
         return said(Event.FETCHED, "", **self.progress)
+
+    async def foresee(self, state: State, revision: int) -> str:
+        """What would become of an update to a revision, as far as its manifest tells. Raises EdgedError."""
+        source = await asyncio.to_thread(self._shop.library.find, state.model, revision)
+        if source is None:
+            folder = self._shop.state_folder / "manifest"
+            source = Source(folder, await self._bring_manifest(state.model, revision, folder), "repository")
+        try:
+            return await self._foresee(state, source)
+        except trial.FailedError as error:
+            return f"it cannot serve here: {error.text}"
+
+    async def _bring_manifest(self, model: str, revision: int, into: Path) -> Manifest:
+        found = await self._shop.fetcher.bring_manifest(self._terms.origin(), model, revision, into, self._terms.told)
+        self.manifest = found
+        return found
+
+    async def _foresee(self, state: State, source: Source) -> str:
+        """Whether the revisions will change places, and why. Raises FailedError where it cannot serve here."""
+        resident = self._shop.make_resident(source)
+        serving = self._check(state, resident)
+        with contextlib.suppress(EdgedError):  # memory may be short now, and not later
+            return await swap.reason(resident, serving)
+        return ""
+
+    def _check(self, state: State, resident: Resident) -> Resident | None:
+        """What its manifest says against it: gives what serves now. Raises FailedError."""
+        serving = self.resident(state.model, state.serving)
+        if state.cause != "rollback":  # who goes back by hand wants just that
+            trial.check_signature(serving.manifest if serving else None, resident.manifest)
+        trial.check_runnable(resident)
+        return serving
 
     def _follow(self, told: Mapping[str, Any]) -> None:
         if told.get("event") in ("progress", "staged"):
@@ -138,18 +182,53 @@ class Stages:
         target, shop = _target(state), self._shop
         async with shop.trying:
             resident = await self.make(state.model, target)
-            serving = self.resident(state.model, state.serving)
-            if state.cause != "rollback":  # who goes back by hand wants just that
-                trial.check_signature(serving.manifest if serving else None, resident.manifest)
-            trial.check_runnable(resident)
-            best = resident.runnable[0]
-            evidence = await trial.try_spares(resident)
-            if shop.residency.find(state.model, target.revision) is None:
-                shop.residency.add_on_trial(resident)
-            worker = await trial.wait_loaded(resident)
-            nominal = shop.level() is Level.NOMINAL
-            evidence[best.name] = await trial.try_best(worker, resident.manifest, best, nominal=nominal)
+            serving = self._check(state, resident)
+            self.foreseen = why = await swap.reason(resident, serving)
+            if why:
+                gate = self._terms.gate(state.model)
+                return said(Event.DEFERRED, f"{gate}; {why}") if gate else said(Event.SWAPS, why)
+            evidence = await self._try(resident)
         return said(Event.PASSED, "", **evidence)
+
+    async def _try(self, resident: Resident) -> dict[str, Any]:
+        shop, best = self._shop, resident.choice.runnable[0]
+        evidence = await trial.try_spares(resident)
+        if shop.residency.find(resident.name, resident.revision) is None:
+            shop.residency.add_on_trial(resident)
+        worker = await trial.wait_loaded(resident)
+        nominal = shop.level() is Level.NOMINAL
+        evidence[best.name] = await trial.try_best(worker, resident.manifest, best, nominal=nominal)
+        return evidence
+
+    async def swap(self, state: State) -> Said:
+        """Has the serving revision make room, then tries the new one; whatever comes of it, one of the two answers.
+
+        Raises FailedError, or EdgedError.
+        """
+        target, serving = _target(state), self.resident(state.model, state.serving)
+        async with self._shop.trying:
+            resident = await self.make(state.model, target)
+            try:
+                if serving is not None:
+                    await swap.step_aside(serving, target, self._shop)
+                evidence = await self._try_alone(resident)
+            except BaseException:
+                await self.swap_back(state)
+                raise
+        return said(Event.SWAPPED, "no comparison: memory holds one of the two", **evidence)
+
+    async def _try_alone(self, resident: Resident) -> dict[str, Any]:
+        try:
+            return await self._try(resident)
+        except EdgedError as error:
+            if error.code is not Code.MEMORY_SHORT:
+                raise
+            text = f"there is no room for it, even alone: {error.message}"
+            raise trial.FailedError(Reason.MEMORY_BUDGET, text) from error
+
+    async def swap_back(self, state: State) -> None:
+        """The new revision ends, and the serving one loads again."""
+        await self.end_trial(state.model, _target(state).revision, state.serving)
 
     async def shadow(self, state: State) -> Said:
         """Has the revision answer copies of live requests, then goes on when the route may flip. Raises FailedError."""
@@ -164,7 +243,7 @@ class Stages:
         return found
 
     async def _compare(self, state: State, resident: Resident) -> Said:
-        best, worker = resident.runnable[0].name, resident.worker
+        best, worker = resident.choice.runnable[0].name, resident.worker
         if not resident.manifest.acceptance.shadow.samples:
             return said(Event.SKIPPED, "no comparison: its manifest asks for none")
         if worker is None or self.resident(state.model, state.serving) is None:
@@ -193,8 +272,9 @@ class Stages:
             raise trial.FailedError(Reason.LOAD_FAILED, "it could not be loaded at the start")
         previous = state.previous
         old = self._shop.outcomes.record(state.model, previous.revision) if previous else Record()
-        watch = Watch(resident, old, state.crashes, self.wish.least_soak_s, self._shop.outcomes)
-        event, reason, text = await watch.run(self._post, allow_unproven=self.wish.allow_unproven)
+        terms = self.wish or state
+        watch = Watch(resident, old, state.crashes, terms.least_soak_s, self._shop.outcomes)
+        event, reason, text = await watch.run(self._post, allow_unproven=terms.allow_unproven)
         variant = resident.variant.name if resident.variant else ""
         return Said(Happened(event, text, reason), watch.evidence(), variant)
 
@@ -206,7 +286,20 @@ class Stages:
             await self.end(state.model, state.previous.revision)
         with contextlib.suppress(OSError):  # the next collection does it
             await collect(shop)
+        keep = await needed(shop)
+        for each in shop.residency.known():
+            if each.name == state.model and each.source.origin == STORE and (each.name, each.revision) not in keep:
+                shop.residency.forget(each)
+        if state.previous is not None:
+            before = state.previous
+            source = await asyncio.to_thread(shop.library.find, state.model, before.revision, before.digest)
+            if source is not None:
+                self.know(source)
         return said(Event.SETTLED)
+
+    def know(self, source: Source) -> None:
+        """An administrator may have this revision loaded: it has served here, or came with the image."""
+        self._shop.residency.know(self._shop.make_resident(source))
 
     def resident(self, model: str, ref: Ref | None) -> Resident | None:
         """The resident of a revision; None where it is not loaded."""
@@ -223,7 +316,22 @@ class Stages:
             raise trial.FailedError(Reason.DIGEST_MISMATCH, text)
         return self._shop.make_resident(source)
 
-    async def flip(self, model: str, ref: Ref, *, keep: bool) -> None:
+    async def flip_over(self, state: State) -> None:
+        """Routes to the revision that begins to soak."""
+        if state.serving is not None and state.swaps:
+            swap.change_over(state.model, state.serving, state.previous, self._shop)
+        elif state.serving is not None:
+            await self._flip(state.model, state.serving, keep=True)
+
+    async def flip_back(self, state: State, before: Ref) -> None:
+        """Routes to what served before the soak of `state`."""
+        if not state.swaps:
+            await self._flip(state.model, before, keep=False)
+            return
+        with contextlib.suppress(trial.FailedError):
+            swap.change_back(state.model, await self.make(state.model, before), _target(state), self._shop)
+
+    async def _flip(self, model: str, ref: Ref, *, keep: bool) -> None:
         """Routes to a revision, started where it is not."""
         residency = self._shop.residency
         if residency.find(model, ref.revision) is None:
@@ -231,6 +339,13 @@ class Stages:
                 residency.add_on_trial(await self.make(model, ref))
         if residency.find(model, ref.revision) is not None:
             residency.flip(model, ref.revision, keep=keep)
+
+    async def end_trial(self, model: str, revision: int, serving: Ref | None) -> None:
+        """Ends a revision's worker; what serves loads again where it had made room for that."""
+        await self.end(model, revision)
+        resident = self.resident(model, serving)
+        if resident is not None:
+            resident.wake(takes_over=True)
 
     async def end(self, model: str, revision: int) -> None:
         """Ends a revision's worker once its requests are answered."""

@@ -82,11 +82,12 @@ async def choose(
             chosen.passed_over.append((candidate.ref.revision, reason))
             continue
         resident = shop.residency.find(state.model, candidate.ref.revision) or shop.make_resident(source)
-        if state.phase is Phase.SOAKING and candidate.ref == state.serving:
+        warm = state.phase is Phase.SOAKING and not state.swaps
+        if warm and candidate.ref == state.serving:
             await _warm(state, shop)
         if shop.residency.find(state.model, candidate.ref.revision) is None:
             shop.residency.add_on_trial(resident)
-        shop.residency.flip(state.model, candidate.ref.revision, keep=state.phase is Phase.SOAKING)
+        shop.residency.flip(state.model, candidate.ref.revision, keep=warm)
         if before is not None:
             await _drop(before, shop)
         chosen.ref, chosen.why = candidate.ref, candidate.right

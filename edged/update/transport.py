@@ -38,6 +38,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes a second, 0 for no bound."""
     budget: int = -1
     """Bytes in all, -1 for no bound: what is left of the day's on a metered link."""
+    ca: str = ""
+    """The file of the authorities that may vouch for a server; empty: those of the system."""
     timeout_s: int = 30
     """The longest wait for a connection and for the next byte."""
     least_rate: int = 512
@@ -53,7 +55,8 @@ class Transport(Urllib3Fetcher):
     def __init__(self, terms: Terms, heartbeat: Callable[[], None] = lambda: None) -> None:
         """`heartbeat` is called while something goes on: a request begins or ends, bytes come, a wait for the rate."""
         super().__init__(socket_timeout=terms.timeout_s)
-        self._proxy_env = ProxyEnvironment(headers={"User-Agent": f"edged/{__version__}"}, maxsize=PARALLEL)
+        headers, authorities = {"User-Agent": f"edged/{__version__}"}, {"ca_certs": terms.ca} if terms.ca else {}
+        self._proxy_env = ProxyEnvironment(headers=headers, maxsize=PARALLEL, **authorities)
         self.terms = terms
         self.received = 0
         """Bytes of bodies that came so far."""

@@ -58,19 +58,21 @@ def check_signature(old: Manifest | None, new: Manifest) -> None:
 
 def check_runnable(resident: Resident) -> None:
     """Whether this device can run any variant. Raises FailedError."""
-    if not resident.runnable:
-        first = resident.passed_over[0]
-        texts = "; ".join(f"{passed.variant}: {passed.reason}" for passed in resident.passed_over)
+    if not resident.choice.runnable:
+        first = resident.choice.passed_over[0]
+        texts = "; ".join(f"{passed.variant}: {passed.reason}" for passed in resident.choice.passed_over)
         raise FailedError(_REASONS.get(first.code, Reason.LOAD_FAILED), f"no variant can run here: {texts}")
 
 
 async def try_spares(resident: Resident) -> dict[str, Any]:
     """Tries the variants behind the best, each in a worker of its own that then ends. Raises FailedError."""
     evidence = {}
-    for variant in resident.runnable[1:]:
+    for variant in resident.choice.runnable[1:]:
         try:
             worker = await start_worker(resident.source.folder, resident.manifest, variant, resident.terms)
         except (EdgedError, OSError) as error:
+            if isinstance(error, EdgedError) and error.code is Code.MEMORY_SHORT:
+                raise
             raise _failed(error, variant.name, loading=True) from error
         try:
             evidence[variant.name] = await _goldens(worker, resident.manifest, variant)
@@ -80,11 +82,16 @@ async def try_spares(resident: Resident) -> dict[str, Any]:
 
 
 async def wait_loaded(resident: Resident) -> Worker:
-    """The worker of a started resident's best variant. Raises FailedError when it does not come up."""
-    best, passed = resident.runnable[0], len(resident.passed_over)
+    """The worker of a started resident's best variant. Raises FailedError when it does not come up.
+
+    Raises EdgedError (memory_short) where there is no room for it.
+    """
+    best, passed = resident.choice.runnable[0], len(resident.choice.passed_over)
     while not resident.ready:
-        count = resident.changes.count
-        given_up = resident.state is State.FAILED or len(resident.passed_over) > passed
+        count, short = resident.changes.count, resident.trouble
+        if short is not None and short.code is Code.MEMORY_SHORT and resident.settled:
+            raise short
+        given_up = resident.state is State.FAILED or len(resident.choice.passed_over) > passed
         if given_up or resident.deaths >= _LOADS:
             trouble = resident.trouble or EdgedError(Code.LOAD_FAILED, resident.reason)
             raise _failed(trouble, best.name, loading=True)

@@ -134,6 +134,13 @@ class Trusted(Updater):
                     roles += [(name, role) for name in delegations.succinct_roles.get_roles()]
         return sorted(found)
 
+    @property
+    def issued(self) -> datetime | None:
+        """The newest time at which a timestamp that still counts was issued; None where none told."""
+        recalled = self._recall()
+        known = set(self._trusted_set.root.roles[Timestamp.type].keyids)
+        return recalled.at if recalled and known.intersection(recalled.keys) else None
+
     def expires(self) -> dict[str, datetime]:
         """When the signature of each role that was read ends."""
         return {role: self._trusted_set[role].expires for role, _, _ in self._trusted()}
@@ -158,10 +165,8 @@ class Trusted(Updater):
 
     def _load_root(self) -> None:
         super()._load_root()
-        issued = self._recall()
-        known = set(self._trusted_set.root.roles[Timestamp.type].keyids)
-        if issued and known.intersection(issued.keys):
-            self.now = max(self.now, issued.at)
+        if self.issued:
+            self.now = max(self.now, self.issued)
         self._trusted_set.reference_time = self.now
 
     def _load_timestamp(self) -> None:
@@ -219,9 +224,9 @@ def _issued(timestamp: Timestamp) -> datetime | None:
     """When a timestamp says that it was signed; None where it says nothing that can be read."""
     try:
         found = datetime.fromisoformat(timestamp.unrecognized_fields[ISSUED_FIELD])
-    except (KeyError, TypeError, ValueError):
+        return found.astimezone(UTC) if found.tzinfo else None
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return found.astimezone(UTC) if found.tzinfo else None
 
 
 _EXPIRED_HINT = "serving goes on; have it renewed with `edgectl fleet renew`, and look at the device's clock"

@@ -7,12 +7,9 @@ link does.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,12 +32,7 @@ from edged.worker.messages import (
 from edged.worker.model import Model, failed
 from edged.worker.regions import Mappings
 from edged.worker.sandbox import Confined
-
-# prctl(2).
-_PR_SET_PDEATHSIG = 1
-
-# How long a forked worker waits to pass to the daemon: the one in between has nothing left to do but to end.
-_ADOPTION_S = 10.0
+from edged.worker.tie import tie_to
 
 # proc(5): from -1000 (never) to 1000 (first).
 _OOM_SCORE_ADJ = "500"
@@ -87,22 +79,6 @@ def serve(link: socket.socket, arena: Window, regions: Mappings, confine: Callab
                 _send(link, model.golden(message))
         except EdgedError as error:
             _send(link, failed(error))
-
-
-def tie_to(daemon: int, *, forked: bool = False) -> None:
-    """Has this process end when the daemon does, and by nobody else's signals. Raises SystemExit when it has gone.
-
-    A forked process passes to the daemon when the one in between has ended; until then it waits.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the front drains and ends its workers itself
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    end = time.monotonic() + _ADOPTION_S
-    while forked and os.getppid() != daemon and time.monotonic() < end:
-        time.sleep(0.0002)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != daemon:  # it died before the line above could tell
-        raise SystemExit("the daemon is gone")
 
 
 def close_all_but(*kept: int) -> None:

@@ -12,6 +12,9 @@ from enum import IntFlag
 # Numbers of system calls: the same on every machine.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 
+# prctl(2).
+_PR_SET_NO_NEW_PRIVS = 38
+
 # linux/landlock.h.
 _VERSION = 1
 _PATH_BENEATH = 1
@@ -23,18 +26,36 @@ class Access(IntFlag):
     WRITE_FILE = 1 << 1
     READ_FILE = 1 << 2
     READ_DIR = 1 << 3
+    REMOVE_DIR = 1 << 4
+    REMOVE_FILE = 1 << 5
+    MAKE_DIR = 1 << 7
+    MAKE_REG = 1 << 8
+    MAKE_SYM = 1 << 12
+    REFER = 1 << 13
+    TRUNCATE = 1 << 14
     IOCTL_DEV = 1 << 15
 
 
 READ = Access.READ_FILE | Access.READ_DIR
+WRITE = READ | Access(
+    Access.WRITE_FILE
+    | Access.REMOVE_DIR
+    | Access.REMOVE_FILE
+    | Access.MAKE_DIR
+    | Access.MAKE_REG
+    | Access.MAKE_SYM
+    | Access.REFER
+    | Access.TRUNCATE
+)
 DEVICE = READ | Access.WRITE_FILE | Access.IOCTL_DEV
 
 # What can be said of anything but a folder.
-_OF_FILES = Access.WRITE_FILE | Access.READ_FILE | Access.IOCTL_DEV
+_OF_FILES = Access.WRITE_FILE | Access.READ_FILE | Access.TRUNCATE | Access.IOCTL_DEV
 
 # By the ABI that brought them: all that is done with files; moving them between folders, changing their length, and
 # control of devices; binding and connecting TCP; abstract sockets and signals across the border.
-_FILES, _REFER, _TRUNCATE, _IOCTL, _TCP, _SCOPES = (1 << 13) - 1, 1 << 13, 1 << 14, 1 << 15, 0b11, 0b11
+_FILES, _TCP, _SCOPES = (1 << 13) - 1, 0b11, 0b11
+_LATER = ((2, Access.REFER), (3, Access.TRUNCATE), (5, Access.IOCTL_DEV))
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -44,13 +65,21 @@ def abi() -> int:
     return max(int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)), 0)
 
 
-def restrict(version: int, allowed: Mapping[str, Access]) -> None:
+def no_new_privileges() -> None:
+    """Neither this process nor what it starts gains any from a program file. Raises OSError."""
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def restrict(version: int, allowed: Mapping[str, Access], *, connects: bool = False) -> None:
     """Leaves this thread, and those that it starts, only what is allowed, for good; `version` is what `abi` says.
 
-    A path that does not exist is passed over. The process must have no_new_privs. Raises OSError.
+    `connects`: it may open TCP connections. A path that does not exist is passed over. The process must have
+    `no_new_privileges`. Raises OSError.
     """
-    files = _FILES | sum(right for least, right in ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL)) if version >= least)
-    handled = struct.pack("=QQQ", files, _TCP if version >= 4 else 0, _SCOPES if version >= 6 else 0)
+    files = _FILES | sum(right for least, right in _LATER if version >= least)
+    tcp = _TCP if version >= 4 and not connects else 0
+    handled = struct.pack("=QQQ", files, tcp, _SCOPES if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _call(_CREATE_RULESET, handled, ctypes.c_size_t(size), 0)
     try:

@@ -19,7 +19,6 @@ from edged.worker import landlock, seccomp
 from edged.worker.landlock import DEVICE, READ, Access
 
 # prctl(2).
-_PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_MDWE = 65
 _PR_MDWE_REFUSE_EXEC_GAIN = 1
 
@@ -29,7 +28,7 @@ _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local", "/etc/ld
 # What describes the machine to an engine that shares out its cores and memory.
 _MACHINE = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/version", "/proc/sys/vm", "/sys")
 
-_ANY_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+ANY_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 # What holds a worker, and what does not though it should, in words.
 Confined = tuple[tuple[str, ...], tuple[str, ...]]
@@ -44,7 +43,7 @@ def confine(folder: str, runtime: str) -> Confined:
     holds: list[str] = []
     lacks: list[str] = []
     for what, restrict in (
-        ("no new privileges", _no_new_privileges),
+        ("no new privileges", landlock.no_new_privileges),
         ("no new code", _no_new_code if not engine.compiles else None),
         ("Landlock", lambda: _landlock(folder, engine)),
         ("system-call filter", seccomp.restrict),
@@ -56,10 +55,6 @@ def confine(folder: str, runtime: str) -> Confined:
         except OSError as error:
             lacks.append(f"{what} ({error.strerror})")
     return tuple(holds), tuple(lacks)
-
-
-def _no_new_privileges() -> None:
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _no_new_code() -> None:
@@ -76,14 +71,19 @@ def _landlock(folder: str, engine: Engine) -> str:
 
 
 def _allowed(folder: str, engine: Engine) -> Iterator[tuple[str, Access]]:
-    code = [*sys.path, f"{sys.base_prefix}/lib", *os.environ.get("LD_LIBRARY_PATH", "").split(":")]
-    for path in (folder, *filter(None, code), *_LIBRARIES, *_MACHINE, *engine.reads):
+    for path in (folder, *code(), *_MACHINE, *engine.reads):
         yield path, READ
     for pattern in engine.devices:
         for path in glob.glob(pattern):  # noqa: PTH207 - absolute patterns, which Path.glob refuses
             yield path, DEVICE
-    for path in _ANY_DEVICES:
+    for path in ANY_DEVICES:
         yield path, DEVICE
+
+
+def code() -> Iterator[str]:
+    """Where this interpreter's own code and its libraries lie."""
+    yield from filter(None, [*sys.path, f"{sys.base_prefix}/lib", *os.environ.get("LD_LIBRARY_PATH", "").split(":")])
+    yield from _LIBRARIES
 
 
 def _prctl(option: int, value: int) -> None:

@@ -28,6 +28,7 @@ from edged.errors import EdgedError
 from edged.runtimes.base import load_runtime
 from edged.worker import host
 from edged.worker.messages import TEMPLATE_FAILED, TEMPLATE_MESSAGE_BYTES, TEMPLATE_READY, TEMPLATE_THREADS
+from edged.worker.tie import tie_to
 
 # What each worker gets.
 _DESCRIPTORS = 3
@@ -36,7 +37,7 @@ _DESCRIPTORS = 3
 def main() -> None:
     """Warms up, says so, and forks on demand until the control socket ends."""
     daemon, engine, descriptor = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    host.tie_to(daemon)
+    tie_to(daemon)
     host.close_all_but(descriptor)
     control = socket.socket(fileno=descriptor)
     try:
@@ -99,7 +100,7 @@ def _work(descriptors: Sequence[int], daemon: int) -> NoReturn:
     """The worker's life; whatever ends it must not lead back into the template's."""
     status = 1
     try:
-        host.tie_to(daemon, forked=True)
+        tie_to(daemon, forked=True)
         host.run(*descriptors)
         status = 0
     except SystemExit as end:

@@ -161,20 +161,20 @@ class TestARevisionThatIsNotFit:
 
     def test_incompatible_signature(self, tmp_path, fleet, updating):
         bundle = scale_bundle(tmp_path / "bundles", 2, columns=3)
-        step = self.refused(fleet, updating, bundle, "incompatible_signature", "trial")
+        step = self.refused(fleet, updating, bundle, "incompatible_signature", "fetching")
         assert "'x' takes [-1, 3], took [-1, 2]" in step.text
         self.not_again(updating)
 
     def test_incompatible_hardware(self, tmp_path, fleet, updating):
         extra = 'requires = { accelerator = "edgetpu" }\n' + QUICK
         bundle = scale_bundle(tmp_path / "bundles", 2, extra=extra)
-        self.refused(fleet, updating, bundle, "incompatible_hardware", "trial")
+        self.refused(fleet, updating, bundle, "incompatible_hardware", "fetching")
         self.not_again(updating)
 
     def test_incompatible_runtime(self, tmp_path, fleet, updating):
         extra = 'requires = { runtime = ">=99" }\n' + QUICK
         bundle = scale_bundle(tmp_path / "bundles", 2, extra=extra)
-        self.refused(fleet, updating, bundle, "incompatible_runtime", "trial")
+        self.refused(fleet, updating, bundle, "incompatible_runtime", "fetching")
         self.not_again(updating)
 
     def test_latency_budget(self, tmp_path, fleet, updating):

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -118,9 +119,9 @@ class _Http(ThreadingHTTPServer):
 
 
 class Server:
-    """Serves a folder over http. Its faults are verbs; it counts what it gives."""
+    """Serves a folder over http, or https as `tls` says. Its faults are verbs; it counts what it gives."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
         self.folder = folder
         self.body_bytes = 0
         self.paths: list[str] = []
@@ -139,12 +140,16 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
+        self._tls = tls
         self._http = _Http(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        where = "https://localhost" if self._tls else "http://127.0.0.1"
+        return f"{where}:{self._http.server_address[1]}"
 
     def __enter__(self) -> Server:
         self._thread.start()

@@ -35,6 +35,7 @@ AT_RUN_TIME = {
     "workers.restart_max_s",
     *(f"pressure.{name}" for name in PRESSURE),
     "update.repository",
+    "update.ca",
     "update.poll_s",
     "update.rate_kib",
     "update.daily_mib",

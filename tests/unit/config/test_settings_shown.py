@@ -68,6 +68,7 @@ trace_mib = 2
 [update]
 repository = "https://models.example/repository"
 root = "/opt/root.json"
+ca = "/opt/ca.pem"
 poll_s = 60.0
 rate_kib = 100
 daily_mib = 50

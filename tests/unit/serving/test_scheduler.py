@@ -16,6 +16,7 @@ from edged.models.states import State
 from edged.serving.admission import admit
 from edged.serving.overload import Bounds
 from edged.serving.request import Contents
+from edged.serving.scheduler import HandedOnError
 from edged.types import ModelLimits
 from edged.worker.messages import Answered, Failed, Form
 
@@ -685,3 +686,39 @@ class TestADelay:
         await bench.worker.got.wait()
         bench.answer_all()
         assert (await caller).outputs
+
+
+class TestAWorkerThatGoesToRest:
+    @pytest.mark.parametrize("turns", range(6))
+    async def test_while_a_batch_forms_is_waited_for(self, bench, turns):
+        bench = bench()
+        caller = bench.send()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if bench.queue.executing:  # a batch that was sent is answered before the worker goes
+            bench.answer_all()
+        bench.resident.comes_back()
+        await settle()
+        bench.answer_all()
+        bench.resident.is_back()
+        await settle()
+        bench.answer_all()
+        await settle()
+        assert caller.result().revision == 1
+
+    async def test_for_another_hands_on_what_waits_with_its_deadline(self, bench):
+        bench = bench()
+        bench.resident.comes_back()
+        deadline = asyncio.get_running_loop().time() + 5
+        callers = [bench.send(within_s=5), bench.send(within_s=5)]
+        await settle()
+        assert bench.queue.waiting == 2
+        bench.queue.hand_on()
+        await settle()
+        for caller in callers:
+            error = caller.exception()
+            assert isinstance(error, HandedOnError)
+            assert error.deadline == pytest.approx(deadline, abs=1)
+        assert bench.queue.waiting == 0
+        async with asyncio.timeout(30):
+            await bench.queue.drained()  # though there is no worker

@@ -595,7 +595,7 @@ class TestClocks:
         rotating.rotate(fleet.signing(), "timestamp", "")
         assert device.plan().status == 0
 
-    @pytest.mark.parametrize("said", ["", "yesterday", 7, None, "2026-11-21T00:00:00"])
+    @pytest.mark.parametrize("said", ["", "yesterday", 7, None, "2026-11-21T00:00:00", "0001-01-01T00:00:00+14:00"])
     def test_an_issue_time_that_is_none_is_passed_over(self, fleet, online, said):
         _, device = online
         forge(fleet, "timestamp", lambda signed: signed.unrecognized_fields.update({"x-edged-issued": said}))

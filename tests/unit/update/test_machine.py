@@ -69,9 +69,31 @@ def test_each_reason_ends_some_phase_and_only_phases_that_can_fail_have_reasons(
 class TestThePointer:
     def test_stays_until_the_flip(self):
         for phase, event in TABLE:
-            if phase in (Phase.IDLE, Phase.FETCHING, Phase.STAGED, Phase.TRIAL):
+            if phase in (Phase.IDLE, Phase.FETCHING, Phase.STAGED, Phase.TRIAL) and event is not Event.SWAPPED:
                 after, _ = step(state(phase), happened(event))
                 assert (after.serving, after.previous) == (TWO, ONE)
+
+    def test_is_moved_by_a_change_of_places_that_is_remembered_while_it_soaks(self):
+        swaps, effects = step(state(Phase.TRIAL), Happened(Event.SWAPS, "too little memory"))
+        assert (swaps.phase, swaps.serving, swaps.swaps, effects) == (
+            Phase.TRIAL,
+            TWO,
+            "too little memory",
+            (Effect.SWAP,),
+        )
+        soaks, effects = step(swaps, Happened(Event.SWAPPED))
+        assert (soaks.phase, soaks.serving, soaks.previous, soaks.older) == (Phase.SOAKING, THREE, TWO, ONE)
+        assert (soaks.swaps, effects) == ("too little memory", (Effect.FLIP, Effect.SOAK))
+        crashed, _ = step(soaks, Happened(Event.CRASHED))
+        assert step(crashed, Happened(Event.STARTED))[0].swaps
+        for event in (Event.PASSED, Event.FAILED):
+            assert not step(soaks, happened(event))[0].swaps
+
+    @pytest.mark.parametrize("event", [Event.DEFERRED, Event.STARTED, Event.RESUMED])
+    def test_is_not_moved_by_a_change_of_places_that_did_not_come_about(self, event):
+        swaps, _ = step(state(Phase.TRIAL), Happened(Event.SWAPS, "too little memory"))
+        after, _ = step(swaps, happened(event))
+        assert (after.serving, after.swaps) == (TWO, "")
 
     @pytest.mark.parametrize("event", [Event.PASSED, Event.SKIPPED])
     def test_is_moved_by_the_flip_and_remembers_what_was_before(self, event):
@@ -105,10 +127,18 @@ class TestThePointer:
             target = Ref(next(numbers), "d") if event is Event.WANTED else None
             before = now
             now, _ = step(now, Happened(event, "", Reason.OPERATOR if event is Event.FAILED else None, target))
-            if before.phase is Phase.TRIAL and event is Event.PASSED:
+            if before.phase is Phase.TRIAL and event in (Event.PASSED, Event.SWAPPED):
                 passed.add(before.target)
             assert now.serving in passed
             assert now.previous in passed | {None}
+
+
+def test_what_a_soak_is_held_to_is_remembered_from_the_wish():
+    wish = Happened(Event.WANTED, target=THREE, cause="plan", allow_unproven=False, least_soak_s=60.0)
+    now, _ = step(State(model="m", serving=TWO), wish)
+    for event in (Event.FETCHED, Event.TAKEN_IN, Event.PASSED, Event.SKIPPED, Event.STARTED):
+        now, _ = step(now, Happened(event))
+    assert (now.phase, now.allow_unproven, now.least_soak_s) == (Phase.SOAKING, False, 60.0)
 
 
 class TestCounting:

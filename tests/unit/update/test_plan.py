@@ -72,6 +72,14 @@ class TestARollout:
         plan = made(rolled(Wave(percent=100)))
         assert {wanted(plan, device).revision for device in devices(500)} == {2}
 
+    def test_has_its_devices_watch_for_as_long_as_their_wave_asks(self):
+        plan = made(rolled(Wave(percent=10, min_soak_s=3600), Wave(percent=100, min_soak_s=60), open_wave=1))
+        for device in devices(50):
+            found = wanted(plan, device)
+            assert found.min_soak_s == (3600 if found.wave == 0 else 60)
+        early = made(rolled(Wave(percent=10, min_soak_s=3600), Wave(percent=100, min_soak_s=60)))
+        assert all(wanted(early, device).min_soak_s == 0 for device in devices(50) if wanted(early, device).wave)
+
     def test_says_which_wave_is_ones_own(self):
         plan = made(rolled(Wave(percent=10), Wave(percent=100)))
         for device in devices(50):

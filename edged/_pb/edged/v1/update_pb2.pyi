@@ -63,6 +63,7 @@ class UpdatesStatus(_message.Message):
     LAST_LOOK_FIELD_NUMBER: _builtins.int
     BUSY_FIELD_NUMBER: _builtins.int
     JOURNAL_PROBLEM_FIELD_NUMBER: _builtins.int
+    FETCHER_LACKS_FIELD_NUMBER: _builtins.int
     repository: _builtins.str
     """Where models come from; empty: nowhere."""
     last_look: _builtins.str
@@ -75,6 +76,10 @@ class UpdatesStatus(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelUpdate]:
         """Sorted by name."""
 
+    @_builtins.property
+    def fetcher_lacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the kernel does not hold the fetcher by, a phrase each; empty: nothing, or it has not run yet."""
+
     def __init__(
         self,
         *,
@@ -83,10 +88,11 @@ class UpdatesStatus(_message.Message):
         last_look: _builtins.str = ...,
         busy: _builtins.bool = ...,
         journal_problem: _builtins.str = ...,
+        fetcher_lacks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "journal_problem", b"journal_problem", "last_look", b"last_look", "models", b"models", "repository", b"repository"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "fetcher_lacks", b"fetcher_lacks", "journal_problem", b"journal_problem", "last_look", b"last_look", "models", b"models", "repository", b"repository"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -112,6 +118,7 @@ class ModelUpdate(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     DONE_BYTES_FIELD_NUMBER: _builtins.int
+    SWAPS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     phase: _builtins.str
@@ -140,6 +147,8 @@ class ModelUpdate(_message.Message):
     """Bytes of the revision's files, while it is fetched."""
     done_bytes: _builtins.int
     """Bytes of them that are here."""
+    swaps: _builtins.str
+    """Why requests wait, or will, while the two revisions change places; empty: they do not."""
     def __init__(
         self,
         *,
@@ -157,10 +166,11 @@ class ModelUpdate(_message.Message):
         pinned: _builtins.int = ...,
         total_bytes: _builtins.int = ...,
         done_bytes: _builtins.int = ...,
+        swaps: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "crashes", b"crashes", "decision", b"decision", "deferred", b"deferred", "done_bytes", b"done_bytes", "model", b"model", "phase", b"phase", "pinned", b"pinned", "previous", b"previous", "serving", b"serving", "target", b"target", "text", b"text", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "crashes", b"crashes", "decision", b"decision", "deferred", b"deferred", "done_bytes", b"done_bytes", "model", b"model", "phase", b"phase", "pinned", b"pinned", "previous", b"previous", "serving", b"serving", "swaps", b"swaps", "target", b"target", "text", b"text", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

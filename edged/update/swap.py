@@ -1,0 +1,74 @@
+"""Swap mode: where memory holds only one of two revisions, they change places while requests wait.
+
+What has come waits in the bounded queue of the one that goes, each request within its deadline, and is handed on once
+the other one has passed its trial; where that fails, the one that went is loaded again and answers. Nothing is warm
+while the new one soaks: going back loads the one before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from edged.errors import Code, EdgedError
+from edged.models.loading import need
+from edged.models.memory import Fit
+from edged.models.resident import Resident
+from edged.update.machine import Ref
+from edged.update.shop import Shop
+
+# What a worker may take to go beyond the answering of what it has.
+_GRACE_S = 10.0
+
+_SHORT_HINT = "it is tried again; make room on the device, or see pressure.memory_limit_mib"
+
+
+async def reason(new: Resident, serving: Resident | None) -> str:
+    """Why `new` can be tried only once `serving` has no worker; empty where memory holds both.
+
+    Raises EdgedError (memory_short) where it would not do then either.
+    """
+    if new.ready or not new.choice.runnable:
+        return ""
+    terms, revision = new.terms, serving.revision if serving else 0
+    fits: list[Fit] = [
+        await terms.memory.judge(need(new.manifest, variant, terms), revision) for variant in new.choice.runnable
+    ]
+    if never := next((each for each in fits if not each.instead), None):
+        raise EdgedError(Code.MEMORY_SHORT, f"revision {new.revision} cannot be tried: {never.text}", _SHORT_HINT)
+    short = next((each for each in fits if not each.beside), None)
+    if short is None or serving is None:
+        return ""
+    both = f"memory holds one of the revisions {serving.revision} and {new.revision}"
+    return f"{both}, so requests wait while they change places: {short.text}"
+
+
+async def step_aside(old: Resident, new: Ref, shop: Shop) -> None:
+    """Ends the worker that serves once it has answered what it has; what comes then waits. Raises EdgedError."""
+    worker = old.worker
+    if not old.rest(f"revision {new.revision} takes its place", stands_by=True):
+        raise EdgedError(Code.MODEL_UNAVAILABLE, f"revision {old.revision} is {old.state}", "it is tried again")
+    if worker is None:
+        return
+    limit_s = shop.drain_s() + _GRACE_S
+    await asyncio.wait([worker.gone], timeout=limit_s)
+    if not worker.gone.done():
+        text = f"the worker of revision {old.revision} did not go within {limit_s:g} s"
+        raise EdgedError(Code.MODEL_UNAVAILABLE, text, "it is tried again")
+
+
+def change_over(model: str, new: Ref, old: Ref | None, shop: Shop) -> None:
+    """Routes to the revision that has passed; what waits for the one before, which stands by, is its own now."""
+    shop.residency.flip(model, new.revision)
+    before = shop.residency.withdraw(model, old.revision) if old else None
+    if before is not None:
+        shop.traffic.hand_on(before)
+
+
+def change_back(model: str, old: Resident, new: Ref, shop: Shop) -> None:
+    """Routes to the revision before, which loads once the other has gone; what waits for that waits for this one."""
+    if shop.residency.find(model, old.revision) is None:
+        shop.residency.add_on_trial(old, stands_by=f"it loads once revision {new.revision} has gone")
+    shop.residency.flip(model, old.revision)
+    failed = shop.residency.find(model, new.revision)
+    if failed is not None:
+        shop.traffic.hand_on(failed)
