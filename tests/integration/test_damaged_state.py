@@ -17,6 +17,7 @@ from support.daemon import Daemon
 from support.fleet import Fleet
 from support.updating import MODEL, Updating, scale_bundle
 
+from edged import clock
 from edged._pb.edged.v1 import update_pb2 as up
 from edged.update import records
 
@@ -234,7 +235,7 @@ def test_damaged_metadata_does_not_let_an_older_repository_in(setting, device, t
     """The versions that were accepted stand in the journal too."""
     old = tmp_path / "old"
     shutil.copytree(setting.fleet.home.metadata, old)
-    setting.fleet.plan(MODEL, 2, jitter_s=1)
+    setting.fleet.renew(clock.wall())
     device.start()
     Updating(device).look()
     device.stop()
