@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
+from edged.bundle.manifest import encode
 from edged.fleet import planning
 from edged.fleet.home import Home
 from edged.fleet.keys import Ring
@@ -43,6 +45,22 @@ class Fleet:
             changed = msgspec.structs.replace(planning.terms_of(plan, model, hardware_class), **terms)
             plan = planning.with_terms(plan, model, hardware_class, changed)
         planning.put(signing, listing, plan)
+
+    def lie(self, model: str, revision: int, path: str) -> None:
+        """Signs a published manifest anew with another digest for one of its files."""
+        signing = self._signing()
+        listing = Listing(signing)
+        manifest = listing.manifest(model, revision)
+        assert manifest is not None
+        files = [
+            msgspec.structs.replace(file, sha256="0" * 64) if file.path == path else file for file in manifest.files
+        ]
+        listing.put(f"models/{model}/{revision}.json", encode(msgspec.structs.replace(manifest, files=tuple(files))))
+        signing.commit(listing.changed)
+
+    def renew(self, now: datetime) -> None:
+        """Signs the timestamp anew, at a time."""
+        Signing(self.home, self._ring, now).install(renew=True)
 
     def _signing(self) -> Signing:
         return Signing(self.home, self._ring)
