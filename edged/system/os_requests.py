@@ -3,30 +3,31 @@
 Below the state folder of the daemon (0700, the user `edged`):
 
 `os/requests/<nonce>.json` is written by the daemon, whole or not at all (`durable`): the command's DSSE envelope,
-byte for byte as it came over MQTT, at most 16 KiB. A systemd path unit starts the helper while the folder is not empty
-(`DirectoryNotEmpty=`). `<nonce>` is that of the signed command: 16 to 64 of `0-9A-Za-z_-`. The name is only a name: what
-counts is what the envelope says, which the helper verifies anew against `os`'s own copy of operators.json, with
-`telemetry.commands.judge` in a child that has no privilege, remembering nonces where the daemon cannot write. The helper
-*takes* a request by moving it out of the folder; one that is gone was withdrawn, and is not to be carried out.
+byte for byte as it came over MQTT, at most 16 KiB. A systemd path unit starts the helper while the folder is not
+empty (`DirectoryNotEmpty=`). `<nonce>` is that of the signed command: 16 to 64 of `0-9A-Za-z_-`. The name is only a
+name: what counts is what the envelope says, which the helper verifies anew (`telemetry.commands.judge`) against an
+operators.json that it trusts by itself and not because the daemon wrote it, and with a memory of nonces of its own.
+The helper *takes* a request by moving it out of the folder; one that is gone was withdrawn, and is not carried out.
 
 `os/results/<nonce>.json` is written by the helper, whole or not at all, mode 0644, at most 64 KiB; a later one
-replaces an earlier one of the same nonce. The daemon removes it when it has been told to the operator:
+replaces an earlier one of the same nonce. The daemon removes the last one when it has been told to the operator:
 
-    {"schema": 1, "nonce": "8s0mT7cQ1l3uZ5yKp2hV9w", "command": "os_upgrade", "status": "accepted",
-     "code": "", "text": "edge-os 42 is staged; the device restarts in the window 02:00-04:00", "details": {}, "at_ms": 1790000000000}
+    {"schema": 1, "nonce": "8s0mT7cQ1l3uZ5yKp2hV9w", "command": "os_upgrade", "status": "accepted", "code": "",
+     "text": "edge-os 42 is staged; the device restarts between 02:00 and 04:00", "details": {}, "at_ms": 1790000000000}
 
 - `status`: `accepted`: taken, and another result follows, if only after a restart of the device; `done`: carried out;
   `refused`: not carried out, and it will not be.
-- `code`, only with `refused`: `malformed`, `too_large`, `signature_invalid`, `wrong_scope`, `not_allowed`,
-  `validity_too_long`, `not_yet_valid`, `expired`, `replayed`, `unknown_command`, `invalid_arguments`, `unsupported` (the
-  system has no bootc), `failed` (bootc did not do it; `text` says what it said).
+- `code`, only with `refused`: `malformed`, `too_large`, `unsigned`, `signature_invalid`, `wrong_scope`, `not_allowed`,
+  `validity_too_long`, `not_yet_valid`, `expired`, `replayed`, `unknown_command`, `invalid_arguments`, `unsupported`
+  (the system has no bootc), `failed` (bootc did not do it; `text` says what it said).
 - `text`: for people, at most 2000 characters. `details`: an object of at most 32 KiB, such as the status after it.
 
 `os/status.json` is written by the helper at each start of the device and after each command, mode 0644, at most
-64 KiB; each image that there is not is null. `built_ms` is the image's own time stamp, 0 where it has none:
+64 KiB; an image that there is not is null. `built_ms` is the image's own time stamp, 0 where it has none:
 
     {"schema": 1, "at_ms": 1790000000000,
-     "booted": {"image": "registry.example/edge-os:41", "version": "41.20261101", "digest": "sha256:…", "built_ms": 1789000000000},
+     "booted": {"image": "registry.example/edge-os:41", "version": "41.20261101", "digest": "sha256:…",
+                "built_ms": 1789000000000},
      "staged": null, "rollback": null}
 
 The daemon makes both folders, 0700, when it starts. All of it is the daemon's to write, so the helper follows no link
