@@ -17,6 +17,7 @@ from edged.models import restarts
 from edged.models.choosing import Choice
 from edged.models.loading import Terms, start_worker
 from edged.models.memory import Memory
+from edged.models.renewing import Refusal, Renewal
 from edged.models.selection import PassedOver
 from edged.models.states import Lost, Source, State
 from edged.models.telling import Telling
@@ -77,6 +78,7 @@ class Resident:
         self._changing = False
         self._told = asyncio.Event()
         """Set when it is to look again at what it is to run."""
+        self.renewal = Renewal(self._told)
         self.choice = Choice(source.manifest, hardware, runtimes, self._told.set)
         self._hardware = hardware
         self._telling = Telling(events, source.manifest)
@@ -261,9 +263,9 @@ class Resident:
             if self._resting:
                 await self._rest(variant, worker)
                 return None
-            if (wanted := self.choice.variant) is not variant:
+            if (wanted := self.choice.variant) is not variant or self.renewal.asked:
                 self._changing = True
-                await self._change(variant, worker, wanted)
+                self.renewal.end(await self._change(variant, worker, wanted))
                 self._changing = False
 
     async def _rest(self, variant: Variant, worker: process.Worker) -> None:
@@ -279,19 +281,20 @@ class Resident:
             await self._told.wait()
         self._become(State.LOADING, "")
 
-    async def _change(self, variant: Variant, worker: process.Worker, wanted: Variant) -> None:
+    async def _change(self, variant: Variant, worker: process.Worker, wanted: Variant) -> Refusal:
         """Loads `wanted` beside the worker that serves, and has it take that one's place."""
         try:
             other = await start_worker(self.source.folder, self.manifest, wanted, self.terms)
         except (EdgedError, OSError) as error:
             self._telling.kept(variant, wanted, error)
             self.changes.mark()
-            if not restarts.may_pass(error):
+            if wanted is not variant and not restarts.may_pass(error):
                 self._pass_over(wanted, error)
-            return
-        why = self.choice.because or "nothing speaks against it any more"
+            return error
+        why = self.renewal.why or self.choice.because or "nothing speaks against it any more"
         self._take_up(wanted, other, f" instead of {variant.name}: {why}")
         await self._end(variant, worker)
+        return None
 
     async def _end(self, variant: Variant, worker: process.Worker) -> None:
         self._memory.measure(self.manifest, variant, worker)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import types
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 
 from edged import clock, log
 from edged.bundle.manifest import Variant
@@ -24,11 +23,13 @@ from edged.serving.closing import Closing
 from edged.serving.deadlines import Deadlines
 from edged.serving.duty import Duty
 from edged.serving.forecast import Forecast
+from edged.serving.observed import Observed
 from edged.serving.overload import Ahead, Bounds, Patience
 from edged.serving.rate import Bucket
 from edged.serving.regions import Shared
 from edged.serving.request import Answer, Contents, Output
 from edged.serving.statistics import Statistics
+from edged.serving.turn import turn
 from edged.serving.waiting import Pending, Waiting
 from edged.types import ModelLimits
 from edged.worker.messages import Answered, Failed
@@ -51,6 +52,7 @@ class Queue:
         self.bounds = bounds
         self._tell = tell
         self.statistics = Statistics()
+        self.observed = Observed(manifest)
         self._resident = resident
         self.asked_ns = clock.monotonic_ns()
         """When the last request came, by the monotonic clock; before the first, when this was made."""
@@ -221,7 +223,7 @@ class Queue:
 
     async def _fill(self) -> None:
         """Waits while the next batch may still grow, or has to rest."""
-        await _turn()  # whoever arrives in the same turn of the loop comes along
+        await turn()  # whoever arrives in the same turn of the loop comes along
         waiting, closing = self._waiting, self._closing
         closing.begin(waiting.count, clock.monotonic_ns())
         leader, seen, full = None, -1, False
@@ -238,7 +240,7 @@ class Queue:
                 if rest_s < 0:
                     return
             if rest_s < _TIMER_S:
-                await _turn()
+                await turn()
                 continue
             self._news = self._loop.create_future()
             await asyncio.wait([self._news], timeout=rest_s - _TIMER_S / 2)
@@ -308,7 +310,7 @@ class Queue:
         rows: list[int] = []
         arrived_ns: list[int] = []
         executed = 0
-        for pending, member, found in zip(batch, answered.members, parts, strict=True):
+        for place, (pending, member, found) in enumerate(zip(batch, answered.members, parts, strict=True)):
             admitted = pending.admitted
             executed += admitted.rows
             if isinstance(member, Failed) or isinstance(found, Failed):
@@ -328,10 +330,12 @@ class Queue:
             )
             if pending.shared is not None:
                 outputs = pending.shared.placed(outputs, [head.size for head in member.outputs])
-            pending.answer.set_result(pending.render(Answer(name, revision, variant.name, degraded, outputs)))
+            answer = Answer(name, revision, variant.name, degraded, outputs, place in answered.review)
+            pending.answer.set_result(pending.render(answer))
             rows.append(admitted.rows)
             arrived_ns.append(pending.arrived_ns)
         self.statistics.count_execution(answered, executed, rows, arrived_ns, self._sent_ns)
+        self.observed.take(variant.name, answered.counted)
         self._forecast.learn(executed, (clock.monotonic_ns() - self._sent_ns) / 1e9)
         self._duty.spent(answered.infer_ns / 1e9, clock.monotonic())
         if self._tell is not None and rows:
@@ -356,12 +360,6 @@ class Queue:
         """Waits until nothing waits and nothing is executed."""
         while self._task is not None:
             await asyncio.wait([self._task])
-
-
-@types.coroutine
-def _turn() -> Generator[None, None, None]:
-    """A turn of the loop, as asyncio.sleep(0), which costs three times as much."""
-    yield
 
 
 def unavailable(resident: Resident) -> EdgedError:

@@ -123,7 +123,7 @@ class OsRequests:
 
     def result(self, nonce: str) -> OsResult | None:
         """What became of a request so far; None: nothing that can be read."""
-        found = _read(self._results / _name(nonce), OsResult)
+        found: OsResult | None = _read(self._results / _name(nonce), OsResult)
         return found if found is None or found.nonce == nonce else None
 
     def answered(self) -> list[OsResult]:
@@ -143,7 +143,8 @@ class OsRequests:
 
     def status(self) -> OsStatus | None:
         """What the helper last said of the images; None where it never did."""
-        return _read(self._status, OsStatus)
+        found: OsStatus | None = _read(self._status, OsStatus)
+        return found
 
 
 def _name(nonce: str) -> str:
