@@ -66,7 +66,9 @@ class Lookout:
         parts = self._parts
         governor, quota_bytes = self._governor(), self._settings.trace_mib * 2**20
         recorder = Recorder(parts.state, quota_bytes, governor) if quota_bytes else None
-        monitor = Monitor(parts.root, parts.state, governor, parts.events, self._take, parts.busy_s, recorder, parts.tell)
+        monitor = Monitor(
+            parts.root, parts.state, governor, parts.events, self._take, parts.busy_s, recorder, parts.tell
+        )
         accelerators = Accelerators(
             Path("/"), parts.residency, parts.idle_s, lambda: monitor.distrusted, parts.events, parts.life
         )

@@ -48,8 +48,10 @@ class Monitor:
         recorder: Recorder | None = None,
         tell: Callable[[Fact], None] = lambda _fact: None,
     ) -> None:
-        """`take` is told the limits whenever they change, and `tell` what each look has read. `busy_s`: the seconds in which inferences ran so far, of at
-        most one for each second that passes."""
+        """`take` is told the limits whenever they change, and `tell` what each look has read.
+
+        `busy_s`: the seconds in which inferences ran so far, of at most one for each second that passes.
+        """
         self._root = root
         self._state_folder = state_folder
         self._governor = governor
