@@ -95,6 +95,12 @@ class Commander:
                 if order.command.nonce == nonce:
                     await self._close(order, result)
 
+    async def open_nonces(self) -> set[str]:
+        """Those of orders that wait for an answer."""
+        with contextlib.suppress(NotKeptError):
+            return {order.command.nonce for order in await self._recorder.do(_open)}
+        return set()
+
     async def keep(self, order: Order) -> None:
         """Keeps what is new about an order."""
         with contextlib.suppress(NotKeptError):

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from edged import clock, log
+from edged.events import EventLog, Severity
 from edged.intents import Done, Intent, OsStatus
 from edged.system.os_requests import OsRequests, OsResult
 from edged.telemetry.commands import RejectedError, Rejection
@@ -43,13 +44,20 @@ class OsDesk:
         say: Callable[[Order, str], None],
         answer: Callable[[str, Result], Awaitable[None]],
         keep: Callable[[Order], Awaitable[None]],
+        open_nonces: Callable[[], Awaitable[set[str]]],
+        events: EventLog,
         device: str,
     ) -> None:
-        """`say` tells that an order goes on, `answer` what became of it; `keep` keeps that it was handed on."""
+        """`say` tells that an order goes on, `answer` what became of it; `keep` keeps that it was handed on.
+
+        `open_nonces` are those of orders that wait for an answer.
+        """
         self._requests = requests
         self._say = say
         self._answer = answer
         self._keep = keep
+        self._open_nonces = open_nonces
+        self._events = events
         self._device = device
         self._pending: dict[str, _Pending] = {}
         self._came = asyncio.Event()
@@ -79,6 +87,10 @@ class OsDesk:
 
     async def run(self) -> None:
         """Looks for results while any is due."""
+        try:
+            await self._tidy()
+        except OSError as error:
+            _log.warning("results of the operating system cannot be looked through", why=str(error))
         while True:
             if not self._pending:
                 self._came.clear()
@@ -91,6 +103,17 @@ class OsDesk:
             newest_s = max((each.since_s for each in self._pending.values()), default=0.0)
             brisk = clock.monotonic() - newest_s < _BRISKLY_S
             await asyncio.sleep(_LOOK_S if brisk else _LOOK_SLOWLY_S)
+
+    async def _tidy(self) -> None:
+        """Results of orders that nobody remembers, since the spool was made anew, are told as events."""
+        known = await self._open_nonces()
+        for result in await asyncio.to_thread(self._requests.answered):
+            old = clock.wall_ms() > result.at_ms + _LONGEST_MS
+            if result.nonce in known or (result.status == "accepted" and not old):
+                continue
+            severity = Severity.INFO if result.status == "done" else Severity.WARNING
+            self._events.record(severity, "os_result", result.command, result.text or result.status, nonce=result.nonce)
+            await asyncio.to_thread(self._requests.forget, result.nonce)
 
     async def _look(self, nonce: str, pending: _Pending) -> None:
         result = await asyncio.to_thread(self._requests.result, nonce)

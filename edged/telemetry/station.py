@@ -214,7 +214,15 @@ class Station:
             carrying.carry_out,
             self._parts.events,
         )
-        self._desk = OsDesk(self._os_requests, commander.say, commander.answer, commander.keep, self.topics.device)
+        self._desk = OsDesk(
+            self._os_requests,
+            commander.say,
+            commander.answer,
+            commander.keep,
+            commander.open_nonces,
+            self._parts.events,
+            self.topics.device,
+        )
         self._answers = answers
         self.recorder.kept = sync.rows_came
         self.mqtt, self.sync, self.commander = mqtt, sync, commander

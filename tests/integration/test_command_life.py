@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.broker import Mosquitto, Operator, Pki
+from support.calls import request, tensor
 from support.daemon import DIGITS, Daemon
 from support.fleet import Fleet
 from support.updating import Updating, scale, scale_bundle
@@ -172,15 +174,19 @@ def test_an_answer_waits_for_a_connection_and_outlives_a_kill(tmp_path, broker):
 def test_a_model_is_restarted_without_a_failed_request(tmp_path, broker):
     with Operator(broker, tmp_path / "operator") as operator, device(tmp_path, broker) as daemon:
         daemon.start()
-        before = daemon.wait_for(lambda status: status.ready).models[0].worker.pid
+        (before,) = daemon.wait_for(lambda status: status.ready).workers
         online(operator)
-        done = obey(operator, "restart_model", arguments={"model": "digits"})
-        assert (done["status"], "beside" in done["text"]) == ("done", True), done
-        after = daemon.wait_for(lambda status: status.ready).models[0]
-        assert after.worker.pid != before
-        assert after.restarts == 0, "it is no crash"
-        unknown = obey(operator, "restart_model", arguments={"model": "faces"})
-        assert unknown["code"] == "model_not_found"
+        nonce = send(operator, "restart_model", arguments={"model": "digits"})
+        answered = 0
+        while ("done", "") not in results(operator, nonce):  # infer raises where a request fails
+            daemon.infer(request("digits", tensor("image", "FP32", [1, 1, 8, 8]), raw=[bytes(256)]))
+            answered += 1
+        assert answered
+        assert "beside it" in final(operator, nonce)["text"]
+        (after,) = daemon.wait_for(lambda status: status.ready).workers
+        assert after.pid != before.pid
+        assert after.restarts == before.restarts, "it is no crash"
+        assert obey(operator, "restart_model", arguments={"model": "faces"})["code"] == "model_not_found"
 
 
 def take_request(root: Path, nonce: str) -> bytes:
@@ -237,6 +243,48 @@ def test_what_concerns_the_operating_system_is_handed_on_signed_and_reported_aft
             assert (state["os"], state["os_digest"]) == ("registry.example/edge-os:42 42", booted.digest)
             assert state["processors"] > 0
             assert state["models"][0]["phase"] == "idle"
+
+
+def test_a_result_whose_order_nobody_remembers_is_told_as_an_event(tmp_path, broker):
+    root = tmp_path / "root"
+    nonce, _ = command("os_upgrade")
+    with Operator(broker, tmp_path / "operator") as operator, device(tmp_path, broker) as daemon:
+        (root / "var/lib/edged/os/results").mkdir(parents=True)
+        leave_result(root, nonce, status="done", text="edge-os 42 runs", at_ms=int(time.time() * 1000))
+        daemon.start()
+        told = operator.wait(lambda seen: [each for each in seen.all("event") if each["event"]["code"] == "os_result"])
+        assert (told[0]["event"]["message"], told[0]["event"]["details"]["nonce"]) == ("edge-os 42 runs", nonce)
+        until(lambda: not list((root / "var/lib/edged/os/results").iterdir()))
+
+
+def test_a_reload_changes_who_may_command_and_how_windows_go_out(tmp_path, broker):
+    with Operator(broker, tmp_path / "operator") as operator, device(tmp_path, broker) as daemon:
+        daemon.start()
+        online(operator)
+
+        def ask_unsigned() -> str:
+            _, envelope = command("report")
+            made = {**json.loads(envelope), "signatures": []}
+            operator.publish(TOPICS.commands[0], json.dumps(made).encode())
+            found = operator.wait(lambda seen: seen.all("result")[before:])
+            return found[-1]["code"] or found[-1]["status"]
+
+        before = len(operator.all("result"))
+        assert ask_unsigned() == "unsigned"
+        text = (daemon.root / "etc/edged/edged.toml").read_text()
+        daemon.write_settings(
+            text.replace("[telemetry]\n", '[telemetry]\nsend = "windows"\n').replace(
+                "[mqtt]\n", "[mqtt]\nunsigned_commands = true\n"
+            )
+        )
+        daemon.signal(signal.SIGHUP)
+        until(lambda: "telemetry.send is now" in daemon.log())
+        assert "restart_needed" not in daemon.log()
+        before = len(operator.all("result"))
+        assert ask_unsigned() in ("accepted", "done")
+        operator.wait(lambda seen: [each for each in seen.all("result") if each["status"] == "done"])
+        told = obey(operator, "diagnostics")["details"]["settings"]
+        assert (told["telemetry.send"], told["mqtt.unsigned_commands"]) == ('"windows"', "true")
 
 
 def test_a_rollback_without_a_revision_goes_back_once_however_often_it_is_said(tmp_path):
