@@ -5,7 +5,9 @@ What leaves the worker are counts; no input, and no result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import bisect
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,65 +19,86 @@ MOST_RESULTS = 1024
 """Of one output and batch; of more, so many are looked at, evenly spread: a segmentation has a million."""
 
 
+# Fewer results than this are counted one by one: numpy's calls would cost more than they save.
+_FEW = 32
+
+
 class _Counter:
     """One watched output."""
 
-    def __init__(self, watched: Watched, *, batched: bool) -> None:
-        self.watched = watched
+    def __init__(self, watched: Watched, number: int, *, batched: bool) -> None:
+        self._number = number
+        self._classes = watched.kind == "classes"
+        self._whole_rows = watched.kind != "value"
         self._row_axes = 1 if batched else 0
-        self._edges = np.asarray(watched.edges, np.float64)
-        self._of_class = np.asarray(watched.of_class, np.int64)
-        self._last_class = (len(watched.of_class) or watched.count) - 1
+        self._edges = list(watched.edges)
+        self._of_class = watched.of_class or tuple(range(watched.count))
         low, high = watched.below, watched.above
-        self._limits = None if low is None and high is None else (_or(low, -np.inf), _or(high, np.inf))
-        self.counts = np.zeros(watched.count, np.int64)
-        self.flagged = 0
+        reviewed = not self._classes and (low, high) != (None, None)
+        self._limits = (_or(low, -math.inf), _or(high, math.inf)) if reviewed else None
+        self._counts: dict[int, int] = {}
+        self._flagged = 0
 
-    def take(self, output: NDArray[Any]) -> NDArray[np.intp]:
+    def take(self, output: NDArray[Any]) -> list[int]:
         """Counts the results of an output; which of its rows along axis 0 hold one to be reviewed."""
-        whole = self.watched.kind != "value" and output.ndim > self._row_axes
-        width = output.shape[-1] if whole else 1
-        results = output.reshape(-1, width) if output.size else output.reshape(0, 1)
-        step = -(-len(results) // MOST_RESULTS) or 1
-        looked_at = results[::step]
-        if self.watched.kind == "classes":
-            found = np.minimum(looked_at.argmax(1), self._last_class)  # an axis of free size may hold more
-            places = self._of_class[found] if len(self._of_class) else found
+        width = output.shape[-1] if self._whole_rows and output.ndim > self._row_axes else 1
+        if not output.size:
+            return []
+        results = output.reshape(-1, width)
+        count = len(results)
+        step = -(-count // MOST_RESULTS)
+        if step > 1:
+            results = results[::step]
+        if self._classes:
+            self._count(results.argmax(1))
+            return []
+        values = results.max(1) if width > 1 else results[:, 0]
+        self._count(values)
+        if self._limits is None:
+            return []
+        low, high = self._limits  # NaN is in no range
+        doubtful = [place for place, value in enumerate(values.tolist()) if not low <= value <= high]
+        self._flagged += len(doubtful)
+        per_row = max(count // output.shape[0], 1) if output.ndim else 1
+        return [place * step // per_row for place in doubtful]
+
+    def _count(self, found: NDArray[Any]) -> None:
+        counts = self._counts
+        if len(found) <= _FEW:
+            for each in found.tolist():
+                place = self._place(each)
+                counts[place] = counts.get(place, 0) + 1
+            return
+        if self._classes:
+            places, numbers = np.unique(found, return_counts=True)
+            places = np.asarray([self._place(each) for each in places.tolist()])
         else:
-            values = looked_at.max(1) if width > 1 else looked_at[:, 0]
-            places = np.searchsorted(self._edges, values)
-        self.counts += np.bincount(places, minlength=self.watched.count)
-        if self._limits is None or self.watched.kind == "classes":
-            return _NONE
-        low, high = self._limits
-        doubtful = np.flatnonzero(~((values >= low) & (values <= high)))  # NaN is in no range
-        self.flagged += len(doubtful)
-        per_row = max(len(results) // max(output.shape[0], 1), 1) if output.ndim else 1
-        return doubtful * step // per_row
+            places, numbers = np.unique(np.searchsorted(self._edges, found), return_counts=True)
+        for place, number in zip(places.tolist(), numbers.tolist(), strict=True):
+            counts[place] = counts.get(place, 0) + number
 
-    def drain(self, number: int) -> Counted | None:
+    def _place(self, result: float) -> int:
+        """The bin of one result: NaN falls into the last, as numpy sorts it."""
+        if self._classes:  # an axis of free size may hold more classes than the reference
+            return self._of_class[min(int(result), len(self._of_class) - 1)]
+        return bisect.bisect_left(self._edges, result) if result == result else len(self._edges)
+
+    def drain(self) -> Counted | None:
         """What was counted since the last time; None where nothing was."""
-        (bins,) = self.counts.nonzero()
-        if not len(bins):
+        if not self._counts:
             return None
-        found = Counted(number, tuple(bins.tolist()), tuple(self.counts[bins].tolist()), self.flagged)
-        self.counts[:] = 0
-        self.flagged = 0
+        found = Counted(self._number, tuple(self._counts), tuple(self._counts.values()), self._flagged)
+        self._counts, self._flagged = {}, 0
         return found
-
-
-_NONE = np.empty(0, np.intp)
 
 
 class Observer:
     """All watched outputs of a model."""
 
     def __init__(self, watched: Sequence[Watched], *, batched: bool) -> None:
-        self._counters: Mapping[str, list[_Counter]] = {
-            name: [_Counter(each, batched=batched) for each in watched if each.output == name]
-            for name in dict.fromkeys(each.output for each in watched)
-        }
-        self._numbers = {id(watched): number for number, watched in enumerate(watched)}
+        self._counters: dict[str, list[_Counter]] = {}
+        for number, each in enumerate(watched):
+            self._counters.setdefault(each.output, []).append(_Counter(each, number, batched=batched))
 
     def __bool__(self) -> bool:
         return bool(self._counters)
@@ -85,17 +108,13 @@ class Observer:
         rows: set[int] = set()
         for name, output in zip(names, outputs, strict=True):
             for counter in self._counters.get(name, ()):
-                rows.update(counter.take(output).tolist())
+                rows.update(counter.take(output))
         return rows
 
     def drain(self) -> tuple[Counted, ...]:
         """What was counted since the last time."""
-        found = [
-            counter.drain(self._numbers[id(counter.watched)])
-            for counters in self._counters.values()
-            for counter in counters
-        ]
-        return tuple(each for each in found if each is not None)
+        found = [counter.drain() for counters in self._counters.values() for counter in counters]
+        return tuple([each for each in found if each is not None])
 
 
 def members(rows: Sequence[int], found: set[int]) -> list[int]:

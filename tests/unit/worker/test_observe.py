@@ -13,7 +13,7 @@ from edged.bundle.manifest import Drift
 from edged.worker.messages import Watched
 from edged.worker.observe import MOST_RESULTS, Observer, members
 
-SCORES = arrays.arrays(np.float32, st.tuples(st.integers(1, 40), st.just(5)), elements=st.floats(-9, 9, width=32))
+SCORES = arrays.arrays(np.float32, st.tuples(st.integers(1, 60), st.just(5)), elements=st.floats(-9, 9, width=32))
 
 
 def watched(kind: str, reference: tuple[float, ...], below: float | None = None, above: float | None = None) -> Watched:
@@ -41,7 +41,7 @@ def test_every_class_is_counted(scores):
 def test_a_confidence_out_of_its_range_is_found_at_its_row(scores, one, other):
     low, high = sorted((one, other))
     observer = Observer([watched("confidence", (-5, 0, 5), low, high)], batched=True)
-    top = scores.max(1)
+    top = scores.max(1).astype(np.float64)
     assert observer.look(["y"], [scores]) == set(np.flatnonzero((top < low) | (top > high)).tolist())
     (found,) = observer.drain()
     assert (sum(found.counts), found.flagged) == (len(top), int(((top < low) | (top > high)).sum()))
