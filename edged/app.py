@@ -39,6 +39,7 @@ from edged.system.starts import LIMIT, RETRY_S, SETTLED_S, Starts, supervised
 from edged.telemetry import station
 from edged.telemetry.station import Station
 from edged.types import Limits
+from edged.update import issued, standing
 from edged.update.agent import Agent
 from edged.update.obeying import Obeying
 from edged.update.opening import Parts, open_agent
@@ -182,6 +183,9 @@ class App:
                 mode=lambda: report.mode(self._life, self._residency),
                 reasons=lambda: report.degraded_reasons(self._life, self._residency),
                 level=lambda: self._service.level,
+                updates=lambda: standing.standings(agent),
+                collect=self._service.collect,
+                signed_time=lambda: issued.known(Path(self._placed.paths.state) / "update/metadata"),
                 carry_out=Obeying(agent).carry_out,
             )
         )
@@ -233,6 +237,7 @@ class App:
                 busy_s=self._service.busy_s,
                 idle_s=self._service.idle_s,
                 take=self._take_limits,
+                tell=self._add_fact,
             ),
             self._current.settings.pressure,
         )
@@ -339,4 +344,6 @@ class App:
         for resident in self._residency.known():
             resident.settings = settings.workers
         self._lookout.apply(settings.pressure)
+        if self._station is not None:
+            self._station.apply(settings.under(self._origin.root))
         self._changes.mark()

@@ -30,6 +30,15 @@ def monotonic_ns() -> int:
     return time.monotonic_ns()
 
 
+def trusted(*candidates: datetime | None) -> datetime:
+    """What time it is at least: the latest of the system's, the image's build time and the newest signed time seen.
+
+    A clock that is behind must not make valid again what has expired. None of them but the signed time is ever kept:
+    a clock that once said 2100 must not block updates and commands for ever.
+    """
+    return max(each for each in candidates if each is not None)
+
+
 def synchronized() -> bool:
     """Whether the kernel holds the time of day to be right, as adjtimex(2) tells: somebody keeps it so."""
     import ctypes  # here: only the daemon asks, once a window

@@ -11,6 +11,9 @@ Model = Annotated[str, Meta(min_length=1, max_length=128)]
 Revision = Annotated[int, Meta(ge=1, le=2**53)]
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
 class _Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="command"):
     """One command's arguments."""
 
@@ -78,7 +81,7 @@ class Diagnostics(_Intent, frozen=True, tag="diagnostics"):
 class SetLogLevel(_Intent, frozen=True, tag="set_log_level"):
     """Log so much until the next start or reload."""
 
-    level: Literal["debug", "info", "warning", "error"]
+    level: LogLevel
 
 
 class OsStatus(_Intent, frozen=True, tag="os_status"):

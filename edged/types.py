@@ -1,4 +1,4 @@
-"""What several siblings share: datatypes, tensors, comparisons, levels, limits, operators. It does nothing."""
+"""What several siblings share: datatypes, tensors, levels, limits, outcomes, operators. It does nothing."""
 
 from __future__ import annotations
 
@@ -142,6 +142,19 @@ class Outcome(msgspec.Struct, frozen=True):
     code: str
     """The error's stable word; empty when it was answered."""
     took_s: float
+
+
+class UpdateStanding(msgspec.Struct, frozen=True):
+    """Where the update of one model stands."""
+
+    model: str
+    phase: str
+    revision: int
+    """That is under way, else that serves; 0: none."""
+    previous_revision: int = 0
+    """That served before, and can be gone back to; 0: none."""
+    why: str = ""
+    """Why nothing goes on now, where it does not."""
 
 
 class Sample(msgspec.Struct, frozen=True):

@@ -194,6 +194,10 @@ class Drift(_Table, frozen=True, kw_only=True):
     kind: Literal["classes", "confidence", "value"]
     """Class counts of the largest element; quantiles of the largest element; quantiles of every element."""
     reference: Annotated[tuple[float, ...], Meta(min_length=2, max_length=10_000)]
+    review_below: float | None = None
+    """Results below are counted, and the answer says `edged_review`: a confidence too low, a value out of range."""
+    review_above: float | None = None
+    """Results above as well."""
 
 
 class Chunk(_Table, frozen=True, kw_only=True):

@@ -11,9 +11,12 @@ import msgspec
 from edged.bundle import paths, versions
 from edged.bundle.manifest import Description, Drift, File, Manifest
 from edged.schema import Key, Misfit, show
-from edged.types import Level, TensorSpec
+from edged.types import Datatype, Level, TensorSpec
 
 MAX_BUNDLE_BYTES = 2**40
+
+# Engines give these as bytes, not as numbers that could be put in order.
+_NOT_WATCHED = (Datatype.BYTES, Datatype.BF16)
 
 
 def named_files(description: Description) -> Iterator[tuple[Key, str]]:
@@ -181,6 +184,12 @@ def _drift_misfits(description: Description, drift: Drift, key: Key) -> Iterator
     elif drift.kind == "classes" and output.shape and output.shape[-1] not in (-1, len(reference)):
         found = f"has {len(reference)} entries, and the last axis of the output {output.shape[-1]}"
         yield Misfit((*key, "reference"), found, "give one count per class")
+    if output is not None and output.datatype in _NOT_WATCHED:
+        yield Misfit((*key, "output"), f"is of {output.datatype}, which is not watched", "name an output of numbers")
+    if drift.kind == "classes" and (drift.review_below, drift.review_above) != (None, None):
+        yield Misfit((*key, "kind"), "classes have no results to review", 'watch the "confidence" beside them')
+    if drift.review_below is not None and drift.review_above is not None and drift.review_below > drift.review_above:
+        yield Misfit((*key, "review_below"), "lies above review_above, so that all is reviewed", "exchange the two")
     if drift.kind == "classes" and min(reference) < 0:
         yield Misfit((*key, "reference"), f"{min(reference):g} is no count", "give counts, each at least 0")
     if drift.kind != "classes" and any(left > right for left, right in pairwise(reference)):

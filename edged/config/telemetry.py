@@ -18,7 +18,7 @@ class Telemetry(Table, frozen=True, kw_only=True):
             ge=1,
             le=3600,
             description="How long a window is; each is one write to the disk.",
-            extra={"unit": "s"},
+            extra={"unit": "s", "reload": True},
         ),
     ] = 300
     spool_mib: Annotated[
@@ -36,14 +36,14 @@ class Telemetry(Table, frozen=True, kw_only=True):
             ge=1,
             le=100_000,
             description="The most that telemetry writes to the disk in a day; beyond it, windows last an hour.",
-            extra={"unit": "MiB"},
+            extra={"unit": "MiB", "reload": True},
         ),
     ] = 64
     send: Annotated[
         Literal["hours", "windows"],
         Meta(
             description="Whether windows go out merged to an hour, or as they are.",
-            extra={"allowed": 'one of "hours", "windows"'},
+            extra={"allowed": 'one of "hours", "windows"', "reload": True},
         ),
     ] = "hours"
 
@@ -96,7 +96,7 @@ class Mqtt(Table, frozen=True, kw_only=True):
             ge=1,
             le=60_000,
             description="How fast what was kept goes out when the connection is back.",
-            extra={"unit": "rows/min"},
+            extra={"unit": "rows/min", "reload": True},
         ),
     ] = 120
     jitter_s: Annotated[
@@ -105,10 +105,13 @@ class Mqtt(Table, frozen=True, kw_only=True):
             ge=0,
             le=3600,
             description="How long a device that is back waits at most, by chance, before it sends what was kept.",
-            extra={"unit": "s"},
+            extra={"unit": "s", "reload": True},
         ),
     ] = 10.0
     unsigned_commands: Annotated[
         bool,
-        Meta(description="Whether `refresh` and `report` are obeyed without a signature."),
+        Meta(
+            description="Whether `refresh` and `report` are obeyed without a signature.",
+            extra={"reload": True},
+        ),
     ] = False

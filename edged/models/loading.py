@@ -6,15 +6,15 @@ from pathlib import Path
 
 import msgspec
 
-from edged.bundle import acceptance
+from edged.bundle import acceptance, distribution
 from edged.bundle.acceptance import Verdict
-from edged.bundle.manifest import Golden, Manifest, Variant
+from edged.bundle.manifest import Drift, Golden, Manifest, Variant
 from edged.config.settings import Workers
 from edged.errors import EdgedError
 from edged.models.memory import Memory, Need
 from edged.worker import cgroup, process
 from edged.worker.cgroup import Groups
-from edged.worker.messages import Compared, FileRef, Load, RunGolden, WarmupRun
+from edged.worker.messages import Compared, FileRef, Load, RunGolden, WarmupRun, Watched
 from edged.worker.templates import Maker, spawned
 
 # A worker may take this share of the device's memory where neither variant nor settings say.
@@ -52,6 +52,12 @@ def _cap_bytes(variant: Variant, terms: Terms) -> int:
     return (variant.caps.memory_mib or terms.settings.memory_mib or half_mib) * 2**20
 
 
+def _watched(drift: Drift) -> Watched:
+    found = distribution.bins(drift)
+    limits = drift.review_below, drift.review_above
+    return Watched(drift.output, drift.kind, found.edges, len(found.expected), found.of_class, *limits)
+
+
 async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms: Terms) -> process.Worker:
     """Starts a worker that has loaded `variant`. Raises EdgedError with the reason, or OSError."""
     caps, settings = variant.caps, terms.settings
@@ -66,6 +72,7 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
         outputs=manifest.outputs,
         max_batch_size=manifest.max_batch_size,
         max_answer_bytes=terms.max_answer_bytes,
+        watched=tuple(_watched(drift) for drift in manifest.drift),
         warmup=tuple(WarmupRun(file_ref(manifest, run.file), run.count) for run in manifest.warmup),
     )
     allowed = process.Caps(

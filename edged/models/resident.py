@@ -18,6 +18,7 @@ from edged.models.choosing import Choice
 from edged.models.loading import Terms, start_worker
 from edged.models.losses import Losses
 from edged.models.memory import Memory
+from edged.models.renewing import Refusal, Renewal
 from edged.models.resting import Rest
 from edged.models.states import Source, State
 from edged.models.telling import Telling
@@ -78,6 +79,7 @@ class Resident:
         self._told = asyncio.Event()
         """Set when it is to look again at what it is to run."""
         self._rests = Rest(self._told)
+        self.renewal = Renewal(self._told)
         self.choice = Choice(source.manifest, hardware, runtimes, self._told.set)
         self._hardware = hardware
         self._telling = Telling(events, source.manifest)
@@ -273,9 +275,9 @@ class Resident:
             if self._rests:
                 await self._rest(variant, worker)
                 return None
-            if (wanted := self.choice.variant) is not variant:
+            if (wanted := self.choice.variant) is not variant or self.renewal.asked:
                 self._changing = True
-                await self._change(variant, worker, wanted)
+                self.renewal.end(await self._change(variant, worker, wanted))
                 self._changing = False
 
     async def _rest(self, variant: Variant, worker: process.Worker) -> None:
@@ -289,7 +291,7 @@ class Resident:
         await self._rests.over()
         self._become(State.LOADING, "")
 
-    async def _change(self, variant: Variant, worker: process.Worker, wanted: Variant) -> None:
+    async def _change(self, variant: Variant, worker: process.Worker, wanted: Variant) -> Refusal:
         """Loads `wanted` beside the worker that serves, and has it take that one's place."""
         try:
             other = await start_worker(self.source.folder, self.manifest, wanted, self.terms)
@@ -297,15 +299,18 @@ class Resident:
             if not (restarts.is_want_of_memory(error) and self._want.refusals):
                 self._telling.kept(variant, wanted, error)
             self.changes.mark()
+            if wanted is variant:
+                return error
             if restarts.is_want_of_memory(error):
                 self.choice.spare(wanted, error.message)
                 self._want.ask_again_later(self.settings)
             elif not restarts.may_pass(error):
                 self._pass_over(wanted, error)
-            return
-        why = self.choice.because or "nothing speaks against it any more"
+            return error
+        why = self.renewal.why or self.choice.because or "nothing speaks against it any more"
         self._take_up(wanted, other, f" instead of {variant.name}: {why}")
         await self._end(variant, worker)
+        return None
 
     async def _end(self, variant: Variant, worker: process.Worker) -> None:
         self._memory.measure(self.manifest, variant, worker)

@@ -11,6 +11,7 @@ import msgspec
 
 from edged.config.pressure import Pressure
 from edged.events import EventLog
+from edged.facts import Fact
 from edged.models.memory import Memory
 from edged.models.residency import Residency
 from edged.pressure.accelerators import Accelerators
@@ -51,6 +52,9 @@ class Parts(msgspec.Struct, frozen=True):
     take: Callable[[Limits], None]
     """Carries limits out where requests are served, and tells of them."""
 
+    tell: Callable[[Fact], None] = lambda _fact: None
+    """Hears what the sensors say."""
+
 
 class Lookout:
     """One for the daemon."""
@@ -70,7 +74,9 @@ class Lookout:
         parts = self._parts
         governor, quota_bytes = self._governor(), self._settings.trace_mib * 2**20
         recorder = Recorder(parts.state, quota_bytes, governor) if quota_bytes else None
-        monitor = Monitor(parts.root, parts.state, governor, parts.events, self._take, parts.busy_s, recorder)
+        monitor = Monitor(
+            parts.root, parts.state, governor, parts.events, self._take, parts.busy_s, recorder, parts.tell
+        )
         accelerators = Accelerators(
             parts.root, parts.residency, parts.idle_s, lambda: monitor.distrusted, parts.events, parts.life
         )

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from edged import clock, log
 from edged.events import EventLog, Severity
-from edged.pressure import stall
+from edged.facts import Fact
+from edged.pressure import stall, telling
 from edged.pressure.governor import CPU, IO, MEMORY, THERMAL, Cause, Decision, Governor, State
 from edged.pressure.levels import severity
 from edged.pressure.reader import Reader
@@ -45,9 +46,12 @@ class Monitor:
         take: Callable[[Limits], None],
         busy_s: Callable[[], float],
         recorder: Recorder | None = None,
+        tell: Callable[[Fact], None] = lambda _fact: None,
     ) -> None:
-        """`take` is told the limits whenever they change. `busy_s`: the seconds in which inferences ran so far, of at
-        most one for each second that passes."""
+        """`take` is told the limits whenever they change, and `tell` what each look has read.
+
+        `busy_s`: the seconds in which inferences ran so far, of at most one for each second that passes.
+        """
         self._root = root
         self._state_folder = state_folder
         self._governor = governor
@@ -55,6 +59,7 @@ class Monitor:
         self._take = take
         self._busy_s = busy_s
         self._recorder = recorder
+        self._tell_fact = tell
         self._reader: Reader[Sensors | Readings] = Reader()
         self._state = State()
         self._limits = Limits()
@@ -130,6 +135,8 @@ class Monitor:
         before = self._state
         self._state, decision = self._governor.decide(before, readings, now)
         self._record(before, now, readings, decision)
+        for fact in telling.facts(readings):
+            self._tell_fact(fact)
         self._tell(decision, readings)
         if decision.limits != self._limits:
             self._limits = decision.limits

@@ -21,6 +21,9 @@ _PARAMETERS = 4
 # Triton marks so the last reply to a request of a stream, which here is the only one.
 _FINAL = bool_parameter(_PARAMETERS, "triton_final_response", True)
 
+# A result is doubtful by the bundle's own measure.
+_REVIEW = bool_parameter(_PARAMETERS, "edged_review", True)
+
 
 def write_answer(answer: Answer, identity: str, level: Level) -> bytes:
     """A ModelInferResponse."""
@@ -44,6 +47,8 @@ def write_stream_error(error: EdgedError, identity: str) -> bytes:
 
 def _parts(answer: Answer, identity: str, level: Level) -> list[bytes | memoryview]:
     parts: list[bytes | memoryview] = [_head(answer.model, answer.revision, answer.variant, level, answer.degraded)]
+    if answer.review:
+        parts.append(_REVIEW)
     if identity:
         parts.append(encode_bytes(3, identity.encode()))
     parts += [_output_meta(output.name, output.datatype, output.shape, output.place) for output in answer.outputs]

@@ -52,6 +52,8 @@ class Division:
         """When the first part went to the worker, by the monotonic clock."""
         self.spent_ns = (0, 0, 0)
         """What the parts took so far: before computing, to compute, and after."""
+        self.review = False
+        """Whether a result of the parts so far is to be reviewed."""
         self._rows = 0
         self._at = [0] * len(self._contents)
         self._ends = self._at
@@ -113,6 +115,7 @@ class Division:
         if self._max_answer_bytes and self._held > self._max_answer_bytes:
             raise too_large(self._held, self._max_answer_bytes)
         self._at = self._ends
+        self.review = self.review or bool(answered.review)
         self.left -= self._rows
         return self._rows
 

@@ -20,6 +20,7 @@ from edged.serving.busy import Busy
 from edged.serving.division import Division
 from edged.serving.duty import Duty
 from edged.serving.forecast import Forecast
+from edged.serving.observed import Observed
 from edged.serving.request import Answer, Output
 from edged.serving.statistics import Statistics
 from edged.serving.waiting import Pending
@@ -34,6 +35,7 @@ class Execution:
         """`tell` hears of every batch that was executed."""
         self.statistics = Statistics()
         self.forecast = Forecast()
+        self.observed = Observed(resident.manifest)
         self._resident = resident
         self._duty = duty
         self._busy_time = busy
@@ -95,7 +97,7 @@ class Execution:
         """Hands each member its answer."""
         rows: list[int] = []
         arrived_ns: list[int] = []
-        for pending, member, found in zip(batch, answered.members, parts, strict=True):
+        for place, (pending, member, found) in enumerate(zip(batch, answered.members, parts, strict=True)):
             admitted = pending.admitted
             if isinstance(member, Failed) or isinstance(found, Failed):
                 failure = member if isinstance(member, Failed) else found
@@ -114,11 +116,11 @@ class Execution:
             )
             if pending.shared is not None:
                 outputs = pending.shared.placed(outputs, [head.size for head in member.outputs])
-            self._give(pending, variant, outputs)
+            self._give(pending, variant, outputs, review=place in answered.review)
             rows.append(admitted.rows)
             arrived_ns.append(pending.arrived_ns)
         self.statistics.count_execution(answered, self._rows, rows, arrived_ns, self._sent_ns)
-        self._learn(answered)
+        self._learn(variant, answered)
         if rows:
             spent_ns = answered.input_ns + answered.infer_ns + answered.output_ns
             self._say(variant, sum(rows), tuple([(self._sent_ns - at) / 1e9 for at in arrived_ns]), spent_ns)
@@ -134,7 +136,7 @@ class Execution:
     ) -> None:
         """Keeps the answer to a part, and answers the request with the last."""
         (member,), (found,) = answered.members, parts
-        self._learn(answered)
+        self._learn(variant, answered)
         if not isinstance(member, MemberAnswer) or isinstance(found, Failed):
             failure = member if isinstance(member, Failed) else found
             assert isinstance(failure, Failed)  # noqa: S101 - narrows the type
@@ -153,21 +155,22 @@ class Execution:
         self.statistics.count_part(answered, rows)
         queue_s: tuple[float, ...] = ()
         if not division.left:
-            self._give(pending, variant, division.outputs())
+            self._give(pending, variant, division.outputs(), review=division.review)
             self.statistics.count_divided(division.spent_ns, pending.arrived_ns, division.first_sent_ns)
             queue_s = ((division.first_sent_ns - pending.arrived_ns) / 1e9,)
         self._say(variant, rows, queue_s, sum(division.spent_ns))
 
-    def _give(self, pending: Pending, variant: Variant, outputs: tuple[Output, ...]) -> None:
+    def _give(self, pending: Pending, variant: Variant, outputs: tuple[Output, ...], *, review: bool) -> None:
         resident = self._resident
         degraded = variant is not resident.manifest.variants[0]
-        answer = Answer(resident.name, resident.revision, variant.name, degraded, outputs)
+        answer = Answer(resident.name, resident.revision, variant.name, degraded, outputs, review)
         pending.answer.set_result(pending.render(answer))
 
     def _failure(self, failure: Failed) -> EdgedError:
         return named(self._resident, EdgedError(Code(failure.code), failure.message, failure.hint))
 
-    def _learn(self, answered: Answered) -> None:
+    def _learn(self, variant: Variant, answered: Answered) -> None:
+        self.observed.take(variant.name, answered.counted)
         self.forecast.learn(self._rows, (clock.monotonic_ns() - self._sent_ns) / 1e9)
         self._duty.spent(answered.infer_ns / 1e9, clock.monotonic())
 

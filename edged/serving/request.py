@@ -90,3 +90,5 @@ class Answer(msgspec.Struct, frozen=True):
     variant: str
     degraded: bool
     outputs: tuple[Output, ...]
+    review: bool = False
+    """Whether the manifest wants a result of it reviewed."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import types
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 
 from edged import clock, log
 from edged.errors import Code, EdgedError
@@ -29,6 +28,7 @@ from edged.serving.overload import Ahead, Bounds, Patience
 from edged.serving.rate import Bucket
 from edged.serving.regions import Shared
 from edged.serving.request import Answer, Contents
+from edged.serving.turn import turn
 from edged.serving.waiting import Pending, Waiting
 from edged.types import ModelLimits
 
@@ -62,6 +62,7 @@ class Queue:
         self._execution = Execution(resident, duty, busy, tell)
         self.statistics = self._execution.statistics
         self._forecast = self._execution.forecast
+        self.observed = self._execution.observed
         self._resident = resident
         self.asked_ns = clock.monotonic_ns()
         """When the last request came, by the monotonic clock; before the first, when this was made."""
@@ -209,11 +210,11 @@ class Queue:
                     self.give_up(unavailable(self._resident))
                     break
                 await self._fill()
-                turn = await self._gate.turn(self._level)
+                admission = await self._gate.turn(self._level)
                 try:
                     await self._execute_next()
                 finally:
-                    self._gate.end(turn)
+                    self._gate.end(admission)
         finally:
             self._task = None
 
@@ -241,7 +242,7 @@ class Queue:
 
     async def _fill(self) -> None:
         """Waits while the next batch may still grow, or has to rest."""
-        await _turn()  # whoever arrives in the same turn of the loop comes along
+        await turn()  # whoever arrives in the same turn of the loop comes along
         waiting, closing = self._waiting, self._closing
         closing.begin(waiting.count, clock.monotonic_ns())
         leader, seen, full = None, -1, False
@@ -332,12 +333,6 @@ class Queue:
         """Waits until nothing waits and nothing is executed."""
         while self._task is not None:
             await asyncio.wait([self._task])
-
-
-@types.coroutine
-def _turn() -> Generator[None, None, None]:
-    """A turn of the loop, as asyncio.sleep(0), which costs three times as much."""
-    yield
 
 
 def _late(model: str) -> EdgedError:

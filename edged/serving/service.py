@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 
 from edged import clock
 from edged.config.settings import Serving as Settings
@@ -262,10 +262,18 @@ class Service:
         """Has what waits for a resident answered by whoever the route names now, within the same deadlines."""
         self.queue(resident).hand_on()
 
+    def collect(self) -> Iterator[Fact]:
+        """What workers have counted of results since the last time."""
+        for queue in self._queues.values():
+            yield from queue.observed.collect()
+
     def forget(self, resident: Resident) -> None:
         """Forgets the queue of a resident that was released and is gone for good, with what it counted."""
         key = (resident.name, resident.revision)
-        self._queues.pop(key, None)
+        queue = self._queues.pop(key, None)
+        if queue is not None and self._add_fact is not None:
+            for fact in queue.observed.collect():
+                self._add_fact(fact)
         self._admitted.pop(key, None)
 
     async def drain(self, limit_s: float) -> bool:

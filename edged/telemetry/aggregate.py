@@ -91,7 +91,7 @@ class Aggregate:
                 self._phases[fact.model] = f"{fact.phase} {fact.revision}"
             case OutputCounts():
                 variant = self._variant(fact.model, fact.revision, fact.variant)
-                found = OutputDrift(fact.output, fact.kind, fact.expected, fact.counts, fact.flagged)
+                found = OutputDrift.of(fact.output, fact.kind, fact.expected, fact.counts, fact.flagged)
                 variant.drift = joined(variant.drift, [found], lambda each: (each.output, each.kind))
 
     def close(self, now_s: float, now_ms: int, *, clock_synchronized: bool) -> Window:

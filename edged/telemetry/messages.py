@@ -90,6 +90,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ServedModel] = []
     epoch: int = 0
     sequence: int = 0
+    architecture: str = ""
+    processors: int = 0
+    kernel: str = ""
+    os_digest: str = ""
+    os_staged: str = ""
+    clock_synchronized: bool = False
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

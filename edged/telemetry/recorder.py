@@ -51,6 +51,8 @@ class Recorder:
         """What was set aside, for people."""
         self.lost_events = 0
         """Events that came too fast, or while the disk took nothing."""
+        self.used_bytes = 0
+        """What the spool took of the disk when something was last stored."""
         self.kept: Callable[[], None] = lambda: None
         """Called when there is something new to send."""
         self.closing: Callable[[], None] = lambda: None
@@ -84,6 +86,10 @@ class Recorder:
         self._to_coarsen = coarse and not held and (self._to_coarsen or not self._coarse)
         self._coarse, self._held = coarse, held
         self._new.set()
+
+    def apply(self, window_s: float, daily_write_bytes: int) -> None:
+        """These hold from the next window on."""
+        self._window_s, self._daily_write_bytes = window_s, daily_write_bytes
 
     def add(self, fact: Fact) -> None:
         """Folds a fact into the open window."""
@@ -155,6 +161,7 @@ class Recorder:
                         self._pending = window if later is None else window.merged(later)
                         raise
                     self._written_bytes += _WRITE_BYTES
+                    self.used_bytes = await self.do(Spool.used_bytes)
                     self.kept()
                 while self._events:
                     await self.do(_append_event, *self._events[0])

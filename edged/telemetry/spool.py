@@ -18,9 +18,10 @@ import zstandard
 from sqlite_utils.db import Table
 
 from edged import durable
-from edged.telemetry import coarsening
+from edged.telemetry import coarsening, orders
 from edged.telemetry.coarsening import Row
 from edged.telemetry.messages import Event, Happening, Lost, Telemetry
+from edged.telemetry.orders import Orders
 from edged.telemetry.window import Totals, Window, merge
 
 NAME = "spool.db"
@@ -34,7 +35,6 @@ CREATE TABLE IF NOT EXISTS rows (
     payload BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS nonces (nonce TEXT PRIMARY KEY, expires_ms INTEGER NOT NULL) WITHOUT ROWID;
 """
 _VERSION = 1
 
@@ -46,7 +46,6 @@ LEAST_CAP_BYTES = 2 * _MARGIN_BYTES
 
 # Events may fill this share of the room for rows; outcomes and decisions go last.
 _EVENT_SHARE = 4
-_MAX_NONCES = 2_000
 
 MOST_TAKEN = 64
 """Rows handed out at a time."""
@@ -113,6 +112,8 @@ class Spool:
                 raise
             self._set_aside(str(error))
             self._db = self._open(now_ms)
+        self.orders = Orders(self._db)
+        """Commands that were accepted."""
         self.epoch = int(self._fact("epoch", 0))
         self._totals = msgspec.json.decode(self._fact("totals", "{}"), type=Totals)
 
@@ -142,6 +143,8 @@ class Spool:
                     connection.execute(f"PRAGMA user_version = {_VERSION}")
                     epoch = self._next_epoch(now_ms)
                     self._put(db, epoch=epoch, next=1, made_ms=now_ms)
+                for statement in orders.SCHEMA:  # also in one that an older release made
+                    connection.execute(statement)
             return db
         except BaseException:
             connection.close()
@@ -240,15 +243,6 @@ class Spool:
         with self._db.atomic():
             self._delete(numbers)
 
-    def remember(self, nonce: str, expires_ms: int, now_ms: int) -> bool:
-        """Keeps a nonce until it expires; whether it is new. Raises sqlite3.Error."""
-        with self._db.atomic():
-            self._table("nonces").delete_where("expires_ms < ?", [now_ms])
-            if self._table("nonces").count_where("nonce = ?", [nonce]) or self._table("nonces").count >= _MAX_NONCES:
-                return False
-            self._table("nonces").insert({"nonce": nonce, "expires_ms": expires_ms})
-            return True
-
     @property
     def made_ms(self) -> int:
         """Wall time in ms since 1970 when it was made: it remembers no nonce from before."""
@@ -263,7 +257,7 @@ class Spool:
             windows=counted.get("window", 0),
             events=counted.get("event", 0),
             handed_out=self._table("rows").count_where("sent = 1"),
-            used_bytes=self._used_bytes(),
+            used_bytes=self.used_bytes(),
             cap_bytes=self._cap_bytes,
             lost=self._lost(),
         )
@@ -275,7 +269,7 @@ class Spool:
         while self._db.execute(events_query).fetchone()[0] > room // _EVENT_SHARE:
             oldest = "SELECT last FROM rows WHERE kind = 'event' ORDER BY kept, last LIMIT 1"
             self._lose([self._db.execute(oldest).fetchone()[0]], "event")
-        while self._used_bytes() > room:
+        while self.used_bytes() > room:
             windows = self._windows("1", (), limit=-1)
             for grade in range(len(coarsening.SPANS_MS)):
                 if run := coarsening.run_to_merge(windows, grade):
@@ -344,7 +338,8 @@ class Spool:
     def _rows(self, where: str, values: Sequence[Any], limit: int | None = None) -> Iterator[dict[str, Any]]:
         return iter(list(self._table("rows").rows_where(where, list(values), order_by="last", limit=limit)))
 
-    def _used_bytes(self) -> int:
+    def used_bytes(self) -> int:
+        """What it takes of its file, without what was freed."""
         pages = (
             self._db.execute("PRAGMA page_count").fetchone()[0]
             - self._db.execute("PRAGMA freelist_count").fetchone()[0]

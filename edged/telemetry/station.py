@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from edged import __version__, clock, log
+from edged import clock, log
 from edged.changes import Changes
 from edged.config import address
 from edged.config.render import toml_value
 from edged.config.settings import FIELDS, Settings
 from edged.errors import EdgedError
 from edged.events import Event, EventLog, Severity
-from edged.facts import Fact, LevelEntered, WorkerRestarted
-from edged.intents import Diagnostics, Done, Intent, Report, SetLogLevel
+from edged.facts import Fact, LevelEntered, Reading, UpdatePhase, WorkerRestarted
+from edged.intents import Done, Intent
 from edged.models.residency import Residency
-from edged.models.resident import Resident
 from edged.system import hardware, identity
-from edged.telemetry import device, drift
+from edged.system.os_requests import OsRequests
+from edged.telemetry import drift
+from edged.telemetry.answers import Answers
+from edged.telemetry.carrying import Carrying, Executor
 from edged.telemetry.commander import Commander
-from edged.telemetry.commands import Context, RejectedError, Rejection
+from edged.telemetry.commands import Context
 from edged.telemetry.drift import Verdict
-from edged.telemetry.messages import ServedModel, State
+from edged.telemetry.messages import State
 from edged.telemetry.mqtt import Message, Mqtt, Options
+from edged.telemetry.orders import Order
+from edged.telemetry.os_desk import OsDesk
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool, Standing
+from edged.telemetry.state import MAX_TEXT, Facts
 from edged.telemetry.sync import Sync, Topics, will
+from edged.telemetry.verifier import Verifier
 from edged.telemetry.window import Window
-from edged.types import Level, Limits
+from edged.types import Level, Limits, UpdateStanding
 
 # What diagnostics give at most.
 _MAX_EVENTS = 100
-_MAX_TEXT = 300
-
-CarryOut = Callable[[Intent], Awaitable[Done]]
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +56,14 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     mode: Callable[[], str]
     reasons: Callable[[], list[str]]
     level: Callable[[], Level]
-    carry_out: CarryOut | None = None
-    """Carries out what is not telemetry's own, such as what concerns updates."""
+    updates: Callable[[], Iterable[UpdateStanding]] = tuple
+    """Where the update of each model stands."""
+    collect: Callable[[], Iterable[Fact]] = tuple
+    """What serving has counted of results since the last time."""
+    signed_time: Callable[[], datetime | None] = lambda: None
+    """The newest signed time that was seen."""
+    carry_out: Executor | None = None
+    """Carries out what concerns revisions."""
 
 
 class Station:
@@ -62,8 +72,6 @@ class Station:
     def __init__(self, parts: Parts) -> None:
         settings = parts.settings
         self._parts = parts
-        self._os = device.os_name(parts.root)
-        self._hardware = hardware.read(settings.device.hardware_class, parts.root)
         self.problem = ""
         """Why there is no connection to be had at all, for people."""
         self.topics = Topics(settings.device.fleet, settings.device.name, settings.device.hardware_class)
@@ -72,7 +80,18 @@ class Station:
                 self.topics = msgspec.structs.replace(self.topics, device=identity.device_id(parts.root))
             except EdgedError as error:
                 self.problem = str(error)
-        folder = Path(settings.paths.state) / "telemetry"
+        self._settings = settings
+        state = Path(settings.paths.state)
+        self._facts = Facts(
+            lambda: self.topics,
+            hardware.read(settings.device.hardware_class, parts.root),
+            parts.residency,
+            parts.runtimes,
+            parts.updates,
+            parts.root,
+        )
+        self._os_requests = OsRequests(state)
+        folder = state / "telemetry"
         told = settings.telemetry
         self.recorder = Recorder(folder, told.spool_mib * 2**20, told.window_s, told.daily_write_mib * 2**20)
         self.recorder.closing = self._read_device
@@ -80,11 +99,14 @@ class Station:
         self.recorder.set_aside = self._tell_damage
         self._drift: dict[tuple[str, str, str], Verdict] = {}
         self._level = parts.level()
+        self._phases: dict[str, UpdateStanding] = {}
         self._restarts: dict[tuple[str, int], int] = {}
         parts.events.listen(self._hear)
         self.mqtt: Mqtt | None = None
         self.sync: Sync | None = None
         self.commander: Commander | None = None
+        self._answers: Answers | None = None
+        self._desk: OsDesk | None = None
 
     @property
     def broker(self) -> str:
@@ -104,8 +126,11 @@ class Station:
             self.recorder.tell(event)
 
     def _read_device(self) -> None:
-        for reading in device.readings(self._parts.root, Path(self._parts.settings.paths.state)):
-            self.recorder.add(reading)
+        self._read_updates()
+        for fact in self._parts.collect():
+            self.recorder.add(fact)
+        if self.recorder.used_bytes:
+            self.recorder.add(Reading("spool_used_bytes", self.recorder.used_bytes))
         for resident in self._parts.residency.all():
             key = (resident.name, resident.revision)
             for _ in range(resident.restarts - self._restarts.get(key, 0)):
@@ -140,10 +165,14 @@ class Station:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.recorder.run(), name="recorder")
                 tasks.create_task(self._watch(), name="state changes")
-                if self._parts.settings.mqtt.broker and not self.problem:
+                if self._settings.mqtt.broker and not self.problem:
                     sync, commander = self._connect()
+                    assert self._answers is not None  # noqa: S101 - narrows the types
+                    assert self._desk is not None  # noqa: S101
+                    tasks.create_task(self._answers.run(), name="answers")
+                    tasks.create_task(self._desk.run(), name="operating system")
                     tasks.create_task(sync.run(), name="sync")
-                    tasks.create_task(commander.run(), name="commander")
+                    tasks.create_task(self._command(commander), name="commander")
         finally:
             if self.mqtt is not None:
                 await self.mqtt.stop()
@@ -171,60 +200,95 @@ class Station:
             coarse=settings.telemetry.send == "hours",
         )
         operators = Path(settings.paths.state) / "update/plan/operators.json"
-        commander = Commander(
-            self._context, operators, self.topics, self.recorder, mqtt, self._carry_out, self._parts.events
+        answers = Answers(self.recorder, mqtt)
+        carrying = Carrying(
+            self._parts.residency,
+            self._report,
+            self._diagnostics,
+            lambda level: log.configure(level, settings.log.format),
+            self._hand_on,
+            self._parts.carry_out,
         )
+        commander = Commander(
+            self._context,
+            Verifier(operators),
+            self.topics,
+            self.recorder,
+            answers,
+            carrying.carry_out,
+            self._parts.events,
+        )
+        self._desk = OsDesk(
+            self._os_requests,
+            commander.say,
+            commander.answer,
+            commander.keep,
+            commander.open_nonces,
+            self._parts.events,
+            self.topics.device,
+        )
+        self._answers = answers
         self.recorder.kept = sync.rows_came
         self.mqtt, self.sync, self.commander = mqtt, sync, commander
         mqtt.start()
         return sync, commander
 
     def _connection_changed(self) -> None:
-        if self.sync is not None and self.commander is not None:
+        if self.sync is not None:
             self.sync.connection_changed()
-            self.commander.connection_changed()
+        if self._answers is not None:
+            self._answers.news()
 
     def _got(self, message: Message) -> None:
         if self.commander is not None:
             self.commander.take(message)
 
+    async def _command(self, commander: Commander) -> None:
+        """Obeys once the models that the device starts with are there."""
+        while self._parts.mode() == "starting":
+            await self._parts.changes.after(self._parts.changes.count)
+        await commander.run()
+
     async def _watch(self) -> None:
         changes = self._parts.changes
+        await self._read_os()
         while True:
             count = changes.count
             if (level := self._parts.level()) != self._level:
                 self._level = level
                 self.recorder.add(LevelEntered(level, clock.monotonic()))
+            self._read_updates()
             if self.sync is not None:
                 self.sync.state_changed()
             await changes.after(count)
+
+    def _read_updates(self) -> None:
+        for each in self._parts.updates():
+            if self._phases.get(each.model) != each:
+                self._phases[each.model] = each
+                self.recorder.add(UpdatePhase(each.model, each.revision, each.phase))
+
+    async def _read_os(self) -> None:
+        self._facts.os_status = await asyncio.to_thread(self._os_requests.status)
 
     def _context(self) -> Context:
         return Context(
             fleet=self.topics.fleet,
             device=self.topics.device,
             hardware_class=self.topics.hardware_class,
-            now_ms=int(clock.wall().timestamp() * 1000),
-            unsigned_allowed=self._parts.settings.mqtt.unsigned_commands,
+            now_ms=int(self.now().timestamp() * 1000),
+            unsigned_allowed=self._settings.mqtt.unsigned_commands,
         )
+
+    def now(self) -> datetime:
+        """The time that commands are held against."""
+        booted = self._facts.os_status.booted if self._facts.os_status else None
+        built = datetime.fromtimestamp(booted.built_ms / 1000, UTC) if booted and booted.built_ms else None
+        return clock.trusted(clock.wall(), built, self._parts.signed_time())
 
     def state(self) -> State:
         """What is told of this device as a whole."""
-        parts = self._parts
-        return State(
-            device=self.topics.device,
-            fleet=self.topics.fleet,
-            hardware_class=self.topics.hardware_class,
-            memory_mib=self._hardware.memory_mib,
-            accelerators=sorted(self._hardware.accelerators),
-            version=__version__,
-            engines={name: version for name, version in sorted(parts.runtimes.items()) if version},
-            os=self._os,
-            mode=parts.mode(),
-            reasons=[reason[:_MAX_TEXT] for reason in parts.reasons()[:20]],
-            level=parts.level(),
-            models=[_served(resident) for resident in parts.residency.serving()],
-        )
+        return self._facts.state(self._parts.mode(), self._parts.reasons(), self._parts.level())
 
     async def standing(self) -> Standing | None:
         """How the spool is; None where it cannot be used now."""
@@ -233,41 +297,32 @@ class Station:
         except NotKeptError:
             return None
 
-    async def _carry_out(self, intent: Intent) -> Done:
-        match intent:
-            case Report(fine=fine) if self.sync is not None:
-                self.recorder.close_window()
-                await self.recorder.store()
-                self.sync.report(fine=fine)
-                self.sync.state_changed()
-                return Done("what is known is on its way")
-            case Diagnostics():
-                return Done("", self._diagnostics(await self.standing()))
-            case SetLogLevel(level=level):
-                log.configure(level, self._parts.settings.log.format)
-                return Done(f"the log's level is {level} until the next start or reload")
-        if self._parts.carry_out is not None:
-            return await self._parts.carry_out(intent)
-        name = intent.__struct_config__.tag
-        raise RejectedError(Rejection.UNSUPPORTED, f"this edged has nobody who carries out {name}")
+    def apply(self, settings: Settings) -> None:
+        """These settings hold from now on, as far as they can change while it runs."""
+        self._settings = settings
+        told, mqtt = settings.telemetry, settings.mqtt
+        self.recorder.apply(told.window_s, told.daily_write_mib * 2**20)
+        if self.sync is not None:
+            self.sync.apply(mqtt.rows_per_minute, mqtt.jitter_s, coarse=told.send == "hours")
 
-    def _diagnostics(self, standing: Standing | None) -> dict[str, object]:
+    async def _report(self, fine: bool) -> None:
+        self.recorder.close_window()
+        await self.recorder.store()
+        await self._read_os()
+        if self.sync is not None:
+            self.sync.report(fine=fine)
+            self.sync.state_changed()
+
+    async def _hand_on(self, intent: Intent, order: Order) -> Done | None:
+        assert self._desk is not None  # noqa: S101 - made with the commander
+        return await self._desk.carry_out(intent, order)
+
+    async def _diagnostics(self) -> dict[str, object]:
         """State, recent events and settings. No setting is a secret: those are credentials, which are not read here."""
         events = self._parts.events.after(0, _MAX_EVENTS)
         return {
             "state": msgspec.to_builtins(self.state()),
-            "spool": msgspec.to_builtins(standing),
-            "settings": {field.key: toml_value(field.of(self._parts.settings)) for field in FIELDS},
-            "events": [f"{each.at:%Y-%m-%dT%H:%M:%SZ} {each.code} {each.message[:_MAX_TEXT]}" for each in events],
+            "spool": msgspec.to_builtins(await self.standing()),
+            "settings": {field.key: toml_value(field.of(self._settings)) for field in FIELDS},
+            "events": [f"{each.at:%Y-%m-%dT%H:%M:%SZ} {each.code} {each.message[:MAX_TEXT]}" for each in events],
         }
-
-
-def _served(resident: Resident) -> ServedModel:
-    return ServedModel(
-        name=resident.name,
-        revision=resident.revision,
-        digest=resident.digest,
-        variant=resident.variant.name if resident.ready and resident.variant else "",
-        state=resident.state,
-        reason=resident.reason[:_MAX_TEXT],
-    )

@@ -97,6 +97,11 @@ class Sync:
         self._everything = False
         self._fine = False
 
+    def apply(self, rows_per_minute: float, jitter_s: float, *, coarse: bool) -> None:
+        """These hold from now on."""
+        self._pause_s, self._jitter_s, self._coarse = 60 / rows_per_minute, jitter_s, coarse
+        self._news.set()
+
     def connection_changed(self) -> None:
         """The connection came or went."""
         self._news.set()

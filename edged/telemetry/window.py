@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edged.telemetry.drift import index
 from edged.telemetry.sketch import Sketch
 
 SCHEMA = 1
@@ -47,13 +48,22 @@ class OutputDrift(msgspec.Struct, frozen=True, omit_defaults=True):
     expected: tuple[float, ...]
     counts: tuple[int, ...]
     flagged: int = 0
+    psi: float = 0.0
+    """The population stability index of the counts against what was expected (`drift.index`)."""
+
+    @classmethod
+    def of(
+        cls, output: str, kind: str, expected: tuple[float, ...], counts: tuple[int, ...], flagged: int
+    ) -> OutputDrift:
+        """With its index, which follows from the counts: merging keeps it exact."""
+        return cls(output, kind, expected, counts, flagged, round(index(expected, counts), 4))
 
     def merged(self, later: OutputDrift) -> OutputDrift:
         """Both together; where the reference is another, it was another bundle's, and the later one stands."""
         if self.expected != later.expected:
             return later
         counts = tuple(one + other for one, other in zip(self.counts, later.counts, strict=True))
-        return OutputDrift(self.output, self.kind, self.expected, counts, self.flagged + later.flagged)
+        return OutputDrift.of(self.output, self.kind, self.expected, counts, self.flagged + later.flagged)
 
 
 class ModelWindow(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+
+import msgspec
 
 from edged import clock
 from edged.errors import Code, EdgedError
 from edged.update.agent import Agent
 from edged.update.fetcher import Order
-from edged.update.machine import Event, Happened, Phase
+from edged.update.machine import Event, Happened, Phase, State
 from edged.update.reasons import Reason
 from edged.update.records import Pin, Quarantined
+
+# By model, what was gone back from and to last.
+_WENT_BACK = "went_back "
+
+
+class WentBack(msgspec.Struct, frozen=True):
+    """A revision that was given up by somebody's word, and the one that serves instead."""
+
+    of: int
+    to: int
 
 
 class Administration:
@@ -49,18 +62,45 @@ class Administration:
         await self._agent.reconsider(now=True)
 
     async def roll_back(self, model: str, revision: int) -> int:
-        """Goes back to `revision`, 0 for the one before; gives which. Raises EdgedError."""
+        """Goes back to `revision`; gives which. Raises EdgedError.
+
+        0: to the one before, once. Said again of a model that went back and serves that revision still, it changes
+        nothing: whoever says it twice, or again after a restart, means the revision that was bad.
+        """
         course = self._agent.course(model)
+        back = await self._went_back(model)
         state = course.state
-        if state.phase is Phase.SOAKING and state.previous and revision in (0, state.previous.revision):
+        if not revision and back:
+            if state.serving and state.serving.revision == back.to:
+                return back.to
+            revision = back.to if state.serving and state.serving.revision == back.of else 0
+        target = self._target(state, revision)
+        if state.serving is not None and state.serving.revision != target:
+            await self._remember(model, WentBack(state.serving.revision, target))
+        state = course.state
+        if state.phase is Phase.SOAKING and state.previous and state.previous.revision == target:
             course.post(Happened(Event.FAILED, "an administrator went back", Reason.OPERATOR))
             return state.previous.revision
-        target = revision or (state.previous.revision if state.previous else 0)
-        if not target:
-            text = f"model {model} has served no other revision that could be gone back to"
-            raise EdgedError(Code.REVISION_NOT_FOUND, text, "name one with --to")
         await self.pin(model, target, "rollback")
         return target
+
+    def _target(self, state: State, revision: int) -> int:
+        target = revision or (state.previous.revision if state.previous else 0)
+        if not target:
+            text = f"model {state.model} has served no other revision that could be gone back to"
+            raise EdgedError(Code.REVISION_NOT_FOUND, text, "name one with --to")
+        return target
+
+    async def _went_back(self, model: str) -> WentBack | None:
+        ledger = self._agent.shop.ledger
+        document = await ledger.do(ledger.journal.fact, _WENT_BACK + model)
+        with contextlib.suppress(msgspec.MsgspecError):
+            return None if document is None else msgspec.json.decode(document, type=WentBack)
+        return None
+
+    async def _remember(self, model: str, back: WentBack) -> None:
+        ledger = self._agent.shop.ledger
+        await ledger.do(ledger.journal.keep_fact, _WENT_BACK + model, msgspec.json.encode(back))
 
     async def release(self, name: str) -> list[Quarantined]:
         """Lets keys be tried again whose name begins with `name`, or all of a model of that name. Raises EdgedError."""

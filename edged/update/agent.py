@@ -294,7 +294,7 @@ class Agent:
 
     def _now(self) -> datetime:
         """The system's time, or what is known to be later: the image's build time, the newest signed issue time."""
-        return max(clock.wall(), *(each for each in (self._shop.build_time, self.heard.issued) if each))
+        return clock.trusted(clock.wall(), self._shop.build_time, self.heard.issued)
 
     def _after_jitter(self, decision: Decision, found: plan.Wanted) -> Decision:
         seen_s = self._first_seen.setdefault((found.model, found.revision), clock.monotonic())

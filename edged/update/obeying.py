@@ -14,8 +14,8 @@ _OWNER = "a command"
 class Obeying:
     """The agent's side of commands.
 
-    A second one changes nothing more, but for going back with no revision named and for a hold, of which each is one
-    more; the same command twice is told from its nonce before it comes here.
+    A second one changes nothing more, but for a hold, of which each is one more; the same command twice is told from
+    its nonce before it comes here. One that is carried out again, since edged was killed under it, is a second one too.
     """
 
     def __init__(self, agent: Agent) -> None:

@@ -21,29 +21,21 @@ from pathlib import Path
 from typing import Any
 from urllib import parse
 
-import msgspec
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import Updater
 
-from edged import durable
+from edged import clock, durable
 from edged.errors import Code, EdgedError
+from edged.update.issued import Issued, keep, recall
 from edged.update.transport import Transport
 
 ISSUED_FIELD = "x-edged-issued"
 """In the signed part of a timestamp: when it was signed, ISO 8601 with its zone."""
 
-# Beside the metadata; no metadata itself, so not called *.json.
-_ISSUED_NAME = "issued"
+# Beside the metadata.
 _KEPT_NAME = "kept"
-
-
-class _Issued(msgspec.Struct, frozen=True):
-    """The newest issue time seen, and the ids of the keys that signed it."""
-
-    at: datetime
-    keys: tuple[str, ...]
 
 
 class Trusted(Updater):
@@ -66,7 +58,7 @@ class Trusted(Updater):
         before. Raises EdgedError where the root of trust is none.
         """
         self.folder = folder
-        self.now = max(system_time, build_time or system_time)
+        self.now = clock.trusted(system_time, build_time)
         """The time that expiries are held against."""
         self._transport = transport
         self._floors = dict(floors or {})
@@ -137,7 +129,7 @@ class Trusted(Updater):
     @property
     def issued(self) -> datetime | None:
         """The newest time at which a timestamp that still counts was issued; None where none told."""
-        recalled = self._recall()
+        recalled = recall(self.folder)
         known = set(self._trusted_set.root.roles[Timestamp.type].keyids)
         return recalled.at if recalled and known.intersection(recalled.keys) else None
 
@@ -165,8 +157,7 @@ class Trusted(Updater):
 
     def _load_root(self) -> None:
         super()._load_root()
-        if self.issued:
-            self.now = max(self.now, self.issued)
+        self.now = clock.trusted(self.now, self.issued)
         self._trusted_set.reference_time = self.now
 
     def _load_timestamp(self) -> None:
@@ -179,22 +170,15 @@ class Trusted(Updater):
             self.now = self._trusted_set.reference_time = issued
             if self._trusted_set.root.is_expired(issued):
                 raise exceptions.ExpiredMetadataError("root.json is expired")
-        recalled = self._recall()
+        recalled = recall(self.folder)
         if recalled is None or recalled.at < issued or recalled.at > self.now:
             self._keep(issued)
-
-    def _recall(self) -> _Issued | None:
-        try:
-            return msgspec.json.decode((self.folder / _ISSUED_NAME).read_bytes(), type=_Issued)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return None  # lost or damaged: the timestamp that is kept beside it tells the same
 
     def _keep(self, issued: datetime) -> None:
         metadata = Metadata[Timestamp].from_bytes(self._load_local_metadata(Timestamp.type))
         root = self._trusted_set.root
         signed = root.get_verification_result(Timestamp.type, metadata.signed_bytes, metadata.signatures).signed
-        content = msgspec.json.encode(_Issued(issued, tuple(sorted(signed))))
-        durable.write(self.folder / _ISSUED_NAME, content)
+        keep(self.folder, Issued(issued, tuple(sorted(signed))))
 
     def _persist_file(self, filename: str, data: bytes) -> None:
         durable.write(Path(filename), data, mode=0o644)

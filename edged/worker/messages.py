@@ -56,6 +56,21 @@ class WarmupRun(msgspec.Struct, frozen=True, array_like=True):
     count: int
 
 
+class Watched(msgspec.Struct, frozen=True, array_like=True):
+    """An output whose results are counted in bins: `classes`, `confidence` or `value`, as the manifest's drift says."""
+
+    output: str
+    kind: str
+    edges: tuple[float, ...]
+    count: int
+    """How many bins there are."""
+    of_class: tuple[int, ...]
+    """The bin of each class; empty: each has its own."""
+    below: float | None
+    above: float | None
+    """What lies below or above is to be reviewed."""
+
+
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Front to worker, once: what to load. Answered by Loaded or Failed."""
 
@@ -71,6 +86,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     max_answer_bytes: int
     """What the outputs of one member may take in all: what can be sent to a caller. 0: no bound."""
     warmup: tuple[WarmupRun, ...]
+    watched: tuple[Watched, ...] = ()
 
 
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -146,6 +162,16 @@ class MemberAnswer(msgspec.Struct, frozen=True, array_like=True, tag=8):
     outputs: tuple[OutputPart, ...]
 
 
+class Counted(msgspec.Struct, frozen=True, array_like=True):
+    """How many results of a batch fell where: `counts[i]` into bin `bins[i]` of the `watched`th watched output."""
+
+    watched: int
+    bins: tuple[int, ...]
+    counts: tuple[int, ...]
+    flagged: int
+    """Results that are to be reviewed."""
+
+
 class Answered(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """Worker to front: for each member its outputs, or why it has none."""
 
@@ -155,6 +181,9 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag=5):
     input_ns: int
     infer_ns: int
     output_ns: int
+    counted: tuple[Counted, ...] = ()
+    review: tuple[int, ...] = ()
+    """The members, by their place, of which a result is to be reviewed."""
 
 
 class RunGolden(msgspec.Struct, frozen=True, array_like=True, tag=6):

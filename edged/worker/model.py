@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edged.errors import Code, EdgedError
 from edged.runtimes.base import Session, SessionOptions, load_runtime, signature_problems
 from edged.types import Datatype, TensorSpec
-from edged.worker import batch, codec, compare
+from edged.worker import batch, carried, codec, compare, observe
 from edged.worker.arena import Window
 from edged.worker.classes import classify
 from edged.worker.messages import (
@@ -22,7 +22,6 @@ from edged.worker.messages import (
     Failed,
     Form,
     Infer,
-    InputPart,
     Load,
     Loaded,
     MemberAnswer,
@@ -61,6 +60,7 @@ class Model:
         model = read_file(self._folder, load.file)
         options = SessionOptions(threads=load.threads, precision=load.precision, device=load.device)
         self._session: Session = runtime.open_session(model, options)
+        self._observer = observe.Observer(load.watched, batched=self._batched)
         problems = signature_problems(load.inputs, self._session.inputs, "input", all_wanted=True)
         problems += signature_problems(load.outputs, self._session.outputs, "output", all_wanted=False)
         if problems:
@@ -86,7 +86,7 @@ class Model:
     ) -> tuple[Answered, list[Contents]]:
         """Runs a batch. A member that cannot be answered has its own error; the others are answered."""
         began = time.monotonic_ns()
-        contents = _contents(asked, body, arena)
+        contents = carried.contents(asked, body, arena)
         everybody = range(len(asked.members))
         answers: list[list[NDArray[Any]] | EdgedError] = []
         whole: list[NDArray[Any]] = []
@@ -105,6 +105,7 @@ class Model:
                 [self._alone(asked, each, contents, regions) for each in everybody] if len(everybody) > 1 else [error]
             )
         ran = time.monotonic_ns()
+        review = self._observe(asked, whole, rows, answers) if self._observer else ()
         if whole:
             heads, placed, bodies = encode_whole(asked, whole, rows, arena)
         else:
@@ -112,7 +113,23 @@ class Model:
                 answers = [self._classified(asked, answer) for answer in answers]
             heads, placed, bodies = self._encode(asked, answers, arena, regions)
         done = time.monotonic_ns()
-        return Answered(heads, placed, ready - began, ran - ready, done - ran), bodies
+        counted = self._observer.drain()
+        return Answered(heads, placed, ready - began, ran - ready, done - ran, counted, review), bodies
+
+    def _observe(
+        self,
+        asked: Infer,
+        whole: Sequence[NDArray[Any]],
+        rows: Sequence[int],
+        answers: Sequence[list[NDArray[Any]] | EdgedError],
+    ) -> tuple[int, ...]:
+        """Counts results; the members of which one is to be reviewed."""
+        look = self._observer.look
+        if whole:
+            found = look(asked.outputs, whole)
+            return tuple(observe.members(rows, found)) if found else ()
+        alone = ((member, answer) for member, answer in enumerate(answers) if not isinstance(answer, EdgedError))
+        return tuple([member for member, answer in alone if look(asked.outputs, answer)])
 
     def _fits_whole(self, asked: Infer, rows: int) -> bool:
         """Whether the answer can be encoded for all at once: raw, and small enough however large a member's share."""
@@ -149,7 +166,7 @@ class Model:
         for position, name in enumerate(asked.inputs):
             datatype = self._inputs[name].datatype
             parts = [asked.members[member][position] for member in members]
-            at = sum([_carried(member[position]) for member in asked.members[: members[0]]])
+            at = sum([carried.size(member[position]) for member in asked.members[: members[0]]])
             plain = self._batched and datatype is not Datatype.BYTES
             size = rows = 0
             for part in parts:
@@ -357,25 +374,6 @@ class Model:
         began = time.monotonic()
         answers = self._session.run(inputs, list(expected))
         return self._compared(asked, answers, expected, time.monotonic() - began)
-
-
-def _contents(asked: Infer, body: memoryview, arena: Window) -> list[memoryview]:
-    """Each input's contents of all members, from the arena or the body; regions apart."""
-    found = []
-    at = 0
-    for position, slot in enumerate(asked.slots):
-        size = sum([_carried(member[position]) for member in asked.members])
-        if slot >= 0:
-            found.append(arena.view(slot, size))
-        else:
-            found.append(body[at : at + size])
-            at += size
-    return found
-
-
-def _carried(part: InputPart) -> int:
-    """What it takes in the body or the arena."""
-    return 0 if part.region else part.size
 
 
 def failed(error: EdgedError) -> Failed:

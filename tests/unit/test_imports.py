@@ -48,7 +48,7 @@ SDKS = {
     "numpy": (
         *(
             f"edged/worker/{name}.py"
-            for name in ("classes", "codec", "batch", "compare", "model", "samples", "host", "whole")
+            for name in ("classes", "codec", "batch", "compare", "model", "observe", "samples", "host", "whole")
         ),
         "edged/runtimes/",
         "edged/ctl/",

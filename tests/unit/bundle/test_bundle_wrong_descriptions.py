@@ -475,6 +475,24 @@ CASES = [
         found="is not in rising order",
         remedy="the lowest first",
     ),
+    Wrong(
+        what="classes to review",
+        old="reference = [5, 6, 7]",
+        new="reference = [5, 6, 7]\nreview_below = 0.5",
+        at='kind = "classes"',
+        key="drift[0].kind",
+        found="classes have no results to review",
+        remedy='watch the "confidence" beside them',
+    ),
+    Wrong(
+        what="a review of everything",
+        old='kind = "classes"\nreference = [5, 6, 7]',
+        new='kind = "value"\nreference = [5, 6, 7]\nreview_below = 7\nreview_above = 5',
+        at="review_below = 7",
+        key="drift[0].review_below",
+        found="lies above review_above",
+        remedy="exchange the two",
+    ),
 ]
 
 

@@ -42,6 +42,12 @@ AT_RUN_TIME = {
     "update.window",
     "update.hold_max_s",
     "update.shadow_max_s",
+    "telemetry.window_s",
+    "telemetry.daily_write_mib",
+    "telemetry.send",
+    "mqtt.rows_per_minute",
+    "mqtt.jitter_s",
+    "mqtt.unsigned_commands",
     "log.level",
 }
 

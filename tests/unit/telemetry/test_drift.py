@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.bundle.manifest import Drift
-from edged.telemetry.drift import LEAST_RESULTS, Verdict, bins, index, verdict
+from edged.telemetry.drift import LEAST_RESULTS, Verdict, index, verdict
 
 counts = st.lists(st.integers(0, 1000), min_size=2, max_size=20).filter(any)
 
@@ -32,20 +31,6 @@ def test_it_is_never_negative_and_the_same_both_ways(found, chance):
     there = index(shares(some), [each * sum(some) for each in other])
     back = index(shares(other), [each * sum(other) for each in some])
     assert there == pytest.approx(back, abs=1e-9)
-
-
-def test_classes_have_a_bin_each():
-    found = bins(Drift(output="scores", kind="classes", reference=(30, 10, 0)))
-    assert found.edges == ()
-    assert found.expected == pytest.approx((0.75, 0.25, 0))
-
-
-@pytest.mark.parametrize("quantiles", [2, 3, 11, 21, 22, 101, 10_000])
-def test_quantiles_make_bins_whose_shares_add_up(quantiles):
-    found = bins(Drift(output="y", kind="value", reference=tuple(range(quantiles))))
-    assert len(found.expected) == len(found.edges) + 1 <= 20
-    assert sum(found.expected) == pytest.approx(1)
-    assert list(found.edges) == sorted(found.edges)
 
 
 @pytest.mark.parametrize(

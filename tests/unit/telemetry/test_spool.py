@@ -231,15 +231,6 @@ def test_one_damaged_row_costs_that_row_and_is_counted(tmp_path):
     assert found[-1].totals.models[0].codes["ok"] == 3, "the totals have it nevertheless"
 
 
-def test_a_nonce_is_new_once(tmp_path):
-    with opened(tmp_path) as spool:
-        assert spool.remember("a" * 16, 2000, 1000)
-        assert not spool.remember("a" * 16, 2000, 1000)
-    with opened(tmp_path) as spool:
-        assert not spool.remember("a" * 16, 2000, 1999)
-        assert spool.remember("a" * 16, 9000, 2001), "it had expired, and with it the command"
-
-
 def test_a_full_disk_is_no_damage_and_loses_nothing_that_was_there(tmp_path):
     with opened(tmp_path) as spool:
         spool.append_window(window())

@@ -13,9 +13,7 @@ from edged.changes import Changes
 from edged.config.settings import Device, Settings
 from edged.events import EventLog
 from edged.facts import OutputCounts
-from edged.intents import Diagnostics, OsStatus, RestartModel
 from edged.models.residency import Residency
-from edged.telemetry.commands import RejectedError, Rejection
 from edged.telemetry.messages import Telemetry
 from edged.telemetry.spool import Spool
 from edged.telemetry.station import Parts, Station
@@ -94,20 +92,12 @@ async def test_levels_and_restarts_are_counted(rig):
     assert second.totals.worker_restarts == 3
 
 
-async def test_what_nobody_carries_out_is_named(rig):
-    for intent in (OsStatus(), RestartModel(model="digits")):
-        with pytest.raises(RejectedError) as caught:
-            await rig.station._carry_out(intent)
-        assert caught.value.code is Rejection.UNSUPPORTED
-
-
 async def test_diagnostics_are_bounded(rig):
     from edged.events import Severity
 
     for _ in range(1000):
         rig.events.record(Severity.INFO, "code", "subject", "x" * 100_000)
-    done = await rig.station._carry_out(Diagnostics())
-    assert len(msgspec.json.encode(done.details)) < 60 * 1024
+    assert len(msgspec.json.encode(await rig.station._diagnostics())) < 60 * 1024
 
 
 async def test_a_device_without_a_name_or_machine_id_says_what_to_do(tmp_path):

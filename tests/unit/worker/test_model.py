@@ -15,7 +15,7 @@ from edged.errors import Code, EdgedError
 from edged.types import Comparison, Datatype
 from edged.worker.arena import Window
 from edged.worker.codec import DTYPES
-from edged.worker.messages import Failed, Form, RunGolden, WarmupRun
+from edged.worker.messages import Failed, Form, OutputPart, RunGolden, RunShadow, WarmupRun, Watched
 from edged.worker.model import Model, failed
 from edged.worker.regions import Mappings
 
@@ -606,3 +606,57 @@ def test_any_mix_of_rows_gives_each_member_to_the_bit_what_it_would_have_got_alo
         assert {name: array.tobytes() for name, array in found.items()} == {
             name: array.tobytes() for name, array in alone.items()
         }
+
+
+# What models answer is counted, of live requests.
+
+DOUBTFUL = Watched("y", "value", (0.0,), 2, (), None, 5.0)
+
+
+def watching(folder, *watched: Watched) -> Any:
+    load = folder.load(*identity("FP32", [-1, 2]))
+    return msgspec.structs.replace(load, watched=watched)
+
+
+@pytest.mark.parametrize("one_fails", [False, True])
+def test_live_results_are_counted_and_the_member_of_a_doubtful_one_is_told(folder, batch_of, monkeypatch, one_fails):
+    load = watching(folder, DOUBTFUL)
+    model = Model(load)
+    if one_fails:  # then each is tried alone
+        whole = model._run_whole
+
+        def fails_together(asked: Any, decoded: Any, rows: int) -> Any:
+            if rows > 1:
+                raise EdgedError(Code.INFERENCE_FAILED, "together it does not go")
+            return whole(asked, decoded, rows)
+
+        monkeypatch.setattr(model, "_run_whole", fails_together)
+    members = [{"x": np.array([row], np.float32)} for row in ([-1, 1], [1, 9], [2, 3])]
+    batch = batch_of(load, members)
+    answered, _ = model.infer(batch.message, batch.body, NO_ARENA, NO_REGIONS)
+    assert answered.review == (1,)
+    (counted,) = answered.counted
+    assert (counted.bins, counted.counts, counted.flagged) == ((0, 1), (1, 5), 1)
+
+
+def test_goldens_shadows_and_warm_up_are_not_counted(folder, batch_of):
+    values = np.array([[1, 9]], np.float32)
+    load = watching(folder, DOUBTFUL)
+    load = msgspec.structs.replace(load, warmup=(WarmupRun(folder.npz("warmup.npz", {"x": values}), 3),))
+    model = Model(load)
+    golden = folder.npz("golden.npz", {"inputs/x": values, "outputs/y": values})
+    assert model.golden(RunGolden(golden, 0.0, 0.0)).outputs[0].outside == 0
+    batch = batch_of(load, [{"x": values}])
+    data = values.tobytes()
+    shadow = RunShadow(("x",), batch.message.members[0], ("y",), (OutputPart((1, 2), len(data)),), 0.0, 0.0)
+    assert model.shadow(shadow, memoryview(data + data)).outputs[0].outside == 0
+    answered, _ = model.infer(batch.message, batch.body, NO_ARENA, NO_REGIONS)
+    (counted,) = answered.counted
+    assert (sum(counted.counts), counted.flagged) == (2, 1), "the live request's own"
+
+
+def test_a_model_that_is_not_watched_counts_nothing(folder, batch_of):
+    load = watching(folder)
+    batch = batch_of(load, [{"x": np.ones((1, 2), np.float32)}])
+    answered, _ = Model(load).infer(batch.message, batch.body, NO_ARENA, NO_REGIONS)
+    assert (answered.counted, answered.review) == ((), ())

@@ -380,11 +380,16 @@ class OutputDrift(_message.Message):
     EXPECTED_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     FLAGGED_FIELD_NUMBER: _builtins.int
+    PSI_FIELD_NUMBER: _builtins.int
     output: _builtins.str
     kind: _builtins.str
     """classes, confidence or value."""
     flagged: _builtins.int
     """Results that the manifest wants reviewed."""
+    psi: _builtins.float
+    """The population stability index: the sum over the bins of (a - e) * ln(a / e), a and e being the actual and the
+    expected share, where an empty bin counts as half a result. From 0.1 on results shift, from 0.25 on they have.
+    """
     @_builtins.property
     def expected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The shares of the reference in each bin."""
@@ -401,10 +406,11 @@ class OutputDrift(_message.Message):
         expected: _abc.Iterable[_builtins.float] | None = ...,
         counts: _abc.Iterable[_builtins.int] | None = ...,
         flagged: _builtins.int = ...,
+        psi: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "expected", b"expected", "flagged", b"flagged", "kind", b"kind", "output", b"output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "expected", b"expected", "flagged", b"flagged", "kind", b"kind", "output", b"output", "psi", b"psi"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -700,6 +706,12 @@ class StateMessage(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    PROCESSORS_FIELD_NUMBER: _builtins.int
+    KERNEL_FIELD_NUMBER: _builtins.int
+    OS_DIGEST_FIELD_NUMBER: _builtins.int
+    OS_STAGED_FIELD_NUMBER: _builtins.int
+    CLOCK_SYNCHRONIZED_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     device: _builtins.str
     fleet: _builtins.str
@@ -716,6 +728,15 @@ class StateMessage(_message.Message):
     epoch: _builtins.int
     """The spool's epoch, and the newest number in it."""
     sequence: _builtins.int
+    architecture: _builtins.str
+    """Of the processor: x86_64, aarch64."""
+    processors: _builtins.int
+    kernel: _builtins.str
+    os_digest: _builtins.str
+    """The image that is booted, by its digest, and the one that follows at the next start; empty: none is known."""
+    os_staged: _builtins.str
+    clock_synchronized: _builtins.bool
+    """Whether the device's clock is kept right by somebody."""
     @_builtins.property
     def accelerators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -746,10 +767,16 @@ class StateMessage(_message.Message):
         models: _abc.Iterable[Global___ServedModel] | None = ...,
         epoch: _builtins.int = ...,
         sequence: _builtins.int = ...,
+        architecture: _builtins.str = ...,
+        processors: _builtins.int = ...,
+        kernel: _builtins.str = ...,
+        os_digest: _builtins.str = ...,
+        os_staged: _builtins.str = ...,
+        clock_synchronized: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "device", b"device", "engines", b"engines", "epoch", b"epoch", "fleet", b"fleet", "hardware_class", b"hardware_class", "level", b"level", "memory_mib", b"memory_mib", "mode", b"mode", "models", b"models", "os", b"os", "reasons", b"reasons", "schema", b"schema", "sequence", b"sequence", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "architecture", b"architecture", "clock_synchronized", b"clock_synchronized", "device", b"device", "engines", b"engines", "epoch", b"epoch", "fleet", b"fleet", "hardware_class", b"hardware_class", "kernel", b"kernel", "level", b"level", "memory_mib", b"memory_mib", "mode", b"mode", "models", b"models", "os", b"os", "os_digest", b"os_digest", "os_staged", b"os_staged", "processors", b"processors", "reasons", b"reasons", "schema", b"schema", "sequence", b"sequence", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
