@@ -13,7 +13,7 @@ from support.habits import CONNACK, PUBACK, PUBLISH, Habits, packet, served
 
 from edged.config.address import Broker
 from edged.system.identity import Files
-from edged.telemetry import mqtt
+from edged.telemetry import connection, mqtt
 from edged.telemetry.mqtt import NO_SUBSCRIBER, Message, Mqtt, NotSentError, Options
 
 
@@ -79,6 +79,23 @@ async def test_a_broker_that_refuses_is_told(tmp_path):
         async with connected(port, tmp_path) as (link, until):
             await until(lambda: "Not authorized" in link.problem)
             assert not link.connected
+
+
+async def test_a_broker_that_speaks_an_older_mqtt_is_told(tmp_path):
+    habits = Habits()
+    habits.connack = packet(CONNACK, b"\0\1")  # of MQTT 3.1.1: unacceptable protocol version
+    with served(habits) as port:
+        async with connected(port, tmp_path) as (link, until):
+            await until(lambda: "Unsupported protocol version" in link.problem)
+
+
+async def test_a_broker_that_says_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(connection, "CONNECT_S", 0.1)
+    habits = Habits()
+    habits.connack = b""
+    with served(habits) as port:
+        async with connected(port, tmp_path) as (link, until):
+            await until(lambda: "see that it speaks MQTT v5" in link.problem)
 
 
 async def test_a_packet_without_end_is_not_read_into_memory(tmp_path):
