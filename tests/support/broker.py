@@ -197,12 +197,14 @@ class Operator:
         """The messages whose topic ends with `name`, read."""
         return [read(message) for message in self.got if message.topic.endswith(f"/{name}")]
 
-    def publish(self, topic: str, payload: bytes, *, response_topic: str = "", correlation: bytes = b"") -> None:
+    def publish(
+        self, topic: str, payload: bytes, *, response_topic: str = "", correlation: bytes = b"", retain: bool = False
+    ) -> None:
         properties = Properties(PacketTypes.PUBLISH)
         if response_topic:
             properties.ResponseTopic = response_topic
             properties.CorrelationData = correlation
-        self._client.publish(topic, payload, qos=1, properties=properties).wait_for_publish(PATIENCE_S)
+        self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).wait_for_publish(PATIENCE_S)
 
     def close(self) -> None:
         self._client.disconnect()
