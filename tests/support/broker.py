@@ -284,16 +284,28 @@ class Island:
         self._tables("-F", "INPUT")
         self._tables("-F", "OUTPUT")
 
+    def count(self) -> None:
+        """Begins to count what devices and broker send each other; an operator's part is not in it."""
+        self._tables("-t", "mangle", "-A", "INPUT", *self._devices)
+        self._tables("-t", "mangle", "-A", "OUTPUT", "-p", "tcp", "--sport", str(self.port))
+
+    def carried(self) -> tuple[int, int]:
+        """Packets and their bytes since `count`, IP and TCP headers as well."""
+        told = self._tables("-t", "mangle", "-nvxL")
+        counted = [line.split()[:2] for line in told.splitlines() if f"pt:{self.port}" in line]
+        return sum(int(packets) for packets, _ in counted), sum(int(size) for _, size in counted)
+
     @property
     def _devices(self) -> tuple[str, ...]:
         return ("-p", "tcp", "--dport", str(self.port))
 
-    def _tables(self, *arguments: str) -> None:
+    def _tables(self, *arguments: str) -> str:
         done = subprocess.run(
             ["ip", "netns", "exec", self.name, "iptables", *arguments], capture_output=True, text=True
         )
         if done.returncode:
             pytest.skip(f"iptables does not work here: {done.stderr.strip()}")
+        return done.stdout
 
     @staticmethod
     def _ip(*arguments: str) -> subprocess.CompletedProcess[str]:

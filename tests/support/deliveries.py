@@ -49,6 +49,10 @@ class Deliveries:
         self._newest[kind] = max((epoch, last), self._newest.get(kind, (0, 0)))
         self._rows[epoch, last] = kind, content
 
+    def __len__(self) -> int:
+        """Windows and events, each once."""
+        return len(self._rows)
+
     @property
     def windows(self) -> list[tuple[tuple[int, int], dict[str, Any]]]:
         """Each once, in the order that its numbers say."""
