@@ -20,7 +20,7 @@ from edged.serving.overload import Bounds
 from edged.serving.regions import Regions
 from edged.serving.request import Answer, Call
 from edged.serving.scheduler import Queue, unavailable
-from edged.serving.statistics import is_outcome
+from edged.serving.statistics import is_outcome, may_be_its_own
 from edged.types import Level, Limits, Outcome, Sample
 
 # Requests come in few signatures; a caller that varies them without end must not fill the memory.
@@ -95,11 +95,10 @@ class Service:
         try:
             answer = await self._ask(resident, call, remaining_s, render, best_priority)
         except EdgedError as error:
-            if not is_outcome(error.code):
-                raise
             other = self._other(resident, call, error)
             if other is None:
-                self._tell(resident, error.code, began)
+                if is_outcome(error.code):
+                    self._tell(resident, error.code, began)
                 raise
             left_s = None if remaining_s is None else remaining_s - (self._loop.time() - began)
             # Where this one fails too, the request is at fault.
@@ -114,7 +113,7 @@ class Service:
 
         Not after a hang, which has cost the caller's time already, and not where a revision was named.
         """
-        if call.version or error.code is Code.WORKER_HANG or self._stopping:
+        if call.version or error.code is Code.WORKER_HANG or self._stopping or not may_be_its_own(error.code):
             return None
         revision = self._residency.routes[call.model].other(resident.revision)
         other = self._residency.find(call.model, revision)

@@ -149,3 +149,11 @@ class Statistics(msgspec.Struct):
 def is_outcome(code: Code) -> bool:
     """Whether an error says something of the revision that was asked; that it cannot answer at all does."""
     return code not in REFUSALS or code is Code.MODEL_UNAVAILABLE
+
+
+def may_be_its_own(code: Code) -> bool:
+    """Whether another revision may answer where one gave this error: an engine too refuses what only its model cannot.
+
+    Where the other one answers, the request was good, and the error says something of the revision after all.
+    """
+    return is_outcome(code) or code in (Code.INVALID_TENSOR, Code.UNSUPPORTED, Code.ANSWER_TOO_LARGE)

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import grpc
 import pytest
 from rich.console import Console
 from support.daemon import Daemon
 
-REPO = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def demo() -> ModuleType:
-    """tools/demo.py, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location("demo", REPO / "tools/demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tools import make_fragile_digits
+from tools.demo import __main__ as demo
+from tools.demo import device as devices
+from tools.demo.asking import Load
+from tools.demo.device import Device
 
 
 @pytest.fixture
@@ -36,39 +27,59 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("d")
 
 
-def test_an_edged_that_ends_is_told_at_once(demo: ModuleType, folder: Path):
+def test_an_edged_that_ends_is_told_at_once(folder: Path):
     log = folder / "edged.log"
     log.write_text("what went wrong\n")
     began = time.monotonic()
     daemon = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
     with grpc.insecure_channel(f"unix:{folder}/none") as channel, pytest.raises(SystemExit) as ended:
-        demo.wait_until_ready(channel, daemon, log)
+        devices.wait_until_ready(channel, daemon, log)
     assert ended.value.code == "edged did not become ready: it ended with status 3; its log:\nwhat went wrong\n"
-    assert time.monotonic() - began < demo.START_S / 2
+    assert time.monotonic() - began < devices.START_S / 2
 
 
-def test_sockets_and_their_folders_are_seen(demo: ModuleType, folder: Path):
+def test_sockets_and_their_folders_are_seen(folder: Path):
     (folder / "edged/.bind-x").mkdir(parents=True)
     (folder / "edged/edged.lock").touch()
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(folder / "edged/s"))
-    assert demo.left_in(folder) == [str(folder / "edged/.bind-x"), str(folder / "edged/s")]
+    assert devices.left_in(folder) == [str(folder / "edged/.bind-x"), str(folder / "edged/s")]
 
 
-def test_workers_are_seen(demo: ModuleType, daemon: Daemon):
+def test_workers_are_seen(daemon: Daemon):
     pids = [worker.pid for worker in daemon.status().workers]
     assert pids
-    found = demo.workers_of(daemon.pid)
+    found = devices.workers_of(daemon.pid)
     assert {f"worker process {pid}" for pid in pids} < set(found)
     assert len(found) == len(pids) + 1, "and the template that they were forked from"
-    assert demo.workers_of(pids[0]) == []
+    assert devices.workers_of(pids[0]) == []
 
 
 @pytest.mark.parametrize("look", ["left_in", "workers_of"])
-def test_what_is_left_behind_fails_the_demo(demo: ModuleType, look: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_left_behind_fails_the_demo(look: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(demo, look, lambda _: ["something"])
-    said = io.StringIO()
+    device, said = Device(folder), io.StringIO()
+    device.start()
     with pytest.raises(SystemExit, match="edged left behind: something; its log:\n"):
-        demo.tour(Console(file=said, width=92), folder)
-    assert "accuracy" in said.getvalue()
-    assert "nothing left behind" not in said.getvalue()
+        demo.stopped(Console(file=said), device, device.end())
+    assert not said.getvalue()
+
+
+def test_a_request_that_fails_fails_the_demo(folder: Path):
+    device = Device(folder)
+    device.start()
+    load = Load(device)
+    with load:
+        device.cut_power()
+    device.end()
+    with pytest.raises(SystemExit, match="requests failed"):
+        load.told()
+
+
+def test_the_fragile_bundle_is_what_its_script_makes(tmp_path: Path):
+    made = make_fragile_digits.write(tmp_path)
+    kept = make_fragile_digits.REPO / make_fragile_digits.FOLDER
+    names = sorted(path.name for path in kept.iterdir())
+    assert names == sorted(path.name for path in made.iterdir())
+    for name in names:
+        assert (made / name).read_bytes() == (kept / name).read_bytes(), name

@@ -14,7 +14,7 @@ import pytest
 from support.daemon import Daemon
 from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
-from support.updating import QUICK, Updating, scale, scale_bundle
+from support.updating import QUICK, Updating, picky_model, scale, scale_bundle
 
 from edged._pb.edged.v1 import update_pb2 as up
 
@@ -238,6 +238,32 @@ class TestARevisionThatFailsOnceItServes:
     def test_with_a_hang(self, tmp_path, fleet, device, updating):
         found = self.gone_back_on(tmp_path, fleet, device, updating, "hang", "worker_hang")
         assert len(failures(found)) <= 1  # the one that hung; it is not tried again, since its time is gone
+
+    def test_with_what_its_engine_refuses(self, tmp_path, fleet, device, updating):
+        """An engine may call its own model's defect a wrong request; the revision before shows that it was none."""
+        fleet.publish(scale_bundle(tmp_path / "bundles", 2, model=picky_model(most=600.0), extra=SOAK))
+        fleet.plan("scale", 2)
+        updating.look()
+        updating.wait(lambda model: model.phase == "soaking")
+        with pytest.raises(grpc.RpcError, match="refuses the values"):
+            device.infer(scale(666.0, 1.0, version="2"))
+        with traffic(device, 666.0, 1.0) as found:
+            updating.wait_idle_at(1)
+        assert updating.last_reason() == "error_rate"
+        assert not failures(found)
+
+
+def test_a_wrong_request_during_a_soak_counts_against_nobody(tmp_path, fleet, device, updating):
+    fleet.publish(scale_bundle(tmp_path / "bundles", 2, extra=SOAK))
+    fleet.plan("scale", 2)
+    updating.look()
+    updating.wait(lambda model: model.phase == "soaking")
+    wrong = scale(1.0, 2.0, 3.0)
+    for _ in range(100):
+        with pytest.raises(grpc.RpcError, match="it takes"):
+            device.infer(wrong)
+    with traffic(device, 1.0, 2.0):
+        updating.wait_idle_at(2)
 
 
 def test_an_administrator_who_goes_back_during_a_soak_is_obeyed_at_once(tmp_path, fleet, updating):

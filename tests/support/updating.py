@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edged._pb.edged.v1 import update_pb2 as up
 from edged._pb.inference import grpc_service_pb2 as pb
@@ -64,6 +64,23 @@ def scale_bundle(
     (made / "bundle.toml").write_text(description + extra + goldens)
     pack(made)
     return made
+
+
+def picky_model(most: float, factor: float = 2.0) -> bytes:
+    """It multiplies `x` of shape [-1, 2] into `y`, and errs where a value is above `most`: a table ends too early."""
+    constants = {"most": np.array(most, np.float32), "table": np.array([factor], np.float32)}
+    nodes = [
+        *(
+            helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value, name))
+            for name, value in constants.items()
+        ),
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Greater", ["largest", "most"], ["above"]),
+        helper.make_node("Cast", ["above"], ["place"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "place"], ["factor"]),
+        helper.make_node("Mul", ["x", "factor"], ["y"]),
+    ]
+    return onnx_model(nodes, [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
 
 
 def scale(*values: float, version: str = "") -> pb.ModelInferRequest:

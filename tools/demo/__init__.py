@@ -1,0 +1,5 @@
+"""A tour of edged: runs it as on a device, asks it, updates it from a fleet of its own, cuts its power, stops it.
+
+Nothing is simulated: the daemon, its workers, the models, the keys, the repository and the requests are those of the
+product. Everything lives in a temporary folder, which is removed at the end.
+"""
