@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import socket
@@ -43,7 +44,7 @@ class Pki:
         self.ca = folder / "ca.pem"
         self._ca.cert_pem.write_to_path(self.ca)
         self.certificate, self.key = folder / "broker.pem", folder / "broker-key.pem"
-        self._write(self._ca.issue_cert("127.0.0.1", "localhost", "10.231.77.2"), self.certificate, self.key)
+        self._write(self._ca.issue_cert("127.0.0.1", "localhost", Island.ADDRESS), self.certificate, self.key)
 
     def identity(self, folder: Path, name: str, **options: Any) -> Path:
         """The three files of a device called `name`."""
@@ -227,7 +228,9 @@ def read(message: MQTTMessage) -> dict[str, Any]:
 class Island:
     """A network namespace with a wire to this one, where a broker can be cut off."""
 
-    ADDRESS = "10.231.77.2"
+    # Of this process alone: several may run at once.
+    _NETWORK = ipaddress.ip_address("10.231.0.0") + os.getpid() % 2**14 * 4
+    _OURS, ADDRESS = str(_NETWORK + 1), str(_NETWORK + 2)
 
     def __init__(self) -> None:
         self.name = f"edged{os.getpid()}"
@@ -244,7 +247,7 @@ class Island:
         try:
             for line in (
                 f"link add {self._wire} type veth peer name far netns {self.name}",
-                f"addr add 10.231.77.1/30 dev {self._wire}",
+                f"addr add {self._OURS}/30 dev {self._wire}",
                 f"link set {self._wire} up",
                 f"-n {self.name} addr add {self.ADDRESS}/30 dev far",
                 f"-n {self.name} link set far up",
