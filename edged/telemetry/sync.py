@@ -163,10 +163,8 @@ class Sync:
             try:
                 while await self._send_some():
                     again_s = _AGAIN_LEAST_S
-            except NotSentError:
+            except (NotSentError, NotKeptError):  # the next connection, or the next row that is kept, begins anew
                 continue
-            except NotKeptError:
-                self.problem = self._recorder.problem
             if self.problem:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(again_s * random.uniform(0.5, 1.0)):  # noqa: S311 - spreads a fleet

@@ -151,6 +151,18 @@ async def test_what_nobody_listens_to_stays(tmp_path):
         assert await found.waiting() == 0
 
 
+async def test_a_disk_that_takes_rows_again_is_not_waited_for_any_longer(tmp_path):
+    (tmp_path / "t").write_text("in the way")
+    async with rig(tmp_path / "t") as found:
+        found.connect("a")
+        await found.window()
+        await found.until(lambda: "state" in found.broker.names() and bool(found.recorder.problem))
+        (tmp_path / "t").unlink()
+        await found.window()
+        await found.until(lambda: found.sync.sent == 1)
+    assert found.broker.windows()[0]["totals"]["models"][0]["codes"] == {"ok": 2}
+
+
 async def test_what_the_broker_refuses_stays(tmp_path):
     async with rig(tmp_path) as found:
         found.broker.code = 0x97
