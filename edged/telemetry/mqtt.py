@@ -190,6 +190,7 @@ class Mqtt:
         connection = Connection(client, self._theirs)
         client.on_publish = self._on_publish
         client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         try:
             connection.open(options.broker, options.keep_alive_s, options.subscriptions)
             self._tell(self._come, session)
@@ -248,6 +249,14 @@ class Mqtt:
         if future is not None:
             self._tell(_resolve, future, reason.value)
 
+    def _on_subscribe(
+        self, _client: Client, _data: object, _mid: int, reasons: list[ReasonCode], _found: object
+    ) -> None:
+        refused = zip(self._options.subscriptions, reasons, strict=False)
+        if found := next(((topic, reason) for topic, reason in refused if reason.is_failure), None):
+            topic, reason = found
+            self._tell(self._name, f"the broker lets no command through: {topic}: {reason}; see its access rules")
+
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
         if self._waiting >= _MAX_WAITING or message.retain:  # a command is no state: nobody keeps one for us
             self.dropped += 1
@@ -269,6 +278,10 @@ class Mqtt:
     def _come(self, session: str) -> None:
         self.connected, self.session, self.problem = True, session, ""
         self._changed()
+
+    def _name(self, problem: str) -> None:
+        _log.warning("commands cannot come", why=problem)
+        self.problem = problem
 
     def _lose(self, why: str, in_flight: list[asyncio.Future[int]]) -> None:
         if why != self.problem:

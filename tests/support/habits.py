@@ -64,6 +64,7 @@ class Habits:
     def __init__(self) -> None:
         self.connack = packet(CONNACK, b"\0\0\0")
         self.after_connack = b""
+        self.subscribed = b"\1"
         self.acknowledges = True
         self.puback: Callable[[bytes], bytes] = lambda number: packet(PUBACK, number + b"\0\0")
         self.published = 0
@@ -92,7 +93,7 @@ class Habits:
         if kind == CONNECT:
             return self.connack + self.after_connack
         if kind == SUBSCRIBE:
-            return packet(SUBACK, body[:2] + b"\0" + b"\1" * body.count(b"command"))
+            return packet(SUBACK, body[:2] + b"\0" + self.subscribed * body.count(b"command"))
         if kind == PINGREQ:
             return packet(PINGRESP, b"")
         if kind != PUBLISH:

@@ -81,6 +81,17 @@ async def test_a_broker_that_refuses_is_told(tmp_path):
             assert not link.connected
 
 
+async def test_a_broker_that_lets_no_command_through_is_told_and_kept(tmp_path):
+    habits = Habits()
+    habits.subscribed = b"\x87"
+    with served(habits) as port:
+        async with connected(port, tmp_path) as (link, until):
+            await until(lambda: link.connected)
+            assert await link.publish(MESSAGE) == 0
+            assert link.problem.startswith("the broker lets no command through: edged/1/shops/command: Not authorized")
+            assert link.connected
+
+
 async def test_a_broker_that_speaks_an_older_mqtt_is_told(tmp_path):
     habits = Habits()
     habits.connack = packet(CONNACK, b"\0\1")  # of MQTT 3.1.1: unacceptable protocol version
