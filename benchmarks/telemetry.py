@@ -230,10 +230,11 @@ def replayed(on: Shore, model: Model, rounds: int) -> list[tuple[float, float]]:
     load, found = GrpcClient(cores.load), []
     edged.start(cores.server)
     try:
+        on.wait_rows(1)
         for number in range(2 * rounds):
-            if number % 2 == 0:  # whatever is sent is reset; it tries again with growing pauses
-                on.island.reset()
-                time.sleep(2)
+            if number % 2 == 0:  # what is sent vanishes, for less long than the device would wait for an answer
+                on.island.drop()
+                time.sleep(1)
                 quiet = load.run(edged.target(model), CALLERS, ROUND_S, Meter(edged.pid))
                 on.island.heal()
                 on.wait_rows(len(on.operator.deliveries) + 5)
@@ -286,14 +287,16 @@ def main() -> int:
         model = next(each for each in built.values() if each.name.startswith(models.SMALL))
         with shore(folder / "wire") as on:
             table = asyncio.run(day(on))
+        for what, number, cost in table:
+            print(f"{what:45} {number:5} {cost:8} bytes")
         with shore(folder / "memory") as on:
             memory = front(on, model, min(rounds, 3))
+        for one, two in memory:
+            print(f"front, PSS, connected {one / MIB:.1f} MiB, without a broker {two / MIB:.1f} MiB")
         with shore(folder / "replay") as on:
             p99 = replayed(on, model, rounds)
-    for what, number, cost in table:
-        print(f"{what:45} {number:5} {cost:8} bytes")
-    for busy, quiet in p99:
-        print(f"p99 while replaying {busy:8.0f} us, while not {quiet:8.0f} us")
+        for busy, quiet in p99:
+            print(f"p99 while replaying {busy:8.0f} us, while not {quiet:8.0f} us")
     verdicts = [
         Verdict("a day on the wire, three models", "KiB", 100, sum(cost for _, _, cost in table) / 1024),
         Verdict("p99 while 90 days are replayed, by p99 without", "x", 1.05, median(one / two for one, two in p99)),

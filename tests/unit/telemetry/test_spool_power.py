@@ -45,7 +45,7 @@ KEEPER = textwrap.dedent(
     """
 )
 
-CALL = re.compile(r"^(?:\d+ )?(\w+)\((.*)\) += (-?\w+)")
+CALL = re.compile(r"^(?:\d+ +)?(\w+)\((.*)\) += (-?\w+)")
 NAMED = re.compile(r"<([^>]*)>")
 TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 
