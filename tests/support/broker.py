@@ -292,11 +292,10 @@ class Island:
         self._tables("-t", "mangle", "-A", "INPUT", *self._devices)
         self._tables("-t", "mangle", "-A", "OUTPUT", "-p", "tcp", "--sport", str(self.port))
 
-    def carried(self) -> tuple[int, int]:
-        """Packets and their bytes since `count`, IP and TCP headers as well."""
+    def carried(self) -> int:
+        """Bytes since `count`, IP and TCP headers as well."""
         told = self._tables("-t", "mangle", "-nvxL")
-        counted = [line.split()[:2] for line in told.splitlines() if f"pt:{self.port}" in line]
-        return sum(int(packets) for packets, _ in counted), sum(int(size) for _, size in counted)
+        return sum(int(line.split()[1]) for line in told.splitlines() if f"pt:{self.port}" in line)
 
     @property
     def _devices(self) -> tuple[str, ...]:
