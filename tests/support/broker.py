@@ -144,7 +144,11 @@ class Mosquitto:
             self.process = None
 
     def __enter__(self) -> Mosquitto:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.kill()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.kill()
