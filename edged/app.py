@@ -185,6 +185,7 @@ class App:
                 level=lambda: self._service.level,
                 updates=lambda: standing.standings(agent),
                 collect=self._service.collect,
+                built=agent.shop.build_time,
                 signed_time=lambda: issued.known(Path(self._placed.paths.state) / "update/metadata"),
                 carry_out=Obeying(agent).carry_out,
             )

@@ -18,8 +18,10 @@ NEEDED = [
     ("systemd-nspawn", "systemd-container", "tests/system: the service and the image in a real systemd"),
     ("mmdebstrap", "mmdebstrap", "tests/system: the service and the image in a real systemd"),
     ("buildah", "buildah", "tests/system/test_image.py: the image"),
-    ("strace", "strace", "tests/integration/test_writes.py: what templates and workers write"),
+    ("strace", "strace", "test_writes.py, test_spool_power.py: what processes write, and when"),
     ("mosquitto", "mosquitto", "tests/integration/test_mqtt.py and its like: a real MQTT broker"),
+    ("iptables", "iptables", "tests/integration/test_mqtt_outages.py: a network that is cut"),
+    ("faketime", "faketime", "tests/integration/test_mqtt_hostile.py: a clock that is wrong"),
     ("h2load", "nghttp2-client", "make bench: the load generator in C"),
 ]
 

@@ -6,6 +6,8 @@ import grpc
 
 from edged._pb.edged.v1 import telemetry_pb2 as pb
 from edged.rpc.server import Methods, decode, unary
+from edged.telemetry.commander import Commander
+from edged.telemetry.mqtt import Mqtt
 from edged.telemetry.station import Station
 
 SERVICE = "edged.v1.Telemetry"
@@ -35,7 +37,7 @@ class Telemetry:
             last_sent_ms=sync.last_sent_ms if sync else 0,
             sent=sync.sent if sync else 0,
             spool_problem=station.recorder.problem or station.recorder.damage,
-            commands=dict(commander.counted) if commander else {},
+            commands=_commands(mqtt, commander),
         )
         if standing is not None:
             answer.epoch = standing.epoch
@@ -47,3 +49,11 @@ class Telemetry:
             answer.lost.windows = standing.lost.windows
             answer.lost.events = standing.lost.events + station.recorder.lost_events
         return answer.SerializeToString()
+
+
+def _commands(mqtt: Mqtt | None, commander: Commander | None) -> dict[str, int]:
+    """What became of all that came, what nobody looked at as well."""
+    found = dict(commander.counted) if commander else {}
+    if mqtt and mqtt.dropped:
+        found["dropped"] = mqtt.dropped
+    return found

@@ -10,39 +10,32 @@ import asyncio
 import contextlib
 import random
 import secrets
-import select
 import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
-from paho.mqtt.client import Client, ConnectFlags, MQTTMessage, MQTTv5
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edged import clock, log
 from edged.config.address import Broker
 from edged.errors import EdgedError
 from edged.system import identity
+from edged.telemetry.connection import CONNECT_S, Connection, LostError
 
 _log = log.get("mqtt")
 
 # What a broker may take its time over.
-_CONNECT_S = 15.0
 _ACKNOWLEDGE_S = 60.0
 
-# How long the broker keeps the session, and with it the commands, of a device that is away.
-_SESSION_S = 7 * 86_400
 # A connection that is back sooner is not told to have been away.
 _WILL_DELAY_S = 10
 
-_MAX_PACKET_BYTES = 64 * 1024
-_RECEIVE_MAXIMUM = 8
 MAX_IN_FLIGHT = 8
 # What came and was not looked at yet; what comes beyond is dropped, and counted.
 _MAX_WAITING = 16
@@ -51,9 +44,6 @@ _BACKOFF_LEAST_S = 1.0
 _BACKOFF_MOST_S = 300.0
 # A connection that held so long begins the delays anew.
 _HELD_S = 60.0
-
-_AT_LEAST_ONCE = SubscribeOptions(qos=1)
-_WITH_WILL = ReasonCode(PacketTypes.DISCONNECT, identifier=0x04)
 
 # How often the thread looks whether the files of the identity have changed.
 _LOOK_S = 60.0
@@ -93,10 +83,6 @@ class NotSentError(Exception):
     """The connection was lost before the broker acknowledged a message. It may have it all the same."""
 
 
-class _LostError(Exception):
-    """The connection is over."""
-
-
 class Mqtt:
     """Keeps a connection up. Everything but its thread is used on the loop that made it."""
 
@@ -129,6 +115,7 @@ class Mqtt:
         self._outgoing: deque[tuple[Message, asyncio.Future[int]]] = deque()
         self._in_flight: dict[int, tuple[asyncio.Future[int], float]] = {}
         self._waiting = 0
+        self._stamp: tuple[int, ...] = ()
 
     def start(self) -> None:
         """Begins to connect."""
@@ -165,7 +152,7 @@ class Mqtt:
             began_s = clock.monotonic()
             try:
                 self._live()
-            except _LostError as error:
+            except LostError as error:
                 why = str(error)
             except (EdgedError, OSError, ValueError) as error:
                 why = f"{self._options.broker.host}:{self._options.broker.port}: {error}"
@@ -179,8 +166,15 @@ class Mqtt:
             self._tell(self._lose, why, in_flight)
             if clock.monotonic() - began_s > _HELD_S:
                 delay_s = _BACKOFF_LEAST_S
-            self._stopping.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads a fleet
+            self._pause(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads a fleet
             delay_s = min(delay_s * 2, _BACKOFF_MOST_S)
+
+    def _pause(self, seconds: float) -> None:
+        """Waits so long, or until the files of the identity are others than those that were tried."""
+        end_s = clock.monotonic() + seconds
+        while (left_s := end_s - clock.monotonic()) > 0 and self._options.files.stamp() == self._stamp:
+            if self._stopping.wait(min(left_s, _LOOK_S)):
+                return
 
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
         try:
@@ -191,25 +185,25 @@ class Mqtt:
     def _live(self) -> None:
         """One connection, from its beginning to its end. Raises whatever ended it; returns when asked to stop."""
         options, session = self._options, secrets.token_hex(8)
-        stamp = options.files.stamp()
+        self._stamp = options.files.stamp()
         client = self._client(session)
-        connection = _Connection(client, self._theirs)
-        client.on_connect = connection.on_connect
+        connection = Connection(client, self._theirs)
         client.on_publish = self._on_publish
         client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         try:
-            connection.open(options)
+            connection.open(options.broker, options.keep_alive_s, options.subscriptions)
             self._tell(self._come, session)
             look_s = clock.monotonic() + _LOOK_S
             while not self._stopping.is_set():
                 self._send(client)
                 connection.turn(min(look_s, self._overdue_s()) - clock.monotonic())
                 if clock.monotonic() >= self._overdue_s():
-                    raise _LostError(f"the broker has not acknowledged a message for {_ACKNOWLEDGE_S:g} s")
+                    raise LostError(f"the broker has not acknowledged a message for {_ACKNOWLEDGE_S:g} s")
                 if clock.monotonic() >= look_s:
                     look_s += _LOOK_S
-                    if options.files.stamp() != stamp:
-                        raise _LostError("the certificate was replaced; connecting with the new one")
+                    if options.files.stamp() != self._stamp:
+                        raise LostError("the certificate was replaced; connecting with the new one")
             connection.goodbye()
         finally:
             connection.close()
@@ -219,7 +213,7 @@ class Mqtt:
         client = Client(
             CallbackAPIVersion.VERSION2, client_id=options.device, protocol=MQTTv5, reconnect_on_failure=False
         )
-        client.connect_timeout = _CONNECT_S
+        client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(MAX_IN_FLIGHT)
         password = identity.password() if options.username else None
         if options.broker.tls:
@@ -244,7 +238,7 @@ class Mqtt:
             )
             if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
                 self._tell(_fail, future, NotSentError(str(info.rc)))
-                raise _LostError("the connection broke while a message was sent")
+                raise LostError("the connection broke while a message was sent")
             self._in_flight[info.mid] = (future, clock.monotonic() + _ACKNOWLEDGE_S)
 
     def _overdue_s(self) -> float:
@@ -254,6 +248,14 @@ class Mqtt:
         future, _ = self._in_flight.pop(mid, (None, 0))
         if future is not None:
             self._tell(_resolve, future, reason.value)
+
+    def _on_subscribe(
+        self, _client: Client, _data: object, _mid: int, reasons: list[ReasonCode], _found: object
+    ) -> None:
+        refused = zip(self._options.subscriptions, reasons, strict=False)
+        if found := next(((topic, reason) for topic, reason in refused if reason.is_failure), None):
+            topic, reason = found
+            self._tell(self._name, f"the broker lets no command through: {topic}: {reason}; see its access rules")
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
         if self._waiting >= _MAX_WAITING or message.retain:  # a command is no state: nobody keeps one for us
@@ -277,6 +279,10 @@ class Mqtt:
         self.connected, self.session, self.problem = True, session, ""
         self._changed()
 
+    def _name(self, problem: str) -> None:
+        _log.warning("commands cannot come", why=problem)
+        self.problem = problem
+
     def _lose(self, why: str, in_flight: list[asyncio.Future[int]]) -> None:
         if why != self.problem:
             _log.info("not connected to the broker", why=why)
@@ -291,84 +297,6 @@ class Mqtt:
     def _take(self, message: Message) -> None:
         self._waiting -= 1
         self._got(message)
-
-
-class _Connection:
-    """One client of paho's, driven by hand: the thread waits for its socket and for being woken, and for no clock."""
-
-    def __init__(self, client: Client, wake: socket.socket) -> None:
-        self._client = client
-        self._wake = wake
-        self._keep_alive_s = 0
-        self._answer: ReasonCode | None = None
-
-    def open(self, options: Options) -> None:
-        """Connects and subscribes. Raises OSError or _LostError."""
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = _SESSION_S
-        properties.ReceiveMaximum = _RECEIVE_MAXIMUM
-        properties.MaximumPacketSize = _MAX_PACKET_BYTES
-        self._keep_alive_s = options.keep_alive_s
-        self._client.connect(
-            options.broker.host,
-            options.broker.port,
-            options.keep_alive_s,
-            clean_start=False,
-            properties=properties,
-        )
-        end_s = clock.monotonic() + _CONNECT_S
-        while self._answer is None:
-            left_s = end_s - clock.monotonic()
-            if left_s <= 0:
-                raise _LostError(f"the broker has not answered for {_CONNECT_S:g} s")
-            self.turn(left_s)
-        self._client.subscribe([(topic, _AT_LEAST_ONCE) for topic in options.subscriptions])
-
-    def on_connect(
-        self, _client: Client, _data: object, _flags: ConnectFlags, reason: ReasonCode, _properties: object
-    ) -> None:
-        """The broker has answered."""
-        self._answer = reason
-
-    def turn(self, timeout_s: float) -> None:
-        """Waits until something can be read or written, or is to be sent. Raises _LostError when it is over."""
-        sock: Any = self._client.socket()
-        if sock is None:
-            raise _LostError("the connection was lost")
-        poll = select.poll()
-        poll.register(sock, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
-        poll.register(self._wake, select.POLLIN)
-        pending = getattr(sock, "pending", lambda: 0)()
-        wait_s = 0.0 if pending else max(min(timeout_s, self._keep_alive_s / 4), 0.0)
-        for descriptor, events in poll.poll(wait_s * 1000):
-            if descriptor == self._wake.fileno():
-                self._wake.recv(4096)
-            elif events & select.POLLOUT:
-                self._check(self._client.loop_write())
-            pending = pending or (descriptor == sock.fileno() and events & ~select.POLLOUT)
-        if pending and self._client.socket() is not None:
-            self._check(self._client.loop_read())
-        self._check(self._client.loop_misc())
-        # paho reads a packet of any size that the broker announces: 256 MiB of it would end this process.
-        if self._client._in_packet["remaining_length"] > _MAX_PACKET_BYTES:  # noqa: SLF001 - it is told nowhere else
-            raise _LostError(f"the broker sends a packet of more than {_MAX_PACKET_BYTES} bytes")
-
-    def _check(self, code: MQTTErrorCode) -> None:
-        if self._answer is not None and self._answer.is_failure:
-            raise _LostError(f"the broker refuses the connection: {self._answer}")
-        if code is not MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise _LostError(f"the connection was lost: {code.name.removeprefix('MQTT_ERR_').lower()}")
-
-    def goodbye(self) -> None:
-        """Ends the connection in order, and has the broker publish the will: a device that was stopped is not there."""
-        self._client.disconnect(_WITH_WILL)
-        self._client.loop_write()
-
-    def close(self) -> None:
-        """Closes the socket."""
-        sock: Any = self._client.socket()
-        if sock is not None:
-            sock.close()
 
 
 def properties_of(message: Message) -> Properties:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -60,6 +60,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """Where the update of each model stands."""
     collect: Callable[[], Iterable[Fact]] = tuple
     """What serving has counted of results since the last time."""
+    built: datetime | None = None
+    """When the image was built, as it says itself."""
     signed_time: Callable[[], datetime | None] = lambda: None
     """The newest signed time that was seen."""
     carry_out: Executor | None = None
@@ -282,9 +284,7 @@ class Station:
 
     def now(self) -> datetime:
         """The time that commands are held against."""
-        booted = self._facts.os_status.booted if self._facts.os_status else None
-        built = datetime.fromtimestamp(booted.built_ms / 1000, UTC) if booted and booted.built_ms else None
-        return clock.trusted(clock.wall(), built, self._parts.signed_time())
+        return clock.trusted(clock.wall(), self._parts.built, self._parts.signed_time())
 
     def state(self) -> State:
         """What is told of this device as a whole."""

@@ -25,6 +25,8 @@ _STATE_S = 5.0
 _AGAIN_LEAST_S = 60.0
 _AGAIN_MOST_S = 3600.0
 _BATCH = 8
+# Reason codes from here on are failures (MQTT v5, section 2.4).
+_REFUSED = 0x80
 
 _COMPRESSOR = zstandard.ZstdCompressor(level=19)
 
@@ -146,8 +148,11 @@ class Sync:
                     sequence = standing.sequence
                 if state != told:  # that there is one more window is no news of its own
                     payload = msgspec.json.encode(msgspec.structs.replace(state, sequence=sequence))
-                    await self._publish(Message(topic=self._topics.of("state"), payload=payload, retain=True))
-                    told = state
+                    code = await self._publish(Message(topic=self._topics.of("state"), payload=payload, retain=True))
+                    if code < _REFUSED:
+                        told = state
+                    else:  # a quota of the broker's, or an ACL that somebody will set right
+                        asyncio.get_running_loop().call_later(_AGAIN_LEAST_S, self._changed.set)
             except NotSentError:  # the next connection begins anew
                 continue
             await asyncio.sleep(_STATE_S)
@@ -168,10 +173,8 @@ class Sync:
             try:
                 while await self._send_some():
                     again_s = _AGAIN_LEAST_S
-            except NotSentError:
+            except (NotSentError, NotKeptError):  # the next connection, or the next row that is kept, begins anew
                 continue
-            except NotKeptError:
-                self.problem = self._recorder.problem
             if self.problem:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(again_s * random.uniform(0.5, 1.0)):  # noqa: S311 - spreads a fleet
@@ -198,7 +201,7 @@ class Sync:
             for row in rows:
                 began_s = clock.monotonic()
                 code = await self._transport.publish(as_message(self._topics, row))
-                if code >= 0x80 or code == NO_SUBSCRIBER:
+                if code >= _REFUSED or code == NO_SUBSCRIBER:
                     nobody = "nobody listens to it" if code == NO_SUBSCRIBER else f"its reason is 0x{code:02x}"
                     self.problem = f"the broker does not have {self._topics.of(_topic(row))}: {nobody}"
                     return False

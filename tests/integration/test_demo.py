@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from support.daemon import Daemon
 from tools import make_fragile_digits
 from tools.demo import __main__ as demo
 from tools.demo import device as devices
+from tools.demo import reporting
 from tools.demo.asking import Load
 from tools.demo.device import Device
+from tools.demo.reporting import Broker
 
 
 @pytest.fixture
@@ -74,6 +77,14 @@ def test_a_request_that_fails_fails_the_demo(folder: Path):
     device.end()
     with pytest.raises(SystemExit, match="requests failed"):
         load.told()
+
+
+def test_without_mosquitto_the_operators_part_is_left_out_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    broker, said = Broker(folder / "broker"), io.StringIO()
+    reporting.watch(Console(file=said, width=200), Device(folder), broker)
+    broker.end()
+    assert "left out: it needs mosquitto, or another broker that speaks MQTT v5" in said.getvalue()
 
 
 def test_the_fragile_bundle_is_what_its_script_makes(tmp_path: Path):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -18,20 +16,11 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from support.broker import Island, Mosquitto, Operator, Pki
-from support.calls import request, tensor
-from support.daemon import DIGITS, Daemon
+from support.broker import Mosquitto, Operator, Pki
+from support.reporting import ALICE, DEVICE, TOPICS, answered, ask, command, daemon_for, telemetry_of
 
-from edged._pb.edged.v1 import telemetry_pb2 as pb
 from edged.fleet.command import seal
 from edged.telemetry.messages import Command
-from edged.telemetry.sync import Topics
-from edged.types import Operator as Person
-from edged.types import Operators
-
-DEVICE = "till-7"
-TOPICS = Topics("shops", DEVICE, "generic")
-ALICE = Ed25519PrivateKey.generate()
 
 
 @pytest.fixture
@@ -45,57 +34,6 @@ def broker(tmp_path: Path, pki: Pki) -> Iterator[Mosquitto]:
         yield found
 
 
-def daemon_for(tmp_path: Path, broker: Mosquitto, extra: str = "", **identity: Any) -> Daemon:
-    root = tmp_path / "root"
-    broker.pki.identity(root / "var/lib/edged/identity", DEVICE, **identity)
-    settings = (
-        f'[device]\nname = "{DEVICE}"\nfleet = "shops"\n[mqtt]\nbroker = "{broker.url}"\n'
-        "rows_per_minute = 60000\njitter_s = 0\n"
-        f'[telemetry]\nwindow_s = 1\nsend = "windows"\n{extra}'
-    )
-    operators = root / "var/lib/edged/update/plan/operators.json"
-    operators.parent.mkdir(parents=True, exist_ok=True)
-    may = ("report", "diagnostics", "set_log_level", "install", "pin", "rollback", "os_status")
-    key = ALICE.public_key().public_bytes_raw().hex()
-    alice = Person(name="alice", key=key, may=may)
-    operators.write_bytes(msgspec.json.encode(Operators(fleet="shops", operators=(alice,))))
-    return Daemon(root, [] if (root / "usr").exists() else [DIGITS], settings)
-
-
-def ask(daemon: Daemon, count: int) -> None:
-    for _ in range(count):
-        daemon.infer(request("digits", tensor("image", "FP32", [1, 1, 8, 8]), raw=[bytes(256)]))
-
-
-def counted(found: list[dict[str, Any]]) -> int:
-    """Answered requests in windows, each window counted once however often it came."""
-    once = {(each["epoch"], each["first"], each["last"]): each for each in found}
-    return sum(model["codes"].get("ok", 0) for each in once.values() for model in each["window"].get("models", []))
-
-
-def totals(found: list[dict[str, Any]]) -> int:
-    """What the newest window says of everything."""
-    if not found:
-        return 0
-    newest = max(found, key=lambda each: (each["epoch"], each["last"]))
-    return sum(model["codes"].get("ok", 0) for model in newest["totals"].get("models", []))
-
-
-def command(name: str, **changes: Any) -> bytes:
-    """A signed command, as it goes over the wire."""
-    now_ms = int(time.time() * 1000)
-    known = Command(
-        schema=1,
-        command=name,
-        fleet="shops",
-        device=DEVICE,
-        issued_ms=now_ms,
-        expires_ms=now_ms + 60_000,
-        nonce=f"{random.getrandbits(128):032x}",
-    )
-    return seal(msgspec.structs.replace(known, **changes), ALICE)
-
-
 def test_the_operator_sees_the_device_and_every_request(tmp_path, broker):
     with Operator(broker, tmp_path / "operator") as operator, daemon_for(tmp_path, broker) as daemon:
         daemon.start()
@@ -106,9 +44,10 @@ def test_the_operator_sees_the_device_and_every_request(tmp_path, broker):
         )
         assert (ready[-1]["device"], ready[-1]["fleet"], ready[-1]["models"][0]["name"]) == (DEVICE, "shops", "digits")
         ask(daemon, 7)
-        operator.wait(lambda seen: counted(seen.all("telemetry")) == 7)
+        operator.wait(lambda seen: answered(seen.deliveries.counted()) == 7)
+        operator.deliveries.check()
         found = operator.all("telemetry")
-        assert totals(found) == 7
+        assert answered(operator.deliveries.totals()) == 7
         (model,) = next(each["window"]["models"] for each in found if each["window"].get("models"))
         assert (model["model"], model["revision"], model["variant"]) == ("digits", 1, "fp32")
         assert sum(model["compute"]["counts"]) == model["codes"]["ok"]
@@ -125,46 +64,6 @@ def test_a_device_that_is_not_there_any_more_leaves_its_will(tmp_path, broker, e
         daemon.wait_end()
         will = operator.wait(lambda seen: [each for each in seen.all("online") if not each["online"]])
         assert will[0]["session"] == birth["session"]
-
-
-@pytest.mark.parametrize("kills", [5, pytest.param(500, marks=pytest.mark.slow)])
-def test_nothing_is_lost_while_nobody_listens_the_broker_dies_and_the_daemon_is_killed(tmp_path, broker, kills):
-    chance = random.Random(seed := random.randrange(2**32))
-    print(f"seed {seed}")  # noqa: T201 - to run it again
-    asked = 0
-    for _ in range(kills):
-        with daemon_for(tmp_path, broker) as daemon:
-            daemon.start()
-            daemon.wait_for(lambda status: status.ready)
-            ask(daemon, count := chance.randrange(1, 20))
-            asked += count
-            wait_stored(daemon, asked)
-            if chance.random() < 0.5:
-                broker.kill()
-                broker.start()
-            daemon.process.kill()
-            daemon.process.wait()
-    with Operator(broker, tmp_path / "operator") as operator, daemon_for(tmp_path, broker) as daemon:
-        daemon.start()
-        operator.wait(lambda seen: totals(seen.all("telemetry")) == asked)
-        operator.wait(lambda seen: counted(seen.all("telemetry")) == asked)
-        assert len({each["epoch"] for each in operator.all("telemetry")}) == 1
-
-
-def wait_stored(daemon: Daemon, asked: int) -> None:
-    """Waits until the spool has counted so many requests, read as anybody may while the daemon runs."""
-    path = daemon.root / "var/lib/edged/telemetry/spool.db"
-    end = time.monotonic() + 60
-    while True:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
-            (text,) = database.execute("SELECT value FROM facts WHERE name = 'totals'").fetchone() or ("{}",)
-        database.close()
-        found = sum(each["codes"].get("ok", 0) for each in json.loads(text).get("models", []))
-        if found == asked:
-            return
-        assert found < asked
-        assert time.monotonic() < end, daemon.log()
-        time.sleep(0.1)
 
 
 def test_commands_are_obeyed_once_and_only_from_operators(tmp_path, broker):
@@ -221,10 +120,6 @@ def _payload(envelope: bytes) -> bytes:
     return base64.b64decode(json.loads(envelope)["payload"])
 
 
-def telemetry_of(daemon: Daemon) -> Any:
-    return daemon.call("edged.v1.Telemetry/GetTelemetry", pb.GetTelemetryRequest(), pb.TelemetryStanding, admin=True)
-
-
 def test_a_row_that_nobody_listened_to_stays(tmp_path, broker):
     with daemon_for(tmp_path, broker) as daemon:
         daemon.start()
@@ -270,22 +165,3 @@ def test_edgectl_commands_devices_and_shows_their_answers(tmp_path, broker):
         assert "nobody listens to it" in shown.stdout, "to windows and events"
         assert f"{broker.url}, connected" in shown.stdout
         assert "1 done, 1 unsupported" in shown.stdout
-
-
-def test_every_count_arrives_through_packets_dropped_connections_reset_and_loss(tmp_path, pki):
-    asked = 0
-    with Island() as island, Mosquitto(tmp_path / "broker", pki, island) as broker:
-        daemon = daemon_for(tmp_path, broker)
-        with daemon, Operator(broker, tmp_path / "operator") as operator:
-            daemon.start()
-            daemon.wait_for(lambda status: status.ready)
-            operator.wait(lambda seen: [each for each in seen.all("online") if each["online"]])
-            for fault, cuts in ((island.drop, True), (island.reset, True), (lambda: island.lose(0.3), False)):
-                fault()
-                ask(daemon, 5)
-                asked += 5
-                wait_stored(daemon, asked)
-                assert not cuts or totals(operator.all("telemetry")) < asked
-                island.heal()
-                operator.wait(lambda seen, asked=asked: totals(seen.all("telemetry")) == asked)
-                operator.wait(lambda seen, asked=asked: counted(seen.all("telemetry")) == asked)

@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 import tools.demo
-from tools.demo import asking, updating
+from tools.demo import asking, reporting, updating
 from tools.demo.device import Device, left_in, workers_of
 from tools.demo.fleet import Fleet
+from tools.demo.reporting import Broker
 from tools.demo.saying import save, step
 
 
@@ -33,6 +34,10 @@ def tour(out: Console, folder: Path) -> None:
     device = Device(folder / "device")
     fleet = Fleet(folder / "fleet")
     fleet.trusted_by(device.root)
+    broker = Broker(folder / "broker")
+    if broker.installed:
+        broker.known_by(device.root)
+        broker.start()
     try:
         took_s = device.start()
         step(out, "edged runs", f"ready after {took_s:.1f} s, process {device.pid}: edged --root {device.root}")
@@ -42,8 +47,10 @@ def tour(out: Console, folder: Path) -> None:
         updating.refuse(out, device, fleet)
         updating.roll_back(out, device, fleet)
         updating.cut_power(out, device, fleet)
+        reporting.watch(out, device, broker)
     finally:
         status = device.end()
+        broker.end()
     stopped(out, device, status)
 
 

@@ -125,6 +125,11 @@ class Load:
             except grpc.RpcError as error:
                 self._failed.append(str(error.details()))
 
+    @property
+    def answered(self) -> int:
+        """How many were answered."""
+        return self._answered.total()
+
     def told(self) -> str:
         """What became of the requests. Exits when one failed."""
         if self._failed:

@@ -4,94 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from socket import socket
-from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import pytest
+from support.habits import CONNACK, PUBACK, PUBLISH, Habits, packet, served
 
 from edged.config.address import Broker
 from edged.system.identity import Files
-from edged.telemetry import mqtt
+from edged.telemetry import connection, mqtt
 from edged.telemetry.mqtt import NO_SUBSCRIBER, Message, Mqtt, NotSentError, Options
-
-CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK = 1, 2, 3, 4, 8, 9
-
-
-def packet(kind: int, body: bytes, flags: int = 0) -> bytes:
-    length, size = b"", len(body)
-    while True:
-        size, digit = size >> 7, size & 0x7F
-        length += bytes([digit | (0x80 if size else 0)])
-        if not size:
-            return bytes([kind << 4 | flags]) + length + body
-
-
-def read_packet(link: socket) -> tuple[int, bytes] | None:
-    """Its kind and body; None at the end."""
-    head = link.recv(1)
-    if not head:
-        return None
-    size, shift = 0, 0
-    while True:
-        digit = link.recv(1)[0]
-        size |= (digit & 0x7F) << shift
-        shift += 7
-        if not digit & 0x80:
-            break
-    body = b""
-    while len(body) < size:
-        body += link.recv(size - len(body))
-    return head[0] >> 4, body
-
-
-class Habits:
-    """What a broker does; the defaults are good manners."""
-
-    def __init__(self) -> None:
-        self.connack = packet(CONNACK, b"\0\0\0")
-        self.after_connack = b""
-        self.puback: Callable[[bytes], bytes | None] = lambda number: packet(PUBACK, number + b"\0\0")
-        self.published = 0
-        self.connections = 0
-
-
-@contextlib.contextmanager
-def served(habits: Habits) -> Iterator[int]:
-    """A broker with these habits; gives its port."""
-
-    class Handler(BaseRequestHandler):
-        def handle(self) -> None:
-            habits.connections += 1
-            with contextlib.suppress(OSError, IndexError):
-                while found := read_packet(self.request):
-                    self.answer(*found)
-
-        def answer(self, kind: int, body: bytes) -> None:
-            if kind == CONNECT:
-                self.request.sendall(habits.connack + habits.after_connack)
-            elif kind == SUBSCRIBE:
-                self.request.sendall(packet(SUBACK, body[:2] + b"\0" + b"\1"))
-            elif kind == PUBLISH:
-                habits.published += 1
-                size = int.from_bytes(body[:2], "big")
-                if (answer := habits.puback(body[2 + size : 4 + size])) is not None:
-                    self.request.sendall(answer)
-
-    class Server(ThreadingTCPServer):
-        allow_reuse_address = True
-        daemon_threads = False
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @contextlib.asynccontextmanager
@@ -139,7 +62,7 @@ async def test_an_acknowledgement_gives_its_reason_code(tmp_path):
 async def test_a_broker_that_never_acknowledges_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(mqtt, "_ACKNOWLEDGE_S", 0.1)
     habits = Habits()
-    habits.puback = lambda _number: None
+    habits.acknowledges = False
     with served(habits) as port:
         async with connected(port, tmp_path) as (link, until):
             await until(lambda: link.connected)
@@ -156,6 +79,34 @@ async def test_a_broker_that_refuses_is_told(tmp_path):
         async with connected(port, tmp_path) as (link, until):
             await until(lambda: "Not authorized" in link.problem)
             assert not link.connected
+
+
+async def test_a_broker_that_lets_no_command_through_is_told_and_kept(tmp_path):
+    habits = Habits()
+    habits.subscribed = b"\x87"
+    with served(habits) as port:
+        async with connected(port, tmp_path) as (link, until):
+            await until(lambda: link.connected)
+            assert await link.publish(MESSAGE) == 0
+            assert link.problem.startswith("the broker lets no command through: edged/1/shops/command: Not authorized")
+            assert link.connected
+
+
+async def test_a_broker_that_speaks_an_older_mqtt_is_told(tmp_path):
+    habits = Habits()
+    habits.connack = packet(CONNACK, b"\0\1")  # of MQTT 3.1.1: unacceptable protocol version
+    with served(habits) as port:
+        async with connected(port, tmp_path) as (link, until):
+            await until(lambda: "Unsupported protocol version" in link.problem)
+
+
+async def test_a_broker_that_says_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(connection, "CONNECT_S", 0.1)
+    habits = Habits()
+    habits.connack = b""
+    with served(habits) as port:
+        async with connected(port, tmp_path) as (link, until):
+            await until(lambda: "see that it speaks MQTT v5" in link.problem)
 
 
 async def test_a_packet_without_end_is_not_read_into_memory(tmp_path):

@@ -13,6 +13,7 @@ import zstandard
 
 from edged.events import EventLog, Severity
 from edged.facts import Executed
+from edged.telemetry import sync
 from edged.telemetry.messages import State
 from edged.telemetry.mqtt import NO_SUBSCRIBER, Message, NotSentError
 from edged.telemetry.recorder import Recorder
@@ -149,6 +150,33 @@ async def test_what_nobody_listens_to_stays(tmp_path):
         found.connect("b")
         await found.until(lambda: found.sync.sent == 3)
         assert await found.waiting() == 0
+
+
+async def test_a_disk_that_takes_rows_again_is_not_waited_for_any_longer(tmp_path):
+    (tmp_path / "t").write_text("in the way")
+    async with rig(tmp_path / "t") as found:
+        found.connect("a")
+        await found.window()
+        await found.until(lambda: "state" in found.broker.names() and bool(found.recorder.problem))
+        (tmp_path / "t").unlink()
+        await found.window()
+        await found.until(lambda: found.sync.sent == 1)
+    assert found.broker.windows()[0]["totals"]["models"][0]["codes"] == {"ok": 2}
+
+
+async def test_a_state_that_the_broker_refuses_is_told_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(sync, "_AGAIN_LEAST_S", 0.01)
+    monkeypatch.setattr(sync, "_STATE_S", 0.01)
+    async with rig(tmp_path) as found:
+        found.broker.code = 0x97
+        found.connect("a")
+        await found.until(lambda: found.broker.names().count("state") > 2)
+        found.broker.code = 0
+        told = found.broker.names().count("state")
+        await found.until(lambda: found.broker.names().count("state") > told)
+        told = found.broker.names().count("state")
+        await asyncio.sleep(0.1)
+        assert found.broker.names().count("state") == told, "what it has is not told again"
 
 
 async def test_what_the_broker_refuses_stays(tmp_path):

@@ -1029,7 +1029,9 @@ class TelemetryStanding(_message.Message):
     def lost(self) -> Global___Lost: ...
     @_builtins.property
     def commands(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Commands since the daemon started, by status or by the code of their rejection."""
+        """Commands since the daemon started, by status or by the code of their rejection; `dropped` came faster than they
+        could be looked at, or were retained by the broker.
+        """
 
     def __init__(
         self,
