@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 _SCRIPT = """#!/bin/sh
-printf '%s\\n' "$(basename "$0") $*" >> "{folder}/asked"
-[ ! -e "{folder}/$1.fails" ] || {{ cat "{folder}/$1.fails" >&2; exit 1; }}
-[ ! -e "{folder}/$1.then" ] || cp "{folder}/$1.then" "{folder}/status"
-[ "$1" != status ] || cat "{folder}/status"
+folder=$(dirname "$(dirname "$(readlink -f "$0")")")
+printf '%s\\n' "$(basename "$0") $*" >> "$folder/asked"
+[ ! -e "$folder/$1.fails" ] || { cat "$folder/$1.fails" >&2; exit 1; }
+[ ! -e "$folder/$1.then" ] || cp "$folder/$1.then" "$folder/status"
+[ "$1" != status ] || cat "$folder/status"
 """
 
 
@@ -20,7 +21,7 @@ class Bootc:
         self.bin = folder / "bin"
         self.bin.mkdir(parents=True)
         for name in ("bootc", "systemctl"):
-            (self.bin / name).write_text(_SCRIPT.format(folder=folder))
+            (self.bin / name).write_text(_SCRIPT)
             (self.bin / name).chmod(0o755)
         self._folder = folder
         self.says(host(booted=slot(1)))
