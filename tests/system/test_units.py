@@ -140,7 +140,7 @@ def result(device: Container, nonce: str) -> dict[str, str]:
 
 def test_what_is_handed_over_starts_the_helper_which_obeys_operators_alone(device: Container) -> None:
     bootc = Bootc(device.files / "srv/os")
-    device.run("ln -s /srv/os/bin/bootc /usr/bin/bootc && edgectl update --from /srv/repository --watch")
+    device.run("ln -s /srv/os/bin/bootc /usr/bin/bootc && edgectl update --from /srv/repository")
     device.run("systemctl start edged-os.service")  # from now on it remembers
     assert json.loads(device.run("cat /var/lib/edged/os/status.json"))["booted"]["digest"] == digest(1)
     nonce = hand_over(device, ALICE)
