@@ -89,7 +89,7 @@ def test_an_overlay_names_its_class_and_its_devices_and_the_unit_stays_without_f
 def test_a_plain_container_serves_its_embedded_model_as_its_own_user(images: Images, tmp_path: Path) -> None:
     images.build(REPO / "bootc/container/Containerfile", "localhost/plain", BASE="localhost/base")
     working = images.buildah("from", "--pull-never", "localhost/plain")
-    told = json.loads(images.buildah("inspect", "--format", "{{json .OCIv1.Config}}", working))
+    told = json.loads(images.buildah("inspect", working))["OCIv1"]["config"]
     assert (told["User"], told["Entrypoint"]) == ("961:961", ["/usr/bin/edged"])
     script = (
         "edged > /var/cache/edged/log 2>&1 & "
