@@ -93,7 +93,8 @@ def test_a_plain_container_serves_its_embedded_model_as_its_own_user(images: Ima
     assert (told["User"], told["Entrypoint"]) == ("961:961", ["/usr/bin/edged"])
     script = (
         "edged > /var/cache/edged/log 2>&1 & "
-        "for turn in $(seq 600); do edgectl status --json 2> /dev/null && kill $! && wait && exit; sleep 0.1; done; "
+        "for turn in $(seq 600); do edgectl status > /dev/null 2>&1 && "
+        "edgectl status --json && kill $! && wait && exit; sleep 0.1; done; "
         "cat /var/cache/edged/log; exit 1"
     )
     for name in ("edged", "edged-admin"):
