@@ -31,7 +31,7 @@ from edged.runtimes.base import ENGINES
 from edged.serving import report
 from edged.serving.repository import Repository
 from edged.serving.service import Service
-from edged.system import background, folders, hardware, identity
+from edged.system import background, folders, hardware, identity, outcome
 from edged.system.current import Current
 from edged.system.life import Life, Phase, watch_signals
 from edged.system.notify import Notifier
@@ -103,6 +103,8 @@ class App:
                 self._in_background(stack, "telemetry", self._station.run())
                 await self._agent.begin()
                 self._in_background(stack, "update agent", self._agent.run())
+                told = outcome.report(self._origin.root, Path(self._placed.paths.state), self._events)
+                self._in_background(stack, "outcome of the boot", told)
                 self._lookout.start(stack)
             for server in self._servers(stack):
                 await server.start()

@@ -61,6 +61,7 @@ class Code(StrEnum):
     CANNOT_LISTEN = "cannot_listen"
     JOURNAL_UNWRITABLE = "journal_unwritable"
     IDENTITY_INVALID = "identity_invalid"
+    OS_FAILED = "os_failed"
     INTERNAL = "internal"
 
 

@@ -92,6 +92,12 @@ class OsUpgrade(_Intent, frozen=True, tag="os_upgrade"):
     """Take the newest image in."""
 
 
+class OsSwitch(_Intent, frozen=True, tag="os_switch"):
+    """Take another image in, and follow it from now on. Best named by its digest: a name alone may be given anew."""
+
+    image: Annotated[str, Meta(pattern=r"^[a-z0-9]([A-Za-z0-9._/:@+-]{0,253}[A-Za-z0-9])?\Z")]
+
+
 class OsRollBack(_Intent, frozen=True, tag="os_rollback"):
     """Go back to the image before."""
 
@@ -110,6 +116,7 @@ Intent = (
     | SetLogLevel
     | OsStatus
     | OsUpgrade
+    | OsSwitch
     | OsRollBack
 )
 

@@ -13,7 +13,11 @@ put() { # SOURCE TARGET
   chmod 0644 "$to$2"
 }
 
-put edged.service /usr/lib/systemd/system/edged.service
+for unit in edged.service edged-os.path edged-os.service edged-os.timer edged-stick.service edged-verify.service \
+  edged-verify.timer run-edgedstick.mount; do
+  put "$unit" "/usr/lib/systemd/system/$unit"
+done
+put 90-edged-stick.rules /usr/lib/udev/rules.d/90-edged-stick.rules
 put edged.sysusers.conf /usr/lib/sysusers.d/edged.conf
 put edged.tmpfiles.conf /usr/lib/tmpfiles.d/edged.conf
 put 50-edged.preset /usr/lib/systemd/system-preset/50-edged.preset

@@ -81,7 +81,7 @@ class Update(Table, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9])?\Z",
-            description="The time of day in which models may change, over midnight too, in the device's time zone.",
+            description="The time of day in which models and the operating system may change, in local time.",
             extra={"allowed": '"" for any time, or as "02:30-05:00"', "reload": True},
         ),
     ] = ""

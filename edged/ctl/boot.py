@@ -68,7 +68,9 @@ def check(asked: Asked, wait_s: float) -> int:
 def record(asked: Asked) -> None:
     """Remember what serves under this deployment, for the next one to be held against. Needs root."""
     ready = tuple(sorted(name for name, is_ready in _models(asked).items() if is_ready))
-    deployment.record(asked.root, deployment.Served(deployment.booted(asked.root), ready))
+    now = deployment.booted(asked.root)
+    deployment.record(asked.root, deployment.Served(now, ready))
+    deployment.note(asked.root, deployment.Boot(deployment.boot_id(asked.root), now, good=True))
 
 
 @boot.command
@@ -91,6 +93,10 @@ def evidence(asked: Asked, *, show: bool) -> None:
         wrong = deployment.amiss(deployment.recall(asked.root), deployment.booted(asked.root), models)
     except EdgedError as error:
         wrong = [str(error)]
+    boot = deployment.Boot(
+        deployment.boot_id(asked.root), deployment.booted(asked.root), good=False, wrong=tuple(wrong)
+    )
+    deployment.note(asked.root, boot)
     now = clock.wall()
     left = {
         "at": now.isoformat(),

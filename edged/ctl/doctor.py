@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import click
 
 from edged import clock
-from edged.ctl import certificates, faults, output
+from edged.ctl import certificates, checkup, faults, output, reachable
 from edged.ctl.asked import Asked, common
-from edged.ctl.checkup import CHECKS, Finding, Grade, Subject
+from edged.ctl.checkup import Finding, Grade, Subject
 from edged.errors import EdgedError
 
 _DAEMON = "daemon"
-_CERTIFICATES = "certificates"
-TOPICS = (*CHECKS, _CERTIFICATES, _DAEMON)
+_CHECKS = {**checkup.CHECKS, "certificates": certificates.check, **reachable.CHECKS}
+TOPICS = (*_CHECKS, _DAEMON)
 
 
 @click.command
@@ -52,9 +52,8 @@ def _look(asked: Asked, topic: str) -> Iterator[Finding]:
     if topic == _DAEMON:
         yield from _daemon(asked)
         return
-    check = certificates.check if topic == _CERTIFICATES else CHECKS[topic]
     try:
-        yield from check(subject)
+        yield from _CHECKS[topic](subject)
     except PermissionError as error:
         yield Finding(topic, Grade.WARNING, f"{error.filename} may not be read by you", "run it with sudo")
 

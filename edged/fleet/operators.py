@@ -27,6 +27,7 @@ COMMANDS = (
     "set_log_level",
     "os_status",
     "os_upgrade",
+    "os_switch",
     "os_rollback",
 )
 """What an operator may be allowed."""

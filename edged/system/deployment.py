@@ -15,6 +15,8 @@ from edged import durable
 _CMDLINE = "proc/cmdline"
 FOLDER = "var/lib/edged-boot"
 _RECORD = f"{FOLDER}/served.json"
+_BOOTS = f"{FOLDER}/boots.json"
+_BOOTS_KEPT = 8
 
 # Evidence of red boots that is kept; a device that flaps must not fill its disk.
 _EVIDENCE_KEPT = 3
@@ -28,6 +30,17 @@ class Served(msgspec.Struct, frozen=True):
     models: tuple[str, ...]
 
 
+class Boot(msgspec.Struct, frozen=True):
+    """What greenboot found of one boot."""
+
+    boot: str
+    """The kernel's name for it."""
+    deployment: str
+    good: bool
+    wrong: tuple[str, ...] = ()
+    """Why it was not good, as far as that concerns edged."""
+
+
 def booted(root: Path) -> str:
     """The booted deployment; empty where the operating system has none."""
     try:
@@ -35,6 +48,29 @@ def booted(root: Path) -> str:
     except OSError:
         return ""
     return next((word.removeprefix("ostree=") for word in words if word.startswith("ostree=")), "")
+
+
+def boot_id(root: Path) -> str:
+    """The kernel's name for this boot; empty where it does not say."""
+    try:
+        return (root / "proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def boots(root: Path) -> list[Boot]:
+    """The newest verdicts over boots, oldest first; none where none can be read."""
+    try:
+        return msgspec.json.decode((root / _BOOTS).read_bytes(), type=list[Boot])
+    except (OSError, msgspec.DecodeError):
+        return []
+
+
+def note(root: Path, boot: Boot) -> None:
+    """Keeps the verdict over this boot, in place of an earlier one over it. Raises OSError."""
+    others = [each for each in boots(root) if each.boot != boot.boot]
+    (root / FOLDER).mkdir(mode=0o755, parents=True, exist_ok=True)
+    durable.write(root / _BOOTS, msgspec.json.encode([*others, boot][-_BOOTS_KEPT:]), 0o644)
 
 
 def recall(root: Path) -> Served | None:

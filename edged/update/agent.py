@@ -315,7 +315,7 @@ class Agent:
         found = self._wanted().get(model)
         if found is not None and not plan.within(found.windows, local):
             return "it waits for the maintenance window of the plan"
-        if not _in_window(self._shop.settings.window, f"{local:%H:%M}"):
+        if not policy.in_window(self._shop.settings.window, f"{local:%H:%M}"):
             return f"it waits for the maintenance window {self._shop.settings.window}"
         return ""
 
@@ -375,14 +375,6 @@ class Agent:
         return any(
             course.state.phase in WORK or course.state.phase is Phase.COMMITTED for course in self.courses.values()
         )
-
-
-def _in_window(window: str, now: str) -> bool:
-    """Whether a time `HH:MM` lies in a window `HH:MM-HH:MM`, which may go over midnight; none: always."""
-    first, _, last = window.partition("-")
-    if not window or first == last:
-        return True
-    return first <= now < last if first < last else now >= first or now < last
 
 
 def _wanted(decision: Decision, wish: Wish) -> Happened:

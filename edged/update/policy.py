@@ -75,3 +75,11 @@ def fetch_delay_s(attempts: int, share: float) -> float:
 def poll_delay_s(poll_s: float, share: float) -> float:
     """How long until the next poll: within a tenth of the period."""
     return poll_s * (0.9 + 0.2 * share)
+
+
+def in_window(window: str, now: str) -> bool:
+    """Whether a time `HH:MM` lies in a window `HH:MM-HH:MM`, which may go over midnight; none: always."""
+    first, _, last = window.partition("-")
+    if not window or first == last:
+        return True
+    return first <= now < last if first < last else now >= first or now < last

@@ -27,7 +27,7 @@ from edged.update.trusted import Trusted
 _PAUSES_S = (0.5, 2.0)
 
 _MAX_SMALL_BYTES = 64 * 1024
-_MAX_OPERATORS_BYTES = 1024 * 1024
+MAX_OPERATORS_BYTES = 1024 * 1024
 
 OPERATORS_NAME = "operators.json"
 
@@ -111,7 +111,7 @@ class Repository:
 
     def operators(self) -> bytes | None:
         """The signed `operators.json`; None where nobody may command. Raises EdgedError."""
-        return self._kept(OPERATORS_NAME, _MAX_OPERATORS_BYTES)
+        return self._kept(OPERATORS_NAME, MAX_OPERATORS_BYTES)
 
     def _kept(self, name: str, limit: int) -> bytes | None:
         return self._trusted.kept(name, f"{self._url}/targets", limit)

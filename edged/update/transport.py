@@ -93,7 +93,7 @@ class Transport(Urllib3Fetcher):
     def _fetch(self, url: str) -> Iterator[bytes]:
         parts = urlsplit(url)
         if parts.scheme == "file":
-            return _read_file(Path(unquote(parts.path)), url)
+            return read_file(Path(unquote(parts.path)), url)
         return super()._fetch(url)
 
     def fetch(self, url: str) -> Iterator[bytes]:
@@ -144,7 +144,7 @@ class Transport(Urllib3Fetcher):
                 self._free_at = max(time.monotonic(), self._free_at) + length / self.terms.rate
 
 
-def _read_file(path: Path, url: str) -> Iterator[bytes]:
+def read_file(path: Path, url: str) -> Iterator[bytes]:
     """A file below a folder or stick; nothing that is a link there is followed, and no device is opened."""
     try:
         descriptor = inside.open_regular(path.parent, path.name)

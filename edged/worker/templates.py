@@ -33,6 +33,16 @@ _SWEEP_S = 5
 # prctl(2).
 _PR_SET_CHILD_SUBREAPER = 36
 
+# Of the daemon's environment: where an engine's libraries are and, for cards that are shared (NVIDIA's Multi-Process
+# Service) or split (Multi-Instance GPU), which share is this device's, as their drop-in of the unit says.
+_PASSED_ON = (
+    "LD_LIBRARY_PATH",
+    "CUDA_DEVICE_ORDER",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_MPS_PIPE_DIRECTORY",
+    "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
+    "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT",
+)
 
 # How a worker is made: from its engine and the descriptors that it gets, a process and in words how it was made.
 Maker = Callable[[str, Sequence[int]], Awaitable[tuple[Child, str]]]
@@ -210,7 +220,7 @@ def _children() -> list[int]:
 
 def environment(engine: str) -> Mapping[str, str]:
     """The environment of an engine's processes: nothing of the daemon's own, which may hold secrets or a proxy."""
-    passed_on = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     own = ENGINES[engine].environment if engine in ENGINES else {}
     return {
         "PATH": "/usr/local/bin:/usr/bin:/bin",

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import pty
+import re
 import secrets
 import shutil
 import subprocess
@@ -111,7 +112,8 @@ def make_root(into: Path) -> None:
     shutil.rmtree(into / "opt/wheels")
     _run("sh", REPO / "systemd/install.sh", into)
     _run("chroot", into, "systemd-sysusers")  # where /etc is read-only, a boot cannot make users
-    _run("chroot", into, "systemctl", "preset", "edged.service", env={**os.environ, "SYSTEMD_IN_CHROOT": "1"})
+    units = sorted(re.findall(r"^enable (\S+)$", (REPO / "systemd/50-edged.preset").read_text(), re.MULTILINE))
+    _run("chroot", into, "systemctl", "preset", *units, env={**os.environ, "SYSTEMD_IN_CHROOT": "1"})
 
 
 class Container:
@@ -152,6 +154,11 @@ class Container:
         except BaseException:
             self.stop()
             raise
+
+    @property
+    def files(self) -> Path:
+        """What it has as its root folder."""
+        return self._folder / "merged"
 
     @property
     def pid(self) -> int:

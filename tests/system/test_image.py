@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -85,8 +86,27 @@ def test_an_overlay_names_its_class_and_its_devices_and_the_unit_stays_without_f
         booted.stop()
 
 
+def test_a_plain_container_serves_its_embedded_model_as_its_own_user(images: Images, tmp_path: Path) -> None:
+    images.build(REPO / "bootc/container/Containerfile", "localhost/plain", BASE="localhost/base")
+    working = images.buildah("from", "--pull-never", "localhost/plain")
+    told = json.loads(images.buildah("inspect", working))["OCIv1"]["config"]
+    assert (told["User"], told["Entrypoint"]) == ("961:961", ["/usr/bin/edged"])
+    script = (
+        "edged > /var/cache/edged/log 2>&1 & "
+        "for turn in $(seq 600); do edgectl status > /dev/null 2>&1 && "
+        "edgectl status --json && kill $! && wait && exit; sleep 0.1; done; "
+        "cat /var/cache/edged/log; exit 1"
+    )
+    for name in ("edged", "edged-admin"):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, 961, 961)
+    folders = [part for name in ("edged", "edged-admin") for part in ("-v", f"{tmp_path / name}:/run/{name}")]
+    said = images.buildah("run", "--isolation=chroot", *folders, working, "--", "sh", "-c", script)
+    assert json.loads(said)["models"][0]["name"] == "digits"
+
+
 def test_hadolint_finds_nothing() -> None:
     files = sorted((REPO / "bootc").rglob("*Containerfile"))
     done = subprocess.run([HADOLINT, *files], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert len(files) == len(OVERLAYS) + 2
+    assert len(files) == len(OVERLAYS) + len(["ours", "of an engine", "plain", "of models"])

@@ -3,45 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import container, long_lived
-from support.container import CACHE, Container
+from support import container
+from support.container import Container
+from support.slow import A_WHILE, counting_bundle
 
 pytestmark = pytest.mark.skipif(bool(container.missing()), reason=container.missing() or "there is one")
-
-
-@pytest.fixture(scope="module")
-def root() -> Iterator[Path]:
-    """A root folder with edged in it."""
-    folder = CACHE / "root"
-    shutil.rmtree(folder, ignore_errors=True)
-    container.make_root(folder)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def shared_daemon(root: Path) -> Iterator[Container]:
-    """A booted container; a test leaves it with edged as it was."""
-    booted = Container(root)
-    long_lived.PROCESSES.add(booted.pid)
-    yield booted
-    booted.stop()
-    long_lived.PROCESSES.discard(booted.pid)
-
-
-@pytest.fixture
-def system(shared_daemon: Container) -> Iterator[Container]:
-    """The same, with edged started anew after what a test did to it."""
-    shared_daemon.run("systemctl reset-failed edged; systemctl start edged")
-    shared_daemon.wait("systemctl is-active edged")
-    yield shared_daemon
-    shared_daemon.run("rm -rf /etc/edged /etc/systemd/system/edged.service.d; systemctl daemon-reload")
-    shared_daemon.run("systemctl restart edged")
 
 
 def status(system: Container) -> dict[str, object]:
@@ -68,6 +37,42 @@ def test_a_stop_ends_everything_and_takes_the_sockets_away(system: Container) ->
     assert system.property("Result") == "success"
     assert system.shell("pgrep -u edged").returncode == 1
     assert system.run("ls /run/edged-admin") in ("", "edged.lock")
+
+
+def test_a_stop_answers_what_is_under_way_first(system: Container) -> None:
+    counting_bundle(system.files / "tmp-model")
+    system.run("mkdir -p /etc/edged && echo '[paths]\nfactory = \"/srv/models\"' > /etc/edged/edged.toml")
+    system.run("mkdir -p /srv/models/counts && mv /tmp-model/counts /srv/models/counts/1 && chmod -R a+rX /srv")
+    system.run("systemctl restart edged")
+    system.wait("edgectl status --json | grep -q '\"ready\": true'")
+    asking = f"echo '{{\"turns\": [{2 * A_WHILE}]}}' | edgectl infer counts - --json --timeout 120 > /run/answer 2>&1"
+    system.run(f"systemd-run --unit=asking sh -c '{asking.replace(chr(39), chr(39) + chr(92) + chr(39) + chr(39))}'")
+    system.wait("edgectl models --json | grep -q '\"executing\": 1'")
+    system.run("systemctl stop edged", timeout_s=120)
+    system.wait("! systemctl is-active -q asking")
+    assert str(2 * A_WHILE) in system.run("cat /run/answer"), system.journal()
+    assert "requests were still under way" not in system.journal()
+    system.run("rm -r /srv/models /tmp-model")
+
+
+def test_memory_pressure_reaches_it_as_systemd_hands_it_on(system: Container) -> None:
+    """The file that systemd names is open in the daemon; and where it names a pipe, what comes through it counts."""
+    pid = system.property("MainPID")
+    watch = system.run(f"tr '\\0' '\\n' < /proc/{pid}/environ | sed -n 's/^MEMORY_PRESSURE_WATCH=//p'")
+    assert watch.endswith("/memory.pressure")
+    assert system.run(f"find /proc/{pid}/fd -lname '*/memory.pressure' -o -lname '{watch}'") != ""
+    drop_in = (
+        "[Service]\\nMemoryPressureWatch=skip\\nEnvironment=MEMORY_PRESSURE_WATCH=/run/edged/watch\\n"
+        "ExecStartPre=mkfifo /run/edged/watch\\n"
+    )
+    system.run(
+        "mkdir -p /etc/systemd/system/edged.service.d && "
+        f"printf '{drop_in}' > /etc/systemd/system/edged.service.d/test.conf && "
+        "systemctl daemon-reload && systemctl restart edged"
+    )
+    system.run("printf pressure > /run/edged/watch")
+    system.wait("edgectl status --json | grep -q elevated")
+    system.run("rm /run/edged/watch")
 
 
 def test_a_frozen_loop_is_ended_by_the_watchdog(system: Container) -> None:
@@ -116,6 +121,10 @@ def test_both_sockets_belong_to_their_groups_and_to_nobody_else(system: Containe
     refused = system.shell("su alice -s /bin/sh -c 'edgectl status'")
     assert refused.returncode != 0
     assert "usermod -aG edged-admin" in refused.stderr
+    for socket in ("/run/edged/edged.sock", "/run/edged-admin/admin.sock"):
+        reach = f"import socket; socket.socket(socket.AF_UNIX).connect('{socket}')"
+        tried = system.shell(f'su alice -s /bin/sh -c "python3 -c \\"{reach}\\""')
+        assert "PermissionError" in tried.stderr
     system.run("usermod -aG edged-admin alice")
     assert "serving" in system.run("su alice -s /bin/sh -c 'edgectl status'")
     system.run("userdel alice")

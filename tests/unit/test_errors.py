@@ -41,6 +41,7 @@ WORDS = {
     "not_running",
     "cannot_listen",
     "identity_invalid",
+    "os_failed",
     "journal_unwritable",
     "internal",
     "crash_loop",

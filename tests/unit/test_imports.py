@@ -18,7 +18,7 @@ Sources = dict[str, str]
 # From the top down. A part may import those below it, never those beside it; a file straight in edged/ that is not
 # named here lies on the ground floor, with _pb.
 FLOORS = (
-    ("__main__", "app", "fleet"),
+    ("__main__", "app", "fleet", "oshelper"),
     ("ctl",),
     ("rpc",),
     ("serving", "update", "telemetry", "pressure"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
+import ssl
 import subprocess
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,10 +16,11 @@ from pathlib import Path
 import pytest
 import trustme
 from support.daemon import DIGITS
+from support.fleets import Server
 
 from edged.config.load import load
 from edged.config.settings import Settings
-from edged.ctl import certificates
+from edged.ctl import certificates, reachable
 from edged.ctl.checkup import CHECKS, Finding, Grade, Subject
 from edged.ctl.main import run
 from edged.document import DocumentError
@@ -58,7 +63,11 @@ def find(root: Path, now: datetime = NOW) -> list[Finding]:
     except DocumentError:
         settings = Settings()
     subject = Subject(root, (), settings, now)
-    return [finding for check in (*CHECKS.values(), certificates.check) for finding in check(subject)]
+    return [
+        finding
+        for check in (*CHECKS.values(), certificates.check, *reachable.CHECKS.values())
+        for finding in check(subject)
+    ]
 
 
 def test_on_a_sound_device_nothing_is_found(root: Path) -> None:
@@ -132,6 +141,19 @@ def no_certificate(root: Path) -> None:
     (root / "etc/edged/ca.pem").write_text("hello")
 
 
+def broker(url: str, *more: str) -> Break:
+    return put("etc/edged/edged.toml", "\n".join([f'[mqtt]\nbroker = "{url}"', *more, ""]))
+
+
+def fetching(url: str, *, trusting: bool = True) -> Break:
+    def change(root: Path) -> None:
+        put("etc/edged/edged.toml", f'[update]\nrepository = "{url}"\n')(root)
+        if trusting:
+            put("usr/share/edged/trust/root.json", "{}")(root)
+
+    return change
+
+
 DROP_IN = "etc/systemd/system/edged.service.d/50.conf"
 
 BROKEN: list[tuple[str, Break, str, str]] = [
@@ -186,6 +208,38 @@ BROKEN: list[tuple[str, Break, str, str]] = [
     ("a missing key", no_key, "key.pem is not there", "put it there"),
     ("a key that all may read", tls(open_key=True), "everybody may read", "chmod 0600"),
     ("a key of another certificate", tls(other_key=True), "does not belong to", "replace both"),
+    (
+        "a broker that does not listen",
+        broker("mqtt://127.0.0.1:1"),
+        "cannot be reached: Connection refused",
+        "check mqtt.broker",
+    ),
+    (
+        "a broker without a certificate for it",
+        broker("mqtts://127.0.0.1:1"),
+        "certificate.pem cannot be read",
+        "enroll",
+    ),
+    (
+        "a broker's login without its password",
+        broker("mqtt://127.0.0.1:1", 'username = "till-7"'),
+        "no credential edged.mqtt-password",
+        "systemd-creds encrypt",
+    ),
+    ("a secret that all may read", put("etc/credstore/edged.mqtt-password", "s3cret"), "others may read", "chmod 0600"),
+    (
+        "a repository without a root of trust",
+        fetching("file:///nowhere", trusting=False),
+        "no root of trust",
+        "root.json into the image",
+    ),
+    ("a repository's folder that is gone", fetching("file:///nowhere"), "/nowhere/metadata", "check update.repository"),
+    (
+        "a repository that does not listen",
+        fetching("http://127.0.0.1:1"),
+        "cannot be reached: [Errno 111] Connection refused",
+        "what is installed serves on",
+    ),
 ]
 
 
@@ -237,3 +291,42 @@ def test_warnings_alone_are_no_failure(root: Path, capsys: pytest.CaptureFixture
     assert run(["--root", str(root), "doctor", "--only", "kernel"]) == 0
     assert run(["--root", str(root), "--json", "doctor", "--only", "kernel"]) == 0
     assert '"grade": "warning"' in capsys.readouterr().out
+
+
+def test_a_broker_that_others_vouch_for_is_a_fault_and_one_of_ours_is_none(root: Path) -> None:
+    ours, theirs = trustme.CA(), trustme.CA()
+    folder = root / "var/lib/edged/identity"
+    folder.mkdir()
+    issued = ours.issue_cert("till-7", not_after=NOW + timedelta(days=30))
+    issued.cert_chain_pems[0].write_to_path(folder / "certificate.pem")
+    issued.private_key_pem.write_to_path(folder / "key.pem")
+    ours.cert_pem.write_to_path(folder / "ca.pem")
+    for authority, told in ((theirs, ["do not trust each other"]), (ours, [])):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1", not_after=NOW + timedelta(days=30)).configure_cert(context)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            thread = threading.Thread(target=shake_hands, args=(server, context))
+            thread.start()
+            broker(f"mqtts://127.0.0.1:{server.getsockname()[1]}")(root)
+            found = find(root)
+            thread.join()
+        assert len(found) == len(told)
+        assert all(part in each.found and each.grade is Grade.FAULT for part, each in zip(told, found, strict=True))
+
+
+def shake_hands(server: socket.socket, context: ssl.SSLContext) -> None:
+    """Takes one connection, and ends it."""
+    link, _ = server.accept()
+    with link, contextlib.suppress(OSError):
+        context.wrap_socket(link, server_side=True).close()
+
+
+def test_a_repository_that_answers_is_no_finding_and_one_that_lacks_its_metadata_is(root: Path, tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    (served / "metadata").mkdir(parents=True)
+    with Server(served) as server:
+        fetching(server.url)(root)
+        (found,) = find(root)
+        assert "answers 404" in found.found
+        (served / "metadata/timestamp.json").write_text("{}")
+        assert find(root) == []

@@ -486,13 +486,22 @@ def test_a_worker_whose_front_is_gone_already_does_not_begin():
 # What a worker has of its front.
 
 
-@pytest.mark.parametrize(("libraries", "passed"), [(None, {}), ("/opt/lib", {"LD_LIBRARY_PATH": "/opt/lib"})])
-async def test_a_worker_knows_nothing_of_its_fronts_environment(folder, monkeypatch, libraries, passed):
+SHARE = {
+    "LD_LIBRARY_PATH": "/opt/lib",
+    "CUDA_VISIBLE_DEVICES": "MIG-0",
+    "CUDA_MPS_PIPE_DIRECTORY": "/run/nvidia-mps",
+    "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50",
+}
+
+
+@pytest.mark.parametrize("passed", [{}, SHARE], ids=["nothing", "where its engine is, and its share of a card"])
+async def test_a_worker_knows_nothing_else_of_its_fronts_environment(folder, monkeypatch, passed):
     monkeypatch.setenv("SECRET", "the key")
     monkeypatch.setenv("PYTHONPATH", "/tmp/elsewhere")
-    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
-    if libraries:
-        monkeypatch.setenv("LD_LIBRARY_PATH", libraries)
+    for name in SHARE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in passed.items():
+        monkeypatch.setenv(name, value)
     async with started(folder.load(*DOUBLE)) as worker:
         found = environment(worker.pid)
     assert found == {

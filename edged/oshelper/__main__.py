@@ -1,0 +1,45 @@
+"""What edged-os.service runs, as root: `python -I -m edged.oshelper`.
+
+Exit status: 0 done, 1 where settings or root's own folder cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edged import log
+from edged.config.load import load
+from edged.errors import EdgedError
+from edged.oshelper.helper import Helper
+from edged.oshelper.memory import FOLDER
+from edged.system import identity
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Takes what waits, then leaves what bootc says for the daemon to read."""
+    parser = argparse.ArgumentParser(prog="python -m edged.oshelper", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("/"), help="folder under which every path lies")
+    root = parser.parse_args(arguments).root.absolute()
+    try:
+        settings = load(root).settings
+        log.configure(settings.log.level, settings.log.format)
+        settings = identity.named(settings.under(root), root)
+        helper = Helper(settings, root / FOLDER)
+        try:
+            helper.run()
+        finally:
+            helper.tell_status()
+    except (EdgedError, OSError) as error:
+        sys.stderr.write(f"edged-os: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    if os.geteuid() == 0:
+        os.setgroups([])  # who acts as the daemon is to have no group of root's
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Takes commands, holds each against who may command what, and carries out those of a fixed vocabulary."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from edged import clock, log
+from edged.config.settings import Settings
+from edged.errors import Code, EdgedError
+from edged.intents import Intent, OsRollBack, OsSwitch, OsUpgrade
+from edged.oshelper import trust
+from edged.oshelper.mailbox import Mailbox, Request
+from edged.oshelper.memory import Memory, Order
+from edged.system import bootc
+from edged.system.os_requests import OsResult
+from edged.telemetry.commands import Context, RejectedError, Rejection, intent_of, judge
+from edged.telemetry.messages import Command
+from edged.telemetry.verify import verify
+from edged.types import Operators
+from edged.update.policy import in_window
+
+_log = log.get("os")
+
+Status = Literal["accepted", "refused", "done"]
+
+_RESTART_S = 60.0
+_MAX_TEXT = 2000
+
+# What is carried out, and how. Nothing else is, whoever signed it.
+_VOCABULARY: dict[type[Intent], Callable[[Intent], None]] = {
+    OsUpgrade: lambda _: bootc.upgrade(),
+    OsSwitch: lambda intent: bootc.switch(intent.image),  # type: ignore[union-attr]
+    OsRollBack: lambda _: bootc.roll_back(),
+}
+
+
+class Helper:
+    """One run: what waits is taken, and carried out where it is time for that."""
+
+    def __init__(self, settings: Settings, folder: Path, now: Callable[[], datetime] = clock.wall) -> None:
+        """`settings` have their paths under the root and the device's name in them; `folder` is root's own."""
+        self._settings = settings
+        self._folder = folder
+        self._now = now
+        self._mailbox = Mailbox(Path(settings.paths.state))
+        self._memory = Memory(folder, _ms(now()))
+        self._operators: Operators | None = None
+        self._trusted_now = now()
+        self._looked = False
+
+    def run(self) -> None:
+        """Does all that is to be done now. Raises OSError where root's own folder cannot be written."""
+        for order in self._memory.waiting():
+            if order.begun:
+                text = "it was interrupted; os_status tells how far it came. Sign it anew where it is still wanted"
+                self._end(order, "refused", Rejection.FAILED, text)
+        for request in self._mailbox.requests():
+            self._take(request)
+        for order in self._memory.waiting():
+            if self._carry_out(order):
+                self._restart()
+                return
+
+    def tell_status(self) -> None:
+        """Leaves what bootc says, where there is one, for the daemon to read. Raises EdgedError, OSError."""
+        try:
+            found = bootc.status()
+        except EdgedError as error:
+            if error.code is not Code.UNSUPPORTED:
+                raise
+            found = bootc.Host()
+        self._mailbox.tell_status(bootc.images(found, clock.wall_ms()))
+
+    def _take(self, request: Request) -> None:
+        try:
+            command, operator = self._judged(request)
+        except RejectedError as rejected:
+            _log.warning("a command was rejected", name=request.name, code=rejected.code, why=rejected.text)
+            self._say(_result(request.name, "", "refused", rejected.code, rejected.text))
+            return
+        order = Order(command, operator)
+        self._memory.take(order, self._now_ms())
+        window = self._settings.update.window
+        text = f"it waits for the maintenance window {window}" if window else "it is carried out now"
+        self._say(_result(command.nonce, command.command, "accepted", text=text))
+
+    def _judged(self, request: Request) -> tuple[Command, str]:
+        """The command and who signed it. Raises RejectedError."""
+        self._learn_operators()
+        device = self._settings.device
+        context = Context(
+            fleet=device.fleet,
+            device=device.name,
+            hardware_class=device.hardware_class,
+            now_ms=self._now_ms(),
+            made_ms=self._memory.made_ms,
+            operators=self._operators,
+        )
+        verdict = judge(request.data, context, verify)
+        command = verdict.command
+        if command is None:
+            raise RejectedError(verdict.code or Rejection.NOT_VERIFIED, verdict.text)
+        if type(intent_of(command)) not in _VOCABULARY:
+            text = f"{command.command} is not for the operating system"
+            raise RejectedError(Rejection.UNSUPPORTED, text)
+        if command.nonce != request.name:
+            raise RejectedError(Rejection.MALFORMED, "it was handed over under another name than its nonce")
+        if self._memory.seen(command.nonce):
+            text = f"nonce {command.nonce} was used before; sign the command anew"
+            raise RejectedError(Rejection.REPLAYED, text)
+        if self._memory.full:
+            text = "too many commands of the last day are remembered; wait until they have expired"
+            raise RejectedError(Rejection.NOT_REMEMBERED, text)
+        return command, verdict.operator
+
+    def _learn_operators(self) -> None:
+        """Once in a run. Raises RejectedError where it cannot be told who may command."""
+        if self._looked:
+            return
+        try:
+            found = trust.operators(self._settings, self._folder / "trust", self._now())
+        except EdgedError as error:
+            text = f"who may command cannot be told: {error}"
+            raise RejectedError(Rejection.NOT_VERIFIED, text) from error
+        self._operators, self._trusted_now = found
+        self._looked = True
+
+    def _carry_out(self, order: Order) -> bool:
+        """Carries an order out, where it is time; says whether the device is to restart for it."""
+        if order.command.expires_ms <= self._now_ms():
+            text = f"it expired before the maintenance window {self._settings.update.window}; sign it anew for longer"
+            self._end(order, "refused", Rejection.EXPIRED, text)
+            return False
+        if not in_window(self._settings.update.window, f"{self._now().astimezone():%H:%M}"):
+            return False
+        self._memory.begin(order)
+        intent, name = intent_of(order.command), order.command.command
+        _log.info("a command is carried out", command=name, operator=order.operator, nonce=order.command.nonce)
+        try:
+            _VOCABULARY[type(intent)](intent)
+            text, restart = _next_boot(bootc.status())
+        except EdgedError as error:
+            _log.error("a command failed", command=name, why=str(error))
+            code = Rejection.UNSUPPORTED if error.code is Code.UNSUPPORTED else Rejection.FAILED
+            self._end(order, "refused", code, str(error))
+            return False
+        self._end(order, "done", text=text)
+        return restart
+
+    def _end(self, order: Order, status: Status, code: str = "", text: str = "") -> None:
+        self._say(_result(order.command.nonce, order.command.command, status, code, text))
+        self._memory.end(order)
+
+    def _say(self, result: OsResult) -> None:
+        """A result that cannot be left costs nothing else: the daemon's folder is not to be relied on."""
+        try:
+            self._mailbox.answer(result)
+        except OSError as error:
+            _log.warning("a result cannot be left", nonce=result.nonce, why=error.strerror)
+
+    def _restart(self) -> None:
+        """Requests under way are drained by the daemon's own stop."""
+        _log.info("the device restarts into what was staged")
+        subprocess.run(["systemctl", "--no-block", "reboot"], check=False, timeout=_RESTART_S)  # noqa: S607 - the unit sets the path
+
+    def _now_ms(self) -> int:
+        return max(_ms(self._now()), _ms(self._trusted_now))
+
+
+def _result(nonce: str, command: str, status: Status, code: str = "", text: str = "") -> OsResult:
+    at_ms = clock.wall_ms()
+    return OsResult(nonce=nonce, command=command, status=status, code=code, text=text[:_MAX_TEXT], at_ms=at_ms)
+
+
+def _next_boot(host: bootc.Host) -> tuple[str, bool]:
+    """What the next boot is of, in words, and whether that is something else than what is booted."""
+    if host.rollback_queued and host.rollback:
+        return f"the device restarts into {_named(host.rollback)}, from before", True
+    if host.staged and not host.staged.download_only:
+        return f"the device restarts into {_named(host.staged)}", True
+    return f"there is nothing newer than {_named(host.booted)}" if host.booted else "nothing has changed", False
+
+
+def _named(entry: bootc.Entry) -> str:
+    return " ".join(filter(None, (entry.image, entry.version, entry.digest))) or entry.deployment
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

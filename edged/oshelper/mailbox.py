@@ -1,0 +1,105 @@
+"""The helper's side of the folders of `system.os_requests`.
+
+They are the daemon's own, who may be anybody's by now: whatever is done there is done as that user, nothing is waited
+for, and what is not a small file is thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from edged import clock, durable, inside
+from edged.system.os_requests import (
+    MAX_REQUEST_BYTES,
+    MOST_REQUESTS,
+    MOST_RESULTS,
+    NONCE,
+    REQUESTS,
+    RESULTS,
+    STATUS,
+    OsResult,
+    OsStatus,
+)
+from edged.system.ownership import as_owner_of
+
+# What the daemon writes comes under such names; while it is being written, its name begins with a dot.
+_NAME = re.compile(rf"({NONCE.pattern})\.json")
+_STALE_S = 3_600.0
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What lay in the folder; `data` is cut one byte after what a command may have."""
+
+    name: str
+    data: bytes
+
+
+class Mailbox:
+    """The daemon's two folders."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._requests = state / REQUESTS
+        self._results = state / RESULTS
+
+    def requests(self) -> list[Request]:
+        """Takes some of what waits out of the folder, oldest first."""
+        with contextlib.suppress(OSError), as_owner_of(self._state):
+            return list(self._take())
+        return []
+
+    def _take(self) -> Iterator[Request]:
+        with os.scandir(self._requests) as found:
+            entries = sorted(found, key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
+        for entry in entries[:MOST_REQUESTS]:
+            if entry.name.startswith("."):
+                age_s = clock.wall().timestamp() - entry.stat(follow_symlinks=False).st_mtime
+                if age_s > _STALE_S:
+                    self._remove(entry)
+                continue
+            named = _NAME.fullmatch(entry.name)
+            data = self._read(entry.name) if named else None
+            if self._remove(entry) and named and data is not None:
+                yield Request(named[1], data)
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            descriptor = inside.open_regular(self._requests, name)
+        except OSError:
+            return None
+        with open(descriptor, "rb") as file:
+            return file.read(MAX_REQUEST_BYTES + 1)
+
+    def _remove(self, entry: os.DirEntry[str]) -> bool:
+        """Whether this has taken it: what was withdrawn meanwhile, or cannot be taken, is not carried out."""
+        path = self._requests / entry.name
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                path.rmdir()
+            else:
+                path.unlink()
+        except OSError:
+            return False
+        return True
+
+    def answer(self, result: OsResult) -> None:
+        """Leaves what became of a command. Raises OSError."""
+        with as_owner_of(self._state):
+            self._results.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.write(self._results / f"{result.nonce}.json", msgspec.json.encode(result), 0o644)
+            kept = sorted(self._results.glob("*.json"), key=lambda path: path.lstat().st_mtime_ns)
+            for old in kept[:-MOST_RESULTS]:
+                old.unlink(missing_ok=True)
+
+    def tell_status(self, status: OsStatus) -> None:
+        """Leaves which images there are. Raises OSError."""
+        with as_owner_of(self._state):
+            path = self._state / STATUS
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.write(path, msgspec.json.encode(status), 0o644)

@@ -1,0 +1,92 @@
+"""What the helper remembers, in a folder that is root's alone: commands seen, and those that wait or are under way."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+
+from edged import durable
+from edged.telemetry.messages import Command
+
+FOLDER = "var/lib/edged-os"
+
+_NAME = "memory.json"
+# There while something waits: by it the service manager tells whether there is anything to start this for.
+_MARK = "waiting"
+# A command is remembered for a day at most; so many of them come from no honest operator.
+_MOST_NONCES = 4096
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A command that was found to be in order, to be carried out in the maintenance window."""
+
+    command: Command
+    operator: str
+    begun: bool = False
+    """It was begun and not ended: the power went, or this process."""
+
+
+class _Content(msgspec.Struct):
+    made_ms: int
+    nonces: dict[str, int]
+    waiting: dict[str, Order]
+
+
+class Memory:
+    """Each change is one durable write."""
+
+    def __init__(self, folder: Path, now_ms: int) -> None:
+        """Reads what is there. Where nothing can be read it begins anew, and says since when: `made_ms`."""
+        self._path = folder / _NAME
+        self._mark = folder / _MARK
+        self._content = _Content(now_ms, {}, {})
+        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
+            self._content = msgspec.json.decode(self._path.read_bytes(), type=_Content)
+            return
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._write()
+
+    @property
+    def made_ms(self) -> int:
+        """Since when every command is remembered."""
+        return self._content.made_ms
+
+    @property
+    def full(self) -> bool:
+        """No further command can be remembered before others have expired."""
+        return len(self._content.nonces) >= _MOST_NONCES
+
+    def seen(self, nonce: str) -> bool:
+        """Whether a command of this nonce came before."""
+        return nonce in self._content.nonces
+
+    def waiting(self) -> list[Order]:
+        """What is to be carried out, in the order in which it came."""
+        return list(self._content.waiting.values())
+
+    def take(self, order: Order, now_ms: int) -> None:
+        """Remembers a command, and that it waits. What has expired is forgotten. Raises OSError."""
+        content = self._content
+        content.nonces = {nonce: ends for nonce, ends in content.nonces.items() if ends > now_ms}
+        content.nonces[order.command.nonce] = order.command.expires_ms
+        content.waiting[order.command.nonce] = order
+        self._write()
+
+    def begin(self, order: Order) -> None:
+        """It is carried out now. Raises OSError."""
+        self._content.waiting[order.command.nonce] = msgspec.structs.replace(order, begun=True)
+        self._write()
+
+    def end(self, order: Order) -> None:
+        """It waits no more. Raises OSError."""
+        del self._content.waiting[order.command.nonce]
+        self._write()
+
+    def _write(self) -> None:
+        if self._content.waiting:
+            self._mark.touch(0o600)
+        durable.write(self._path, msgspec.json.encode(self._content))
+        if not self._content.waiting:
+            self._mark.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""The units of the plain container, as Podman's own generator reads them, with models from three places."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from support import container, quadlet
+from support.daemon import REPO
+
+pytestmark = [
+    pytest.mark.skipif(bool(container.missing()), reason=container.missing() or "it can be had"),
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="it is taken out of the package for x86_64"),
+]
+
+OURS = REPO / "bootc/container"
+
+
+@pytest.mark.parametrize(
+    ("how", "models", "made"),
+    [
+        ("", "", ""),
+        ("in-a-volume", "edged-models:/usr/share/edged/models:ro", "volume create --ignore edged-models"),
+        (
+            "in-an-image",
+            "systemd-edged-models:/usr/share/edged/models:ro",
+            "volume create --ignore --driver image --opt image=localhost/edged-models:latest systemd-edged-models",
+        ),
+    ],
+)
+def test_models_come_from_where_the_drop_in_says(tmp_path: Path, how: str, models: str, made: str) -> None:
+    for unit in (*OURS.glob("*.container"), *OURS.glob("*.volume")):
+        shutil.copy(unit, tmp_path)
+    if how:
+        shutil.copytree(OURS / how, tmp_path, dirs_exist_ok=True)
+    told = quadlet.generate(tmp_path)
+    (run,) = re.findall(r"^ExecStart=/usr/bin/podman run (.*)$", told, re.MULTILINE)
+    mounted = re.findall(r"-v (\S+)", run)
+    assert [each for each in mounted if "/usr/share/edged/models" in each] == ([models] if models else [])
+    assert {"/run/edged:/run/edged", "/run/edged-admin:/run/edged-admin", "edged-state:/var/lib/edged:U"} <= set(
+        mounted
+    )
+    for option in ("--read-only", "--cap-drop all", "--security-opt=no-new-privileges", "--user 961:961"):
+        assert option in run
+    assert run.endswith(" localhost/edged:latest")
+    assert made in told
+    assert re.search(r"^Type=notify$", told, re.MULTILINE)

@@ -1,0 +1,160 @@
+"""What stands beside the service in a real systemd: the operating system's helper, verification, update sticks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from support import container
+from support.bootc import Bootc, digest
+from support.container import Container
+from support.daemon import REPO
+from support.fleets import Fleet, make_fleet
+
+from edged.fleet import command as commands
+from edged.fleet import operators
+
+pytestmark = pytest.mark.skipif(bool(container.missing()), reason=container.missing() or "there is one")
+
+ALICE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+MALLORY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+
+UNITS = sorted(path.name for path in (REPO / "systemd").glob("*.*") if path.suffix in (".path", ".service", ".timer"))
+OWN = [name for name in UNITS if name != "edged-user.service" and "fleet" not in name]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """A fleet whose operator alice may have the operating system updated."""
+    made = make_fleet(tmp_path_factory.mktemp("fleet") / "shops")
+    key = ALICE.public_key().public_bytes_raw().hex()
+    operators.add(made.signing(), "alice", key, ("os_upgrade",), ())
+    made.run_revision(2)
+    return made
+
+
+@pytest.fixture
+def device(system: Container, fleet: Fleet) -> Iterator[Container]:
+    """A device of that fleet, whose repository is a folder of its own."""
+    trust = system.files / "usr/share/edged/trust"
+    trust.mkdir(exist_ok=True)
+    shutil.copy(fleet.root, trust / "root.json")
+    shutil.copytree(fleet.home.repository, system.files / "srv/repository")
+    (system.files / "etc/edged").mkdir()
+    (system.files / "etc/edged/edged.toml").write_text('[device]\nname = "till-7"\nfleet = "shops"\n')
+    # Updates wait while the machine is busy, and that which tests run on often is.
+    system.run(
+        "mkdir -p /etc/systemd/system/edged.service.d && printf '[Service]\\nInaccessiblePaths=/proc/pressure\\n' "
+        "> /etc/systemd/system/edged.service.d/test.conf && systemctl daemon-reload"
+    )
+    system.run("chmod -R a+rX /srv /usr/share/edged/trust /etc/edged; systemctl restart edged")
+    yield system
+    system.run(
+        "systemctl stop edged; rm -rf /srv/repository /srv/os /usr/bin/bootc /usr/share/edged/trust "
+        "/var/lib/edged/* /var/lib/edged-os /run/edged-os"
+    )
+
+
+@pytest.mark.parametrize("name", [*OWN, "run-edgedstick.mount"])
+def test_every_unit_is_without_fault(system: Container, name: str) -> None:
+    assert system.run(f"systemd-analyze verify {name} 2>&1") == ""
+
+
+def test_the_rule_for_sticks_is_without_fault(system: Container) -> None:
+    assert "Success: 1" in system.run("udevadm verify /usr/lib/udev/rules.d/90-edged-stick.rules 2>&1")
+
+
+def test_what_the_preset_names_starts_at_boot_and_the_rest_does_not(system: Container) -> None:
+    enabled = {name for name in OWN if system.shell(f"systemctl is-enabled {name}").stdout == "enabled\n"}
+    assert enabled == {"edged.service", "edged-os.path", "edged-os.service", "edged-os.timer", "edged-verify.timer"}
+
+
+@pytest.mark.parametrize(("name", "most"), [("edged-verify.service", 18), ("edged-stick.service", 18)])
+def test_those_that_only_ask_the_daemon_are_as_tight_as_it_is(system: Container, name: str, most: int) -> None:
+    system.run(f"systemd-analyze security --threshold={most} {name} --no-pager")
+
+
+def test_the_store_is_verified(system: Container) -> None:
+    system.run("systemctl start edged-verify.service")
+    assert system.run("systemctl show edged-verify.service -p Result --value") == "success"
+
+
+def test_a_store_that_is_damaged_fails_the_unit_or_is_mended(device: Container) -> None:
+    device.run("edgectl update --from /srv/repository")
+    device.wait("find /var/lib/edged/store -name manifest.json | grep -q .")
+    device.run("f=$(find /var/lib/edged/store -type f -size +4k | head -n 1) && printf damage | dd of=$f conv=notrunc")
+    device.shell("systemctl start edged-verify.service")
+    assert device.run("edgectl store verify --json") != ""
+    assert "digits" in device.run("journalctl --unit=edged-verify --no-pager --output=cat")
+
+
+def test_a_stick_is_mounted_harmlessly_and_taken_from(device: Container) -> None:
+    """There is no block device here: a folder stands for the stick, with the unit's own options."""
+    device.run(
+        "mkdir -p /etc/systemd/system/run-edgedstick.mount.d && printf "
+        "'[Mount]\\nWhat=/srv/repository\\nOptions=\\nOptions=bind,ro,nosuid,nodev,noexec\\n' "
+        "> /etc/systemd/system/run-edgedstick.mount.d/test.conf && systemctl daemon-reload"
+    )
+    device.run("systemctl start run-edgedstick.mount")
+    options = device.run("findmnt --noheadings --output=VFS-OPTIONS /run/edgedstick").split(",")
+    assert {"ro", "nosuid", "nodev", "noexec"} <= set(options)
+    device.run("systemctl start edged-stick.service", timeout_s=120)
+    device.wait("edgectl history digits | grep -q staged")
+    device.run("systemctl stop run-edgedstick.mount")
+    assert device.shell("findmnt /run/edgedstick").returncode == 1
+    device.run("rm -r /etc/systemd/system/run-edgedstick.mount.d; systemctl daemon-reload")
+
+
+def hand_over(device: Container, key: Ed25519PrivateKey) -> str:
+    """As the daemon does it, what an operator signed."""
+    command = commands.make(
+        "os_upgrade",
+        {},
+        fleet="shops",
+        device="till-7",
+        hardware_class="",
+        now=datetime.now(UTC) + timedelta(seconds=1),
+        valid=timedelta(hours=1),
+    )
+    (device.files / "srv/os/request").write_bytes(commands.seal(command, key))
+    folder = "/var/lib/edged/os/requests"
+    device.run(
+        f"install -d -o edged -g edged -m 700 /var/lib/edged/os {folder} && "
+        f"install -o edged -g edged -m 600 /srv/os/request {folder}/.{command.nonce} && "
+        f"mv {folder}/.{command.nonce} {folder}/{command.nonce}.json"
+    )
+    return command.nonce
+
+
+def result(device: Container, nonce: str) -> dict[str, str]:
+    path = f"/var/lib/edged/os/results/{nonce}.json"
+    device.wait(f"grep -qE 'done|refused' {path}")
+    assert device.run(f"stat -c %U {path}") == "edged"
+    found: dict[str, str] = json.loads(device.run(f"cat {path}"))
+    return found
+
+
+def test_what_is_handed_over_starts_the_helper_which_obeys_operators_alone(device: Container) -> None:
+    bootc = Bootc(device.files / "srv/os")
+    device.run("ln -s /srv/os/bin/bootc /usr/bin/bootc && edgectl update --from /srv/repository")
+    device.run("systemctl start edged-os.service")  # from now on it remembers
+    assert json.loads(device.run("cat /var/lib/edged/os/status.json"))["booted"]["digest"] == digest(1)
+    nonce = hand_over(device, ALICE)
+    found = result(device, nonce)
+    assert (found["status"], bootc.changes) == ("done", ["bootc upgrade --quiet"]), found
+    nonce = hand_over(device, MALLORY)
+    assert result(device, nonce)["code"] == "signature_invalid"
+    assert bootc.changes == ["bootc upgrade --quiet"]
+    assert device.run("stat -c '%a %U' /var/lib/edged-os") == "700 root"
+    assert device.run("ls /var/lib/edged/os/requests") == ""
+    assert device.run("systemctl is-active edged-os.path") == "active"
+
+
+def test_the_helper_has_no_more_capabilities_than_bootc_needs(system: Container) -> None:
+    bounding = system.run("systemctl show edged-os.service -p CapabilityBoundingSet --value").split()
+    assert not {"cap_sys_module", "cap_sys_rawio", "cap_net_admin", "cap_sys_ptrace", "cap_sys_boot"} & set(bounding)
+    system.run("systemd-analyze security --threshold=60 edged-os.service --no-pager")

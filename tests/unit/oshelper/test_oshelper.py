@@ -1,0 +1,486 @@
+"""The privileged helper: what operators signed is carried out, once, in its time; for all else bootc is not run."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from support.bootc import Bootc, digest, host, slot
+from support.daemon import REPO
+from support.fleets import Device, Fleet, copy_fleet, make_fleet, overwrite
+from support.quick_disk import unsynced
+
+from edged.fleet import command as commands
+from edged.fleet import operators
+from edged.oshelper.__main__ import main
+from edged.system.os_requests import OsRequests, OsResult
+from edged.telemetry.commands import MAX_BYTES, PAYLOAD_TYPE, pae
+from edged.telemetry.messages import Command
+
+__all__ = ["unsynced"]
+
+ALICE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+MALLORY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+MAY = ("os_upgrade", "os_switch", "os_rollback", "install")
+
+NOBODY = 65534
+
+
+def public(key: Ed25519PrivateKey) -> str:
+    return key.public_key().public_bytes_raw().hex()
+
+
+@pytest.fixture(scope="module")
+def commanded(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """A fleet whose operator alice may command the operating system."""
+    fleet = make_fleet(tmp_path_factory.mktemp("fleet") / "shops")
+    operators.add(fleet.signing(), "alice", public(ALICE), MAY, ())
+    return fleet
+
+
+class Machine:
+    """A device's folders below a root, its daemon's mailbox and its bootc."""
+
+    def __init__(self, folder: Path, fleet: Fleet) -> None:
+        self.root = folder / "root"
+        self.state = self.root / "var/lib/edged"
+        self.fleet = fleet
+        self.bootc = Bootc(folder / "os")
+        self.set('[update]\nwindow = ""\n')
+        trust = self.root / "usr/share/edged/trust/root.json"
+        trust.parent.mkdir(parents=True)
+        shutil.copy(fleet.root, trust)
+        self.requests = OsRequests(self.state)
+        self.requests.make_folders()
+        self.fetch()
+
+    def set(self, more: str) -> None:
+        path = self.root / "etc/edged/edged.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'[device]\nname = "till-7"\nfleet = "shops"\n{more}')
+
+    def fetch(self) -> None:
+        """The daemon's fetcher brings plan and metadata."""
+        device = Device(self.state / "update", self.fleet.root, self.fleet.url)
+        device.metadata = self.state / "update/metadata"
+        assert device.plan().status == 0
+
+    def drop(self, envelope: bytes, nonce: str) -> None:
+        self.requests.drop(nonce, envelope)
+
+    def run(self) -> int:
+        return main(["--root", str(self.root)])
+
+    def result(self, nonce: str) -> OsResult:
+        found = self.requests.result(nonce)
+        assert found is not None
+        return found
+
+    def refused(self, envelope: bytes, nonce: str) -> str:
+        """Has the helper look at a command that it must refuse; gives the code."""
+        self.drop(envelope, nonce)
+        assert self.run() == 0
+        assert self.bootc.changes == []
+        found = self.result(nonce)
+        assert found.status == "refused"
+        assert found.text
+        return found.code
+
+
+@pytest.fixture
+def machine(tmp_path: Path, commanded: Fleet, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine(tmp_path, commanded)
+    monkeypatch.setenv("PATH", str(made.bootc.bin), prepend=":")
+    assert made.run() == 0  # from now on it remembers
+    return made
+
+
+def command(name: str = "os_upgrade", **changes: object) -> Command:
+    arguments = changes.pop("arguments", {})
+    now = changes.pop("now", datetime.now(UTC) + timedelta(seconds=1))
+    made = commands.make(
+        name, arguments, fleet="shops", device="till-7", hardware_class="", now=now, valid=timedelta(hours=1)
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def signed(found: Command, key: Ed25519PrivateKey = ALICE) -> bytes:
+    return commands.seal(found, key)
+
+
+STAGED = host(booted=slot(1), staged=slot(2))
+
+TRUE: dict[str, tuple[dict[str, str], str, dict[str, object]]] = {
+    "os_upgrade": ({}, "bootc upgrade --quiet", STAGED),
+    "os_switch": (
+        {"image": "registry.example/other@" + digest(2)},
+        f"bootc switch --quiet registry.example/other@{digest(2)}",
+        STAGED,
+    ),
+    "os_rollback": ({}, "bootc rollback", host(booted=slot(1), rollback=slot(2), rollbackQueued=True)),
+}
+
+
+@pytest.mark.parametrize("name", TRUE)
+def test_a_true_command_runs_exactly_its_words_and_restarts_the_device(machine: Machine, name: str) -> None:
+    arguments, line, after = TRUE[name]
+    machine.bootc.after(line.split()[1], after)
+    wanted = command(name, arguments=arguments)
+    machine.drop(signed(wanted), wanted.nonce)
+    assert machine.run() == 0
+    assert machine.bootc.changes == [line, "systemctl --no-block reboot"]
+    found = machine.result(wanted.nonce)
+    assert (found.status, found.command) == ("done", name)
+    assert digest(2) in found.text
+    assert not list((machine.state / "os/requests").iterdir())
+
+
+def test_where_there_is_nothing_newer_the_device_does_not_restart(machine: Machine) -> None:
+    wanted = command()
+    machine.drop(signed(wanted), wanted.nonce)
+    machine.run()
+    assert machine.bootc.changes == ["bootc upgrade --quiet"]
+    assert "nothing newer" in machine.result(wanted.nonce).text
+
+
+def test_what_was_staged_for_later_does_not_restart_it(machine: Machine) -> None:
+    machine.bootc.after("upgrade", host(booted=slot(1), staged=slot(2, downloadOnly=True)))
+    wanted = command()
+    machine.drop(signed(wanted), wanted.nonce)
+    machine.run()
+    assert machine.bootc.changes == ["bootc upgrade --quiet"]
+
+
+def test_a_failure_is_told_and_does_not_restart_it(machine: Machine) -> None:
+    machine.bootc.fails("upgrade", "no space left on device")
+    wanted = command()
+    machine.drop(signed(wanted), wanted.nonce)
+    machine.run()
+    found = machine.result(wanted.nonce)
+    assert (found.status, found.code) == ("refused", "failed")
+    assert "no space left on device" in found.text
+    assert machine.bootc.changes == ["bootc upgrade --quiet"]
+
+
+def other(**changes: object) -> Callable[[], tuple[bytes, str]]:
+    def make() -> tuple[bytes, str]:
+        found = command(**changes)
+        return signed(found), found.nonce
+
+    return make
+
+
+def of_mallory() -> tuple[bytes, str]:
+    found = command()
+    return signed(found, MALLORY), found.nonce
+
+
+def of_nobody() -> tuple[bytes, str]:
+    found = command()
+    return json.dumps(json.loads(signed(found)) | {"signatures": []}).encode(), found.nonce
+
+
+def changed_after() -> tuple[bytes, str]:
+    """Signed for one thing, and saying another."""
+    found = command("os_rollback")
+    envelope = json.loads(signed(command("os_upgrade")))
+    envelope["payload"] = base64.b64encode(msgspec.json.encode(found)).decode()
+    return json.dumps(envelope).encode(), found.nonce
+
+
+def of_another_type() -> tuple[bytes, str]:
+    """The operator signed those bytes, as something else."""
+    found = command()
+    payload = msgspec.json.encode(found)
+    signature = base64.b64encode(ALICE.sign(pae("text/plain", payload))).decode()
+    envelope = {
+        "payload": base64.b64encode(payload).decode(),
+        "payloadType": PAYLOAD_TYPE,
+        "signatures": [{"keyid": public(ALICE), "sig": signature}],
+    }
+    return json.dumps(envelope).encode(), found.nonce
+
+
+def unknown_verb() -> tuple[bytes, str]:
+    found = msgspec.structs.replace(command(), command="os_install --force")
+    return signed(found), found.nonce
+
+
+def odd_image(image: str) -> Callable[[], tuple[bytes, str]]:
+    def make() -> tuple[bytes, str]:
+        found = msgspec.structs.replace(command("os_upgrade"), command="os_switch", arguments={"image": image})
+        return signed(found), found.nonce
+
+    return make
+
+
+NOW = datetime.now(UTC)
+
+FALSE: dict[str, tuple[Callable[[], tuple[bytes, str]], set[str]]] = {
+    "of another's key": (of_mallory, {"signature_invalid"}),
+    "of nobody": (of_nobody, {"unsigned"}),
+    "changed after it was signed": (changed_after, {"signature_invalid"}),
+    "signed as something else": (of_another_type, {"signature_invalid"}),
+    "for another device": (other(device="till-8"), {"wrong_scope"}),
+    "for another fleet": (other(fleet="banks"), {"wrong_scope"}),
+    "for another class": (other(device="", hardware_class="kiosk"), {"wrong_scope"}),
+    "expired": (other(now=NOW - timedelta(hours=2)), {"expired"}),
+    "from before anything was remembered": (other(now=NOW - timedelta(minutes=30)), {"before_rebuild"}),
+    "from the future": (other(now=NOW + timedelta(hours=1)), {"not_yet_valid"}),
+    "valid for ever": (other(expires_ms=2**52), {"validity_too_long"}),
+    "of no verb": (unknown_verb, {"unknown_command", "not_allowed"}),
+    "a verb that is not the system's": (
+        other(name="install", arguments={"model": "digits", "revision": "2"}),
+        {"unsupported"},
+    ),
+    "a verb that its operator may not": (other(name="restart_model", arguments={"model": "digits"}), {"not_allowed"}),
+    "an option in place of an image": (odd_image("--apply"), {"invalid_arguments"}),
+    "an image with a line in it": (odd_image("registry.example/a\n--apply"), {"invalid_arguments"}),
+    "no document": (lambda: (b"\x00\xff", "n" * 22), {"malformed"}),
+    "a deep document": (lambda: (b"[" * 16_000, "n" * 22), {"malformed"}),
+}
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_what_is_not_in_order_is_refused_by_a_stable_word(machine: Machine, name: str) -> None:
+    make, codes = FALSE[name]
+    assert machine.refused(*make()) in codes
+
+
+def test_the_same_command_twice_is_carried_out_once(machine: Machine) -> None:
+    wanted = command()
+    envelope = signed(wanted)
+    machine.drop(envelope, wanted.nonce)
+    machine.run()
+    machine.drop(envelope, wanted.nonce)
+    machine.run()
+    assert machine.result(wanted.nonce).code == "replayed"
+    assert machine.bootc.changes == ["bootc upgrade --quiet"]
+
+
+def test_under_another_name_it_is_refused(machine: Machine) -> None:
+    assert machine.refused(signed(command()), "another-name-than-its-nonce") == "malformed"
+
+
+def test_what_a_daemon_writes_as_operators_is_not_believed(machine: Machine) -> None:
+    known = json.loads((machine.state / "update/metadata/kept/operators.json").read_bytes())
+    known["operators"][0]["key"] = public(MALLORY)
+    for path in (machine.state / "update/metadata/kept/operators.json", machine.state / "update/plan/operators.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(known))
+    found = command()
+    assert machine.refused(signed(found, MALLORY), found.nonce) == "not_verified"
+    assert "operators.json" in machine.result(found.nonce).text
+
+
+def test_metadata_of_another_fleets_root_is_not_believed(machine: Machine, tmp_path: Path) -> None:
+    foreign = make_fleet(tmp_path / "foreign")
+    operators.add(foreign.signing(), "mallory", public(MALLORY), MAY, ())
+    shutil.rmtree(machine.state / "update")
+    machine.fleet = foreign
+    machine.fetch()
+    found = command()
+    assert machine.refused(signed(found, MALLORY), found.nonce) == "not_verified"
+
+
+def test_an_operator_who_was_dismissed_is_not_brought_back_by_old_metadata(
+    machine: Machine, commanded: Fleet, tmp_path: Path
+) -> None:
+    machine.fleet = copy_fleet(commanded, tmp_path / "shops")
+    before = tmp_path / "before"
+    shutil.copytree(machine.state / "update", before)
+    operators.remove(machine.fleet.signing(), "alice")
+    machine.fetch()
+    found = command()
+    assert machine.refused(signed(found), found.nonce) == "signature_invalid"
+    shutil.rmtree(machine.state / "update")
+    shutil.copytree(before, machine.state / "update")
+    found = command()
+    assert machine.refused(signed(found), found.nonce) == "not_verified"
+    assert "version" in machine.result(found.nonce).text
+
+
+def test_without_a_root_of_trust_nobody_commands(machine: Machine) -> None:
+    (machine.root / "usr/share/edged/trust/root.json").unlink()
+    found = command()
+    assert machine.refused(signed(found), found.nonce) == "signature_invalid"
+
+
+def test_outside_the_maintenance_window_it_waits_and_is_carried_out_within(machine: Machine) -> None:
+    hour = datetime.now().astimezone().hour
+    machine.set(f'[update]\nwindow = "{(hour + 3) % 24:02}:00-{(hour + 4) % 24:02}:00"\n')
+    wanted = command()
+    machine.drop(signed(wanted), wanted.nonce)
+    machine.run()
+    assert machine.bootc.changes == []
+    assert machine.result(wanted.nonce).status == "accepted"
+    assert (machine.root / "var/lib/edged-os/waiting").exists()
+    machine.set('[update]\nwindow = ""\n')
+    machine.run()
+    assert machine.bootc.changes == ["bootc upgrade --quiet"]
+    assert machine.result(wanted.nonce).status == "done"
+    assert not (machine.root / "var/lib/edged-os/waiting").exists()
+
+
+def waiting(machine: Machine, **changes: object) -> tuple[Command, Path]:
+    """A command that waits for its window, and the helper's memory of it."""
+    hour = datetime.now().astimezone().hour
+    machine.set(f'[update]\nwindow = "{(hour + 3) % 24:02}:00-{(hour + 4) % 24:02}:00"\n')
+    wanted = command()
+    machine.drop(signed(wanted), wanted.nonce)
+    machine.run()
+    path = machine.root / "var/lib/edged-os/memory.json"
+    content = json.loads(path.read_bytes())
+    order = content["waiting"][wanted.nonce]
+    content["waiting"][wanted.nonce] = order | {"command": order["command"] | changes.pop("command", {})} | changes
+    path.write_text(json.dumps(content))
+    machine.set('[update]\nwindow = ""\n')
+    return wanted, path
+
+
+def test_what_expires_before_its_window_is_refused(machine: Machine) -> None:
+    wanted, _ = waiting(machine, command={"expires_ms": 1})
+    machine.run()
+    assert machine.bootc.changes == []
+    assert machine.result(wanted.nonce).code == "expired"
+
+
+def test_what_the_power_interrupted_is_not_begun_again(machine: Machine) -> None:
+    wanted, _ = waiting(machine, begun=True)
+    machine.run()
+    assert machine.bootc.changes == []
+    assert machine.result(wanted.nonce).code == "failed"
+    assert "interrupted" in machine.result(wanted.nonce).text
+
+
+def test_a_damaged_memory_begins_anew_and_refuses_what_is_older(machine: Machine) -> None:
+    wanted = command(now=datetime.now(UTC) - timedelta(seconds=2))
+    machine.drop(signed(wanted), wanted.nonce)
+    machine.run()
+    (machine.root / "var/lib/edged-os/memory.json").write_text("{")
+    machine.drop(signed(wanted), wanted.nonce)
+    machine.run()
+    assert machine.result(wanted.nonce).code in ("before_rebuild", "replayed")
+    assert len(machine.bootc.changes) <= 1
+
+
+def test_broken_settings_leave_everything_as_it_is(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.set("[update]\nwindow = 3\n")
+    wanted = command()
+    machine.drop(signed(wanted), wanted.nonce)
+    assert machine.run() == 1
+    assert "update.window" in capsys.readouterr().err
+    assert machine.bootc.changes == []
+
+
+def test_a_request_of_any_size_is_looked_at_no_further_than_it_may_be_long(machine: Machine) -> None:
+    nonce = "n" * 22
+    with (machine.state / f"os/requests/{nonce}.json").open("wb") as file:
+        file.truncate(2**40)
+    machine.run()
+    assert machine.result(nonce).code == "too_large"
+
+
+def test_only_plain_files_of_fitting_names_are_looked_at_and_the_rest_goes(machine: Machine, tmp_path: Path) -> None:
+    folder = machine.state / "os/requests"
+    secret = tmp_path / "secret.json"
+    secret.write_bytes(signed(command()))
+    (folder / f"{'a' * 22}.json").symlink_to(secret)
+    os.mkfifo(folder / f"{'b' * 22}.json")
+    (folder / f"{'c' * 22}.json").mkdir()
+    (folder / "short.json").write_bytes(signed(command()))
+    (folder / "no suffix at all, and a very odd name").write_bytes(b"")
+    (folder / ".being-written.json").write_bytes(b"")
+    assert machine.run() == 0
+    assert machine.bootc.changes == []
+    assert [path.name for path in folder.iterdir()] == [".being-written.json"], "what is being written stays"
+    assert secret.exists()
+    assert list((machine.state / "os/results").iterdir()) == []
+
+
+def test_the_folder_itself_may_be_a_link_or_gone(machine: Machine, tmp_path: Path) -> None:
+    shutil.rmtree(machine.state / "os")
+    assert machine.run() == 0
+    assert machine.requests.status() is not None
+    shutil.rmtree(machine.state)
+    machine.state.symlink_to(tmp_path)
+    assert machine.run() == 1
+    assert not (tmp_path / "os").exists() or not (tmp_path / "os/status.json").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_in_the_daemons_folder_root_gets_no_further_than_the_daemon(machine: Machine, tmp_path: Path) -> None:
+    """A daemon that has been taken over links its folders to where root alone may write and read."""
+    roots = tmp_path / "roots"
+    roots.mkdir(mode=0o700)
+    (roots / "shadow").write_text("secret")
+    wanted = command()
+    tmp_path.chmod(0o755)
+    shutil.rmtree(machine.state / "os/results")
+    (machine.state / "os/results").symlink_to(roots)
+    machine.drop(signed(wanted), wanted.nonce)
+    for each in [machine.state, *machine.state.rglob("*")]:
+        os.chown(each, NOBODY, NOBODY, follow_symlinks=False)
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    line = [sys.executable, "-m", "edged.oshelper", "--root", str(machine.root)]
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o711)
+    done = subprocess.run(line, check=False, capture_output=True, text=True, env=environment)
+    assert machine.bootc.changes == ["bootc upgrade --quiet"], done.stderr
+    assert [path.name for path in roots.iterdir()] == ["shadow"]
+    assert "a result cannot be left" in done.stdout + done.stderr
+
+
+def test_what_bootc_says_is_left_for_the_daemon(machine: Machine) -> None:
+    found = machine.requests.status()
+    assert found is not None
+    assert found.booted is not None
+    assert found.booted.digest == digest(1)
+    machine.bootc.says(host(booted=slot(1), rollback=slot(3)))
+    machine.run()
+    found = machine.requests.status()
+    assert found is not None
+    assert found.rollback is not None
+    assert found.rollback.digest == digest(3)
+
+
+def test_a_system_without_bootc_answers_so(machine: Machine) -> None:
+    (machine.bootc.bin / "bootc").unlink()
+    found = command()
+    assert machine.refused(signed(found), found.nonce) == "unsupported"
+
+
+def test_no_more_commands_than_can_be_remembered(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edged.oshelper.memory._MOST_NONCES", 1)
+    first = command()
+    machine.drop(signed(first), first.nonce)
+    machine.run()
+    second = command()
+    machine.drop(signed(second), second.nonce)
+    machine.run()
+    assert machine.result(second.nonce).code == "not_remembered"
+
+
+def test_a_request_is_as_long_as_a_command_may_be() -> None:
+    from edged.system.os_requests import MAX_REQUEST_BYTES
+
+    assert MAX_REQUEST_BYTES == MAX_BYTES
+
+
+def test_metadata_that_is_no_file_is_not_waited_for(machine: Machine) -> None:
+    path = machine.state / "update/metadata/timestamp.json"
+    overwrite(path, b"")
+    path.unlink()
+    os.mkfifo(path)
+    found = command()
+    assert machine.refused(signed(found), found.nonce) == "not_verified"
