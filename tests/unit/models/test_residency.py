@@ -104,7 +104,7 @@ async def bench():
 
 
 def passed_over(resident):
-    return [(each.variant, each.code) for each in resident.passed_over]
+    return [(each.variant, each.code) for each in resident.choice.passed_over]
 
 
 async def child():
@@ -122,7 +122,7 @@ class TestWhichVariantServes:
         await bench.until(lambda: not resident.loading)
         assert (resident.state, resident.reason, resident.variant.name) == (State.READY, "", "fp32")
         assert not resident.degraded
-        assert resident.passed_over == []
+        assert resident.choice.passed_over == []
         assert psutil.Process(resident.worker.pid).ppid() == os.getpid()
 
     @pytest.mark.parametrize("name", ["fp32", "int8"])
@@ -145,8 +145,11 @@ class TestWhichVariantServes:
             ("garbage", Code.LOAD_FAILED),
             ("other", Code.INCOMPATIBLE_SIGNATURE),
         ]
-        assert "garbage.onnx" in resident.passed_over[0].reason or "not an ONNX model" in resident.passed_over[0].reason
-        assert "'x' is declared [-1, 2], the model has [-1, 3]" in resident.passed_over[1].reason
+        assert (
+            "garbage.onnx" in resident.choice.passed_over[0].reason
+            or "not an ONNX model" in resident.choice.passed_over[0].reason
+        )
+        assert "'x' is declared [-1, 2], the model has [-1, 3]" in resident.choice.passed_over[1].reason
 
     async def test_none_whose_bytes_are_not_those_that_were_packed(self, bench, tmp_path):
         folder = variants_bundle(tmp_path / "neg", flipped=GOOD, whole=GOOD)
@@ -157,7 +160,7 @@ class TestWhichVariantServes:
         await bench.until(lambda: not resident.loading)
         assert resident.variant.name == "whole"
         assert passed_over(resident) == [("flipped", Code.DIGEST_MISMATCH)]
-        assert "the file was changed or damaged after it was packed" in resident.passed_over[0].reason
+        assert "the file was changed or damaged after it was packed" in resident.choice.passed_over[0].reason
 
     async def test_none_whose_file_has_gone(self, bench, tmp_path):
         folder = variants_bundle(tmp_path / "neg", gone=GOOD, here=GOOD)
@@ -166,21 +169,21 @@ class TestWhichVariantServes:
         resident = bench.started(folder, manifest=manifest)
         await bench.until(lambda: not resident.loading)
         assert passed_over(resident) == [("gone", Code.LOAD_FAILED)]
-        assert "gone.onnx cannot be read: No such file" in resident.passed_over[0].reason
+        assert "gone.onnx cannot be read: No such file" in resident.choice.passed_over[0].reason
 
     async def test_none_that_takes_longer_than_it_may_while_there_is_another(self, bench, tmp_path):
         folder = variants_bundle(tmp_path / "neg", slow=GOOD, other=GOOD)
         resident = bench.started(folder, settings=Workers(load_s=0.001, first_inference_s=0.001))
-        await bench.until(lambda: resident.passed_over and resident.settled)
+        await bench.until(lambda: resident.choice.passed_over and resident.settled)
         assert passed_over(resident) == [("slow", Code.WORKER_HANG)]
-        assert "loading took longer than 0.002 s" in resident.passed_over[0].reason
+        assert "loading took longer than 0.002 s" in resident.choice.passed_over[0].reason
 
     async def test_one_whose_process_dies_as_it_loads_is_tried_again(self, bench, tmp_path):
         folder = variants_bundle(tmp_path / "neg", dies=GOOD, other=GOOD)
         resident = bench.started(folder)
         (await child()).kill()
         await bench.until(lambda: resident.ready)
-        assert (resident.variant.name, resident.passed_over, resident.restarts) == ("dies", [], 1)
+        assert (resident.variant.name, resident.choice.passed_over, resident.restarts) == ("dies", [], 1)
         assert resident.last_exit.endswith("killed by SIGKILL")
 
     async def test_one_that_the_device_cannot_start_a_process_for_now_is_tried_again(
@@ -200,7 +203,7 @@ class TestWhichVariantServes:
         await bench.until(lambda: resident.settled)
         assert "Resource temporarily unavailable" in resident.reason
         await bench.until(lambda: resident.ready)
-        assert (len(refused), resident.passed_over) == (2, [])
+        assert (len(refused), resident.choice.passed_over) == (2, [])
 
     async def test_what_is_passed_over_is_told_in_the_bundles_order(self, bench, tmp_path):
         folder = variants_bundle(tmp_path / "neg", fails=GARBAGE, elsewhere=GOOD, fits=GOOD)
@@ -263,7 +266,7 @@ class TestAWorkerThatEnds:
         await bench.until(lambda: resident.ready)
         assert (resident.reason, resident.restarts, resident.last_exit) == ("", 1, "killed by SIGKILL")
         assert resident.worker.pid != first.pid
-        assert resident.passed_over == []
+        assert resident.choice.passed_over == []
         ready, crashed, again = bench.events.after(0)
         assert (ready.code, crashed.code, again.code) == ("model_ready", Code.WORKER_CRASHED, "model_ready")
         assert crashed.message == "the worker of revision 1 ended: killed by SIGKILL"
@@ -301,7 +304,7 @@ class TestAWorkerThatEnds:
         assert resident.state is State.LOADING
         await bench.until(lambda: resident.ready)
         assert resident.restarts == 2
-        assert resident.passed_over == []
+        assert resident.choice.passed_over == []
 
     async def test_and_whose_file_has_changed_meanwhile_is_not(self, bench, tmp_path):
         folder = identity_bundle(tmp_path, "FP32")
@@ -461,7 +464,7 @@ class TestTheDelayBeforeAWorkerIsStartedAgain:
             clock.forward(1000)
             await settle()
         assert (resident.state, resident.variant.name, resident.degraded) == (State.READY, "lives", True)
-        (passed,) = resident.passed_over
+        (passed,) = resident.choice.passed_over
         assert (passed.variant, passed.code) == ("dies", Code.CRASH_LOOP)
         assert passed.reason.startswith("5 workers ended in a row without an answer between; the last: ")
         assert "exit status 1" in passed.reason
