@@ -20,6 +20,7 @@ from pathlib import Path
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
+from support.booted import Booted
 from support.daemon import PATIENCE_S, REPO
 
 # Not under /tmp, which a boot empties; git does not see it.
@@ -42,7 +43,8 @@ def missing() -> str:
     return ""
 
 
-def _run(*command: object, **more: object) -> subprocess.CompletedProcess[str]:
+def run(*command: object, **more: object) -> subprocess.CompletedProcess[str]:
+    """Runs a program that is to succeed."""
     done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True, **more)  # type: ignore[call-overload]
     assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
     return done
@@ -57,7 +59,7 @@ def base() -> Path:
         sources = CACHE / "base.sources"
         sources.write_text(own.replace("bookworm", "trixie"))
         made = CACHE / "base.making.tar"
-        _run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie", made, sources, timeout=600)
+        run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie", made, sources, timeout=600)
         made.rename(tar)
     return tar
 
@@ -74,7 +76,7 @@ def wheels() -> Path:
         wanted = making / "wanted.txt"
         wanted.write_text(content)
         options = ["--python-version", PYTHON, "--only-binary=:all:", "--require-hashes", "--no-deps"]
-        _run(sys.executable, "-m", "pip", "download", "-q", *options, "-r", wanted, "-d", making, timeout=600)
+        run(sys.executable, "-m", "pip", "download", "-q", *options, "-r", wanted, "-d", making, timeout=600)
         making.rename(folder)
     return folder
 
@@ -96,25 +98,25 @@ def _pinned(lock: str) -> str:
 
 def _own_wheel(folder: Path) -> None:
     build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w"]
-    _run(sys.executable, "-m", "pip", *build, folder, REPO, timeout=300)
+    run(sys.executable, "-m", "pip", *build, folder, REPO, timeout=300)
 
 
 def make_root(into: Path) -> None:
     """A root folder with edged installed as an image has it."""
     into.mkdir(parents=True)
-    _run("tar", "-xf", base(), "-C", into)
+    run("tar", "-xf", base(), "-C", into)
     shutil.copytree(wheels(), into / "opt/wheels")
     _own_wheel(into / "opt/wheels")
-    _run("chroot", into, "python3", "-m", "venv", "/usr/lib/edged/venv")
+    run("chroot", into, "python3", "-m", "venv", "/usr/lib/edged/venv")
     pip = ["/usr/lib/edged/venv/bin/pip", "install", "-q", "--no-index", "--find-links", "/opt/wheels"]
-    _run("chroot", into, *pip, "edged[onnxruntime]", timeout=600)
+    run("chroot", into, *pip, "edged[onnxruntime]", timeout=600)
     shutil.rmtree(into / "opt/wheels")
-    _run("sh", REPO / "systemd/install.sh", into)
-    _run("chroot", into, "systemd-sysusers")  # where /etc is read-only, a boot cannot make users
-    _run("chroot", into, "systemctl", "preset", "edged.service", env={**os.environ, "SYSTEMD_IN_CHROOT": "1"})
+    run("sh", REPO / "systemd/install.sh", into)
+    run("chroot", into, "systemd-sysusers")  # where /etc is read-only, a boot cannot make users
+    run("chroot", into, "systemctl", "preset", "edged.service", env={**os.environ, "SYSTEMD_IN_CHROOT": "1"})
 
 
-class Container:
+class Container(Booted):
     """A booted container."""
 
     def __init__(self, root: Path, *options: str) -> None:
@@ -126,7 +128,7 @@ class Container:
         for each in (upper, work, merged):
             each.mkdir()
         layers = f"lowerdir={root},upperdir={upper},workdir={work}"
-        _run("mount", "-t", "overlay", "overlay", "-o", layers, merged)
+        run("mount", "-t", "overlay", "overlay", "-o", layers, merged)
         upper.chmod(0o755)
         ours, theirs = pty.openpty()  # without a terminal it does not boot
         self._console = bytearray()
@@ -182,27 +184,6 @@ class Container:
         clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
         return subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s, env=clean)
 
-    def run(self, script: str, timeout_s: float = PATIENCE_S) -> str:
-        """Runs a shell script inside that is to succeed; gives what it printed."""
-        done = self.shell(script, timeout_s)
-        assert done.returncode == 0, f"{script}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout.strip()
-
-    def wait(self, script: str, limit_s: float = 2 * PATIENCE_S) -> None:
-        """Waits until a shell script succeeds."""
-        end = time.monotonic() + limit_s
-        while (done := self.shell(script)).returncode:
-            assert time.monotonic() < end, f"{script} never succeeded:\n{done.stdout}\n{done.stderr}"
-            time.sleep(0.05)
-
-    def property(self, name: str) -> str:
-        """A property of the unit."""
-        return self.run(f"systemctl show edged --property={name} --value")
-
-    def journal(self) -> str:
-        """What the daemon logged."""
-        return self.run("journalctl --unit=edged --no-pager --output=cat")
-
     def stop(self) -> None:
         """Powers it off, or kills what this made."""
         with contextlib.suppress(AttributeError, subprocess.TimeoutExpired):
@@ -213,5 +194,5 @@ class Container:
             self._process.kill()
             self._process.wait()
         self._reader.join()
-        _run("umount", self._folder / "merged")
+        run("umount", self._folder / "merged")
         shutil.rmtree(self._folder)
