@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.markers import default_environment
@@ -50,16 +51,34 @@ def run(*command: object, **more: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def base() -> Path:
-    """A minimal Debian with systemd, as a tar file; made once."""
+@contextlib.contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """An empty folder, in place of what an interrupted run left."""
+    folder = CACHE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def base(*also: str) -> Path:
+    """A minimal Debian with systemd and the packages `also`, as a tar file; made once."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    tar = CACHE / "base.tar"
+    tar = CACHE / f"{'-'.join(['base', *also])}.tar"
     if not tar.exists():
         own = Path("/etc/apt/sources.list.d/debian.sources").read_text()
         sources = CACHE / "base.sources"
         sources.write_text(own.replace("bookworm", "trixie"))
         made = CACHE / "base.making.tar"
-        run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie", made, sources, timeout=600)
+        run(
+            "mmdebstrap",
+            "--variant=minbase",
+            f"--include={','.join([PACKAGES, *also])}",
+            "trixie",
+            made,
+            sources,
+            timeout=600,
+        )
         made.rename(tar)
     return tar
 
@@ -96,15 +115,21 @@ def _pinned(lock: str) -> str:
     return "\n".join(dict.fromkeys(kept))
 
 
+def wheel(requirement: str, folder: Path) -> None:
+    """Downloads the wheel of a package for the container's interpreter, without what it needs."""
+    options = ["--python-version", PYTHON, "--only-binary=:all:", "--no-deps"]
+    run(sys.executable, "-m", "pip", "download", "-q", *options, requirement, "-d", folder, timeout=600)
+
+
 def _own_wheel(folder: Path) -> None:
     build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w"]
     run(sys.executable, "-m", "pip", *build, folder, REPO, timeout=300)
 
 
-def make_root(into: Path) -> None:
-    """A root folder with edged installed as an image has it."""
+def make_root(into: Path, *also: str) -> None:
+    """A root folder with edged installed as an image has it, and with the packages `also`."""
     into.mkdir(parents=True)
-    run("tar", "-xf", base(), "-C", into)
+    run("tar", "-xf", base(*also), "-C", into)
     shutil.copytree(wheels(), into / "opt/wheels")
     _own_wheel(into / "opt/wheels")
     run("chroot", into, "python3", "-m", "venv", "/usr/lib/edged/venv")

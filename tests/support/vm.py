@@ -15,7 +15,7 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from support import container
@@ -63,8 +63,8 @@ def vmlinuz() -> Path:
     return found
 
 
-def first_root(folder: Path) -> Path:
-    """An initial root file system, made in `folder`."""
+def first_root(folder: Path, deployments: Path | None = None) -> Path:
+    """An initial root file system, made in `folder`; with what OSTree has in `deployments`, it goes to deployments."""
     root = folder / "first"
     for each in ("bin", "dev", "new", "modules"):
         (root / each).mkdir(parents=True)
@@ -77,14 +77,25 @@ def first_root(folder: Path) -> Path:
     for module in _MODULES:
         _take(module, there, root / "modules", order)
     (root / "modules/order").write_text("\n".join(order))
+    if deployments is not None:
+        _take_prepare_root(deployments, root)
     packed = folder / "first.cpio"
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
     with packed.open("wb") as out:
-        subprocess.run(
-            ["cpio", "--quiet", "-o", "-H", "newc"], check=True, input=names.encode(), stdout=out, cwd=root
-        )
+        subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], check=True, input=names.encode(), stdout=out, cwd=root)
     shutil.rmtree(root)
     return packed
+
+
+def _take_prepare_root(there: Path, root: Path) -> None:
+    """Adds what makes a deployment the root, and its libraries, from the root folder `there`."""
+    program = "usr/lib/ostree/ostree-prepare-root"
+    shutil.copy(there / program, root / "bin")
+    (root / "run").mkdir()
+    (root / "proc").mkdir()
+    for library in re.findall(r"(/lib\S+) \(0x", run("chroot", there, "ldd", f"/{program}").stdout):
+        (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(there / library[1:], root / library[1:])
 
 
 def _take(module: str, there: dict[str, Path], folder: Path, order: list[str]) -> None:
@@ -107,9 +118,22 @@ def thermal_zone(folder: Path) -> Path:
     return folder / "zone.aml"
 
 
-def add_agent(root: Path) -> None:
-    """Has a root folder answer to `Machine`."""
-    shutil.copyfile(GUEST / "agent.py", root / "usr/lib/agent.py")
+def furnish(root: Path, bundles: Sequence[Path] = (), settings: str = "") -> None:
+    """Has a root folder with edged answer to `Machine`.
+
+    `bundles`: packed bundle folders `…/<name>/<revision>`, beside the image's own; they may use the hostile engine.
+    """
+    for bundle in bundles:
+        shutil.copytree(bundle, root / "usr/share/edged/models" / bundle.parent.name / bundle.name)
+    (root / "etc/edged").mkdir(exist_ok=True)
+    (root / "etc/edged/edged.toml").write_text(settings)
+    (site,) = root.glob("usr/lib/edged/venv/lib/*/site-packages")
+    (site / "support").mkdir()
+    shutil.copyfile(GUEST.parent / "hostile_engine.py", site / "support/hostile_engine.py")
+    shutil.copyfile(GUEST.parent / "hostile_site/hostile_site.py", site / "hostile_site.py")
+    (site / "hostile.pth").write_text("import hostile_site\n")
+    for name in ("agent.py", "set_temperature.py"):
+        shutil.copyfile(GUEST / name, root / "usr/lib" / name)
     units = root / "usr/lib/systemd/system"
     shutil.copyfile(GUEST / "agent.service", units / "agent.service")
     (units / "sysinit.target.wants/agent.service").symlink_to("../agent.service")
@@ -122,24 +146,27 @@ def make_disk(image: Path, mib: int, root: Path | None = None) -> Path:
 
 
 class Machine(Booted):
-    """A running virtual machine; `drives` are options of -drive, the first of which is its root."""
+    """A running virtual machine; what it is asked is done one after the other."""
 
     again_s = 1.0
 
     def __init__(
-        self, folder: Path, boot: Sequence[object], drives: Sequence[str], words: str = "", mib: int = 1024
+        self, folder: Path, boot: tuple[Path, Path], root: str, *, words: str = "", options: Sequence[str] = ()
     ) -> None:
-        """Boots; returns when its systemd has started everything. `boot`: kernel and first root; `words`: for the kernel."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Boots; returns as soon as it can be asked.
+
+        `folder`: where its console is logged; `boot`: kernel and first root; `root`: the disk, as qemu's -drive takes
+        it; `words`: for the kernel; `options`: for qemu.
+        """
         self.console = folder / "console.log"
         linux, first = boot
         self._process = subprocess.Popen(
             [
-                *("nice", "qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"),
-                *("-m", str(mib), "-smp", "2", "-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"),
+                *("qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"),
+                *("-m", "1024", "-smp", "2", "-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"),
                 *("-kernel", str(linux), "-initrd", str(first)),
                 *("-append", f"root=/dev/vda rw console=ttyS0 panic=-1 quiet psi=1 systemd.firstboot=off {words}"),
-                *(part for drive in drives for part in ("-drive", f"if=virtio,{drive}")),
+                *("-drive", f"if=virtio,{root}", *options),
                 *("-acpitable", f"file={thermal_zone(folder)}"),
                 *("-serial", f"file:{self.console}"),
                 *("-chardev", "stdio,id=agent,signal=off", "-device", "virtio-serial-pci"),
@@ -151,7 +178,6 @@ class Machine(Booted):
         )
         try:
             assert self._answer(BOOT_S) == {}
-            self.wait("systemctl is-system-running | grep -qE 'running|degraded'", BOOT_S)
         except BaseException:
             self.kill()
             raise
@@ -176,11 +202,33 @@ class Machine(Booted):
 
     def shell(self, script: str, timeout_s: float = 2 * PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """Runs a shell script inside, as root."""
+        self.begin(script)
+        code, out, err = self._answer(timeout_s)  # type: ignore[misc]
+        return subprocess.CompletedProcess(script, code, out, err)
+
+    def begin(self, script: str) -> None:
+        """Has it run a shell script whose end `until` may wait for; until then it can be asked nothing else."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps(script).encode() + b"\n")
         self._process.stdin.flush()
-        code, out, err = self._answer(timeout_s)  # type: ignore[misc]
-        return subprocess.CompletedProcess(script, code, out, err)
+
+    def until(self, condition: Callable[[], bool], limit_s: float = BOOT_S) -> bool:
+        """Waits until `condition` holds, or what was begun has ended; says whether it was the former."""
+        end = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < end
+            if select.select([self._process.stdout], [], [], 0.005)[0]:
+                return False
+        return True
+
+    def settled(self) -> None:
+        """Waits until its systemd has started everything."""
+        self.wait("systemctl is-system-running | grep -qE 'running|degraded'", BOOT_S)
+
+    def ends(self) -> None:
+        """Waits until it goes down by itself."""
+        self._process.wait(BOOT_S)
+        self.kill()
 
     def kill(self) -> None:
         """Ends it as a power cut does."""

@@ -1,10 +1,11 @@
 """Runs shell scripts for whoever holds the other end of the virtual machine's port: a line of JSON each, both ways."""
 
-import glob
 import json
 import subprocess
+from pathlib import Path
 
-with open(glob.glob("/dev/vport*p1")[0], "r+b", buffering=0) as port:
+(device,) = Path("/dev").glob("vport*p1")
+with device.open("r+b", buffering=0) as port:
     port.write(b"{}\n")
     asked = b""
     while True:

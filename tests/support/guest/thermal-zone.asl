@@ -1,4 +1,4 @@
-/* A thermal zone whose temperature is byte 0x60 of the CMOS in degrees Celsius, which the guest may write; 0 means 40. */
+/* A thermal zone whose temperature is byte 0x60 of the CMOS in degrees Celsius, which the guest may write; 0 means 65. */
 DefinitionBlock ("ssdt.aml", "SSDT", 2, "EDGED", "THERMAL", 1)
 {
   Scope (\_SB) {
@@ -10,7 +10,7 @@ DefinitionBlock ("ssdt.aml", "SSDT", 2, "EDGED", "THERMAL", 1)
       Method (_TMP, 0, Serialized) {
         Store (0x60, \_SB.CIDX)
         Store (\_SB.CDAT, Local0)
-        If (LEqual (Local0, 0)) { Store (40, Local0) }
+        If (LEqual (Local0, 0)) { Store (65, Local0) }
         Return (Add (Multiply (Local0, 10), 2732)) /* in tenths of a kelvin */
       }
       Method (_CRT) { Return (3882) } /* 115 degrees */

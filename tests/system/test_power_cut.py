@@ -1,0 +1,140 @@
+"""A machine that is killed in the middle of updates, on a disk that loses what was not flushed."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+from support import container, lost_writes, vm
+from support.bundles import onnx_model
+from support.container import run, scratch
+from support.fleet import NAME, Fleet
+from support.updating import scale_bundle
+from support.vm import Machine
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(vm.missing()), reason=vm.missing() or "there is one")]
+
+CUTS = 20
+BALLAST_MIB = 4
+SETTINGS = (
+    f'[device]\nfleet = "{NAME}"\n[update]\nrepository = "file:///srv"\npoll_s = 86400\nreserve_mib = 0\n'
+    "[pressure]\nstorage_reserve_mib = 0\n"
+)
+
+
+class Bench:
+    """A fleet whose repository comes as a disk, and a device whose state lies on a disk of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fleet = Fleet(folder / "fleet")
+        self.state, self.before, self.log = (folder / name for name in ("state.img", "before.img", "state.log"))
+        root = folder / "root"
+        container.make_root(root)
+        vm.furnish(root, [self.bundle(1)], SETTINGS)
+        (root / "usr/share/edged/trust").mkdir(parents=True)
+        shutil.copyfile(self.fleet.root, root / "usr/share/edged/trust/root.json")
+        (root / "var/lib/edged").mkdir()
+        (root / "etc/fstab").write_text("/dev/disk/by-id/virtio-state /var/lib/edged ext4 defaults 0 0\n")
+        self.system = vm.make_disk(folder / "root.img", 800, root)
+        shutil.rmtree(root)
+        vm.make_disk(self.state, 128)
+        self.first_root = vm.first_root(folder)
+
+    def bundle(self, revision: int) -> Path:
+        """Revision N multiplies by N."""
+        ballast = np.random.default_rng(revision).random(BALLAST_MIB * 2**18, np.float32)
+        factor = np.array(revision, np.float32)
+        nodes = [
+            helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(factor, "k")),
+            helper.make_node("Constant", [], ["ballast"], value=numpy_helper.from_array(ballast, "ballast")),
+            helper.make_node("Mul", ["x", "k"], ["y"]),
+        ]
+        model = onnx_model(nodes, [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
+        return scale_bundle(self.folder / "bundles", revision, factor=float(revision), model=model)
+
+    def publish(self, revision: int) -> Path:
+        """Has the fleet run a revision; gives a disk with its repository."""
+        self.fleet.publish(self.bundle(revision))
+        self.fleet.plan("scale", revision)
+        return vm.make_disk(self.folder / "fleet.img", 8 + 2 * BALLAST_MIB * revision, self.fleet.repository)
+
+    def boot(self, fleet: Path) -> Machine:
+        """Boots the device; from here on its writes are logged."""
+        shutil.copyfile(self.state, self.before)
+        self.log.write_bytes(b"")
+        options = [
+            *lost_writes.drive("state", self.state, self.log),
+            *("-blockdev", f"driver=file,node-name=fleet,filename={fleet},read-only=on"),
+            *("-device", "virtio-blk-pci,drive=fleet,serial=fleet"),
+        ]
+        system = f"file={self.system},format=raw,snapshot=on,cache=unsafe"
+        machine = Machine(self.folder, (vm.vmlinuz(), self.first_root), system, options=options)
+        machine.wait("edgectl status --wait 60")
+        assert machine.run("cat /sys/block/vdb/queue/write_cache") == "write back"
+        return machine
+
+    def update(self, machine: Machine, most: int | None) -> int:
+        """Updates until so many bytes were logged, or to the end; gives how many it took."""
+        machine.run("mount -o ro /dev/disk/by-id/virtio-fleet /srv")
+        start = self.log.stat().st_size
+        machine.begin("edgectl update --watch")
+        machine.until(lambda: most is not None and self.log.stat().st_size - start >= most)
+        return self.log.stat().st_size - start
+
+    def cut(self, machine: Machine, chance: random.Random) -> tuple[int, int]:
+        """Ends the machine; what was not flushed is partly lost, and the file system whole all the same."""
+        machine.kill()
+        told = lost_writes.cut(self.before, self.log, chance)
+        self.before.rename(self.state)
+        checked = subprocess.run(["e2fsck", "-fy", self.state], check=False, capture_output=True, text=True)
+        assert checked.returncode in (0, 1), checked.stdout
+        assert "recovering journal" in checked.stdout + checked.stderr or checked.returncode == 0
+        run("e2fsck", "-fn", self.state)
+        return told
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with scratch("power") as folder:
+        yield Bench(folder)
+
+
+def serving(machine: Machine) -> int:
+    """The revision that serves, which its answer shows to be what it says it is, and the whole store with it."""
+    machine.run("edgectl --timeout 60 store verify")
+    answer = json.loads(machine.run("echo '[[1, 2]]' | edgectl --timeout 60 --json infer scale -"))
+    revision = int(answer["revision"])
+    assert np.allclose(np.ravel(answer["outputs"][0]["data"]), [revision, 2 * revision])
+    return revision
+
+
+def test_the_power_goes_in_the_middle_of_an_update_again_and_again(bench: Bench) -> None:
+    """Each revision is installed over what the cut in the installation of the one before it has left."""
+    seed = random.SystemRandom().randrange(2**32)
+    chance = random.Random(seed)
+    print(f"seed {seed}")  # noqa: T201
+    machine = bench.boot(bench.publish(2))
+    assert serving(machine) == 1
+    whole = bench.update(machine, None)
+    assert serving(machine) == 2
+    bench.cut(machine, chance)
+    serves = wanted = 2
+    for number in range(CUTS):
+        machine = bench.boot(bench.publish(wanted + 1))
+        found = serving(machine)
+        assert found in (serves, wanted)
+        serves, wanted, at = found, wanted + 1, chance.random()
+        bench.update(machine, int(at * whole))
+        after, lost = bench.cut(machine, chance)
+        print(f"cut {number + 1} over {found}, at {at:.0%}: {lost} of {after} unflushed writes lost")  # noqa: T201
+    machine = bench.boot(bench.publish(wanted))
+    assert serving(machine) in (serves, wanted)
+    machine.stop()
