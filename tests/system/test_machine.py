@@ -35,10 +35,12 @@ def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]
         drive = f"file={disk},format=raw,snapshot=on,cache=unsafe"
         booted = Machine(place, (vm.vmlinuz(), vm.first_root(place)), drive)
         long_lived.PROCESSES.add(booted.pid)
-        booted.settled()
-        yield booted
-        booted.stop()
-        long_lived.PROCESSES.discard(booted.pid)
+        try:
+            booted.settled()
+            yield booted
+        finally:
+            booted.stop()
+            long_lived.PROCESSES.discard(booted.pid)
 
 
 def asked(machine: Machine, command: str) -> Any:

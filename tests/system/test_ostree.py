@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(ostree.missing()), reaso
 
 SETTINGS = (
     f'[device]\nfleet = "{NAME}"\n[update]\nrepository = "file:///usr/share/fleet"\npoll_s = 86400\nreserve_mib = 0\n'
-    "[pressure]\nstorage_reserve_mib = 0\n"
+    "[pressure]\nstorage_reserve_mib = 1\n"
 )
 SITE = "usr/lib/edged/venv/lib/python3.13/site-packages"
 
@@ -46,26 +47,25 @@ class Device:
         shutil.copyfile(fleet.root, root / "usr/share/edged/trust/root.json")
         ostree.add_greenboot(root)
         ostree.make_tree(root, folder)
+        self.disk = folder / "disk.img"
+        self.first_root = folder / "first.cpio"
+        self._install(root, engine)
 
-        sysroot = Sysroot(folder / "sysroot")
+    def _install(self, root: Path, engine: str) -> None:
+        sysroot = Sysroot(self.folder / "sysroot")
         sysroot.commit("edged/1", root)
-        broken = folder / "broken" / SITE / "onnxruntime"
+        broken = self.folder / "broken" / SITE / "onnxruntime"
         broken.mkdir(parents=True)
         (broken / "__init__.py").write_text("raise ImportError('libmissing.so.1: cannot open shared object file')\n")
         shutil.rmtree(root / SITE / "onnxruntime/__pycache__")
-        sysroot.commit("edged/2", root, folder / "broken")
+        sysroot.commit("edged/2", root, self.folder / "broken")
 
-        container.wheel(f"onnxruntime<{engine}", root / "usr/share")
-        (older,) = (root / "usr/share").glob("onnxruntime-*.whl")
-        pip = ["/usr/lib/edged/venv/bin/pip", "install", "-q", "--no-index", "--no-deps", f"/usr/share/{older.name}"]
-        run("chroot", root, *pip, timeout=600)
-        older.unlink()
+        self._replace_engine(root, f"onnxruntime<{engine}")
         ostree.compile_all(root)
         sysroot.commit("edged/3", root)
         sysroot.deploy("edged/1")
         shutil.rmtree(root)
-        self.disk = sysroot.to_disk(folder / "disk.img", 2048)
-        self.first_root = folder / "first.cpio"
+        sysroot.to_disk(self.disk, 2048)
 
     def _engine(self, root: Path) -> str:
         """The version of its engine, `major.minor`."""
@@ -73,6 +73,14 @@ class Device:
         found = re.search(r"-([0-9]+\.[0-9]+)\.", told.name)
         assert found
         return found[1]
+
+    def _replace_engine(self, root: Path, wanted: str) -> None:
+        """Puts another version in the engine's place, from its wheel."""
+        for old in (root / SITE).glob("onnxruntime*"):
+            shutil.rmtree(old)
+        container.wheel(wanted, self.folder)
+        (wheel,) = self.folder.glob("onnxruntime-*.whl")
+        zipfile.ZipFile(wheel).extractall(root / SITE)
 
     def boot(self, entry: int = 0) -> Machine:
         """Boots one of the boot entries, as a boot loader would."""

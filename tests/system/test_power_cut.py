@@ -25,7 +25,7 @@ CUTS = 20
 BALLAST_MIB = 4
 SETTINGS = (
     f'[device]\nfleet = "{NAME}"\n[update]\nrepository = "file:///srv"\npoll_s = 86400\nreserve_mib = 0\n'
-    "[pressure]\nstorage_reserve_mib = 0\n"
+    "[pressure]\nstorage_reserve_mib = 1\n"
 )
 
 
@@ -76,8 +76,8 @@ class Bench:
             *("-device", "virtio-blk-pci,drive=fleet,serial=fleet"),
         ]
         system = f"file={self.system},format=raw,snapshot=on,cache=unsafe"
-        machine = Machine(self.folder, (vm.vmlinuz(), self.first_root), system, options=options)
-        machine.wait("edgectl status --wait 60")
+        self.machine = machine = Machine(self.folder, (vm.vmlinuz(), self.first_root), system, options=options)
+        machine.wait("edgectl status --wait 60", vm.BOOT_S)
         assert machine.run("cat /sys/block/vdb/queue/write_cache") == "write back"
         return machine
 
@@ -90,13 +90,13 @@ class Bench:
         return self.log.stat().st_size - start
 
     def cut(self, machine: Machine, chance: random.Random) -> tuple[int, int]:
-        """Ends the machine; what was not flushed is partly lost, and the file system whole all the same."""
+        """Ends the machine; what was not flushed is partly lost, and the file system is whole all the same."""
         machine.kill()
         told = lost_writes.cut(self.before, self.log, chance)
         self.before.rename(self.state)
-        checked = subprocess.run(["e2fsck", "-fy", self.state], check=False, capture_output=True, text=True)
+        # What a boot does, which mends only what is no loss; then nothing is left to mend.
+        checked = subprocess.run(["e2fsck", "-fp", self.state], check=False, capture_output=True, text=True)
         assert checked.returncode in (0, 1), checked.stdout
-        assert "recovering journal" in checked.stdout + checked.stderr or checked.returncode == 0
         run("e2fsck", "-fn", self.state)
         return told
 
@@ -104,7 +104,9 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
     with scratch("power") as folder:
-        yield Bench(folder)
+        made = Bench(folder)
+        yield made
+        made.machine.kill()
 
 
 def serving(machine: Machine) -> int:
