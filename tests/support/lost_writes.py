@@ -53,13 +53,13 @@ def entries(log: Path) -> Iterator[Write]:
             yield Write(sector * _SECTOR, data, bool(flags & (_FLUSH | _FUA)))
 
 
-def cut(before: Path, log: Path, chance: random.Random) -> tuple[int, int]:
-    """Makes of a disk as it was before the log what a power cut at the log's end may leave of it.
+def cut(before: Path, log: Path, chance: random.Random, made: int | None = None) -> tuple[int, int]:
+    """Makes of a disk as it was before the log what a power cut at the log's end, or after `made` entries, may leave.
 
     Of the writes after the last flush each one stays, is lost, or was made in part, by `chance`. Gives how many writes
     there were after it, and how many of these are lost or torn.
     """
-    logged = list(entries(log))
+    logged = list(entries(log))[:made]
     flushed = max((number for number, each in enumerate(logged) if each.flushes), default=-1)
     lost = 0
     with before.open("r+b") as disk:

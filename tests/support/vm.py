@@ -223,6 +223,7 @@ class Machine(Booted):
         while not condition():
             assert time.monotonic() < end
             if select.select([self._process.stdout], [], [], 0.005)[0]:
+                self._answer(limit_s)
                 return False
         return True
 

@@ -104,4 +104,5 @@ def test_the_kernel_ends_a_worker_that_takes_too_much_and_nobody_else(shared_dae
     assert after["hostile"]["pid"] != before["hostile"]["pid"]
     assert shared_daemon.run("systemctl show edged -p MainPID -p NRestarts") == main
     assert f"oom_memcg={group}," in shared_daemon.run("dmesg")
-    assert "oom_group_kill 1" in shared_daemon.run("cat /sys/fs/cgroup/system.slice/edged.service/memory.events")
+    counts = shared_daemon.run("cat /sys/fs/cgroup/system.slice/edged.service/memory.events")
+    assert int(dict(line.split() for line in counts.splitlines())["oom_group_kill"]) > 0

@@ -15,8 +15,9 @@ from onnx import helper, numpy_helper
 from support import container, lost_writes, vm
 from support.bundles import onnx_model
 from support.container import run, scratch
+from support.daemon import Daemon
 from support.fleet import NAME, Fleet
-from support.updating import scale_bundle
+from support.updating import Updating, scale_bundle
 from support.vm import Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(vm.missing()), reason=vm.missing() or "there is one")]
@@ -35,10 +36,12 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.fleet = Fleet(folder / "fleet")
+        self.newest = 1
         self.state, self.before, self.log = (folder / name for name in ("state.img", "before.img", "state.log"))
         root = folder / "root"
         container.make_root(root)
-        vm.furnish(root, [self.bundle(1)], SETTINGS)
+        self.factory = self.bundle(1)
+        vm.furnish(root, [self.factory], SETTINGS)
         (root / "usr/share/edged/trust").mkdir(parents=True)
         shutil.copyfile(self.fleet.root, root / "usr/share/edged/trust/root.json")
         (root / "var/lib/edged").mkdir()
@@ -62,6 +65,7 @@ class Bench:
 
     def publish(self, revision: int) -> Path:
         """Has the fleet run a revision; gives a disk with its repository."""
+        self.newest = revision
         self.fleet.publish(self.bundle(revision))
         self.fleet.plan("scale", revision)
         return vm.make_disk(self.folder / "fleet.img", 8 + 2 * BALLAST_MIB * revision, self.fleet.repository)
@@ -81,24 +85,46 @@ class Bench:
         assert machine.run("cat /sys/block/vdb/queue/write_cache") == "write back"
         return machine
 
-    def update(self, machine: Machine, most: int | None) -> int:
+    def update(self, machine: Machine, most: int | None = None) -> int:
         """Updates until so many bytes were logged, or to the end; gives how many it took."""
         machine.run("mount -o ro /dev/disk/by-id/virtio-fleet /srv")
         start = self.log.stat().st_size
-        machine.begin("edgectl update --watch")
-        machine.until(lambda: most is not None and self.log.stat().st_size - start >= most)
+        if most is None:
+            machine.run("edgectl update --watch", vm.BOOT_S)
+        else:
+            machine.begin("edgectl update --watch")
+            machine.until(lambda: self.log.stat().st_size - start >= most)
         return self.log.stat().st_size - start
+
+    def serves_here(self, disk: Path, root: Path) -> int:
+        """The revision that a daemon on this host serves, its state being on `disk`, before it gets to the newest."""
+        state = root / "var/lib/edged"
+        state.mkdir(parents=True)
+        run("mount", "-o", "loop", disk, state)
+        try:
+            with Daemon(root, [self.factory], self.fleet.trusted_by(root)) as daemon:
+                daemon.start()
+                answer, revision = Updating(daemon).answers()
+                Updating(daemon).wait_idle_at(self.newest)
+        finally:
+            run("umount", state)
+        assert answer == [revision, 2 * revision]
+        return revision
 
     def cut(self, machine: Machine, chance: random.Random) -> tuple[int, int]:
         """Ends the machine; what was not flushed is partly lost, and the file system is whole all the same."""
         machine.kill()
         told = lost_writes.cut(self.before, self.log, chance)
         self.before.rename(self.state)
-        # What a boot does, which mends only what is no loss; then nothing is left to mend.
-        checked = subprocess.run(["e2fsck", "-fp", self.state], check=False, capture_output=True, text=True)
-        assert checked.returncode in (0, 1), checked.stdout
-        run("e2fsck", "-fn", self.state)
+        mend(self.state)
         return told
+
+
+def mend(disk: Path) -> None:
+    """Does what a boot does, which mends only what is no loss; then nothing is left to mend."""
+    checked = subprocess.run(["e2fsck", "-fp", disk], check=False, capture_output=True, text=True)
+    assert checked.returncode in (0, 1), checked.stdout
+    run("e2fsck", "-fn", disk)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +151,7 @@ def test_the_power_goes_in_the_middle_of_an_update_again_and_again(bench: Bench)
     print(f"seed {seed}")  # noqa: T201
     machine = bench.boot(bench.publish(2))
     assert serving(machine) == 1
-    whole = bench.update(machine, None)
+    whole = bench.update(machine)
     assert serving(machine) == 2
     bench.cut(machine, chance)
     serves = wanted = 2
@@ -140,3 +166,25 @@ def test_the_power_goes_in_the_middle_of_an_update_again_and_again(bench: Bench)
     machine = bench.boot(bench.publish(wanted))
     assert serving(machine) in (serves, wanted)
     machine.stop()
+
+
+def test_any_moment_of_an_update_may_be_its_last(bench: Bench, tmp_path: Path) -> None:
+    """One update in the machine, cut in many places afterwards; a daemon of this host takes what each one leaves."""
+    seed = random.SystemRandom().randrange(2**32)
+    chance = random.Random(seed)
+    print(f"seed {seed}")  # noqa: T201
+    vm.make_disk(bench.state, 128)
+    machine = bench.boot(bench.publish(bench.newest + 1))
+    bench.update(machine)
+    assert serving(machine) == bench.newest
+    machine.kill()
+    entries = len(list(lost_writes.entries(bench.log)))
+    for number in range(CUTS):
+        disk = tmp_path / "disk.img"
+        shutil.copyfile(bench.before, disk)
+        at = chance.randrange(entries)
+        after, lost = lost_writes.cut(disk, bench.log, chance, at)
+        mend(disk)
+        found = bench.serves_here(disk, tmp_path / str(number))
+        print(f"cut {number + 1} at {at / entries:.0%}: {lost} of {after} unflushed writes lost; {found} serves")  # noqa: T201
+        assert found in (1, bench.newest)
