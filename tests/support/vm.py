@@ -32,6 +32,9 @@ _MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "virtio_consol
 # The unit is as it is shipped, but for what a device in earnest does some thirty times as fast.
 _EMULATED = "[Service]\nWatchdogSec=15min\nTimeoutStartSec=15min\n"
 
+NO_STALLS = "psi=0"
+"""For the kernel: an emulated processor is always short of time, for which background work such as updates waits."""
+
 BOOT_S = 10 * PATIENCE_S
 """A bound for a boot under emulation, on a machine that does ten things at once."""
 

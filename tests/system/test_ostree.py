@@ -84,10 +84,9 @@ class Device:
 
     def boot(self, entry: int = 0) -> Machine:
         """Boots one of the boot entries, as a boot loader would."""
-        options = ostree.entries(self.disk)[entry]
-        return Machine(
-            self.folder, (vm.vmlinuz(), self.first_root), f"file={self.disk},format=raw,cache=unsafe", words=options
-        )
+        words = f"{ostree.entries(self.disk)[entry]} {vm.NO_STALLS}"
+        root = f"file={self.disk},format=raw,cache=unsafe"
+        return Machine(self.folder, (vm.vmlinuz(), self.first_root), root, words=words)
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,8 @@ class Bench:
             *("-device", "virtio-blk-pci,drive=fleet,serial=fleet"),
         ]
         system = f"file={self.system},format=raw,snapshot=on,cache=unsafe"
-        self.machine = machine = Machine(self.folder, (vm.vmlinuz(), self.first_root), system, options=options)
+        boot = (vm.vmlinuz(), self.first_root)
+        self.machine = machine = Machine(self.folder, boot, system, words=vm.NO_STALLS, options=options)
         machine.wait("edgectl status --wait 60", vm.BOOT_S)
         assert machine.run("cat /sys/block/vdb/queue/write_cache") == "write back"
         return machine
