@@ -124,7 +124,7 @@ def test_an_update_of_the_system_that_cannot_serve_goes_back_by_itself_and_says_
         assert answer(machine) == 2
         machine.run("edgectl store verify")
         (red,) = json.loads(machine.run("edgectl --json boot evidence --show"))["red_boots"]
-        print(json.dumps(red)[:2000])
+        assert any("under the last deployment" in each for each in red["wrong"])
         assert "libmissing.so.1" in "\n".join(red["log"])
         machine.run("ostree admin set-default 1 && ostree admin deploy --os=edged edged/3", vm.BOOT_S)
     finally:
@@ -134,7 +134,6 @@ def test_an_update_of_the_system_that_cannot_serve_goes_back_by_itself_and_says_
     try:
         machine.settled()
         assert "this boot is green" in machine.run("journalctl -b -u greenboot --output=cat")
-        assert answer(machine) == 1
-        print(machine.run("edgectl explain scale; edgectl quarantine"))
+        assert answer(machine) == 1  # its engine is older than revision 2 needs
     finally:
         machine.stop()
