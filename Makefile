@@ -19,7 +19,7 @@ demo: $(VENV)/.installed-fleet ## a tour of edged: real requests, models over th
 test: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed check ## all checks and tests, but those marked slow
 	$(RUN) -m pytest -m "not slow"
 
-test-slow: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed ## the tests that take minutes
+test-slow: $(VENV)/.installed-dev slow-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed ## the tests that take minutes
 	$(RUN) -m pytest -m slow
 
 test-conformance: $(VENV)/.installed-dev .venv-conformance/.installed ## the conformance suite of The Update Framework, from its own repository
@@ -58,9 +58,12 @@ LOCK := --quiet --universal --generate-hashes --no-annotate --no-header --upgrad
 clean: ## removes what make made
 	rm -rf $(VENV) .venv-tritonclient .venv-conformance tests/nodejs/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: system-packages
+.PHONY: system-packages slow-packages
 system-packages:
 	@$(PYTHON) tools/system_packages.py
+
+slow-packages:
+	@$(PYTHON) tools/system_packages.py slow
 
 # An environment is there when its pip is. Where that fails, as without Debian's python3-venv, nothing half made stays.
 $(VENV)/bin/pip .venv-tritonclient/bin/pip .venv-conformance/bin/pip:

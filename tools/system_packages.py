@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 
 # The command that shows it is there, Debian's package that brings it, and what needs it.
 NEEDED = [
@@ -25,12 +26,25 @@ NEEDED = [
     ("h2load", "nghttp2-client", "make bench: the load generator in C"),
 ]
 
+# What only the slow tests need.
+SLOW = [
+    ("qemu-system-x86_64", "qemu-system-x86", "tests/system/test_machine.py and others there: a virtual machine"),
+    ("busybox", "busybox-static", "tests/system/test_machine.py and others there: a virtual machine"),
+    ("iasl", "acpica-tools", "tests/system/test_machine.py and others there: a virtual machine"),
+    ("cpio", "cpio", "tests/system/test_machine.py and others there: a virtual machine"),
+    ("ostree", "ostree", "tests/system/test_ostree.py: updates of the operating system"),
+]
+
 APT = ["apt-get", "--quiet", "--yes", "-o", "DPkg::Lock::Timeout=120"]
 
 
 def main() -> None:
-    """Installs what is missing, as root with apt-get; says what stays missing. Never fails: tests skip by name."""
-    missing = [each for each in NEEDED if shutil.which(each[0]) is None]
+    """Installs what is missing, as root with apt-get; says what stays missing. Never fails: tests skip by name.
+
+    With the word `slow`, what only the slow tests need too.
+    """
+    needed = NEEDED + SLOW if sys.argv[1:] == ["slow"] else NEEDED
+    missing = [each for each in needed if shutil.which(each[0]) is None]
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         packages = [package for _, package, _ in missing]
         print(f"installing {', '.join(packages)}", flush=True)

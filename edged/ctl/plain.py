@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC
 from typing import Any
 
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 
@@ -34,6 +36,8 @@ def plain(message: Message) -> dict[str, Any]:
 def _one(field: Any, value: Any) -> Any:
     if field.enum_type is not None:
         return _word(field.enum_type, value)
+    if isinstance(value, Struct):
+        return json_format.MessageToDict(value)
     return plain(value) if isinstance(value, Message) else value
 
 

@@ -14,7 +14,7 @@ from edged.ctl.words import size
 from edged.pressure import trust
 from edged.pressure.policy import Thresholds, doubts, policy_of, thresholds
 from edged.pressure.probe import Probe, Value
-from edged.pressure.readings import Readings
+from edged.pressure.readings import Readings, Trip
 from edged.pressure.sensors import Sensors
 
 
@@ -28,6 +28,7 @@ class Shown(msgspec.Struct, frozen=True):
     source: str
     doubts: tuple[str, ...] = ()
     limits: Thresholds | None = None
+    trips: tuple[Trip, ...] = ()
 
 
 @click.command
@@ -49,7 +50,7 @@ def sensors(asked: Asked) -> None:
         limits = thresholds(trips, policy) if probe.steers else None
         acts = probe.steers or probe.throttles
         said = (*_lies(probe, value), *doubts(trips))
-        shown.append(Shown(probe.name, value, probe.unit, acts, probe.source, said, limits))
+        shown.append(Shown(probe.name, value, probe.unit, acts, probe.source, said, limits, trips))
     readings = found.read(stalls=True)
     if asked.as_json:
         output.document(_data(shown, readings))

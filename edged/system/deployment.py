@@ -1,7 +1,9 @@
 """Which deployment of the operating system is booted, and what served under the last one that was good.
 
-A deployment is named as OSTree names it on the kernel's command line (ostree-prepare-root(1), `ostree=`). The record
-is written after a boot that was good, by root, and outlives the deployment: /var does not roll back.
+The kernel's command line says where the deployment is (ostree-prepare-root(1), `ostree=`). That is a place and no
+name: OSTree gives a deployment another place with each new one beside it, and its place to others; so the name is what
+the place links to, `<commit>.<serial>`. The record is written after a boot that was good, by root, and outlives the
+deployment: /var does not roll back.
 """
 
 from __future__ import annotations
@@ -47,7 +49,11 @@ def booted(root: Path) -> str:
         words = (root / _CMDLINE).read_text(errors="replace").split()
     except OSError:
         return ""
-    return next((word.removeprefix("ostree=") for word in words if word.startswith("ostree=")), "")
+    place = next((word.removeprefix("ostree=") for word in words if word.startswith("ostree=")), "")
+    try:
+        return (root / "sysroot" / place.lstrip("/")).readlink().name
+    except OSError:  # no link, as where there is no /sysroot
+        return place
 
 
 def boot_id(root: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from edged.bundle.manifest import Variant
+from edged.system import deployment
 from edged.update.records import Key, Quarantined
 
 # Written when the image is made: ISO 8601.
@@ -66,8 +67,8 @@ def _driver(root: Path) -> str:
 
 def _os_image(root: Path) -> str:
     """The deployment that was booted where OSTree is in use, else what os-release(5) says of the image."""
-    if found := re.search(r"ostree=\S*/([0-9a-f]{64})/", _text(root / "proc/cmdline")):
-        return found[1]
+    if booted := deployment.booted(root):
+        return booted
     fields = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', _text(root / "etc/os-release"), re.MULTILINE))
     parts = (fields.get(name, "") for name in ("ID", "VERSION_ID", "IMAGE_ID", "IMAGE_VERSION", "BUILD_ID"))
     return " ".join(filter(None, parts))

@@ -16,11 +16,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
+from support.booted import Booted
 from support.daemon import PATIENCE_S, REPO
 
 # Not under /tmp, which a boot empties; git does not see it.
@@ -43,22 +45,41 @@ def missing() -> str:
     return ""
 
 
-def _run(*command: object, **more: object) -> subprocess.CompletedProcess[str]:
+def run(*command: object, **more: object) -> subprocess.CompletedProcess[str]:
+    """Runs a program that is to succeed."""
     done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True, **more)  # type: ignore[call-overload]
     assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
     return done
 
 
-def base() -> Path:
-    """A minimal Debian with systemd, as a tar file; made once."""
+@contextlib.contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """An empty folder, in place of what an interrupted run left."""
+    folder = CACHE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def base(*also: str) -> Path:
+    """A minimal Debian with systemd and the packages `also`, as a tar file; made once."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    tar = CACHE / "base.tar"
+    tar = CACHE / f"{'-'.join(['base', *also])}.tar"
     if not tar.exists():
         own = Path("/etc/apt/sources.list.d/debian.sources").read_text()
         sources = CACHE / "base.sources"
         sources.write_text(own.replace("bookworm", "trixie"))
         made = CACHE / "base.making.tar"
-        _run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie", made, sources, timeout=600)
+        run(
+            "mmdebstrap",
+            "--variant=minbase",
+            f"--include={','.join([PACKAGES, *also])}",
+            "trixie",
+            made,
+            sources,
+            timeout=600,
+        )
         made.rename(tar)
     return tar
 
@@ -75,7 +96,7 @@ def wheels() -> Path:
         wanted = making / "wanted.txt"
         wanted.write_text(content)
         options = ["--python-version", PYTHON, "--only-binary=:all:", "--require-hashes", "--no-deps"]
-        _run(sys.executable, "-m", "pip", "download", "-q", *options, "-r", wanted, "-d", making, timeout=600)
+        run(sys.executable, "-m", "pip", "download", "-q", *options, "-r", wanted, "-d", making, timeout=600)
         making.rename(folder)
     return folder
 
@@ -95,28 +116,34 @@ def _pinned(lock: str) -> str:
     return "\n".join(dict.fromkeys(kept))
 
 
+def wheel(requirement: str, folder: Path) -> None:
+    """Downloads the wheel of a package for the container's interpreter, without what it needs."""
+    options = ["--python-version", PYTHON, "--only-binary=:all:", "--no-deps"]
+    run(sys.executable, "-m", "pip", "download", "-q", *options, requirement, "-d", folder, timeout=600)
+
+
 def _own_wheel(folder: Path) -> None:
     build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w"]
-    _run(sys.executable, "-m", "pip", *build, folder, REPO, timeout=300)
+    run(sys.executable, "-m", "pip", *build, folder, REPO, timeout=300)
 
 
-def make_root(into: Path) -> None:
-    """A root folder with edged installed as an image has it."""
+def make_root(into: Path, *also: str) -> None:
+    """A root folder with edged installed as an image has it, and with the packages `also`."""
     into.mkdir(parents=True)
-    _run("tar", "-xf", base(), "-C", into)
+    run("tar", "-xf", base(*also), "-C", into)
     shutil.copytree(wheels(), into / "opt/wheels")
     _own_wheel(into / "opt/wheels")
-    _run("chroot", into, "python3", "-m", "venv", "/usr/lib/edged/venv")
+    run("chroot", into, "python3", "-m", "venv", "/usr/lib/edged/venv")
     pip = ["/usr/lib/edged/venv/bin/pip", "install", "-q", "--no-index", "--find-links", "/opt/wheels"]
-    _run("chroot", into, *pip, "edged[onnxruntime]", timeout=600)
+    run("chroot", into, *pip, "edged[onnxruntime]", timeout=600)
     shutil.rmtree(into / "opt/wheels")
-    _run("sh", REPO / "systemd/install.sh", into)
-    _run("chroot", into, "systemd-sysusers")  # where /etc is read-only, a boot cannot make users
+    run("sh", REPO / "systemd/install.sh", into)
+    run("chroot", into, "systemd-sysusers")  # where /etc is read-only, a boot cannot make users
     units = sorted(re.findall(r"^enable (\S+)$", (REPO / "systemd/50-edged.preset").read_text(), re.MULTILINE))
-    _run("chroot", into, "systemctl", "preset", *units, env={**os.environ, "SYSTEMD_IN_CHROOT": "1"})
+    run("chroot", into, "systemctl", "preset", *units, env={**os.environ, "SYSTEMD_IN_CHROOT": "1"})
 
 
-class Container:
+class Container(Booted):
     """A booted container."""
 
     def __init__(self, root: Path, *options: str) -> None:
@@ -128,7 +155,7 @@ class Container:
         for each in (upper, work, merged):
             each.mkdir()
         layers = f"lowerdir={root},upperdir={upper},workdir={work}"
-        _run("mount", "-t", "overlay", "overlay", "-o", layers, merged)
+        run("mount", "-t", "overlay", "overlay", "-o", layers, merged)
         upper.chmod(0o755)
         ours, theirs = pty.openpty()  # without a terminal it does not boot
         self._console = bytearray()
@@ -189,27 +216,6 @@ class Container:
         clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
         return subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s, env=clean)
 
-    def run(self, script: str, timeout_s: float = PATIENCE_S) -> str:
-        """Runs a shell script inside that is to succeed; gives what it printed."""
-        done = self.shell(script, timeout_s)
-        assert done.returncode == 0, f"{script}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout.strip()
-
-    def wait(self, script: str, limit_s: float = 2 * PATIENCE_S) -> None:
-        """Waits until a shell script succeeds."""
-        end = time.monotonic() + limit_s
-        while (done := self.shell(script)).returncode:
-            assert time.monotonic() < end, f"{script} never succeeded:\n{done.stdout}\n{done.stderr}"
-            time.sleep(0.05)
-
-    def property(self, name: str) -> str:
-        """A property of the unit."""
-        return self.run(f"systemctl show edged --property={name} --value")
-
-    def journal(self) -> str:
-        """What the daemon logged."""
-        return self.run("journalctl --unit=edged --no-pager --output=cat")
-
     def stop(self) -> None:
         """Powers it off, or kills what this made."""
         with contextlib.suppress(AttributeError, subprocess.TimeoutExpired):
@@ -220,5 +226,5 @@ class Container:
             self._process.kill()
             self._process.wait()
         self._reader.join()
-        _run("umount", self._folder / "merged")
+        run("umount", self._folder / "merged")
         shutil.rmtree(self._folder)

@@ -7,6 +7,7 @@ import json
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from edged._pb.edged.v1 import admin_pb2 as pb
+from edged._pb.edged.v1 import update_pb2 as up
 from edged.ctl.plain import plain, word
 
 
@@ -46,3 +47,14 @@ def test_a_word_of_a_newer_daemon_is_told_as_its_number():
     status = pb.Status.FromString(bytes([4 << 3, 99]))
     assert word(status, "state") == "unknown 99"
     assert plain(status)["state"] == "unknown 99"
+
+
+def test_what_has_no_fields_of_its_own_is_plain_too():
+    step = up.Transition(model="scale")
+    assert plain(step)["evidence"] == {}
+    step.evidence.update({"p99_ms": 3.5, "shares": [0.5, None], "by": {"variant": "cpu"}})
+    assert json.loads(json.dumps(plain(step)))["evidence"] == {
+        "p99_ms": 3.5,
+        "shares": [0.5, None],
+        "by": {"variant": "cpu"},
+    }

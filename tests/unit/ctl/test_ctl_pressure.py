@@ -44,6 +44,7 @@ def test_sensors_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     by_name = {each["name"]: each for each in found["sensors"]}
     assert by_name["thermal_zone4:tj-thermal"]["value"] == 52.0
     assert by_name["thermal_zone4:tj-thermal"]["limits"]["set_c"] == 91.5  # 104.5 ends the device
+    assert {"kind": "critical", "celsius": 104.5} in by_name["thermal_zone4:tj-thermal"]["trips"]
     assert by_name["thermal_zone0:cpu-thermal"]["doubts"] == ["it says -89 °C, which cannot be"]
     assert by_name["hwmon1:pwmfan/fan1"]["unit"] == "1/min"
     assert found["memory"]["limit_bytes"] == 16000 * 2**20

@@ -31,6 +31,16 @@ def test_the_booted_deployment_stands_on_the_kernels_command_line(tmp_path: Path
     assert deployment.booted(tmp_path) == found
 
 
+def test_a_deployment_keeps_its_name_when_ostree_gives_it_another_place(tmp_path: Path) -> None:
+    places = {"boot.1/edged/0f3a/0": "aaaa.0", "boot.0/edged/0f3a/0": "bbbb.0", "boot.0/edged/0f3a/1": "aaaa.0"}
+    for place, name in places.items():
+        link = tmp_path / "sysroot/ostree" / place
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(f"../../../deploy/edged/deploy/{name}")
+        boot(tmp_path, f"root=/dev/vda ostree=/ostree/{place} rw\n")
+        assert deployment.booted(tmp_path) == name
+
+
 def test_without_a_command_line_there_is_no_deployment(tmp_path: Path) -> None:
     assert deployment.booted(tmp_path) == ""
 

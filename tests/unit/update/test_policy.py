@@ -144,8 +144,12 @@ def test_the_environment_is_what_the_device_says(tmp_path):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/os-release").write_text('ID=debian\nVERSION_ID="13"\nIMAGE_VERSION=7\n')
     assert read({}, tmp_path) == Environment({}, "nvidia 550.54.15", "debian 13 7")
-    (tmp_path / "proc/cmdline").write_text(f"root=x ostree=/ostree/boot.1/default/{'ab' * 32}/0 quiet")
-    assert read({}, tmp_path).os_image == "ab" * 32
+    kernel, commit = "ab" * 32, "cd" * 32  # a new deployment often has the kernel of the last one
+    link = tmp_path / f"sysroot/ostree/boot.1/default/{kernel}/0"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(f"../../../deploy/default/deploy/{commit}.0")
+    (tmp_path / "proc/cmdline").write_text(f"root=x ostree=/ostree/boot.1/default/{kernel}/0 quiet")
+    assert read({}, tmp_path).os_image == f"{commit}.0"
     assert read({}, tmp_path / "nowhere") == Environment({}, "", "")
 
 

@@ -1,0 +1,40 @@
+"""What tests do inside of a system that was booted for them, be it a container or a virtual machine."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+from support.daemon import PATIENCE_S
+
+
+class Booted:
+    """A system; subclasses say how a script gets into it."""
+
+    # How often a condition is looked at.
+    again_s = 0.05
+
+    def shell(self, script: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+        """Runs a shell script inside, as root."""
+        raise NotImplementedError
+
+    def run(self, script: str, timeout_s: float = PATIENCE_S) -> str:
+        """Runs a shell script inside that is to succeed; gives what it printed."""
+        done = self.shell(script, timeout_s)
+        assert done.returncode == 0, f"{script}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout.strip()
+
+    def wait(self, script: str, limit_s: float = 2 * PATIENCE_S) -> None:
+        """Waits until a shell script succeeds."""
+        end = time.monotonic() + limit_s
+        while (done := self.shell(script)).returncode:
+            assert time.monotonic() < end, f"{script} never succeeded:\n{done.stdout}\n{done.stderr}"
+            time.sleep(self.again_s)
+
+    def property(self, name: str) -> str:
+        """A property of the unit."""
+        return self.run(f"systemctl show edged --property={name} --value")
+
+    def journal(self) -> str:
+        """What the daemon logged."""
+        return self.run("journalctl --unit=edged --no-pager --output=cat")
