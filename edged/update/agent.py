@@ -123,7 +123,9 @@ class Agent:
             self._degrade(chosen.degraded)
         soaks_elsewhere = state.phase is Phase.SOAKING and chosen.ref != state.serving
         if not soaks_elsewhere:
-            state = msgspec.structs.replace(state, serving=chosen.ref)
+            meant = state.intended or state.serving
+            intended = meant if chosen.ref != meant else None
+            state = msgspec.structs.replace(state, serving=chosen.ref, intended=intended)
         course = self._course(state)
         course.floor = floor
         for (_, why_not), source in zip(options, sources, strict=True):

@@ -15,10 +15,11 @@ async def collect(shop: Shop) -> Collected:
 
 
 async def needed(shop: Shop) -> set[tuple[str, int]]:
-    """The models' revisions that serve, served before or are being fetched. Raises EdgedError."""
+    """The models' revisions that serve, are to serve again, served before or are being fetched. Raises EdgedError."""
     states = await shop.ledger.do(shop.ledger.journal.states)
     return {(each.model, ref.revision) for each in states.values() for ref in _refs(each)}
 
 
 def _refs(state: State) -> list[Ref]:
-    return [ref for ref in (state.serving, state.previous, state.older, state.target) if ref is not None]
+    refs = (state.serving, state.intended, state.previous, state.older, state.target)
+    return [ref for ref in refs if ref is not None]

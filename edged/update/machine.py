@@ -184,6 +184,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     phase: Phase = Phase.IDLE
     serving: Ref | None = None
+    intended: Ref | None = None
+    """What served until a start had to choose `serving`, since it did not run there; empty where that is what it is."""
     previous: Ref | None = None
     older: Ref | None = None
     """What `previous` was before the flip, and is again when that is taken back."""
@@ -258,6 +260,8 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
         new = msgspec.structs.replace(new, serving=state.target, previous=state.serving, older=state.previous)
     if Effect.FLIP_BACK in effects:
         new, effects = _back(state, new, effects)
+    if rule.phase is Phase.COMMITTED:
+        new = msgspec.structs.replace(new, intended=None)
     if rule.phase in (Phase.IDLE, Phase.COMMITTED):
         new = msgspec.structs.replace(new, target=None, cause="", older=None, crashes=0)
     return new, effects

@@ -31,8 +31,12 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 def candidates(state: Machine, committed: Committed | None, factory: Sequence[Ref]) -> list[Candidate]:
-    """In order: what the pointer says, what served before, what was committed, what came with the image. Pure."""
+    """In order: what the pointer says, what served before, what was committed, what came with the image. Pure.
+
+    What another start could not run comes first: a bad operating system must not cost a model its revision.
+    """
     found = [
+        Candidate(state.intended, "it served until a start could not run it") if state.intended else None,
         Candidate(state.serving, "it served last") if state.serving else None,
         Candidate(state.previous, "it served before") if state.previous else None,
         Candidate(committed.serving, "it was committed") if committed else None,

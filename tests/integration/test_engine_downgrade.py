@@ -38,6 +38,11 @@ def test_a_revision_that_runs_serves_and_the_newer_one_again_once_its_engine_is_
         assert "onnxruntime" in reason
         quarantine = updating.call("ListQuarantine", up.ListQuarantineRequest(), up.ListQuarantineResponse)
         assert not quarantine.quarantined
+        runs_nowhere = f'requires = {{ runtime = "<0.1" }}\n{QUICK}'
+        fleet.publish(scale_bundle(tmp_path / "bundles", 3, factor=3.0, extra=runs_nowhere))
+        fleet.plan("scale", 3)
+        updating.look()  # it cannot run either, and what is recorded of that must not make revision 1 what is meant
+        updating.wait(lambda _: updating.last_reason() == "incompatible_runtime")
         daemon.stop()
         daemon.told.clear()
 

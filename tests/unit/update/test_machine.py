@@ -95,6 +95,12 @@ class TestThePointer:
         after, _ = step(swaps, happened(event))
         assert (after.serving, after.swaps) == (TWO, "")
 
+    @pytest.mark.parametrize(("event", "left"), [(Event.PASSED, None), (Event.FAILED, ONE)])
+    def test_what_a_start_could_not_run_is_meant_until_another_is_committed(self, event, left):
+        before = msgspec.structs.replace(state(Phase.SOAKING), intended=ONE)
+        after, _ = step(before, Happened(event))
+        assert after.intended == left
+
     @pytest.mark.parametrize("event", [Event.PASSED, Event.SKIPPED])
     def test_is_moved_by_the_flip_and_remembers_what_was_before(self, event):
         after, effects = step(state(Phase.SHADOW), Happened(event))

@@ -93,6 +93,10 @@ class TestTheChoiceOfTheStart:
         assert [each.ref for each in found] == [THREE, TWO, ONE]
         assert found[-1].right == "it served before what was committed"
 
+    def test_begins_with_what_another_start_could_not_run(self):
+        found = start.candidates(State(model="m", serving=TWO, intended=THREE, previous=ONE), None, [])
+        assert [each.ref for each in found] == [THREE, TWO, ONE]
+
     def test_has_only_the_image_on_a_new_device(self):
         assert [each.factory for each in start.candidates(State(model="m"), None, [TWO, ONE])] == [True, True]
 
