@@ -45,6 +45,8 @@ _SET_ASIDE_KEPT = 2
 _BUSY_S = 5.0
 _REBUILT = "rebuilt_at"
 
+_HEADER_BYTES, _LARGEST_PAGE = 100, 65536
+
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -98,6 +100,8 @@ class Journal:
     def _checked(self, path: Path) -> sqlite3.Connection:
         """The database, after a look at all that counts. Raises DamagedError or sqlite3.Error."""
         existed = path.exists()
+        if existed and _is_cut(path):
+            raise DamagedError("it is shorter than it says")
         database = _connect(path)
         try:
             ((verdict,),) = database.execute("PRAGMA quick_check(1)").fetchall()
@@ -110,6 +114,7 @@ class Journal:
                 _make(database)
             self._database = database
             self.states()
+            dict(self._documents("fact"))
             for kind in _MARKED:
                 documents = dict(self._documents(kind))
                 if not self.read_only:
@@ -298,6 +303,23 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _make(database: sqlite3.Connection) -> None:
     database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether the file ends before its last page, which SQLite may read as zeros without a word.
+
+    Its header says how many pages there are (https://sqlite.org/fileformat2.html#in_header_database_size); with a log
+    beside it that is not the last word.
+    """
+    log = path.with_name(path.name + "-wal")
+    if log.exists() and log.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEADER_BYTES)
+    if len(head) < _HEADER_BYTES or head[24:28] != head[92:96]:
+        return False
+    page = int.from_bytes(head[16:18], "big")
+    return path.stat().st_size < (_LARGEST_PAGE if page == 1 else page) * int.from_bytes(head[28:32], "big")
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

@@ -141,14 +141,42 @@ class TestDamage:
         check_filled(journal)
         journal.close()
 
-    @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+    @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.97])
     def test_of_a_truncated_file_loses_nothing_that_counts(self, filled, share):
+        self.keep_large_fact(filled)
         path = filled / DATABASE
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * share)])
-        journal = opened(filled)  # where what is gone held nothing, there is nothing to tell
+        journal = self.damaged(filled)
+        check_filled(journal)
+        assert journal.fact("peaks") is None
+        journal.close()
+
+    def keep_large_fact(self, filled: Path) -> None:
+        """One whose end lies in pages of its own, at the end of the file."""
+        journal = opened(filled)
+        journal.keep_fact("peaks", bytes(range(1, 255)) * 200)
+        journal.close()
+
+    def test_of_a_fact_is_noticed_before_anybody_reads_it(self, filled):
+        self.keep_large_fact(filled)
+        with sqlite3.connect(filled / DATABASE) as database:
+            database.execute("UPDATE documents SET document = zeroblob(length(document)) WHERE kind = 'fact'")
+        database.close()
+        journal = self.damaged(filled)
         check_filled(journal)
         journal.close()
+
+    def test_is_not_taken_from_a_file_whose_log_has_the_rest(self, filled):
+        journal = opened(filled)
+        journal.keep_fact("peaks", bytes(range(1, 255)) * 200)
+        copy = filled.parent / "copy"
+        shutil.copytree(filled, copy)  # as a power cut leaves it: the log not yet written back
+        journal.close()
+        assert (copy / f"{DATABASE}-wal").stat().st_size
+        found = opened(copy)
+        assert (found.problem, found.fact("peaks")) == ("", bytes(range(1, 255)) * 200)
+        found.close()
 
     def test_of_a_bit_anywhere_is_noticed_or_changes_nothing(self, filled, tmp_path):
         content = (filled / DATABASE).read_bytes()
