@@ -117,9 +117,9 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     max_concurrency: int = 0
     """Batches of all models that may be computed at the same time; 0: any number."""
     background_paused: bool = False
-    """No fetching, derived builds, shadowing or soaks."""
+    """No fetching, trials, shadowing or soaks."""
     save_space: bool = False
-    """The state folder's disk is nearly full: the store collects, telemetry coarsens, updates wait."""
+    """The state folder's disk is nearly full: the store collects, telemetry coarsens, nothing is fetched."""
     journal_only: bool = False
     """What is left of it is the journal's: nothing else is written there."""
     unload_idle: bool = False

@@ -23,7 +23,7 @@ RESOURCES = (THERMAL, MEMORY, POWER, STORAGE, CPU, IO)
 TRIP_POINTS = " trip points"
 """Follows the name of a sensor of which these, and not its temperature, are not believed."""
 
-# What callers of models feel. The others pause background work only.
+# What callers of models feel. The others pause background work only, the storage only what fills it.
 _FELT = (THERMAL, MEMORY, POWER)
 # Smaller changes of the duty are not worth telling anybody.
 _DUTY_STEP = 0.02
@@ -94,7 +94,9 @@ class Governor(msgspec.Struct, frozen=True):
             hardest(*(found[resource] for resource in _FELT)),
             duty,
             self.ladders,
-            background_paused=any(level is not Level.NOMINAL for level in found.values()),
+            background_paused=any(
+                found[resource] is not Level.NOMINAL for resource in RESOURCES if resource != STORAGE
+            ),
             storage=found[STORAGE],
         )
         true_causes = tuple(cause for cause in causes if cause.level is not Level.NOMINAL)

@@ -23,7 +23,10 @@ _DEFAULT = {
 def limits(
     level: Level, duty: float, ladders: Ladders, *, background_paused: bool, storage: Level = Level.NOMINAL
 ) -> Limits:
-    """What may be taken at `level`; `storage` is the level of the state folder's disk alone."""
+    """What may be taken at `level`.
+
+    `storage` is the level of the state folder's disk alone; `background_paused`: another resource asks for that.
+    """
     return Limits(
         level=level,
         duty=duty,

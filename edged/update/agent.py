@@ -17,13 +17,14 @@ from edged.bundle.manifest import digest
 from edged.errors import Code, EdgedError
 from edged.events import Severity
 from edged.types import Limits
-from edged.update import peaks, plan, policy, start
-from edged.update.collecting import collect
+from edged.update import pauses, peaks, plan, policy, start
+from edged.update.collecting import make_room
 from edged.update.course import Course
 from edged.update.fetcher import Origin
 from edged.update.heard import Heard
 from edged.update.holds import Holds
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
+from edged.update.pauses import SCARCE, Pauses
 from edged.update.policy import Decision, Wish
 from edged.update.reasons import Reason
 from edged.update.records import Committed, Pin, Quarantined
@@ -32,10 +33,6 @@ from edged.update.start import Chosen
 
 # What is deferred is looked at again so often: a window opens, a lease ends.
 _LOOK_S = 15.0
-
-_PRESSED = "the device is under pressure"
-_SCARCE = "the disk of the state folder is nearly full"
-_FULL = "what is left on the disk of the state folder is kept for the journal"
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -60,9 +57,7 @@ class Agent:
         self.decisions: dict[str, Decision] = {}
         self.holds = Holds()
         self.heard = Heard()
-        self.paused = ""
-        """Why nothing is done in the background now."""
-        self._save_space, self._full = False, ""
+        self.pauses = Pauses()
         self._collecting: asyncio.Task[None] | None = None
         self.last_look = ""
         """How the repository answered last."""
@@ -164,6 +159,7 @@ class Agent:
 
     async def _poll(self) -> None:
         while True:
+            await self._forget_stick()
             if self._shop.settings.repository or self.stick:
                 with contextlib.suppress(EdgedError):  # it is told in `last_look` and in the events
                     await self.look()
@@ -172,6 +168,12 @@ class Agent:
                 async with asyncio.timeout(delay_s):
                     await self._nudged.wait()
             self._nudged.clear()
+
+    async def _forget_stick(self) -> None:
+        """Goes back to the usual repository once a stick has been taken away, and nothing of it is under way."""
+        stick = self.stick
+        if stick and not self.busy and not await asyncio.to_thread((stick / "metadata").is_dir) and stick == self.stick:
+            self.stick = None
 
     async def _look_again(self) -> None:
         while True:
@@ -198,8 +200,7 @@ class Agent:
         async with self._looking:
             shop = self._shop
             try:
-                if self._full:
-                    raise EdgedError(Code.STORAGE_FULL, self._full, "free space on the disk of the state folder")
+                self.check_room()
                 found, floors = await shop.fetcher.bring_plan(
                     self.origin(), self._device.fleet, shop.state_folder / "plan", self.told
                 )
@@ -215,6 +216,8 @@ class Agent:
         await self.reconsider(now=now, begin=begin)
         if not begin:
             await self._foresee()
+            return
+        await asyncio.gather(*(course.heard() for course in self.courses.values()))
 
     async def _foresee(self) -> None:
         """Says of what would be gone for what its manifest tells. Raises EdgedError."""
@@ -269,10 +272,9 @@ class Agent:
                 course.stages.wish = hope
             if decision.give_up:
                 course.post(Happened(Event.SUPERSEDED, decision.why, target=course.state.target))
-            if decision.go_for and not self.paused:
+            if decision.go_for:
                 course.post(_wanted(decision, hope or Wish(0, "")))
-            if course.state.deferred and course.state.phase in (Phase.TRIAL, Phase.SHADOW) and not self.gate(model):
-                course.post(Happened(Event.RESUMED))
+            course.look_again()
 
     def _forget_troubles(self) -> None:
         """What the start had to make do with is over once something else has been committed."""
@@ -307,8 +309,8 @@ class Agent:
 
     def gate(self, model: str) -> str:
         """Why the route of `model` may not flip now; nothing when it may."""
-        if self.paused:
-            return self.paused
+        if why := self.paused(Phase.SHADOW):
+            return why
         now_s = clock.monotonic()
         lease = self.holds.on(model, now_s)
         if lease is not None:
@@ -327,36 +329,26 @@ class Agent:
 
     def take(self, limits: Limits) -> None:
         """Does no more in the background than these limits allow, and collects where they ask for space."""
-        begins, may_look_again = limits.save_space and not self._save_space, self._full and not limits.journal_only
-        self._save_space, self._full = limits.save_space, _FULL if limits.journal_only else ""
-        self.pause(self._full or (_SCARCE if limits.save_space else _PRESSED) if limits.background_paused else "")
-        if begins and self._collecting is None:
-            self._collecting = asyncio.create_task(self._collect(), name="collection")
-        if may_look_again:
+        before, self.pauses = self.pauses, pauses.read(limits)
+        for course in self.courses.values():
+            course.look_again()
+        if self.pauses.filling and not before.filling and self._collecting is None:
+            self._collecting = asyncio.create_task(make_room(self._shop, SCARCE), name="collection")
+            self._collecting.add_done_callback(self._collected)
+        if before.full and not self.pauses.full:
             self.nudge()
 
-    async def _collect(self) -> None:
-        try:
-            found = await collect(self._shop)
-        except (EdgedError, OSError) as error:
-            text = f"the store could not be collected: {error}"
-            self._shop.events.record(Severity.WARNING, "store_not_collected", "store", text)
-        else:
-            text = f"{found.bytes >> 10} KiB that nothing needs any more were taken out of the store: {_SCARCE}"
-            names = ", ".join(f"{model} revision {revision}" for model, revision in found.revisions)
-            details = {"revisions": names, "blobs": found.blobs, "bytes": found.bytes}
-            self._shop.events.record(Severity.INFO, "store_collected", "store", text, **details)
-        finally:
-            self._collecting = None
+    def _collected(self, _: asyncio.Task[None]) -> None:
+        self._collecting = None
 
-    def pause(self, why: str) -> None:
-        """Has nothing fetched, tried, compared or judged while there is a reason for that; empty: all goes on."""
-        if why == self.paused:
-            return
-        self.paused = why
-        for course in self.courses.values():
-            if course.state.phase in WORK:
-                course.post(Happened(Event.DEFERRED if why else Event.RESUMED, why))
+    def paused(self, phase: Phase) -> str:
+        """Why nothing is done in a phase now; nothing when it is."""
+        return self.pauses.of(phase)
+
+    def check_room(self) -> None:
+        """Raises EdgedError (storage_full) while nothing may be written but the journal."""
+        if self.pauses.full:
+            raise EdgedError(Code.STORAGE_FULL, self.pauses.full, "free space on the disk of the state folder")
 
     def course(self, model: str) -> Course:
         """The course of a model. Raises EdgedError (model_not_found)."""

@@ -4,20 +4,45 @@ from __future__ import annotations
 
 import asyncio
 
+from edged.errors import EdgedError
+from edged.events import Severity
+from edged.models.library import STORE
 from edged.models.store import Collected
 from edged.update.machine import Ref, State
 from edged.update.shop import Shop
 
 
 async def collect(shop: Shop) -> Collected:
-    """What is `needed` stays. Raises OSError and EdgedError."""
-    return await asyncio.to_thread(shop.library.store.collect, await needed(shop))
+    """What is `_needed` stays, the rest is forgotten too. Raises OSError and EdgedError."""
+    keep = await _needed(shop)
+    for each in shop.residency.known():
+        if each.source.origin == STORE and (each.name, each.revision) not in keep:
+            shop.residency.forget(each)
+    return await asyncio.to_thread(shop.library.store.collect, keep)
 
 
-async def needed(shop: Shop) -> set[tuple[str, int]]:
-    """The models' revisions that serve, are to serve again, served before or are being fetched. Raises EdgedError."""
+async def make_room(shop: Shop, why: str) -> None:
+    """Collects, and tells what came of it; `why` belongs to that."""
+    try:
+        found = await collect(shop)
+    except (EdgedError, OSError) as error:
+        text = f"the store could not be collected: {error}"
+        shop.events.record(Severity.WARNING, "store_not_collected", "store", text)
+        return
+    text = f"{found.bytes >> 10} KiB that nothing needs any more were taken out of the store: {why}"
+    names = ", ".join(f"{model} revision {revision}" for model, revision in found.revisions)
+    details = {"revisions": names, "blobs": found.blobs, "bytes": found.bytes}
+    shop.events.record(Severity.INFO, "store_collected", "store", text, **details)
+
+
+async def _needed(shop: Shop) -> set[tuple[str, int]]:
+    """The models' revisions that serve, are to serve again, served before or are being fetched, and what is loaded.
+
+    An administrator may have loaded what no course names. Raises EdgedError.
+    """
     states = await shop.ledger.do(shop.ledger.journal.states)
-    return {(each.model, ref.revision) for each in states.values() for ref in _refs(each)}
+    loaded = {(each.name, each.revision) for each in shop.residency.all() if each.loaded}
+    return loaded | {(each.model, ref.revision) for each in states.values() for ref in _refs(each)}
 
 
 def _refs(state: State) -> list[Ref]:

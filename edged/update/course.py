@@ -13,13 +13,22 @@ from edged.update import policy, trial
 from edged.update.machine import REASONS, Effect, Event, Happened, Phase, State, step
 from edged.update.reasons import QUARANTINES, Reason
 from edged.update.records import Committed, Quarantined, Transition
+from edged.update.said import Awaits, Said, Stage, Terms, deferred, said
 from edged.update.shop import Shop
-from edged.update.stages import Said, Stage, Stages, Terms, said
+from edged.update.stages import Stages
 
 _log = log.get("update")
 
-# What stands in the way without being the model's fault, as a journal that cannot be written, is looked at again then.
+# What stands in the way without being the model's fault, as a journal that cannot be written, is looked at again then;
+# what still does twice as late each time, since each time is two rows of the journal.
 _PAUSE_S = 15.0
+_LONGEST_PAUSE_S = 3600.0
+
+# So long somebody who asked waits until a course has taken that in.
+_HEARD_S = 5.0
+
+# Neither takes back what changed places: one begins it, the other ends it; before a start nothing had been begun.
+_SWAPPING = (Event.SWAPS, Event.SWAPPED, Event.STARTED)
 
 
 class Course:
@@ -32,38 +41,70 @@ class Course:
         """What happened last, in words."""
         self.stages = Stages(shop, terms, self.post)
         self._shop = shop
-        self._said: asyncio.Queue[tuple[Said, int]] = asyncio.Queue()
+        self._terms = terms
+        self._said: asyncio.Queue[tuple[Said | None, int]] = asyncio.Queue()
+        """None: what it may wait for has changed."""
         self._work: asyncio.Task[None] | None = None
         self._turn = 0
         """Counts pieces of work, so that what a given up one says is not heard."""
+        self._awaits: Awaits | None = None
+        self._pause_s = _PAUSE_S
         self._ending: set[asyncio.Task[None]] = set()
 
     def post(self, happened: Happened) -> None:
         """Something happened outside."""
         self._said.put_nowait((Said(happened), 0))
 
+    def look_again(self) -> None:
+        """What pauses it, or keeps its route from flipping, may be another thing by now, or nothing."""
+        self._said.put_nowait((None, 0))
+
+    async def heard(self) -> None:
+        """Waits until what was posted has been taken in, unless that takes long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEARD_S):
+                await self._said.join()
+
     async def run(self) -> None:
         """Goes on until it is cancelled."""
         try:
             while True:
                 found, turn = await self._said.get()
-                if turn in (0, self._turn):
-                    await self._advance(found)
+                try:
+                    if turn in (0, self._turn) and (found := found or self._changed()) is not None:
+                        await self._advance(found)
+                finally:
+                    self._said.task_done()
         finally:
             await self._stop_work()
             for task in self._ending:
                 task.cancel()
             await asyncio.gather(*self._ending, return_exceptions=True)
 
+    def _changed(self) -> Said | None:
+        """What follows for what is under way from how things are now."""
+        state = self.state
+        if why := self._terms.paused(state.phase):
+            ended = self._work is not None and self._work.done()  # what it said comes next, and the one after it rests
+            return None if ended or why == state.deferred else deferred(why, Awaits.PRESSURE)
+        shut = self._awaits is Awaits.GATE and self._terms.gate(state.model)
+        return None if not state.deferred or shut or self._awaits is Awaits.TIME else said(Event.RESUMED)
+
     async def _advance(self, found: Said) -> None:
         old = self.state
         if found.happened.event is Event.STARTED and old.attempts >= policy.STARTS.get(old.phase, old.attempts + 1):
             found = said(Event.FAILED, f"edged ended {old.attempts} times while it was {old.phase}", Reason.CRASH_LOOP)
         new, effects = step(old, found.happened)
+        flips = Effect.FLIP in effects and found.happened.event is not Event.SWAPPED
+        if flips and (why := self._terms.gate(old.model)):  # which has been shut since the stage asked
+            found = deferred(why, Awaits.GATE)
+            new, effects = step(old, found.happened)
         if new == old and not effects:
             return
         if effects or new.phase is not old.phase:
             await self._stop_work()
+            if old.swaps and old.phase is Phase.TRIAL and found.happened.event not in _SWAPPING:
+                await self.stages.swap_back(old)  # what has changed places already was not heard
         if Effect.FLIP_BACK in effects and new.serving is not None:
             # No caller waits for a disk: until the row below is written, a start finds the soak and goes on with it.
             await self.stages.flip_back(old, new.serving)
@@ -79,8 +120,16 @@ class Course:
                 return
         self.state, self.text = new, found.happened.text
         self._shop.changes.mark()
+        if found.happened.event not in (Event.DEFERRED, Event.RESUMED):
+            self._pause_s = _PAUSE_S
         for effect in effects:
             await self._perform(effect, old)
+        if effects:
+            self._awaits = found.awaits
+        if found.awaits is Awaits.TIME:
+            again = (said(Event.RESUMED), self._turn)
+            asyncio.get_running_loop().call_later(self._pause_s, self._said.put_nowait, again)
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     async def _journal(self, old: State, new: State, found: Said) -> None:
         happened, shop = found.happened, self._shop
@@ -152,7 +201,14 @@ class Course:
             case Effect.FLIP_BACK | Effect.PAUSE | Effect.DISCARD | Effect.END_TRIAL:
                 pass  # done before the journal; the work has been stopped; there is nothing to do it to
             case _:
-                self._begin(self.stages.of(effect))
+                self._begin(self._unless_paused(self.stages.of(effect)))
+
+    def _unless_paused(self, stage: Stage) -> Stage:
+        async def begin(state: State) -> Said:
+            why = self._terms.paused(state.phase)
+            return deferred(why, Awaits.PRESSURE) if why else await stage(state)
+
+        return begin
 
     def _begin(self, stage: Stage) -> None:
         self._turn += 1
@@ -169,7 +225,7 @@ class Course:
             found = self._blame(state, error)
         except Exception as error:  # noqa: BLE001 - logged; the update waits, and serving goes on
             _log.exception("an update met a defect of edged", model=state.model, phase=state.phase)
-            found = self._wait(f"a defect of edged: {error}; its log says more")
+            found = deferred(f"a defect of edged: {error}; its log says more", Awaits.TIME)
         self._said.put_nowait((found, turn))
 
     def _blame(self, state: State, error: EdgedError | OSError) -> Said:
@@ -177,14 +233,12 @@ class Course:
         for reason in REASONS.get(state.phase, frozenset()):
             if reason.value == word:
                 return said(Event.FAILED, str(error), reason)
-        return self._wait(f"it is tried again: {error}")
-
-    def _wait(self, text: str) -> Said:
-        asyncio.get_running_loop().call_later(_PAUSE_S, self.post, Happened(Event.RESUMED))
-        return said(Event.DEFERRED, text)
+        return deferred(f"it is tried again: {error}", Awaits.TIME)
 
     async def _stop_work(self) -> None:
+        """What is under way ends, and what it may have said already is not heard."""
         work, self._work = self._work, None
+        self._turn += 1
         if work is not None:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)

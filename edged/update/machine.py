@@ -229,7 +229,8 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     if rule is None or other:
         return state, ()
     effects = rule.effects
-    new = msgspec.structs.replace(state, phase=rule.phase, deferred="")
+    rests = state.deferred if happened.event is Event.CRASHED else ""  # its soak goes on when it did before
+    new = msgspec.structs.replace(state, phase=rule.phase, deferred=rests)
     if rule.phase is not state.phase:
         new = msgspec.structs.replace(new, attempts=0)
     match happened.event:

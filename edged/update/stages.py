@@ -5,57 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-import msgspec
+from typing import Any
 
 from edged.bundle.manifest import Manifest, digest
 from edged.errors import Code, EdgedError
-from edged.models.library import STORE
 from edged.models.resident import Resident
 from edged.models.states import Source
 from edged.types import Level
 from edged.update import policy, swap, trial
-from edged.update.collecting import collect, needed
-from edged.update.fetcher import Order, Origin
+from edged.update.collecting import collect
+from edged.update.fetcher import Order
 from edged.update.machine import Effect, Event, Happened, Ref, State
 from edged.update.policy import Wish
 from edged.update.reasons import Reason
+from edged.update.said import Awaits, Said, Stage, Terms, deferred, said
 from edged.update.shadow import Shadow
 from edged.update.shop import Shop
 from edged.update.soak import Record
 from edged.update.watch import Watch
-
-
-class Said(msgspec.Struct, frozen=True):
-    """What came of a stage, on what evidence, and by which variant where one failed."""
-
-    happened: Happened
-    evidence: Mapping[str, Any] = {}
-    variant: str = ""
-
-
-def said(event: Event, text: str = "", reason: Reason | None = None, **evidence: Any) -> Said:
-    """An event without a target."""
-    return Said(Happened(event, text, reason), evidence)
-
-
-class Terms(Protocol):
-    """What the agent says to a course."""
-
-    def gate(self, model: str) -> str:
-        """Why the route of a model may not flip now; nothing when it may."""
-
-    def origin(self) -> Origin:
-        """The repository to be asked now."""
-
-    def told(self, facts: Mapping[str, Any]) -> None:
-        """Takes what the fetcher tells."""
-
-
-Stage = Callable[[State], Awaitable[Said]]
 
 
 class Stages:
@@ -75,7 +44,9 @@ class Stages:
         self._terms = terms
         self._post = post
         self._compared: tuple[State, Said] | None = None
-        """What the shadow said, while the route may not flip."""
+        """What the shadow said, while the route may not flip; a new trial is compared anew."""
+        self._found_no_room: Ref | None = None
+        """What there was no room for once already, though the other one had stepped aside."""
 
     def of(self, effect: Effect) -> Stage:
         """The stage that an effect begins."""
@@ -180,13 +151,14 @@ class Stages:
     async def attempt(self, state: State) -> Said:
         """Shows the revision its goldens, and holds it to its budgets. Raises FailedError."""
         target, shop = _target(state), self._shop
+        self._compared = None
         async with shop.trying:
             resident = await self.make(state.model, target)
             serving = self._check(state, resident)
             self.foreseen = why = await swap.reason(resident, serving)
             if why:
                 gate = self._terms.gate(state.model)
-                return said(Event.DEFERRED, f"{gate}; {why}") if gate else said(Event.SWAPS, why)
+                return deferred(f"{gate}; {why}", Awaits.GATE) if gate else said(Event.SWAPS, why)
             evidence = await self._try(resident)
         return said(Event.PASSED, "", **evidence)
 
@@ -208,20 +180,26 @@ class Stages:
         target, serving = _target(state), self.resident(state.model, state.serving)
         async with self._shop.trying:
             resident = await self.make(state.model, target)
+            await swap.reason(resident, serving)  # others may have taken the room since; nobody steps aside in vain
             try:
                 if serving is not None:
                     await swap.step_aside(serving, target, self._shop)
-                evidence = await self._try_alone(resident)
+                evidence = await self._try_alone(resident, target)
             except BaseException:
                 await self.swap_back(state)
                 raise
         return said(Event.SWAPPED, "no comparison: memory holds one of the two", **evidence)
 
-    async def _try_alone(self, resident: Resident) -> dict[str, Any]:
+    async def _try_alone(self, resident: Resident, target: Ref) -> dict[str, Any]:
+        """What takes the room in between may do so once; it is not the revision's fault. Raises FailedError."""
+        before, self._found_no_room = self._found_no_room, None
         try:
             return await self._try(resident)
         except EdgedError as error:
             if error.code is not Code.MEMORY_SHORT:
+                raise
+            if before != target:
+                self._found_no_room = target
                 raise
             text = f"there is no room for it, even alone: {error.message}"
             raise trial.FailedError(Reason.MEMORY_BUDGET, text) from error
@@ -238,9 +216,8 @@ class Stages:
         if self._compared is None or self._compared[0].target != state.target:
             self._compared = (state, await self._compare(state, resident))
         if why := self._terms.gate(state.model):
-            return said(Event.DEFERRED, why)
-        found, self._compared = self._compared[1], None
-        return found
+            return deferred(why, Awaits.GATE)
+        return self._compared[1]
 
     async def _compare(self, state: State, resident: Resident) -> Said:
         best, worker = resident.choice.runnable[0].name, resident.worker
@@ -286,10 +263,6 @@ class Stages:
             await self.end(state.model, state.previous.revision)
         with contextlib.suppress(OSError):  # the next collection does it
             await collect(shop)
-        keep = await needed(shop)
-        for each in shop.residency.known():
-            if each.name == state.model and each.source.origin == STORE and (each.name, each.revision) not in keep:
-                shop.residency.forget(each)
         if state.previous is not None:
             before = state.previous
             source = await asyncio.to_thread(shop.library.find, state.model, before.revision, before.digest)
@@ -341,7 +314,10 @@ class Stages:
             residency.flip(model, ref.revision, keep=keep)
 
     async def end_trial(self, model: str, revision: int, serving: Ref | None) -> None:
-        """Ends a revision's worker; what serves loads again where it had made room for that."""
+        """Ends a revision's worker, unless it serves; what does loads again where it had made room for that."""
+        route = self._shop.residency.routes.get(model)
+        if route is not None and route.serving == revision:
+            return  # there was nothing to go back to
         await self.end(model, revision)
         resident = self.resident(model, serving)
         if resident is not None:

@@ -109,9 +109,9 @@ def test_nothing_begins_under_pressure_and_a_comparison_waits(tmp_path, fleet, p
         daemon.wait_for(lambda status: any(PRESSED.split()[-1] in why for why in status.degraded_reasons))
         fleet.publish(scale_bundle(tmp_path / "bundles", 3))
         fleet.plan(MODEL, 3)
-        status = updating.look()
-        assert status.models[0].phase == "idle"
-        assert "the plan wants revision 3" in status.models[0].decision
+        assert updating.look().models[0].target == 3
+        waits = updating.wait(lambda model: model.deferred == PRESSED)
+        assert (waits.phase, fetchers(daemon)) == ("fetching", [])
         pi.set_temperature(0, COOL_C)
         updating.wait_idle_at(3)
 

@@ -256,13 +256,18 @@ class TestStorage:
             (Storage(10_000 * MIB, 5000 * MIB, 1000, 900, writable=False), Level.EMERGENCY),
         ],
     )
-    def test_level_pauses_background_work_and_no_caller_feels_it(self, storage: Storage, level: Level):
+    def test_level_saves_space_and_pauses_nothing_that_takes_none(self, storage: Storage, level: Level):
         decision = decide([Readings(storage=storage)])[-1]
         assert decision.levels[STORAGE] is level
-        assert decision.limits.background_paused is (level is not Level.NOMINAL)
+        assert not decision.limits.background_paused
         assert decision.limits.save_space is (level is not Level.NOMINAL)
         assert decision.limits.journal_only is (level in (Level.CRITICAL, Level.EMERGENCY))
         assert decision.limits.level is Level.NOMINAL
+
+    def test_level_beside_that_of_another_resource(self):
+        decision = decide([Readings(storage=Storage(10_000 * MIB, 500 * MIB, 1000, 900), fired=("cpu.some",))])[-1]
+        assert decision.limits.background_paused
+        assert decision.limits.save_space
 
     def test_a_day_that_writes_more_than_its_budget(self):
         governor = Governor(msgspec.structs.replace(POLICY, write_budget_bytes=100 * MIB))

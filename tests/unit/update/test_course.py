@@ -1,0 +1,192 @@
+"""A course under pressure, held and between events: what goes on, what rests, and what is not lost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from support.courses import ONE, TWO, Running
+
+from edged.errors import Code, EdgedError
+from edged.update import course
+from edged.update.machine import Event, Phase, State
+from edged.update.said import Awaits, deferred, said
+
+FULL, HELD = "the disk is full", "somebody holds it"
+
+
+def state(phase: Phase, **fields: object) -> State:
+    return State(model="m", phase=phase, serving=ONE, target=TWO, cause="plan", **fields)  # type: ignore[arg-type]
+
+
+class TestAPause:
+    async def test_of_fetching_has_the_next_phase_rest_too_and_the_trial_not(self, tmp_path: Path):
+        async with Running(tmp_path, state(Phase.FETCHING)) as running:
+            running.post(Event.STARTED)
+            await running.until(lambda: running.script.did == ["fetch"])
+            running.terms.pauses = {Phase.FETCHING: FULL, Phase.STAGED: FULL}
+            running.script.say(Event.FETCHED)
+            await running.until(lambda: running.state.deferred)
+            assert (running.state.phase, running.state.deferred) == (Phase.STAGED, FULL)
+            assert running.script.did == ["fetch"]
+            running.terms.pauses = {}
+            running.course.look_again()
+            await running.until(lambda: running.script.did == ["fetch", "take_in"])
+            running.script.say(Event.TAKEN_IN)
+            running.terms.pauses = {Phase.FETCHING: FULL, Phase.STAGED: FULL}
+            await running.until(lambda: running.state.phase is Phase.TRIAL)
+            running.course.look_again()
+            await running.until(lambda: running.script.did == ["fetch", "take_in", "try"])
+            await running.course.heard()
+            assert not running.state.deferred
+
+    async def test_of_what_is_under_way_ends_it_until_it_is_over(self, tmp_path: Path):
+        async with Running(tmp_path, state(Phase.FETCHING)) as running:
+            running.post(Event.STARTED)
+            await running.until(lambda: running.script.did == ["fetch"])
+            running.terms.pauses = {Phase.FETCHING: FULL}
+            running.course.look_again()
+            await running.until(lambda: running.state.deferred == FULL)
+            running.course.look_again()
+            await running.course.heard()
+            assert running.script.did == ["fetch"]
+            running.terms.pauses = {}
+            running.course.look_again()
+            await running.until(lambda: running.script.did == ["fetch", "fetch"])
+            assert running.steps() == ["started", "deferred", "resumed"]
+
+    async def test_is_not_ended_by_the_time_at_which_something_else_was_to_be_tried_again(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(course, "_PAUSE_S", 0.0)
+        async with Running(tmp_path, state(Phase.TRIAL)) as running:
+            running.post(Event.STARTED)
+            await running.until(lambda: running.script.did == ["try"])
+            running.terms.pauses = {Phase.TRIAL: FULL}
+            running.script.say(deferred("no memory", Awaits.TIME))
+            await running.until(lambda: running.state.deferred == FULL)
+            await asyncio.sleep(0.01)
+            await running.course.heard()
+            assert running.state.deferred == FULL
+            assert running.script.did == ["try"]
+
+    async def test_leaves_a_verdict_that_was_reached_before_it(self, tmp_path: Path):
+        async with Running(tmp_path, state(Phase.SOAKING, previous=ONE)) as running:
+            running.post(Event.STARTED)
+            await running.until(lambda: running.script.did == ["soak"])
+            running.script.say(Event.FAILED)
+            running.course._said.put_nowait = _later(running)  # type: ignore[method-assign]
+            await running.until(lambda: running.state.phase is Phase.IDLE)
+            assert "flip_back" in running.script.did
+            assert "deferred" not in running.steps()
+
+    async def test_outlives_a_crash_that_is_heard_late(self, tmp_path: Path):
+        async with Running(tmp_path, state(Phase.SOAKING, previous=ONE)) as running:
+            running.terms.pauses = {Phase.SOAKING: FULL}
+            running.post(Event.STARTED)
+            await running.until(lambda: running.state.deferred)
+            running.post(Event.CRASHED)
+            await running.until(lambda: running.state.crashes)
+            running.terms.pauses = {}
+            running.course.look_again()
+            await running.until(lambda: running.script.did == ["soak"])
+
+
+def _later(running: Running):
+    """Has a pause begin between the end of a stage and the hearing of what it said."""
+    put = type(running.course._said).put_nowait
+
+    def put_after(item: object) -> None:
+        running.terms.pauses = {Phase.SOAKING: FULL}
+        put(running.course._said, (None, 0))
+        put(running.course._said, item)
+
+    return put_after
+
+
+class TestWhatIsTriedAgain:
+    async def test_is_tried_later_each_time_until_something_happens(self, tmp_path: Path, monkeypatch):
+        loop, delays = asyncio.get_running_loop(), []
+        call_later = loop.call_later
+
+        def record(delay_s: float, callback, *args):
+            if callback != getattr(running.course._said, "put_nowait", None):
+                return call_later(delay_s, callback, *args)
+            delays.append(delay_s)
+            return call_later(0, callback, *args)
+
+        async with Running(tmp_path, state(Phase.FETCHING)) as running:
+            monkeypatch.setattr(loop, "call_later", record)
+            running.post(Event.STARTED)
+            for _ in range(10):
+                running.script.say(EdgedError(Code.OVERLOADED, "not now"))
+            await running.until(lambda: len(delays) == 10)
+            assert delays == [15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
+            running.script.say(Event.FETCHED)
+            running.script.say(EdgedError(Code.OVERLOADED, "not now"))
+            await running.until(lambda: len(delays) == 11)
+            assert delays[-1] == 15
+
+    async def test_is_not_hurried_by_a_look(self, tmp_path: Path):
+        async with Running(tmp_path, state(Phase.TRIAL)) as running:
+            running.post(Event.STARTED)
+            running.script.say(deferred("no memory", Awaits.TIME))
+            await running.until(lambda: running.state.deferred)
+            running.course.look_again()
+            await running.course.heard()
+            assert running.state.deferred == "no memory"
+            assert running.script.did == ["try"]
+
+
+class TestAGate:
+    async def test_that_was_shut_after_the_stage_asked_keeps_the_route(self, tmp_path: Path):
+        async with Running(tmp_path, state(Phase.SHADOW)) as running:
+            running.post(Event.RESUMED)
+            await running.until(lambda: running.script.did == ["shadow"])
+            running.terms.shut = HELD
+            running.script.say(Event.PASSED)
+            await running.until(lambda: running.state.deferred)
+            assert (running.state.phase, running.state.deferred, running.state.serving) == (Phase.SHADOW, HELD, ONE)
+            running.course.look_again()
+            await running.course.heard()
+            assert running.state.deferred == HELD
+            running.terms.shut = ""
+            running.course.look_again()
+            running.script.say(Event.PASSED)
+            await running.until(lambda: running.state.phase is Phase.SOAKING)
+            assert running.script.did[:3] == ["shadow", "shadow", "flip_over"]
+
+
+class TestTwoThatChangedPlaces:
+    @pytest.mark.parametrize("event", [Event.DEFERRED, Event.SUPERSEDED])
+    async def test_change_back_where_that_they_did_is_not_heard(self, tmp_path: Path, event: Event):
+        async with Running(tmp_path, state(Phase.TRIAL)) as running:
+            running.post(Event.STARTED)
+            running.script.say(Event.SWAPS, "one has room")
+            await running.until(lambda: running.script.did == ["try", "swap"])
+            running.script.say(Event.SWAPPED)
+            running.post(event, "something else")  # heard before what the stage says
+            await running.until(lambda: "swap_back" in running.script.did)
+            await running.course.heard()
+            assert running.state.serving == ONE
+            assert running.state.phase in (Phase.TRIAL, Phase.IDLE)
+            assert "flip_over" not in running.script.did
+
+    async def test_are_routed_to_where_it_is(self, tmp_path: Path):
+        async with Running(tmp_path, state(Phase.TRIAL)) as running:
+            running.post(Event.STARTED)
+            running.script.say(Event.SWAPS, "one has room")
+            running.script.say(Event.SWAPPED)
+            await running.until(lambda: running.state.phase is Phase.SOAKING)
+            assert running.script.did[:3] == ["try", "swap", "flip_over"]
+            assert running.state.swaps
+
+
+async def test_what_a_given_up_stage_says_is_not_heard(tmp_path: Path):
+    async with Running(tmp_path, state(Phase.FETCHING)) as running:
+        running.post(Event.STARTED)
+        await running.until(lambda: running.script.did)
+        turn = running.course._turn
+        running.post(Event.DEFERRED, "not now")
+        running.course._said.put_nowait((said(Event.FETCHED), turn))
+        await running.course.heard()
+        assert running.state.phase is Phase.FETCHING

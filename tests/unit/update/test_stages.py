@@ -1,0 +1,83 @@
+"""Stages where memory holds one of two revisions, and where nothing is left to go back to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support.courses import ONE, TWO, Conditions, make_shop
+
+from edged.errors import Code, EdgedError
+from edged.models.routes import Route
+from edged.update import swap, trial
+from edged.update.machine import Phase, State
+from edged.update.reasons import Reason
+from edged.update.stages import Stages
+
+SHORT = EdgedError(Code.MEMORY_SHORT, "100 MiB are missing")
+TRYING = State(model="m", phase=Phase.TRIAL, serving=ONE, target=TWO, swaps="one has room")
+
+
+class Swapping:
+    """Stages of a swap, with a new revision that finds no room; what was done is kept."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shop = make_shop(folder)
+        self.stages = Stages(self.shop, Conditions(), lambda _: None)  # type: ignore[arg-type]
+        self.did: list[str] = []
+        self.foreseen: EdgedError | None = None
+        monkeypatch.setattr(self.stages, "make", self._make)
+        monkeypatch.setattr(self.stages, "resident", lambda _, ref: SimpleNamespace(revision=ref.revision))
+        monkeypatch.setattr(self.stages, "swap_back", self._swap_back)
+        monkeypatch.setattr(self.stages, "_try", self._try)
+        monkeypatch.setattr(swap, "reason", self._reason)
+        monkeypatch.setattr(swap, "step_aside", self._step_aside)
+
+    async def _make(self, *_: object) -> object:
+        return SimpleNamespace(revision=2)
+
+    async def _reason(self, *_: object) -> str:
+        if self.foreseen:
+            raise self.foreseen
+        return "one has room"
+
+    async def _step_aside(self, *_: object) -> None:
+        self.did.append("step aside")
+
+    async def _swap_back(self, _: State) -> None:
+        self.did.append("swap back")
+
+    async def _try(self, _: object) -> dict[str, object]:
+        raise SHORT
+
+
+class TestASwap:
+    async def test_is_not_begun_where_the_room_has_been_taken_meanwhile(self, tmp_path: Path, monkeypatch):
+        swapping = Swapping(tmp_path, monkeypatch)
+        swapping.foreseen = SHORT
+        with pytest.raises(EdgedError, match="are missing") as raised:
+            await swapping.stages.swap(TRYING)
+        assert raised.value.code is Code.MEMORY_SHORT
+        assert swapping.did == []
+        await swapping.shop.ledger.close()
+
+    async def test_blames_the_revision_when_there_was_no_room_for_the_second_time(self, tmp_path: Path, monkeypatch):
+        swapping = Swapping(tmp_path, monkeypatch)
+        with pytest.raises(EdgedError, match="are missing"):
+            await swapping.stages.swap(TRYING)
+        with pytest.raises(trial.FailedError, match="even alone") as raised:
+            await swapping.stages.swap(TRYING)
+        assert raised.value.reason is Reason.MEMORY_BUDGET
+        assert swapping.did == ["step aside", "swap back"] * 2
+        await swapping.shop.ledger.close()
+
+
+async def test_the_end_of_a_trial_leaves_what_the_route_names_still(tmp_path: Path):
+    shop = make_shop(tmp_path)
+    resident = SimpleNamespace(name="m", revision=2, begun=True, loaded=True, leaving=False)
+    shop.residency._residents["m", 2] = resident
+    shop.residency.routes["m"] = Route(2, (2,), (1, 2))
+    await Stages(shop, Conditions(), lambda _: None).end_trial("m", 2, ONE)  # type: ignore[arg-type]
+    assert shop.residency.serving() == [resident]
+    await shop.ledger.close()
