@@ -34,7 +34,9 @@ class Heard:
         """Takes one thing that it told."""
         begins = facts.get("event") == "metadata"
         if begins:
-            self.roles = {str(role): str(version) for role, version in facts["roles"].items()}
+            # A repository need not tell of every role: what was accepted of the others still holds.
+            told = {str(role): str(version) for role, version in facts["roles"].items()}
+            self.roles = {**self.roles, **told}
             self.issued = _time(facts.get("issued"))
         if facts.get("event") == "confined":
             self.lacks = [str(each) for each in facts["lacks"]]

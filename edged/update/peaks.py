@@ -14,6 +14,8 @@ from edged.update.shop import Ledger
 _FACT = "peaks"
 # What is measured in a row, as at a start, is one write.
 _GATHER_S = 5.0
+# What could not be kept is tried again.
+_AGAIN_S = 60.0
 
 
 async def recall(memory: Memory, ledger: Ledger) -> None:
@@ -29,5 +31,8 @@ async def keep(memory: Memory, ledger: Ledger) -> None:
         await memory.news.wait()
         await asyncio.sleep(_GATHER_S)
         memory.news.clear()
-        with contextlib.suppress(EdgedError):  # a disk that takes nothing is told elsewhere; it is measured again
+        try:
             await ledger.do(ledger.journal.keep_fact, _FACT, msgspec.json.encode(dict(memory.peaks)))
+        except EdgedError:  # a disk that takes nothing is told elsewhere
+            await asyncio.sleep(_AGAIN_S)
+            memory.news.set()
