@@ -80,6 +80,7 @@ class Administration:
         state = course.state
         if state.phase is Phase.SOAKING and state.previous and state.previous.revision == target:
             course.post(Happened(Event.FAILED, "an administrator went back", Reason.OPERATOR))
+            await course.heard()
             return state.previous.revision
         await self.pin(model, target, "rollback")
         return target
@@ -118,7 +119,14 @@ class Administration:
         """Fetches again what an installed revision lacks. Raises EdgedError, or OSError."""
         store = self._agent.shop.library.store
         staging = store.staging(model, revision)
-        order = Order(model=model, revision=revision, staging=staging, store=store.root)
         async with self._agent.shop.fetching:
+            order = Order(
+                model=model,
+                revision=revision,
+                staging=staging,
+                store=store.root,
+                room_bytes=await asyncio.to_thread(store.room_bytes),
+                reserve_bytes=store.reserve_bytes,
+            )
             await self._agent.shop.fetcher.bring_revision(self._agent.origin(), order, self._agent.told)
             await asyncio.to_thread(store.take_in, staging)

@@ -50,8 +50,12 @@ class Held(msgspec.Struct, frozen=True):
 async def store(agent: Agent, *, verify: bool, repair: bool) -> Held:
     """What the store holds; with `verify` after a look at every byte, with `repair` what is damaged is fetched again.
 
-    Raises EdgedError where that cannot be fetched now; what was damaged is out of the store all the same.
+    What serves comes first, and one that cannot be fetched keeps no other from it. Raises EdgedError, or OSError, with
+    the first that cannot now: what was damaged is out of the store all the same; or before anything is taken out while
+    the disk is full.
     """
+    if repair:
+        agent.check_room()
     uses = {
         (model, ref.revision): use
         for model, course in agent.courses.items()
@@ -64,10 +68,25 @@ async def store(agent: Agent, *, verify: bool, repair: bool) -> Held:
     }
     held = await asyncio.to_thread(_look, agent.shop.library.store, uses, verify=verify, repair=repair)
     damaged = {key for each in held.damages for key in each.revisions} if repair else set()
-    for key in sorted(damaged):
-        model, _, revision = key.rpartition(" ")
-        await Administration(agent).mend(model, int(revision))
+    await _mend(agent, sorted(damaged, key=lambda key: (uses.get(_parted(key)) != "serving", key)))
     return held
+
+
+async def _mend(agent: Agent, damaged: list[str]) -> None:
+    """Raises EdgedError, or OSError, when all have had their turn."""
+    failures: list[EdgedError | OSError] = []
+    for key in damaged:
+        try:
+            await Administration(agent).mend(*_parted(key))
+        except (EdgedError, OSError) as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def _parted(key: str) -> tuple[str, int]:
+    model, _, revision = key.rpartition(" ")
+    return model, int(revision)
 
 
 def _look(store: Store, uses: dict[tuple[str, int], str], *, verify: bool, repair: bool) -> Held:
