@@ -51,9 +51,10 @@ def update(asked: Asked, stick: Path | None, *, check: bool, watch: bool) -> int
     Exit status: 0 done or begun, 1 it was refused or, with --watch, came to nothing.
     """
     with _updates(asked) as updates:
+        newest = max((each.sequence for each in updates.history("", 1).transitions), default=0)
         found = updates.look(str(stick.absolute()) if stick else "", check_only=check)
         if watch and not check:
-            return _follow(asked, updates)
+            return _follow(asked, updates, newest)
         _show(asked, found, update_tables.updates, "no models")
         if not asked.as_json:
             for line in update_tables.notes(found):
@@ -61,9 +62,8 @@ def update(asked: Asked, stick: Path | None, *, check: bool, watch: bool) -> int
     return DONE
 
 
-def _follow(asked: Asked, updates: Updates) -> int:
-    """Tells each change until nothing is under way."""
-    newest = max((each.sequence for each in updates.history("", 1).transitions), default=0)
+def _follow(asked: Asked, updates: Updates, newest: int) -> int:
+    """Tells each change until nothing is under way; what failed after step `newest` came to nothing."""
     before: list[str] = []
     for status in updates.watch():
         lines = list(update_tables.progress(status))
