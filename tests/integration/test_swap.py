@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from support.daemon import PATIENCE_S, Daemon
 from support.fleet import Fleet
@@ -48,8 +49,10 @@ def device(tmp_path, fleet) -> Iterator[Daemon]:
     with Daemon(root, [first], settings, hostile_interpreter(tmp_path / "python")) as daemon:
         daemon.start()
         daemon.infer(scale(1.0, 2.0))
-        worker = usage.read(worker_pids(daemon)[1])
-        taken_bytes = usage.own_bytes(daemon.pid) + worker.own_bytes - worker.private_bytes // 4
+        front = psutil.Process(daemon.pid)
+        pids = [daemon.pid, *(each.pid for each in front.children(recursive=True))]
+        taken_bytes = sum(usage.pss_bytes(pid) or usage.own_bytes(pid) for pid in pids)
+        taken_bytes -= usage.read(worker_pids(daemon)[1]).private_bytes // 4
         limit = f"memory_limit_mib = {NEED_MIB + taken_bytes // 2**20}\n"
         daemon.write_settings(settings + limit)
         daemon.signal(signal.SIGHUP)
