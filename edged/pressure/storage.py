@@ -31,8 +31,8 @@ class Pressed(msgspec.Struct, frozen=True):
 
 
 def level(storage: Storage, reserve_bytes: int) -> Pressed:
-    """Elevated within twice the reserve: the store collects, telemetry coarsens, updates defer. Critical within it:
-    only the journal writes. Emergency: nothing can be written; the daemon serves all the same.
+    """Elevated within twice the reserve: the store collects, telemetry coarsens, nothing is fetched. Critical within
+    it: only the journal writes. Emergency: nothing can be written; the daemon serves all the same.
 
     A file system too small for the reserve is held to a quarter of its own size.
     """

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from support.calls import refusal
 from support.daemon import PATIENCE_S, Daemon
+from support.fleet import Fleet
 from support.updating import MODEL, Updating, scale, scale_bundle
 
 from edged._pb.edged.v1 import admin_pb2
@@ -102,3 +103,28 @@ def test_near_the_reserve_it_makes_room_and_at_the_reserve_only_the_journal_writ
         leave(state, 12 * MIB)
         until(lambda: level(daemon) == "nominal", "it did not end")
         until(lambda: written(state) != before, "what waited in memory was not kept")
+
+
+def test_near_the_reserve_what_soaks_is_judged_and_nothing_is_fetched(tmp_path: Path, state: Path):
+    fleet = Fleet(tmp_path / "fleet")
+    soaks = "[acceptance]\nshadow = { samples = 0 }\nsoak = { min_requests = 20, max_s = 3600 }\n"
+    settings = fleet.trusted_by(tmp_path / "root") + SETTINGS
+    with Daemon(tmp_path / "root", [scale_bundle(tmp_path / "factory", 1)], settings).start() as daemon:
+        updating = Updating(daemon)
+        fleet.publish(scale_bundle(tmp_path / "bundles", 2, extra=soaks))
+        fleet.plan(MODEL, 2)
+        updating.look()
+        updating.wait(lambda model: model.phase == "soaking")
+        leave(state, 3 * MIB)
+        until(lambda: level(daemon) == "elevated", "that little is left was not seen")
+        while updating.model().phase == "soaking":
+            assert not updating.model().deferred
+            daemon.infer(scale(1.0, 2.0))
+        updating.wait_idle_at(2)
+
+        fleet.publish(scale_bundle(tmp_path / "bundles", 3))
+        fleet.plan(MODEL, 3)
+        updating.look()
+        assert "nearly full" in updating.wait(lambda model: bool(model.deferred)).deferred
+        leave(state, 12 * MIB)
+        updating.wait_idle_at(3)
