@@ -41,12 +41,13 @@ class Nap:
         self._armed_ns = 0
 
     async def wait(self, news: asyncio.Future[None], limit_ns: int) -> None:
-        """Waits until somebody has resolved `news`, for at most `limit_ns`. Raises OSError when there is no timer."""
+        """Waits until somebody has resolved `news`, for at most `limit_ns`."""
         if limit_ns < _SHORT_NS:
-            self._wake(news, limit_ns)
-            await news
-        else:
-            await asyncio.wait([news], timeout=limit_ns / 1e9)
+            with contextlib.suppress(OSError):  # no descriptor is left: to the millisecond then
+                self._wake(news, limit_ns)
+                await news
+                return
+        await asyncio.wait([news], timeout=limit_ns / 1e9)
 
     def _wake(self, future: asyncio.Future[None], after_ns: int) -> None:
         if self._descriptor < 0:
