@@ -21,12 +21,11 @@ from edged.intents import Done, Intent
 from edged.models.residency import Residency
 from edged.system import hardware, identity
 from edged.system.os_requests import OsRequests
-from edged.telemetry import drift
 from edged.telemetry.answers import Answers
 from edged.telemetry.carrying import Carrying, Executor
 from edged.telemetry.commander import Commander
 from edged.telemetry.commands import Context
-from edged.telemetry.drift import Verdict
+from edged.telemetry.drift_watch import DriftWatch
 from edged.telemetry.messages import State
 from edged.telemetry.mqtt import Message, Mqtt, Options
 from edged.telemetry.orders import Order
@@ -36,7 +35,6 @@ from edged.telemetry.spool import Spool, Standing
 from edged.telemetry.state import MAX_TEXT, Facts
 from edged.telemetry.sync import Sync, Topics, will
 from edged.telemetry.verifier import Verifier
-from edged.telemetry.window import Window
 from edged.types import Level, Limits, UpdateStanding
 
 # What diagnostics give at most.
@@ -97,9 +95,8 @@ class Station:
         told = settings.telemetry
         self.recorder = Recorder(folder, told.spool_mib * 2**20, told.window_s, told.daily_write_mib * 2**20)
         self.recorder.closing = self._read_device
-        self.recorder.closed = self._judge_drift
+        self.recorder.closed = DriftWatch(parts.events).judge
         self.recorder.set_aside = self._tell_damage
-        self._drift: dict[tuple[str, str, str], Verdict] = {}
         self._level = parts.level()
         self._phases: dict[str, UpdateStanding] = {}
         self._restarts: dict[tuple[str, int], int] = {}
@@ -138,25 +135,6 @@ class Station:
             for _ in range(resident.restarts - self._restarts.get(key, 0)):
                 self.recorder.add(WorkerRestarted(resident.name))
             self._restarts[key] = resident.restarts
-
-    def _judge_drift(self, window: Window) -> None:
-        """Tells when the results of an output become, or cease to be, those of another population."""
-        for model in window.models:
-            for found in model.drift:
-                key = (model.model, found.output, found.kind)
-                verdict = drift.verdict(found.expected, found.counts)
-                before = self._drift.get(key, Verdict.STEADY)
-                if verdict in (Verdict.UNKNOWN, before):
-                    continue
-                self._drift[key] = verdict
-                self._parts.events.record(
-                    Severity.INFO if verdict is Verdict.STEADY else Severity.WARNING,
-                    "output_drift",
-                    model.model,
-                    f"the {found.kind} of output {found.output} are {verdict} against the reference, were {before}",
-                    index=round(drift.index(found.expected, found.counts), 3),
-                    results=sum(found.counts),
-                )
 
     def _tell_damage(self, why: str) -> None:
         self._parts.events.record(Severity.ERROR, "spool_damaged", "telemetry", why)
