@@ -312,3 +312,12 @@ def test_what_lies_there_is_coarsened_and_no_count_is_lost(tmp_path):
     assert spans_ms[:3] == [300_000] * 3, "what was handed out stays"
     assert spans_ms[3:] == [27 * 300_000], "hours, and of those a day that is not over"
     assert answered(found) == 30
+
+
+def test_a_memory_of_nonces_that_was_made_in_the_future_was_made_by_now(tmp_path):
+    ahead_ms, now_ms = 4_000_000_000_000, 1_790_000_000_000
+    Spool(tmp_path, 2**23, ahead_ms).close()
+    for opened_ms in (now_ms, now_ms + 1):
+        found = Spool(tmp_path, 2**23, opened_ms)
+        assert found.made_ms == now_ms
+        found.close()
