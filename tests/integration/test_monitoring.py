@@ -16,7 +16,7 @@ from edged.telemetry.window import OutputDrift
 # The model doubles: inputs spread evenly over 0 to 1 give results over 0 to 2.
 REFERENCE = [step / 5 for step in range(11)]
 DRIFT = f'[[drift]]\noutput = "y"\nkind = "value"\nreference = {REFERENCE}\nreview_above = 2.0\n'
-EVENLY = [(number + 0.5) / 200 for number in range(200)]
+EVENLY = [(number + 0.5) / 300 for number in range(300)]
 
 
 def daemon_in(folder: Path, extra: str = DRIFT) -> Daemon:
