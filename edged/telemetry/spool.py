@@ -241,7 +241,8 @@ class Spool:
         except ValueError:
             self._lose([int(row["last"])], row["kind"])
             return None
-        return msgspec.json.encode(Telemetry(**numbers, window=kept.window, totals=kept.totals, lost=self._lost()))
+        window = kept.window.without_zeros()
+        return msgspec.json.encode(Telemetry(**numbers, window=window, totals=kept.totals, lost=self._lost()))
 
     def acknowledge(self, numbers: Sequence[int]) -> None:
         """Somebody has these rows. Raises sqlite3.Error."""
