@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,10 +129,14 @@ async def test_what_the_operating_system_is_now_is_told_within_a_window(rig):
 
 async def test_a_report_that_is_cut_short_loses_no_window(rig):
     rig.station.add(results(500, 500))
+    busy = threading.Event()
+    rig.station.recorder._thread.submit(busy.wait)
     report = asyncio.create_task(rig.station._report(False))
-    await asyncio.sleep(0)  # it stores by now
+    while not rig.station.recorder._storing.locked():  # noqa: ASYNC110 - the next turn of the loop
+        await asyncio.sleep(0)
     report.cancel()
     await asyncio.gather(report, return_exceptions=True)
+    busy.set()
     await rig.station.recorder.store()
     (found,) = await rig.windows()
     assert sum(found.window.models[0].drift[0].counts) == 1000
