@@ -76,9 +76,8 @@ class Choice:
 
     def ask_again(self) -> None:
         """There may be memory by now."""
-        if self._short:
-            self._short = {}
-            self._changed()
+        self._short = {}
+        self._changed()
 
     def pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:
         """Has it not run any more."""

@@ -84,8 +84,9 @@ async def renew(resident: Resident) -> str:
 
 
 async def _settled(resident: Resident) -> None:
-    """Waits until it is loaded. Raises EdgedError where it fails."""
-    while not resident.ready:
+    """Waits until it is loaded, or stands by. Raises EdgedError where it fails."""
+    resident.wake()
+    while not resident.ready and not resident.resting:
         if resident.state is State.FAILED or resident.leaving:
             raise EdgedError(Code.LOAD_FAILED, f"model {resident.name} is {resident.state}: {resident.reason}")
         await resident.changes.after(resident.changes.count)

@@ -94,8 +94,8 @@ class Residency:
 
     def serving(self) -> list[Resident]:
         """The residents that should answer when no revision is named, by model name."""
-        residents = [self._residents[name, route.serving] for name, route in sorted(self.routes.items())]
-        return [resident for resident in residents if not resident.leaving]
+        found = [self._residents.get((name, route.serving)) for name, route in sorted(self.routes.items())]
+        return [resident for resident in found if resident is not None and not resident.leaving]
 
     def all(self) -> list[Resident]:
         """Every resident that is or was loaded, by model name and revision."""

@@ -300,6 +300,7 @@ class Resident:
                 self._telling.kept(variant, wanted, error)
             self.changes.mark()
             if wanted is variant:
+                self.lost.keep(wanted, error)
                 return error
             if restarts.is_want_of_memory(error):
                 self.choice.spare(wanted, error.message)
@@ -383,12 +384,12 @@ class Resident:
         return Terms(self.settings, device_mib, self._make, answer_bytes, self._groups, self._memory)
 
     def _pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:
-        if isinstance(error, process.LostError):
-            self.lost.add(variant, error.worker)
+        self.lost.keep(variant, error)
         self.choice.pass_over(variant, error)
         self._telling.passed_over(variant, error)
 
     def _fail(self, reason: str) -> None:
+        self._rests.end()
         self._become(State.FAILED, reason)
         self._telling.failed(reason)
 

@@ -18,6 +18,7 @@ class Want:
         self.refusals = 0
         """In a row."""
         self._choice = choice
+        self._timer: asyncio.TimerHandle | None = None
 
     def met(self, settings: Workers) -> None:
         """Something runs: the best variant, or another that it is to make way for when there is room."""
@@ -39,4 +40,6 @@ class Want:
 
     def ask_again_later(self, settings: Workers) -> None:
         """Has the variants that were refused be asked for after a while."""
-        asyncio.get_running_loop().call_later(self.wait_s(settings), self._choice.ask_again)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self.wait_s(settings), self._choice.ask_again)

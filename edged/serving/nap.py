@@ -28,20 +28,24 @@ class _Time(ctypes.Structure):
 
 
 class Nap:
-    """One for a loop, which it wakes by a descriptor of its own; until the first short wait there is none."""
+    """One for a loop, which it wakes by a descriptor of its own."""
 
     def __init__(self) -> None:
+        """Raises OSError when the system has no timer left."""
         self._loop = asyncio.get_running_loop()
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._descriptor = -1
         self._time = _Time()
         self._where = ctypes.byref(self._time)
         self._due: list[tuple[int, int, asyncio.Future[None]]] = []
         self._count = 0
         self._armed_ns = 0
+        self._descriptor = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._descriptor < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._loop.add_reader(self._descriptor, self._fire)
 
     async def wait(self, news: asyncio.Future[None], limit_ns: int) -> None:
-        """Waits until somebody has resolved `news`, for at most `limit_ns`. Raises OSError when there is no timer."""
+        """Waits until somebody has resolved `news`, for at most `limit_ns`."""
         if limit_ns < _SHORT_NS:
             self._wake(news, limit_ns)
             await news
@@ -49,8 +53,6 @@ class Nap:
             await asyncio.wait([news], timeout=limit_ns / 1e9)
 
     def _wake(self, future: asyncio.Future[None], after_ns: int) -> None:
-        if self._descriptor < 0:
-            self._open()
         now_ns = clock.monotonic_ns()
         self._count += 1
         heapq.heappush(self._due, (now_ns + after_ns, self._count, future))
@@ -63,12 +65,6 @@ class Nap:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def _open(self) -> None:
-        self._descriptor = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._descriptor < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create")
-        self._loop.add_reader(self._descriptor, self._fire)
 
     def _arm(self, now_ns: int) -> None:
         """For the first of those that still wait."""

@@ -63,7 +63,7 @@ class Queue:
         self.statistics = self._execution.statistics
         self._forecast = self._execution.forecast
         self.observed = self._execution.observed
-        self._resident = resident
+        self.resident = resident
         self.asked_ns = clock.monotonic_ns()
         """When the last request came, by the monotonic clock; before the first, when this was made."""
         self._gate = gate
@@ -98,7 +98,7 @@ class Queue:
 
         A single request of more rows than `max_batch_size` is executed in parts.
         """
-        most = self._resident.manifest.max_batch_size
+        most = self.resident.manifest.max_batch_size
         self._max_rows = min(most, limits.max_batch_size or most)
         rate = limits.max_rate
         if rate != (self._bucket.rate if self._bucket else 0):
@@ -115,15 +115,20 @@ class Queue:
         render: Callable[[Answer], bytes],
         level: int = 1,
         shared: Shared | None = None,
+        *,
+        handed_on: bool = False,
     ) -> bytes:
         """Waits for the rendered answer of one request of priority `level`, until `deadline` on the loop's clock.
 
+        One that was `handed_on` has been taken in before, and is not turned away for want of room.
         Raises EdgedError: overloaded at once when there is no room, deadline_exceeded, or what befell the model.
         """
         size = 0
         for content in contents:
             size += content.size if content.place is None else 0
-        self._make_room(level, size, deadline)
+        self._check(level, deadline)
+        if not handed_on:
+            self._make_room(level, size, deadline)
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self.asked_ns = clock.monotonic_ns()
         pending = Pending(admitted, contents, size, deadline, render, answer, level, self.asked_ns)
@@ -132,7 +137,7 @@ class Queue:
         if self._deadlines.add(pending):
             self._expire()  # sets its timer
         if self._task is None:
-            self._task = self._loop.create_task(self._work(), name=f"queue {self._resident.name}")
+            self._task = self._loop.create_task(self._work(), name=f"queue {self.resident.name}")
         elif self._news is not None and self._waiting.count >= self._news_at and not self._news.done():
             self._news.set_result(None)
         try:
@@ -142,14 +147,16 @@ class Queue:
             if pending.place:  # its caller gave up: the place is free again
                 self._waiting.remove(pending)
 
-    def _make_room(self, level: int, size: int, deadline: float) -> None:
-        """Raises EdgedError when a request is not to be taken in; may turn others away for it."""
-        left_s = deadline - self._loop.time()
-        if left_s <= 0:
+    def _check(self, level: int, deadline: float) -> None:
+        """Raises EdgedError for a request that is not to be executed, however much room there is."""
+        if deadline <= self._loop.time():
             self.statistics.expired += 1
-            raise _late(self._resident.name)
+            raise _late(self.resident.name)
         if 0 < self._min_priority < level:
             raise self._too_low()
+
+    def _make_room(self, level: int, size: int, deadline: float) -> None:
+        """Raises EdgedError when there is no room for a request; may turn others away for it."""
         if self._bucket is not None and not self._bucket.take(clock.monotonic()):
             raise self._overloaded(f"may answer {self._bucket.rate:g} requests a second now")
         waiting = self._waiting
@@ -157,7 +164,8 @@ class Queue:
             return
         count, rows = waiting.before(level)
         ahead = Ahead(count, len(self._executing), self._wait_s(rows))
-        why = self._patience.too_long(level, self._loop.time(), ahead, self.bounds, left_s)
+        now = self._loop.time()
+        why = self._patience.too_long(level, now, ahead, self.bounds, deadline - now)
         if why:
             raise self._overloaded(why)
         shed = overload.make_room(waiting, self.bounds, level, size)
@@ -169,6 +177,8 @@ class Queue:
     def _wait_s(self, rows: int) -> float:
         """How long a new request waits that `rows` rows go before, and what a worker has."""
         left_s = self._execution.left_s() if self._executing else 0.0
+        in_parts = [each.division for each in self._executing if each.division is not None]
+        rows += sum(max(division.left - self._max_rows, 0) for division in in_parts)
         return (left_s + self._forecast.wait_s(rows, self._rows_at_most())) / self._duty.share
 
     def _rows_at_most(self) -> int:
@@ -176,7 +186,7 @@ class Queue:
         return self._max_rows if self._closing.declared else self._forecast.rows_worth(self._max_rows)
 
     def _overloaded(self, why: str) -> EdgedError:
-        return EdgedError(Code.OVERLOADED, f"model {self._resident.name!r} {why}", "send less, or try again later")
+        return EdgedError(Code.OVERLOADED, f"model {self.resident.name!r} {why}", "send less, or try again later")
 
     def _too_low(self) -> EdgedError:
         return self._overloaded(f"answers only priorities up to {self._min_priority} now")
@@ -195,10 +205,10 @@ class Queue:
             self._timer.cancel()
             self._timer = None
         for pending in self._deadlines.due(self._loop.time()):
-            if pending.place:
-                self._waiting.remove(pending)
+            if pending.place or pending.division is not None:
                 self.statistics.expired += not pending.answer.done()
-            resolve(pending, _late(self._resident.name))
+            self._waiting.remove(pending)
+            resolve(pending, _late(self.resident.name))
         if (deadline := self._deadlines.next) is not None:
             self._timer = self._loop.call_at(deadline, self._expire)
 
@@ -207,7 +217,7 @@ class Queue:
         try:
             while self._waiting.count:
                 if not await self._worker_is_there():
-                    self.give_up(unavailable(self._resident))
+                    self.give_up(unavailable(self.resident))
                     break
                 await self._fill()
                 admission = await self._gate.turn(self._level)
@@ -215,6 +225,9 @@ class Queue:
                     await self._execute_next()
                 finally:
                     self._gate.end(admission)
+        except Exception:  # noqa: BLE001 - a defect, which costs those that wait and not those that come
+            _log.exception("a queue met a defect of edged", model=self.resident.name)
+            self.give_up(EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it"))
         finally:
             self._task = None
 
@@ -224,7 +237,7 @@ class Queue:
         if self._deadlines.passed(now):
             self._expire()
         leader = self._waiting.leader()
-        if leader is None or not self._resident.working:
+        if leader is None or not self.resident.working:
             return
         left_s = leader.deadline - now
         max_rows = self._forecast.rows_within(left_s, self._rows_at_most(), leader.admitted.rows)
@@ -253,7 +266,8 @@ class Queue:
                 return
             rest_s = self._duty.rest_s(leader.level, clock.monotonic()) if self._duty.share < 1 else 0.0
             if rest_s:
-                await self._pause(round(rest_s * 1e9), seen + 1)
+                await self._pause(round(rest_s * 1e9), 0)  # whoever comes may be more urgent
+                seen = -1
                 continue
             left_ns = 0 if full else closing.wait_ns(seen, leader.arrived_ns, clock.monotonic_ns())
             if not left_ns:
@@ -270,7 +284,7 @@ class Queue:
 
     async def _worker_is_there(self) -> bool:
         """Waits while the worker is on its way back; False when none is expected soon."""
-        resident = self._resident
+        resident = self.resident
         while not resident.working and self._waiting.count:
             if not resident.expected:
                 return False
@@ -290,7 +304,7 @@ class Queue:
         except EdgedError as error:
             failure = error
         except Exception:  # noqa: BLE001 - a defect, which costs this batch and not those that wait
-            _log.exception("a batch met a defect of edged", model=self._resident.name)
+            _log.exception("a batch met a defect of edged", model=self.resident.name)
             failure = EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it")
         else:
             if in_parts and not leader.answer.done():
@@ -311,7 +325,7 @@ class Queue:
         """Whether a request cannot be executed for want of its shared memory; it is told then."""
         problem = pending.shared.problem() if pending.shared is not None else None
         if problem is not None:
-            resolve(pending, named(self._resident, problem))
+            resolve(pending, named(self.resident, problem))
         return problem is not None
 
     def give_up(self, error: EdgedError) -> None:
@@ -326,8 +340,8 @@ class Queue:
         """Tells everybody who waits that another answers from now on."""
         for pending in list(self._waiting):
             self._waiting.remove(pending)
-            resolve(pending, HandedOnError(self._resident.name, pending.deadline))
-        self._resident.changes.mark()
+            resolve(pending, HandedOnError(self.resident.name, pending.deadline))
+        self.resident.changes.mark()
 
     async def drained(self) -> None:
         """Waits until nothing waits and nothing is executed."""

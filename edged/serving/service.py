@@ -94,19 +94,26 @@ class Service:
             queue.bounds = self._bounds()
 
     async def infer(
-        self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes], best_priority: int = 1
+        self,
+        call: Call,
+        remaining_s: float | None,
+        render: Callable[[Answer], bytes],
+        best_priority: int = 1,
+        *,
+        handed_on: bool = False,
     ) -> bytes:
         """Answers a request with what `render` makes of it, within `remaining_s` where the transport knows a deadline.
 
-        A request that asks for a better priority than `best_priority` gets that. Raises EdgedError. A cancelled
-        caller's work is not begun.
+        A request that asks for a better priority than `best_priority` gets that; one that was `handed_on` was taken in
+        before. Raises EdgedError. A cancelled caller's work is not begun.
         """
         resident = self.find(call.model, call.version)
         began = self._loop.time()
         try:
-            answer = await self._ask(resident, call, remaining_s, render, best_priority)
+            answer = await self._ask(resident, call, remaining_s, render, best_priority, handed_on=handed_on)
         except HandedOnError as error:
-            return await self.infer(call, error.deadline - self._loop.time(), render, best_priority)
+            within_s = error.deadline - self._loop.time()
+            return await self.infer(call, within_s, render, best_priority, handed_on=True)
         except EdgedError as error:
             other = self._other(resident, call, error)
             if other is None:
@@ -115,7 +122,11 @@ class Service:
                 raise
             left_s = None if remaining_s is None else remaining_s - (self._loop.time() - began)
             # Where this one fails too, the request is at fault.
-            answer = await self._ask(other, call, left_s, render, best_priority)
+            try:
+                answer = await self._ask(other, call, left_s, render, best_priority)
+            except HandedOnError as again:
+                within_s = again.deadline - self._loop.time()
+                return await self.infer(call, within_s, render, best_priority, handed_on=True)
             self._tell(resident, error.code, began)
             return answer
         self._tell(resident, "", began)
@@ -146,6 +157,8 @@ class Service:
         remaining_s: float | None,
         render: Callable[[Answer], bytes],
         best_priority: int,
+        *,
+        handed_on: bool = False,
     ) -> bytes:
         """One attempt, counted for the revision that made it."""
         queue = self.queue(resident)
@@ -154,7 +167,7 @@ class Service:
         if sink is not None:
             render = functools.partial(_copied, sink, call, render)
         try:
-            return await self._infer(resident, queue, call, remaining_s, render, best_priority)
+            return await self._infer(resident, queue, call, remaining_s, render, best_priority, handed_on=handed_on)
         except HandedOnError:  # whoever answers counts it
             raise
         except EdgedError as error:
@@ -179,6 +192,8 @@ class Service:
         remaining_s: float | None,
         render: Callable[[Answer], bytes],
         best_priority: int,
+        *,
+        handed_on: bool,
     ) -> bytes:
         if self._stopping:
             raise _shutting_down()
@@ -199,7 +214,8 @@ class Service:
         elif call.timeout_s is not None and call.timeout_s < timeout_s:
             timeout_s = call.timeout_s
         level = resident.manifest.queue.level(call.priority, best_priority)
-        return await queue.run(admitted, call.contents, self._loop.time() + timeout_s, render, level, shared)
+        until = self._loop.time() + timeout_s
+        return await queue.run(admitted, call.contents, until, render, level, shared, handed_on=handed_on)
 
     def find(self, model: str, version: str) -> Resident:
         """The resident that answers for a model and version. Raises EdgedError when there is none."""
@@ -241,7 +257,10 @@ class Service:
         """The queue of a resident."""
         key = (resident.name, resident.revision)
         queue = self._queues.get(key)
-        if queue is None:
+        if queue is None or queue.resident is not resident:  # the revision was installed anew
+            if queue is not None:
+                queue.hand_on()
+            self._admitted.pop(key, None)
             shared = (self._gate, self._duty, self._busy, self._nap)
             queue = self._queues[key] = Queue(resident, self._bounds(), *shared, self._add_fact)
             queue.limit(self._limits.of(resident.name))

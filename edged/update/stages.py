@@ -334,7 +334,8 @@ class Stages:
     async def _flip(self, model: str, ref: Ref, *, keep: bool) -> None:
         """Routes to a revision, started where it is not."""
         residency = self._shop.residency
-        if residency.find(model, ref.revision) is None:
+        found = residency.find(model, ref.revision)
+        if found is None or not found.loaded:  # an administrator may have unloaded it
             with contextlib.suppress(trial.FailedError):
                 residency.add_on_trial(await self.make(model, ref))
         if residency.find(model, ref.revision) is not None:

@@ -8,6 +8,7 @@ while the new one soaks: going back loads the one before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from edged.errors import Code, EdgedError
 from edged.models.loading import need
@@ -47,11 +48,12 @@ async def step_aside(old: Resident, new: Ref, shop: Shop) -> None:
     worker = old.worker
     if not old.rest(f"revision {new.revision} takes its place", stands_by=True):
         raise EdgedError(Code.MODEL_UNAVAILABLE, f"revision {old.revision} is {old.state}", "it is tried again")
-    if worker is None:
-        return
     limit_s = shop.drain_s() + _GRACE_S
-    await asyncio.wait([worker.gone], timeout=limit_s)
-    if not worker.gone.done():
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            while old.variant is not None:  # until its worker has gone, which may be about to rest already
+                await old.changes.after(old.changes.count)
+    if old.variant is not None or (worker is not None and not worker.gone.done()):
         text = f"the worker of revision {old.revision} did not go within {limit_s:g} s"
         raise EdgedError(Code.MODEL_UNAVAILABLE, text, "it is tried again")
 
@@ -66,7 +68,8 @@ def change_over(model: str, new: Ref, old: Ref | None, shop: Shop) -> None:
 
 def change_back(model: str, old: Resident, new: Ref, shop: Shop) -> None:
     """Routes to the revision before, which loads once the other has gone; what waits for that waits for this one."""
-    if shop.residency.find(model, old.revision) is None:
+    found = shop.residency.find(model, old.revision)
+    if found is None or not found.loaded:
         shop.residency.add_on_trial(old, stands_by=f"it loads once revision {new.revision} has gone")
     shop.residency.flip(model, old.revision)
     failed = shop.residency.find(model, new.revision)

@@ -135,7 +135,8 @@ def test_a_command_is_obeyed_in_its_time_and_never_again_not_even_by_a_daemon_th
             wait_telemetry(daemon, lambda found: found.connected)
             operator.publish(TOPICS.commands[0], once)
             operator.wait(lambda seen: ("rejected", "replayed") in results(seen))
-            assert results(operator).count(("done", "")) == 1
+            done = [each["nonce"] for each in operator.all("result") if each["status"] == "done"]
+            assert len(set(done)) == 1  # its answer may come twice: the kill may have come before the broker's word
             assert "done" not in telemetry_of(daemon).commands
 
 

@@ -16,7 +16,7 @@ from support.updating import Updating, scale_bundle
 
 # Who may change the state folder. A new one belongs here only when it survives the cuts below.
 WRITERS = {
-    "edged.app._remember_settings",
+    "edged.system.current.remember",
     "edged.config.last_good.remember",
     "edged.models.files.make_folder",
     "edged.models.files.remove_tree",

@@ -30,6 +30,7 @@ from edged.rpc import (
     stream,
 )
 from edged.rpc.status import STATUS
+from edged.serving.request import Answer
 from edged.types import Datatype, Level
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/protocol.md").read_text()
@@ -110,7 +111,8 @@ def test_the_parameters_are_those_that_are_given_and_refused():
     page = section("Parameters")
     assert {*parameters._UNSUPPORTED, *parameters.RESERVED, Level.NOMINAL} <= words(page)
     assert f"{parameters._MAX_CLASSES:,} at most" in page
-    given = pb.ModelInferResponse.FromString(answer._head("m", 1, "v", Level.NOMINAL, False)).parameters
+    written = answer.write_answer(Answer("m", 1, "v", False, (), review=True), "", Level.NOMINAL)
+    given = pb.ModelInferResponse.FromString(written).parameters
     assert {name for name in words(page) if name.startswith("edged_")} == set(given)
 
 

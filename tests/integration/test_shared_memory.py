@@ -186,7 +186,7 @@ def own(tmp_path: Path) -> Iterator[Daemon]:
         slow.waiting_bundle(tmp_path),
         slow.waiting_bundle(tmp_path, name="waits-alone", max_batch_size=0),
     ]
-    with Daemon(tmp_path / "root", made) as started:
+    with Daemon(tmp_path / "root", made, "[workers]\ninference_s = 300\n") as started:  # what takes long is no hang
         started.start()
         started.wait_for(lambda status: status.ready)
         yield started

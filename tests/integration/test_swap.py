@@ -10,17 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from support.daemon import PATIENCE_S, Daemon
 from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
-from support.updating import MODEL, Updating, scale, scale_bundle
+from support.updating import MODEL, Updating, large_model, scale, scale_bundle
 
 from edged._pb.edged.v1 import update_pb2 as up
 from edged.worker import usage
 
 # What the new revision says it takes; what is left beside the old one is made to be a little less.
 NEED_MIB = 2000
+
+# What the old one takes at least: half of it is how much else may change while a test runs.
+LARGE_MIB = 64
 NEEDS = f"requires = {{ memory_mib = {NEED_MIB} }}\n"
 QUICK = "[acceptance]\nshadow = { samples = 20 }\nsoak = { min_requests = 0, max_s = 0.5 }\n"
 LONG = "[acceptance]\nshadow = { samples = 20 }\nsoak = { min_requests = 50, max_s = 600 }\n"
@@ -44,12 +48,13 @@ def device(tmp_path, fleet) -> Iterator[Daemon]:
     """A daemon that serves revision 1 and has room for one more only once that has gone."""
     root = tmp_path / "root"
     settings = fleet.trusted_by(root) + "[workers]\ninference_s = 5\n[pressure]\nmemory_reserve_mib = 0\n"
-    first = scale_bundle(tmp_path / "factory", 1)
+    first = scale_bundle(tmp_path / "factory", 1, model=large_model(LARGE_MIB))
     with Daemon(root, [first], settings, hostile_interpreter(tmp_path / "python")) as daemon:
         daemon.start()
         daemon.infer(scale(1.0, 2.0))
         worker = usage.read(worker_pids(daemon)[1])
-        taken_bytes = usage.own_bytes(daemon.pid) + worker.own_bytes - worker.private_bytes // 4
+        everybody = [daemon.pid, *(child.pid for child in psutil.Process(daemon.pid).children(recursive=True))]
+        taken_bytes = sum(map(usage.pss_bytes, everybody)) - worker.private_bytes // 2
         limit = f"memory_limit_mib = {NEED_MIB + taken_bytes // 2**20}\n"
         daemon.write_settings(settings + limit)
         daemon.signal(signal.SIGHUP)

@@ -32,12 +32,15 @@ class Bench:
         self.queue = Queue(self.resident, bounds, self.gate, self.duty, Busy(), self.nap)
         self.callers: list[asyncio.Task[Any]] = []
 
-    def send(self, rows: int = 1, columns: int = 2, within_s: float = FAR_S, level: int = 1) -> asyncio.Task[Any]:
+    def send(
+        self, rows: int = 1, columns: int = 2, within_s: float = FAR_S, level: int = 1, *, handed_on: bool = False
+    ) -> asyncio.Task[Any]:
         """A caller that waits for its answer."""
         request = call(rows, columns)
         deadline = asyncio.get_running_loop().time() + within_s
         admitted = admit(self.resident.manifest, request)
-        caller = asyncio.create_task(self.queue.run(admitted, request.contents, deadline, as_it_is, level))
+        asked = self.queue.run(admitted, request.contents, deadline, as_it_is, level, handed_on=handed_on)
+        caller = asyncio.create_task(asked)
         self.callers.append(caller)
         return caller
 

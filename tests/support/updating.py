@@ -83,6 +83,23 @@ def picky_model(most: float, factor: float = 2.0) -> bytes:
     return onnx_model(nodes, [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
 
 
+def large_model(mib: int, factor: float = 2.0) -> bytes:
+    """It multiplies `x` of shape [-1, 2] into `y`, by the first element of a table that takes so many MiB."""
+    constants = {"least": np.array(np.inf, np.float32), "table": np.full(mib * 2**18, factor, np.float32)}
+    nodes = [
+        *(
+            helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value, name))
+            for name, value in constants.items()
+        ),
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Greater", ["largest", "least"], ["above"]),  # an engine cannot know the place beforehand
+        helper.make_node("Cast", ["above"], ["place"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "place"], ["factor"]),
+        helper.make_node("Mul", ["x", "factor"], ["y"]),
+    ]
+    return onnx_model(nodes, [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
+
+
 def scale(*values: float, version: str = "") -> pb.ModelInferRequest:
     """A request for it, of one row."""
     tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, len(values)])

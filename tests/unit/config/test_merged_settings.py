@@ -116,7 +116,7 @@ class TestUnderARoot:
         sockets = {"listen.socket", "listen.admin_socket"}
         identity = {"mqtt.certificate", "mqtt.key", "mqtt.ca"}
         folders = {"paths.state", "paths.cache", "paths.factory"}
-        assert moved == {*folders, *sockets, *identity, "update.root"}
+        assert moved == {*folders, *sockets, *identity, "update.root", "update.ca"}
         assert settings.paths.state == "/mnt/device/var/lib/edged"
         assert settings.listen.admin_socket == "/mnt/device/run/edged-admin/admin.sock"
 
@@ -129,4 +129,4 @@ class TestUnderARoot:
     def test_every_key_that_holds_a_path_is_known_as_one(self):
         looks_like_path = {field.key for field in FIELDS if "path" in field.allowed}
         assert looks_like_path == {field.key for field in FIELDS if field.is_path}
-        assert len(looks_like_path) == 12
+        assert len(looks_like_path) == 13

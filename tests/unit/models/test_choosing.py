@@ -55,3 +55,11 @@ def test_each_has_its_chance_anew(choice):
     choice.anew()
     assert [variant.name for variant in choice.runnable] == ["best", "lesser", "least"]
     assert choice.passed_over == []
+
+
+def test_a_variant_is_asked_for_again_also_where_the_others_are_avoided(choice, told):
+    choice.avoid(["lesser", "least"], "the chip is gone")
+    assert not choice.spare(choice.variant, "no memory")
+    told.clear()
+    choice.ask_again()
+    assert told == [True]

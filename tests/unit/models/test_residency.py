@@ -254,6 +254,18 @@ class TestAModelThatCannotServe:
         assert bench.recorded() == ["model_failed"]
 
 
+class TestOneThatStandsBy:
+    async def test_and_has_nothing_that_could_run_takes_nothing_in(self, bench, tmp_path):
+        folder = identity_bundle(tmp_path, "FP32")
+        resident = bench.resident(folder, hardware=Hardware("generic"))
+        resident.choice.pass_over(resident.choice.variant, EdgedError(Code.LOAD_FAILED, "it is broken"))
+        resident.start_standing_by("another has its memory")
+        await bench.until(lambda: resident.state is State.FAILED)
+        assert (resident.resting, resident.expected) == (False, False)
+        resident.wake(takes_over=True)
+        assert resident.state is State.FAILED
+
+
 class TestAWorkerThatEnds:
     async def test_is_told_and_replaced(self, bench, tmp_path):
         resident = bench.started(identity_bundle(tmp_path, "FP32"))

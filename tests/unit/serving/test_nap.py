@@ -73,7 +73,6 @@ def timers():
 async def test_one_descriptor_serves_all_and_is_closed():
     before = timers()
     nap = Nap()
-    assert timers() == before
     for _ in range(5):
         await nap.wait(new(), 50 * US)
     assert timers() == before + 1

@@ -211,7 +211,7 @@ async def test_are_one_success_of_many_rows_and_executions(bench):
 
 async def test_are_told_to_telemetry_part_by_part_and_as_one_request(bench):
     facts = []
-    bench.queue = Queue(bench.resident, BOUNDS, bench.gate, bench.duty, Busy(), facts.append)
+    bench.queue = Queue(bench.resident, BOUNDS, bench.gate, bench.duty, Busy(), bench.nap, facts.append)
     bench.queue.limit(ModelLimits(max_batch_size=2))
     ask(bench, numbered(5)[0])
     for _ in range(3):

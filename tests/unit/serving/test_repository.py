@@ -169,7 +169,7 @@ async def test_a_model_that_failed_is_tried_again_when_somebody_asks(bench: Benc
         while bad.state is not State.FAILED:
             await bench.changes.after(bench.changes.count)
     assert (await refusal(bench.repository.load("neg", None))).code is Code.LOAD_FAILED
-    assert (bad.state, len(bad.passed_over)) == (State.FAILED, 1)
+    assert (bad.state, len(bad.choice.passed_over)) == (State.FAILED, 1)
     assert bench.recorded().count("model_failed 1") == 2
 
 

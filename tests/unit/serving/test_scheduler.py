@@ -14,6 +14,7 @@ from edged.bundle.manifest import Queue as Rules
 from edged.errors import Code, EdgedError
 from edged.models.states import State
 from edged.serving.admission import admit
+from edged.serving.closing import Closing
 from edged.serving.overload import Bounds
 from edged.serving.request import Contents
 from edged.serving.scheduler import HandedOnError
@@ -668,6 +669,47 @@ class TestLimits:
         bench.clock.forward(1.0)
         await settle()
         assert len(bench.executed) == 2
+
+    async def test_of_duty_do_not_hold_up_the_highest_that_comes_in_the_place_of_another(self, bench, monkeypatch):
+        monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
+        bench = bench()
+        bench.duty.share = 0.5
+        bench.duty.spent(1.0, 100.0)
+        gives_up = bench.send(level=2)
+        await settle()
+        gives_up.cancel()
+        await settle()
+        bench.send(columns=3, level=1)
+        await settle()
+        assert len(bench.executed) == 1
+
+    async def test_of_rate_do_not_turn_away_what_was_taken_in_before(self, bench):
+        bench = bench()
+        bench.queue.limit(ModelLimits(max_rate=0.001))
+        bench.send()
+        await settle()
+        refused = bench.send()
+        await settle()
+        assert code(refused) is Code.OVERLOADED
+        handed_on = bench.send(handed_on=True)
+        await settle()
+        assert not handed_on.done()
+
+
+class TestADefect:
+    async def test_costs_those_that_wait_an_error_and_not_their_time(self, bench, monkeypatch):
+        def defect(*_):
+            raise ZeroDivisionError
+
+        bench = bench()
+        with monkeypatch.context() as patched:
+            patched.setattr(Closing, "begin", defect)
+            caller = bench.send()
+            await settle()
+            assert code(caller) is Code.INTERNAL
+        bench.send()
+        await settle()
+        assert len(bench.executed) == 1
 
 
 class TestADelay:
