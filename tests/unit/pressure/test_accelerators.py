@@ -33,6 +33,14 @@ def ahead(monkeypatch):
     return found
 
 
+async def moved(models, resident, variant):
+    """Waits until it runs that variant, and the worker before has gone."""
+    await models.until(runs(resident, variant))
+    async with asyncio.timeout(30):
+        while not resident.steady:  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0.01)
+
+
 class Device:
     """A root with the node of an Edge TPU, and the watch of it."""
 
@@ -131,7 +139,7 @@ async def test_one_that_has_failed_is_reset_before_it_is_tried_again(tmp_path, m
     resident = models.add("m", tpu=TPU, cpu="")
     await models.ready(resident)
     device.doubts["coral:apex_0"] = "says -89 °C"
-    await models.until(runs(resident, "cpu"))
+    await moved(models, resident, "cpu")
     assert offered.read_bytes() == b"", "not before the schedule says so"
     device.doubts.clear()
     ahead[0] = 31.0
@@ -159,7 +167,7 @@ async def failed_and_due(models, device):
     resident = models.add("m", tpu=TPU, cpu="")
     await models.ready(resident)
     device.doubts["coral:apex_0"] = "says -89 °C"
-    await models.until(runs(resident, "cpu"))
+    await moved(models, resident, "cpu")
     device.doubts.clear()
     return resident
 
@@ -221,7 +229,7 @@ async def test_a_reset_that_fails_is_told_and_the_device_is_tried_all_the_same(t
     resident = models.add("m", tpu=TPU, cpu="")
     await models.ready(resident)
     device.doubts["coral:apex_0"] = "says -89 °C"
-    await models.until(runs(resident, "cpu"))
+    await moved(models, resident, "cpu")
     device.doubts.clear()
     ahead[0] = 31.0
     await models.until(runs(resident, "tpu"))
