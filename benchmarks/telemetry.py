@@ -28,6 +28,8 @@ from benchmarks.models import REPO, Model
 from benchmarks.servers import Edged
 from edged.config import address
 from edged.facts import Executed, Reading
+from edged.pressure import telling
+from edged.pressure.readings import Memory, Readings, Stall, Storage, Temperature
 from edged.system.identity import Files
 from edged.telemetry.aggregate import Aggregate
 from edged.telemetry.messages import Happening, ServedModel, State
@@ -45,9 +47,12 @@ TOPICS = Topics("shops", DEVICE, "intel-lowpower-detector")
 MODELS = ("digits", "defects", "faces")
 REQUESTS_PER_WINDOW = 300
 WINDOWS = 288
+LOOKS = 30
+"""By the sensors, in a window."""
 EVENTS = 12
 STATES = 12
-PINGS = 86_400 // 900
+# A ping follows 15 min of silence: each message puts the next one off, by half of that on average.
+PINGS = 86_400 // 900 - (WINDOWS // 12 + EVENTS + STATES) // 2
 DAYS = 90
 
 PATIENCE_S = 120.0
@@ -111,15 +116,40 @@ def window(chance: random.Random, middles: Mapping[str, float]) -> Window:
         for _ in range(REQUESTS_PER_WINDOW):
             queue_s, compute_s = chance.expovariate(2000), chance.lognormvariate(middle_now, 0.3)
             aggregate.add(Executed(model, 7, "int8", 1, (queue_s,), compute_s, 1_790_000_000_000))
-    for name in ("temperature_mc:cpu-thermal", "memory_available_bytes", "storage_free_bytes", "power_mw"):
-        aggregate.add(Reading(name, chance.randrange(10**9)))
+    for _ in range(LOOKS):
+        for fact in telling.facts(readings(chance)):
+            aggregate.add(fact)
+    aggregate.add(Reading("spool_used_bytes", chance.randrange(8 * MIB)))
     return aggregate.close(300.0, 300_000, clock_synchronized=True)
+
+
+def readings(chance: random.Random) -> Readings:
+    """What the sensors of such a device say at one look: it works, and waits for its disk now and then."""
+    return Readings(
+        load=chance.uniform(0.2, 0.5),
+        temperatures=tuple(Temperature(name, chance.uniform(45, 65)) for name in ("cpu", "gpu", "nvme")),
+        stalls={
+            "cpu": Stall(chance.uniform(0, 5), 0.0),
+            "memory": Stall(0.0, 0.0),
+            "io": Stall(chance.uniform(0, 3), chance.uniform(0, 2)),
+        },
+        memory=Memory(4096 * MIB, chance.randrange(2000 * MIB, 2100 * MIB)),
+        storage=Storage(32 * 1024 * MIB, chance.randrange(9000 * MIB, 9100 * MIB)),
+    )
 
 
 def state(level: str) -> State:
     """The state of such a device."""
     models = [
-        ServedModel(name=name, revision=7, digest=f"{digest(name):064x}", variant="int8", state="ready")
+        ServedModel(
+            name=name,
+            revision=7,
+            digest=f"{digest(name):064x}",
+            variant="int8",
+            state="ready",
+            previous_revision=6,
+            phase="idle",
+        )
         for name in MODELS
     ]
     return State(
@@ -132,6 +162,16 @@ def state(level: str) -> State:
         mode="serving",
         level=level,
         models=models,
+        memory_mib=3905,
+        accelerators=["intel-gpu"],
+        epoch=1_790_000_000,
+        sequence=104_711,
+        architecture="x86_64",
+        processors=4,
+        kernel="6.12.0-200.fc41.x86_64",
+        os_digest=f"sha256:{digest('booted'):064x}",
+        os_staged=f"sha256:{digest('staged'):064x}",
+        clock_synchronized=True,
     )
 
 

@@ -42,7 +42,7 @@ class LevelEntered(msgspec.Struct, frozen=True):
 class Reading(msgspec.Struct, frozen=True):
     """A whole number read from the device. Its name says the unit, and the part after a colon whose it is.
 
-    `temperature_mc:cpu-thermal`, `memory_available_bytes`, `storage_free_bytes`, `stall_permille:memory`.
+    `temperature_c`, `memory_available_mib`, `storage_free_mib`, `stall_some_permille:memory`.
     """
 
     name: str

@@ -10,7 +10,7 @@ from edged.models.loading import start_worker
 from edged.models.resident import Resident
 from edged.types import Datatype, TensorSpec
 from edged.worker.messages import Form, InputPart
-from edged.worker.process import Batch, Worker
+from edged.worker.process import Batch, LostError, Worker
 
 # A BYTES element begins with its length, of which none follow here.
 _LENGTH_BYTES = 4
@@ -28,12 +28,20 @@ async def beat(worker: Worker, manifest: Manifest) -> float:
 
 
 async def try_out(resident: Resident, variant: Variant) -> float:
-    """As `beat`, by a worker of `variant` that is started for it alone. Raises EdgedError or OSError."""
-    worker = await start_worker(resident.source.folder, resident.manifest, variant, resident.terms)
+    """As `beat`, by a worker of `variant` that is started for it alone; one that does not go counts as lost.
+
+    Raises EdgedError or OSError.
+    """
+    try:
+        worker = await start_worker(resident.source.folder, resident.manifest, variant, resident.terms)
+    except LostError as error:
+        resident.lost.add(variant, error.worker)
+        raise
     try:
         return await beat(worker, resident.manifest)
     finally:
-        await worker.stop(_GRACE_S)
+        if (await worker.stop(_GRACE_S)).lost:
+            resident.lost.add(variant, worker)
 
 
 def zeros(manifest: Manifest) -> Batch:

@@ -83,7 +83,8 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
         arena_bytes=settings.arena_mib * 2**20,
     )
     async with terms.memory.ask(need(manifest, variant, terms)):
-        worker = await process.start(load, allowed, terms.make, terms.groups)
+        with terms.memory.loading(variant):
+            worker = await process.start(load, allowed, terms.make, terms.groups)
     terms.memory.measure(manifest, variant, worker)
     return worker
 

@@ -1,10 +1,10 @@
-"""The memory of workers: what each was seen to take at most, and who is asked before another is started."""
+"""The memory of workers: what each was seen to take at most, who is asked before another is started, what comes up."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
 import msgspec
 
@@ -63,6 +63,8 @@ class Memory:
         self.judge = judge
         self.news = asyncio.Event()
         """Set when there is something new to be kept for the next life."""
+        self.coming: list[Variant] = []
+        """Those that are being loaded now, also for a trial."""
         self._runtimes = runtimes or {}
         self._peaks: dict[str, int] = {}
 
@@ -74,6 +76,15 @@ class Memory:
     def recall(self, peaks: Mapping[str, int]) -> None:
         """Takes what was measured in an earlier life."""
         self._peaks = {**peaks, **self._peaks}
+
+    @contextmanager
+    def loading(self, variant: Variant) -> Iterator[None]:
+        """Held while a worker of `variant` comes up."""
+        self.coming.append(variant)
+        try:
+            yield
+        finally:
+            self.coming.remove(variant)
 
     def measure(self, manifest: Manifest, variant: Variant, worker: Worker) -> None:
         """Looks at what a worker has taken so far; the largest look counts.

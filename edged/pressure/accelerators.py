@@ -19,10 +19,10 @@ from edged.models.resident import Resident
 from edged.pressure import reset, watchdog
 from edged.pressure.acting import IdleS
 from edged.pressure.governor import TRIP_POINTS
-from edged.pressure.reader import Reader
 from edged.pressure.watchdog import Action, Beat, Watched
 from edged.system import hardware
 from edged.system.life import Life
+from edged.worker.child import Child
 
 _LOOK_S, _DEADLINE_S = 10.0, 5.0
 _RESET_S = 10.0
@@ -55,24 +55,20 @@ class Accelerators:
         self._look_s = look_s
         self._deadline_s = deadline_s
         self._watched: dict[str, Watched] = {}
-        self._resetting: Reader[None] | None = None
+        self._resetting: Child | None = None
 
     async def run(self) -> None:
         """Watches until it is cancelled."""
         changes = self._residency.changes
-        try:
-            while True:
-                count = changes.count
-                kinds = {variant.requires.accelerator for _, variant in self._users()}
-                for kind in sorted(kinds):
-                    await self._look(kind)
-                if kinds:
-                    await asyncio.sleep(self._look_s)
-                else:
-                    await changes.after(count)
-        finally:
-            if self._resetting is not None:
-                self._resetting.close()
+        while True:
+            count = changes.count
+            kinds = {variant.requires.accelerator for _, variant in self._users()}
+            for kind in sorted(kinds):
+                await self._look(kind)
+            if kinds:
+                await asyncio.sleep(self._look_s)
+            else:
+                await changes.after(count)
 
     def _users(self) -> Iterator[tuple[Resident, Variant]]:
         """What runs on an accelerator now, or would if that worked."""
@@ -133,22 +129,39 @@ class Accelerators:
         return next((why for name, why in doubts if not name.endswith(TRIP_POINTS)), "")
 
     async def _reset(self, kind: str) -> None:
-        """Where that is offered, and nobody is at work on it."""
+        """Where that is offered, nobody has it open, and no earlier reset hangs."""
         path = reset.offered(kind, self._root)
-        on_it = (each for each in self._residency.all() if each.worker and each.variant)
-        if path is None or any(each.variant and each.variant.requires.accelerator == kind for each in on_it):
+        if path is None or self._is_open(kind):
             return
-        if self._resetting is None:
-            self._resetting = Reader()
+        if self._resetting is not None and not self._resetting.reaped.done():
+            return
         try:
-            await self._resetting.read(lambda: reset.carry_out(path), _RESET_S)
-        except (OSError, TimeoutError) as error:
-            text = f"accelerator {kind} could not be reset through {path}: {error or f'not within {_RESET_S:g} s'}"
-            self._events.record(Severity.WARNING, "accelerator_not_reset", kind, text)
-        else:
+            child = self._resetting = reset.begin(path)
+            try:
+                why = (await child.stop(_RESET_S)).text
+            finally:
+                child.kill()
+        except OSError as error:
+            why = str(error)
+        if why == "exit status 0":
             self._events.record(
                 Severity.INFO, "accelerator_reset", kind, f"accelerator {kind} was reset through {path}"
             )
+        else:
+            text = f"accelerator {kind} could not be reset through {path} within {_RESET_S:g} s: {why}; see the log"
+            self._events.record(Severity.WARNING, "accelerator_not_reset", kind, text)
+
+    def _is_open(self, kind: str) -> bool:
+        """Whether some worker may be at work on it: one that serves, goes, comes up, or was lost and is still there."""
+        open_by: list[Variant] = []
+        for each in self._residency.known():
+            open_by += (lost.variant for lost in each.lost)
+            open_by += each.terms.memory.coming
+            if each.ready and not each.steady:  # another takes its place
+                open_by += each.manifest.variants
+            elif each.variant and (each.worker or each.resting):
+                open_by.append(each.variant)
+        return any(variant.requires.accelerator == kind for variant in open_by)
 
     def _avoid(self, why: str) -> None:
         """Has all models avoid what has failed, and nothing else."""

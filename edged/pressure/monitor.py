@@ -135,7 +135,7 @@ class Monitor:
         before = self._state
         self._state, decision = self._governor.decide(before, readings, now)
         self._record(before, now, readings, decision)
-        for fact in telling.facts(readings):
+        for fact in telling.facts(readings, decision.distrusted):
             self._tell_fact(fact)
         self._tell(decision, readings)
         if decision.limits != self._limits:

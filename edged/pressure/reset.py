@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from edged.worker.child import Child, spawn
+
 # By kind of accelerator: below its class device lies the PCI function.
 _FILES = {"edgetpu": "sys/class/apex/apex_0/device/reset", "intel-npu": "sys/class/accel/accel0/device/reset"}
 
@@ -20,7 +22,9 @@ def offered(kind: str, root: Path) -> Path | None:
     return path if path is not None and os.access(path, os.W_OK) else None
 
 
-def carry_out(path: Path) -> None:
-    """Resets what the file belongs to; it may take seconds. Raises OSError."""
-    with path.open("wb", buffering=0) as file:
-        file.write(b"1\n")
+def begin(path: Path) -> Child:
+    """Resets what the file belongs to, in a process of its own: the driver may never return. Raises OSError.
+
+    It has worked where that ends with exit status 0; else the log says why.
+    """
+    return spawn("edged.pressure.reset_file", [str(path)], {}, [])

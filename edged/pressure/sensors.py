@@ -46,8 +46,8 @@ class Sensors:
     def _find(self) -> None:
         root = self._root
         zones = sensors_thermal.zones(root)
-        if not self._gpus and root == Path("/"):
-            self._gpus = sensors_nvml.probes()
+        if root == Path("/") and not any(probe.read() is not None for probe in self._gpus):
+            self._gpus = sensors_nvml.probes()  # also after the driver was loaded anew
         found = (
             *zones,
             *sensors_thermal.cooling(root),
@@ -56,7 +56,8 @@ class Sensors:
             *sensors_coral.probes(root),
             *self._gpus,
         )
-        known = {(probe.name, probe.source): probe for probe in self.probes}  # some remember what they said last
+        # Some remember what they said last; a GPU's belong to the driver that they were found under.
+        known = {(each.name, each.source): each for each in self.probes if each.source != sensors_nvml.SOURCE}
         self.probes = tuple(known.get((probe.name, probe.source), probe) for probe in found)
         self._steering = [probe for probe in self.probes if probe.steers]
         self._throttling = [probe for probe in self.probes if probe.throttles]

@@ -7,6 +7,7 @@ temperature is a thermal zone.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any
 
 from edged.pressure.probe import Probe, Value
 from edged.pressure.readings import Trip
+
+SOURCE = "NVML"
 
 # NvmlClocksEventReasons. The power cap (0x4) and brake (0x80) are no heat; HwSlowdown may be either.
 _HOT_REASONS = {0x8: "hardware slowdown", 0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown"}
@@ -23,11 +26,13 @@ _THRESHOLDS = ((3, "passive"), (1, "hot"), (0, "critical"))
 
 
 def probes(module: str = "pynvml") -> list[Probe]:
-    """All GPUs; none where the package or the driver is absent."""
+    """All GPUs, asked for anew; none where the package or the driver is absent. Those of an earlier call end."""
     try:
         nvml = importlib.import_module(module)
     except ImportError:
         return []
+    with contextlib.suppress(nvml.NVMLError):  # what was begun under a driver that is gone never answers again
+        nvml.nvmlShutdown()
     try:
         nvml.nvmlInit()
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
@@ -67,7 +72,7 @@ def _gpu(nvml: Any, index: int, handle: Any) -> list[Probe]:
         return ", ".join(text for bit, text in _HOT_REASONS.items() if reasons & bit) or None
 
     gpu = f"nvidia{index}"
-    made = functools.partial(Probe, source="NVML")
+    made = functools.partial(Probe, source=SOURCE)
     return [
         made(name=f"{gpu}:temperature", unit="°C", read=celsius, trips=functools.cache(trips), steers=True),
         made(name=f"{gpu}:throttled", unit="", read=throttled, throttles=True),

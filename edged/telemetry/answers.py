@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 
 import msgspec
 
+from edged.telemetry.again import Again
 from edged.telemetry.messages import Result
-from edged.telemetry.mqtt import Message, NotSentError
+from edged.telemetry.mqtt import REFUSED, Message, NotSentError
 from edged.telemetry.orders import Order
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool
@@ -21,44 +23,74 @@ _EXPIRY_S = 86_400
 _MAX_PASSING = 32
 
 
+class _Passing(msgspec.Struct, frozen=True):
+    result: Result
+    topics: tuple[str, ...]
+    correlation: bytes
+
+
 class Answers:
     """Passing ones wait in memory; those of orders wait in the spool until the broker has them."""
 
     def __init__(self, recorder: Recorder, transport: Transport) -> None:
         self._recorder = recorder
         self._transport = transport
-        self._passing: deque[Message] = deque(maxlen=_MAX_PASSING)
+        self._passing: deque[_Passing] = deque(maxlen=_MAX_PASSING)
         self._news = asyncio.Event()
+        self._again = Again(self._news.set)
 
     def news(self) -> None:
         """The connection came or went, or an order was answered."""
         self._news.set()
 
     def say(self, result: Result, topics: Sequence[str], correlation: bytes) -> None:
-        """Tells a passing one."""
-        self._passing.extend(_messages(result, topics, correlation))
+        """Tells a passing one on these topics, of which the first is the device's own."""
+        self._passing.append(_Passing(result, tuple(topics), correlation))
         self._news.set()
 
     async def run(self) -> None:
         """Tells until it is cancelled."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            try:
-                while self._passing and self._transport.connected:
-                    await self._transport.publish(self._passing[0])
-                    self._passing.popleft()
-                if self._transport.connected:
-                    for order in await self._recorder.do(_answered):
-                        await self._tell(order)
-            except (NotSentError, NotKeptError):  # the next connection begins anew
-                continue
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                if not self._transport.connected:
+                    continue
+                try:
+                    if await self._tell():
+                        self._again.reset()
+                    else:
+                        self._again.later()
+                except (NotSentError, NotKeptError):  # the next connection begins anew
+                    continue
+        finally:
+            self._again.reset()
 
-    async def _tell(self, order: Order) -> None:
-        if order.answer is not None:
-            for message in _messages(order.answer, order.topics, order.correlation):
-                await self._transport.publish(message)
-        await self._recorder.do(_end, order.command.nonce)
+    async def _tell(self) -> bool:
+        """Tells all there is; whether the broker has it now. Raises NotSentError, NotKeptError."""
+        all_told = True
+        for each in list(self._passing):
+            if await self._publish(each):
+                with contextlib.suppress(ValueError):  # newer ones have pushed it out meanwhile
+                    self._passing.remove(each)
+            else:
+                all_told = False
+        for order in await self._recorder.do(_answered):
+            assert order.answer is not None  # noqa: S101 - narrows the type
+            if await self._publish(_Passing(order.answer, order.topics, order.correlation)):
+                await self._recorder.do(_end, order.command.nonce)
+            else:
+                all_told = False
+        return all_told
+
+    async def _publish(self, told: _Passing) -> bool:
+        """Whether the broker has it on the device's own topic. Where else it was wanted, it may be refused for good."""
+        own, *others = _messages(told.result, told.topics, told.correlation)
+        if await self._transport.publish(own) >= REFUSED:
+            return False
+        for message in others:
+            await self._transport.publish(message)
+        return True
 
 
 def _messages(result: Result, topics: Sequence[str], correlation: bytes) -> list[Message]:

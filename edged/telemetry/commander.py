@@ -20,7 +20,7 @@ from edged.telemetry.answers import Answers
 from edged.telemetry.commands import MAX_BYTES, Context, Rate, RejectedError, Rejection, Verdict, intent_of
 from edged.telemetry.messages import Result
 from edged.telemetry.mqtt import Message
-from edged.telemetry.orders import Accepted, Order
+from edged.telemetry.orders import MOST, Accepted, Order
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool
 from edged.telemetry.sync import Topics
@@ -66,6 +66,10 @@ class Commander:
         self._rate = Rate(_BURST, _PER_MINUTE, clock.monotonic())
         self._waiting: deque[Message] = deque()
         self._came = asyncio.Event()
+        self._resumed = False
+        """Whether what was left when edged ended was taken up."""
+        self._to_close: deque[Order] = deque(maxlen=MOST)
+        """Answered while the spool took nothing: there they are open still."""
 
     def take(self, message: Message) -> None:
         """Takes what came. What comes faster than allowed is counted, and not looked at."""
@@ -77,29 +81,60 @@ class Commander:
             self._waiting.append(message)
             self._came.set()
 
+    def spool_works(self) -> None:
+        """The spool takes something: what it did not take before goes there now."""
+        if self._to_close or not self._resumed:
+            self._came.set()
+
     async def run(self) -> None:
         """Takes up what was left when edged ended, then obeys until it is cancelled."""
-        with contextlib.suppress(NotKeptError):
-            for order in await self._recorder.do(_open):
-                await self._resume(order)
         while True:
-            await self._came.wait()
-            self._came.clear()
+            await self._catch_up()
             while self._waiting:
                 await self._handle(self._waiting.popleft())
+            await self._came.wait()
+            self._came.clear()
 
-    async def answer(self, nonce: str, result: Result) -> None:
-        """Answers an order that somebody else carried out; one that has ended is not answered again."""
-        with contextlib.suppress(NotKeptError):
-            for order in await self._recorder.do(_open):
-                if order.command.nonce == nonce:
-                    await self._close(order, result)
+    async def _catch_up(self) -> None:
+        """Closes what was answered while the spool took nothing, then resumes what was open at the start; each once.
 
-    async def open_nonces(self) -> set[str]:
-        """Those of orders that wait for an answer."""
+        Where the spool still takes nothing, the next row that it keeps begins anew.
+        """
         with contextlib.suppress(NotKeptError):
+            while self._to_close:
+                order = self._to_close.popleft()
+                try:
+                    await self._recorder.do(_change, order)
+                except NotKeptError:
+                    self._to_close.appendleft(order)
+                    raise
+                self._answers.news()  # it may not have been told from memory yet
+            if not self._resumed:
+                found = await self._recorder.do(_open)
+                self._resumed = True
+                for order in found:
+                    await self._resume(order)
+
+    async def answer(self, nonce: str, result: Result) -> bool:
+        """Answers an order that somebody else carried out; one that has ended is not answered again.
+
+        False where the spool takes no answer now: then it is to be given again later.
+        """
+        try:
+            order = next((each for each in await self._recorder.do(_open) if each.command.nonce == nonce), None)
+            if order is not None and await self._recorder.do(_change, msgspec.structs.replace(order, answer=result)):
+                self._count(order, result)
+                self._answers.news()
+        except NotKeptError:
+            return False
+        return True
+
+    async def open_nonces(self) -> set[str] | None:
+        """Those of orders that wait for an answer; None where the spool does not tell now."""
+        try:
             return {order.command.nonce for order in await self._recorder.do(_open)}
-        return set()
+        except NotKeptError:
+            return None
 
     async def keep(self, order: Order) -> None:
         """Keeps what is new about an order."""
@@ -127,11 +162,15 @@ class Commander:
             topics=tuple(topics),
             correlation=message.correlation,
         )
+        await self._catch_up()
         try:
             intent = intent_of(command)
             await self._accept(order)
         except RejectedError as rejected:
-            self._refuse(message, verdict, rejected.code, rejected.text)
+            if rejected.code is Rejection.REPLAYED and message.again:  # its first delivery is answered
+                self.counted[rejected.code] += 1
+            else:
+                self._refuse(message, verdict, rejected.code, rejected.text)
             return
         self.say(order, "")
         await self._obey(order, intent)
@@ -161,14 +200,19 @@ class Commander:
         """What had been accepted when edged ended, and not answered."""
         name = order.command.command
         order = msgspec.structs.replace(order, resumed=order.resumed + 1)
-        if order.resumed > _MOST_RESUMED:
+        if order.resumed > _MOST_RESUMED and not order.handed_on:  # another carries that out, and waits for its time
             text = f"edged ended {order.resumed} times while {name} was carried out"
             await self._fail(order, Rejection.FAILED, text)
         elif order.command.expires_ms <= self._context().now_ms and not order.handed_on:
             await self._fail(order, Rejection.EXPIRED, f"edged ended before {name} was done, and it has expired since")
         else:
             await self.keep(order)
-            await self._obey(order, intent_of(order.command))
+            try:
+                intent = intent_of(order.command)
+            except RejectedError as rejected:  # another release accepted it
+                await self._fail(order, rejected.code, rejected.text)
+            else:
+                await self._obey(order, intent)
 
     async def _obey(self, order: Order, intent: Intent) -> None:
         name = order.command.command
@@ -192,7 +236,20 @@ class Commander:
         await self._close(order, self._result(order, "rejected", code=code, text=text))
 
     async def _close(self, order: Order, result: Result) -> None:
-        """Keeps the answer, and has it told."""
+        """Keeps the answer, and has it told; where it cannot be kept, it is told from memory, and kept later."""
+        self._count(order, result)
+        answered, kept = msgspec.structs.replace(order, answer=result), False
+        try:
+            kept = await self._recorder.do(_change, answered)
+        except NotKeptError:
+            self._to_close.append(answered)
+        if kept:
+            self._answers.news()
+        else:
+            self._answers.say(result, order.topics, order.correlation)
+
+    def _count(self, order: Order, result: Result) -> None:
+        """Says here what became of it."""
         self.counted[result.code or result.status] += 1
         name, by = order.command.command, order.operator or "nobody by name"
         if result.status == "done":
@@ -201,12 +258,6 @@ class Commander:
             self._events.record(Severity.INFO, "command_done", name, text, **details)
         else:
             _log.warning("a command was rejected", command=name, code=result.code, why=result.text)
-        try:
-            await self._recorder.do(_change, msgspec.structs.replace(order, answer=result))
-        except NotKeptError:
-            self._answers.say(result, order.topics, order.correlation)
-        else:
-            self._answers.news()
 
     def _refuse(self, message: Message, verdict: Verdict, code: str, text: str) -> None:
         """What was never accepted."""
@@ -250,8 +301,8 @@ def _accept(spool: Spool, order: Order, now_ms: int) -> Accepted:
     return spool.orders.accept(order, now_ms)
 
 
-def _change(spool: Spool, order: Order) -> None:
-    spool.orders.change(order)
+def _change(spool: Spool, order: Order) -> bool:
+    return spool.orders.change(order)
 
 
 def _open(spool: Spool) -> list[Order]:

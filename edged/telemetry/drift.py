@@ -16,7 +16,11 @@ SHIFTING = 0.1
 SHIFTED = 0.25
 
 LEAST_RESULTS = 100
-"""Fewer say nothing: chance alone gives some (bins − 1)/results."""
+"""Fewer say nothing, however few the bins."""
+
+# By chance alone an index of n results is distributed as chi-squared with (bins − 1) degrees of freedom, over n: so
+# many standard deviations above its mean must still be steady.
+_DEVIATIONS = 4
 
 # A bin that is empty on one side would make the index infinite: it counts as half a result.
 _HALF = 0.5
@@ -44,9 +48,15 @@ def index(expected: Sequence[float], counts: Sequence[int]) -> float:
     return found
 
 
+def least_results(bins: int) -> float:
+    """How many results of so many bins say something: what chance alone gives stays below SHIFTING then."""
+    free = max(bins - 1, 1)
+    return max(LEAST_RESULTS, (free + _DEVIATIONS * math.sqrt(2 * free)) / SHIFTING)
+
+
 def verdict(expected: Sequence[float], counts: Sequence[int]) -> Verdict:
-    """What the results of a window say."""
-    if sum(counts) < LEAST_RESULTS:
+    """What so many results say."""
+    if sum(counts) < least_results(len(expected)):
         return Verdict.UNKNOWN
     found = index(expected, counts)
     if found >= SHIFTED:

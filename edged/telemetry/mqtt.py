@@ -51,6 +51,8 @@ _END_S = 2.0
 
 NO_SUBSCRIBER = 0x10
 """The reason code of a broker that took a message which nobody wanted."""
+REFUSED = 0x80
+"""Reason codes from here on are failures (MQTT v5, section 2.4)."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +79,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     """0: it does not expire."""
     response_topic: str = ""
     correlation: bytes = b""
+    again: bool = False
+    """Whether the broker says that it may have been delivered before (MQTT v5, section 3.3.1.1: DUP)."""
 
 
 class NotSentError(Exception):
@@ -270,6 +274,7 @@ class Mqtt:
                 payload=bytes(message.payload),
                 response_topic=getattr(found, "ResponseTopic", ""),
                 correlation=getattr(found, "CorrelationData", b""),
+                again=message.dup,
             ),
         )
 

@@ -82,12 +82,13 @@ class Orders:
                 return True
         return False
 
-    def change(self, order: Order) -> None:
-        """Keeps what is new about an order; one that has ended stays so."""
+    def change(self, order: Order) -> bool:
+        """Keeps what is new about an order; False where it has ended, or was never kept: then it stays so."""
         with self._db.atomic():
-            self._db.execute(
+            found = self._db.execute(
                 "UPDATE orders SET document = ? WHERE nonce = ?", (msgspec.json.encode(order), order.command.nonce)
             )
+            return bool(found.rowcount)
 
     def end(self, nonce: str) -> None:
         """Forgets an order; its nonce stays until it expires."""

@@ -33,6 +33,8 @@ class _Pending(msgspec.Struct):
     since_s: float
     taken: bool = False
     told_ms: int = 0
+    answer: Result | None = None
+    """What became of it, while nobody could keep that."""
 
 
 class OsDesk:
@@ -42,15 +44,16 @@ class OsDesk:
         self,
         requests: OsRequests,
         say: Callable[[Order, str], None],
-        answer: Callable[[str, Result], Awaitable[None]],
+        answer: Callable[[str, Result], Awaitable[bool]],
         keep: Callable[[Order], Awaitable[None]],
-        open_nonces: Callable[[], Awaitable[set[str]]],
+        open_nonces: Callable[[], Awaitable[set[str] | None]],
         events: EventLog,
         device: str,
     ) -> None:
-        """`say` tells that an order goes on, `answer` what became of it; `keep` keeps that it was handed on.
+        """`say` tells that an order goes on, `answer` what became of it, False: not now; `keep` keeps that it was
+        handed on.
 
-        `open_nonces` are those of orders that wait for an answer.
+        `open_nonces` are those of orders that wait for an answer; None: it is not known now.
         """
         self._requests = requests
         self._say = say
@@ -87,12 +90,10 @@ class OsDesk:
 
     async def run(self) -> None:
         """Looks for results while any is due."""
-        try:
-            await self._tidy()
-        except OSError as error:
-            _log.warning("results of the operating system cannot be looked through", why=str(error))
+        tidy = False
         while True:
-            if not self._pending:
+            tidy = tidy or await self._tidy()
+            if not self._pending and tidy:
                 self._came.clear()
                 await self._came.wait()
             for nonce, pending in list(self._pending.items()):
@@ -100,32 +101,46 @@ class OsDesk:
                     await self._look(nonce, pending)
                 except OSError as error:
                     _log.warning("what the operating system was asked cannot be looked after", why=str(error))
-            newest_s = max((each.since_s for each in self._pending.values()), default=0.0)
+            newest_s = max((each.since_s for each in self._pending.values()), default=-_BRISKLY_S)
             brisk = clock.monotonic() - newest_s < _BRISKLY_S
             await asyncio.sleep(_LOOK_S if brisk else _LOOK_SLOWLY_S)
 
-    async def _tidy(self) -> None:
-        """Results of orders that nobody remembers, since the spool was made anew, are told as events."""
-        known = await self._open_nonces()
-        for result in await asyncio.to_thread(self._requests.answered):
-            old = clock.wall_ms() > result.at_ms + _LONGEST_MS
-            if result.nonce in known or (result.status == "accepted" and not old):
-                continue
-            severity = Severity.INFO if result.status == "done" else Severity.WARNING
-            self._events.record(severity, "os_result", result.command, result.text or result.status, nonce=result.nonce)
-            await asyncio.to_thread(self._requests.forget, result.nonce)
+    async def _tidy(self) -> bool:
+        """Results of orders that nobody remembers, since the spool was made anew, are told as events.
+
+        False where it is not known which are remembered: then all of them stay until it is.
+        """
+        try:
+            found = await asyncio.to_thread(self._requests.answered)
+            known = await self._open_nonces()
+            if known is None:
+                return False
+            for result in found:
+                old = clock.wall_ms() > result.at_ms + _LONGEST_MS
+                if result.nonce in known or (result.status == "accepted" and not old):
+                    continue
+                severity = Severity.INFO if result.status == "done" else Severity.WARNING
+                text = result.text or result.status
+                self._events.record(severity, "os_result", result.command, text, nonce=result.nonce)
+                await asyncio.to_thread(self._requests.forget, result.nonce)
+        except OSError as error:
+            _log.warning("results of the operating system cannot be looked through", why=str(error))
+        return True
 
     async def _look(self, nonce: str, pending: _Pending) -> None:
+        if pending.answer is not None:
+            await self._end(nonce, pending.answer)
+            return
         result = await asyncio.to_thread(self._requests.result, nonce)
         if result is not None:
             pending.taken = True
             if result.status != "accepted":
                 await self._end(nonce, _as_answer(result, pending.order, self._device))
-            elif result.at_ms != pending.told_ms:
+                return
+            if result.at_ms != pending.told_ms:
                 pending.told_ms = result.at_ms
                 self._say(pending.order, result.text)
-            return
-        if not pending.taken and clock.monotonic() - pending.since_s >= _TAKEN_S:
+        elif not pending.taken and clock.monotonic() - pending.since_s >= _TAKEN_S:
             if await asyncio.to_thread(self._requests.withdraw, nonce):
                 text = f"nobody took it within {_TAKEN_S:g} s; is edged-os.path enabled here?"
                 await self._end(nonce, self._failed(pending.order, Rejection.UNSUPPORTED, text))
@@ -136,7 +151,10 @@ class OsDesk:
             await self._end(nonce, self._failed(pending.order, Rejection.FAILED, text))
 
     async def _end(self, nonce: str, answer: Result) -> None:
-        await self._answer(nonce, answer)
+        """Once the answer is kept, what it was made of may go; until then the next look tries again."""
+        if not await self._answer(nonce, answer):
+            self._pending[nonce].answer = answer
+            return
         del self._pending[nonce]
         await asyncio.to_thread(self._requests.forget, nonce)
 

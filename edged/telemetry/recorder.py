@@ -61,13 +61,15 @@ class Recorder:
         """Called with each window that has ended."""
         self.set_aside: Callable[[str], None] = lambda _why: None
         """Called when a damaged spool was set aside."""
+        self.now_ms: Callable[[], int] = clock.wall_ms
+        """What time it is when a spool is opened, in ms since 1970; called in its thread."""
         self._folder = folder
         self._cap_bytes = cap_bytes
         self._window_s = window_s
         self._daily_write_bytes = daily_write_bytes
         self._written_bytes = 0
         self._day_began_s = clock.monotonic()
-        self._open = Aggregate(clock.monotonic(), _wall_ms())
+        self._open = Aggregate(clock.monotonic(), clock.wall_ms())
         self._pending: Window | None = None
         self._events: deque[tuple[Happening, bool]] = deque(maxlen=_MAX_EVENTS)
         self._event_credit = float(_EVENTS_PER_HOUR)
@@ -83,7 +85,9 @@ class Recorder:
     def limit(self, *, coarse: bool, held: bool) -> None:
         """`coarse`: windows become hours, those that are kept already too. `held`: until further notice, what happens
         is kept in memory."""
-        self._to_coarsen = coarse and not held and (self._to_coarsen or not self._coarse)
+        if (coarse, held) == (self._coarse, self._held):
+            return
+        self._to_coarsen = coarse and not held and (self._to_coarsen or self._held or not self._coarse)
         self._coarse, self._held = coarse, held
         self._new.set()
 
@@ -144,7 +148,7 @@ class Recorder:
     def close_window(self) -> None:
         """Ends the open window. It waits, merged with those that wait already, until the disk takes it."""
         self.closing()
-        window = self._open.close(clock.monotonic(), _wall_ms(), clock_synchronized=clock.synchronized())
+        window = self._open.close(clock.monotonic(), clock.wall_ms(), clock_synchronized=clock.synchronized())
         self.closed(window)
         self._pending = window if self._pending is None else self._pending.merged(window)
 
@@ -184,7 +188,7 @@ class Recorder:
         for attempt in (1, 2):
             try:
                 if self._spool is None:
-                    self._spool = Spool(self._folder, self._cap_bytes, _wall_ms())
+                    self._spool = Spool(self._folder, self._cap_bytes, self.now_ms())
                     self.damage = self._spool.problem or self.damage
                 found = function(self._spool, *arguments, **named)
             except (sqlite3.Error, OSError) as error:
@@ -217,7 +221,3 @@ class Recorder:
 
 def _append_event(kept_in: Spool, happening: Happening, kept: bool) -> int:
     return kept_in.append_event(happening, kept=kept)
-
-
-def _wall_ms() -> int:
-    return int(clock.wall().timestamp() * 1000)

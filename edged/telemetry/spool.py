@@ -97,7 +97,7 @@ class Spool:
     """One open spool, to be used by one thread."""
 
     def __init__(self, folder: Path, cap_bytes: int, now_ms: int) -> None:
-        """Opens or makes it. A damaged one is set aside, which `problem` then tells.
+        """Opens or makes it. A damaged one is set aside, which `problem` then tells. `now_ms` is trusted time.
 
         Raises sqlite3.Error or OSError where neither can be done (a full or read-only disk).
         """
@@ -145,6 +145,11 @@ class Spool:
                     self._put(db, epoch=epoch, next=1, made_ms=now_ms)
                 for statement in orders.SCHEMA:  # also in one that an older release made
                     connection.execute(statement)
+                # A clock that was ahead when it was made must not leave commands unchecked until that time comes.
+                connection.execute(
+                    "UPDATE facts SET value = ? WHERE name = 'made_ms' AND CAST(value AS INTEGER) > ?",
+                    (str(now_ms), now_ms),
+                )
             return db
         except BaseException:
             connection.close()
@@ -236,7 +241,8 @@ class Spool:
         except ValueError:
             self._lose([int(row["last"])], row["kind"])
             return None
-        return msgspec.json.encode(Telemetry(**numbers, window=kept.window, totals=kept.totals, lost=self._lost()))
+        window = kept.window.without_zeros()
+        return msgspec.json.encode(Telemetry(**numbers, window=window, totals=kept.totals, lost=self._lost()))
 
     def acknowledge(self, numbers: Sequence[int]) -> None:
         """Somebody has these rows. Raises sqlite3.Error."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -20,13 +21,12 @@ from edged.facts import Fact, LevelEntered, Reading, UpdatePhase, WorkerRestarte
 from edged.intents import Done, Intent
 from edged.models.residency import Residency
 from edged.system import hardware, identity
-from edged.system.os_requests import OsRequests
-from edged.telemetry import drift
+from edged.system.os_requests import OsRequests, OsStatus
 from edged.telemetry.answers import Answers
 from edged.telemetry.carrying import Carrying, Executor
 from edged.telemetry.commander import Commander
 from edged.telemetry.commands import Context
-from edged.telemetry.drift import Verdict
+from edged.telemetry.drift_watch import DriftWatch
 from edged.telemetry.messages import State
 from edged.telemetry.mqtt import Message, Mqtt, Options
 from edged.telemetry.orders import Order
@@ -41,6 +41,8 @@ from edged.types import Level, Limits, UpdateStanding
 
 # What diagnostics give at most.
 _MAX_EVENTS = 100
+# How long the status of the operating system's helper, a small file, is waited for.
+_READ_OS_S = 10.0
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,12 +99,15 @@ class Station:
         told = settings.telemetry
         self.recorder = Recorder(folder, told.spool_mib * 2**20, told.window_s, told.daily_write_mib * 2**20)
         self.recorder.closing = self._read_device
-        self.recorder.closed = self._judge_drift
+        self.recorder.closed = self._window_closed
+        self.recorder.now_ms = self._now_ms
         self.recorder.set_aside = self._tell_damage
-        self._drift: dict[tuple[str, str, str], Verdict] = {}
+        self._drift = DriftWatch(parts.events)
         self._level = parts.level()
         self._phases: dict[str, UpdateStanding] = {}
         self._restarts: dict[tuple[str, int], int] = {}
+        self._window_ended = asyncio.Event()
+        self._os_read: asyncio.Future[OsStatus | None] | None = None
         parts.events.listen(self._hear)
         self.mqtt: Mqtt | None = None
         self.sync: Sync | None = None
@@ -139,24 +144,9 @@ class Station:
                 self.recorder.add(WorkerRestarted(resident.name))
             self._restarts[key] = resident.restarts
 
-    def _judge_drift(self, window: Window) -> None:
-        """Tells when the results of an output become, or cease to be, those of another population."""
-        for model in window.models:
-            for found in model.drift:
-                key = (model.model, found.output, found.kind)
-                verdict = drift.verdict(found.expected, found.counts)
-                before = self._drift.get(key, Verdict.STEADY)
-                if verdict in (Verdict.UNKNOWN, before):
-                    continue
-                self._drift[key] = verdict
-                self._parts.events.record(
-                    Severity.INFO if verdict is Verdict.STEADY else Severity.WARNING,
-                    "output_drift",
-                    model.model,
-                    f"the {found.kind} of output {found.output} are {verdict} against the reference, were {before}",
-                    index=round(drift.index(found.expected, found.counts), 3),
-                    results=sum(found.counts),
-                )
+    def _window_closed(self, window: Window) -> None:
+        self._drift.judge(window)
+        self._window_ended.set()
 
     def _tell_damage(self, why: str) -> None:
         self._parts.events.record(Severity.ERROR, "spool_damaged", "telemetry", why)
@@ -167,6 +157,7 @@ class Station:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.recorder.run(), name="recorder")
                 tasks.create_task(self._watch(), name="state changes")
+                tasks.create_task(self._follow_os(), name="operating system's images")
                 if self._settings.mqtt.broker and not self.problem:
                     sync, commander = self._connect()
                     assert self._answers is not None  # noqa: S101 - narrows the types
@@ -230,10 +221,16 @@ class Station:
             self.topics.device,
         )
         self._answers = answers
-        self.recorder.kept = sync.rows_came
+        self.recorder.kept = self._kept
         self.mqtt, self.sync, self.commander = mqtt, sync, commander
         mqtt.start()
         return sync, commander
+
+    def _kept(self) -> None:
+        if self.sync is not None:
+            self.sync.rows_came()
+        if self.commander is not None:
+            self.commander.spool_works()
 
     def _connection_changed(self) -> None:
         if self.sync is not None:
@@ -270,21 +267,39 @@ class Station:
                 self._phases[each.model] = each
                 self.recorder.add(UpdatePhase(each.model, each.revision, each.phase))
 
+    async def _follow_os(self) -> None:
+        """Once a window: an upgrade is staged or booted without anybody telling."""
+        while True:
+            await self._window_ended.wait()
+            self._window_ended.clear()
+            before = self._facts.os_status
+            await self._read_os()
+            if self._facts.os_status != before and self.sync is not None:
+                self.sync.state_changed()
+
     async def _read_os(self) -> None:
-        self._facts.os_status = await asyncio.to_thread(self._os_requests.status)
+        """What cannot be read in time is read on, and not again meanwhile."""
+        if self._os_read is None or self._os_read.done():
+            self._os_read = asyncio.ensure_future(asyncio.to_thread(self._os_requests.status))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READ_OS_S):
+                self._facts.os_status = await asyncio.shield(self._os_read)
 
     def _context(self) -> Context:
         return Context(
             fleet=self.topics.fleet,
             device=self.topics.device,
             hardware_class=self.topics.hardware_class,
-            now_ms=int(self.now().timestamp() * 1000),
+            now_ms=self._now_ms(),
             unsigned_allowed=self._settings.mqtt.unsigned_commands,
         )
 
     def now(self) -> datetime:
         """The time that commands are held against."""
         return clock.trusted(clock.wall(), self._parts.built, self._parts.signed_time())
+
+    def _now_ms(self) -> int:
+        return int(self.now().timestamp() * 1000)
 
     def state(self) -> State:
         """What is told of this device as a whole."""
@@ -307,7 +322,8 @@ class Station:
 
     async def _report(self, fine: bool) -> None:
         self.recorder.close_window()
-        await self.recorder.store()
+        # What the thread is about must not be forgotten when the daemon stops just then.
+        await asyncio.shield(asyncio.ensure_future(self.recorder.store()))
         await self._read_os()
         if self.sync is not None:
             self.sync.report(fine=fine)

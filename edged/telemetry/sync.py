@@ -12,8 +12,9 @@ import msgspec
 import zstandard
 
 from edged import clock
+from edged.telemetry import again
 from edged.telemetry.messages import Online, State
-from edged.telemetry.mqtt import NO_SUBSCRIBER, Message, NotSentError
+from edged.telemetry.mqtt import NO_SUBSCRIBER, REFUSED, Message, NotSentError
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Outgoing, Spool
 
@@ -21,12 +22,7 @@ JSON = "application/json"
 
 # States are told at most this often.
 _STATE_S = 5.0
-# How long to wait after a broker that would not have a row, or had nobody for it; it doubles.
-_AGAIN_LEAST_S = 60.0
-_AGAIN_MOST_S = 3600.0
 _BATCH = 8
-# Reason codes from here on are failures (MQTT v5, section 2.4).
-_REFUSED = 0x80
 
 _COMPRESSOR = zstandard.ZstdCompressor(level=19)
 
@@ -96,6 +92,8 @@ class Sync:
         self._coarse = coarse
         self._news = asyncio.Event()
         self._changed = asyncio.Event()
+        self._again = again.Again(self._changed.set)
+        """For a state that the broker refused."""
         self._everything = False
         self._fine = False
 
@@ -124,9 +122,12 @@ class Sync:
 
     async def run(self) -> None:
         """Sends until it is cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._tell_state(), name="state")
-            tasks.create_task(self._send_rows(), name="rows")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._tell_state(), name="state")
+                tasks.create_task(self._send_rows(), name="rows")
+        finally:
+            self._again.reset()
 
     async def _tell_state(self) -> None:
         session, sequence = "", 0
@@ -149,10 +150,11 @@ class Sync:
                 if state != told:  # that there is one more window is no news of its own
                     payload = msgspec.json.encode(msgspec.structs.replace(state, sequence=sequence))
                     code = await self._publish(Message(topic=self._topics.of("state"), payload=payload, retain=True))
-                    if code < _REFUSED:
+                    if code < REFUSED:
                         told = state
+                        self._again.reset()
                     else:  # a quota of the broker's, or an ACL that somebody will set right
-                        asyncio.get_running_loop().call_later(_AGAIN_LEAST_S, self._changed.set)
+                        self._again.later()
             except NotSentError:  # the next connection begins anew
                 continue
             await asyncio.sleep(_STATE_S)
@@ -161,7 +163,7 @@ class Sync:
         return await self._transport.publish(msgspec.structs.replace(message, content_type=JSON))
 
     async def _send_rows(self) -> None:
-        session, again_s = "", _AGAIN_LEAST_S
+        session, again_s = "", again.LEAST_S
         while True:
             await self._news.wait()
             self._news.clear()
@@ -172,14 +174,14 @@ class Sync:
                 await asyncio.sleep(random.uniform(0, self._jitter_s))  # noqa: S311 - spreads a fleet
             try:
                 while await self._send_some():
-                    again_s = _AGAIN_LEAST_S
+                    again_s = again.LEAST_S
             except (NotSentError, NotKeptError):  # the next connection, or the next row that is kept, begins anew
                 continue
             if self.problem:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(again_s * random.uniform(0.5, 1.0)):  # noqa: S311 - spreads a fleet
                         await self._other_session(session)
-                again_s = min(again_s * 2, _AGAIN_MOST_S)
+                again_s = min(again_s * 2, again.MOST_S)
                 self.problem = ""
                 self._news.set()
 
@@ -201,7 +203,7 @@ class Sync:
             for row in rows:
                 began_s = clock.monotonic()
                 code = await self._transport.publish(as_message(self._topics, row))
-                if code >= _REFUSED or code == NO_SUBSCRIBER:
+                if code >= REFUSED or code == NO_SUBSCRIBER:
                     nobody = "nobody listens to it" if code == NO_SUBSCRIBER else f"its reason is 0x{code:02x}"
                     self.problem = f"the broker does not have {self._topics.of(_topic(row))}: {nobody}"
                     return False

@@ -157,6 +157,11 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     update_phases: dict[str, str] = {}
     """By model, the last: `<phase> <revision>`."""
 
+    def without_zeros(self) -> Window:
+        """As it is told: what is counted and was 0 all the time says nothing, and costs bytes each hour."""
+        told = {name: gauge for name, gauge in self.readings.items() if gauge.min or gauge.max or not _counted(name)}
+        return msgspec.structs.replace(self, readings=told)
+
     def merged(self, later: Window) -> Window:
         """Both together; `later` follows this one."""
         readings = dict(self.readings)
@@ -172,6 +177,10 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
             worker_restarts=self.worker_restarts + later.worker_restarts,
             update_phases={**self.update_phases, **later.update_phases},
         )
+
+
+def _counted(name: str) -> bool:
+    return name.partition(":")[0].endswith(("_count", "_permille"))
 
 
 def added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:

@@ -4,8 +4,10 @@ comes, goes on serving, and keeps its windows in order."""
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.broker import Mosquitto, Operator, Pki
+from support.daemon import PATIENCE_S, Daemon
 from support.reporting import (
     TOPICS,
     answered,
@@ -99,6 +102,16 @@ def test_a_flood_of_hostile_commands_is_counted_to_the_last_and_hinders_nobody(t
         operator.deliveries.check()
 
 
+def wait_all_told(daemon: Daemon) -> None:
+    """Until the broker has acknowledged each answer: what it has not would be told again, which is the same answer."""
+    path = daemon.root / "var/lib/edged/telemetry/spool.db"
+    end = time.monotonic() + PATIENCE_S
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=PATIENCE_S)) as database:
+        while database.execute("SELECT COUNT(*) FROM orders").fetchone()[0]:
+            assert time.monotonic() < end, daemon.log()
+            time.sleep(0.01)
+
+
 def test_a_command_is_obeyed_in_its_time_and_never_again_not_even_by_a_daemon_that_was_killed(tmp_path, broker):
     with Operator(broker, tmp_path / "operator") as operator:
         with daemon_for(tmp_path, broker) as daemon:
@@ -114,6 +127,7 @@ def test_a_command_is_obeyed_in_its_time_and_never_again_not_even_by_a_daemon_th
             operator.wait(lambda seen: ("done", "") in results(seen))
             for code in ("expired", "not_yet_valid", "wrong_scope"):
                 operator.wait(lambda seen, code=code: ("rejected", code) in results(seen))
+            wait_all_told(daemon)
             daemon.process.kill()
             daemon.process.wait()
         with daemon_for(tmp_path, broker) as daemon:

@@ -39,7 +39,7 @@ FACTS = st.one_of(
     st.builds(
         Unanswered, model=_words, revision=_few, variant=_words, code=st.sampled_from(["overloaded", "cancelled"])
     ),
-    st.builds(Reading, name=st.sampled_from(["temperature_mc:cpu", "memory_available_bytes"]), value=_whole),
+    st.builds(Reading, name=st.sampled_from(["temperature_c", "memory_available_mib"]), value=_whole),
     st.builds(LevelEntered, level=st.sampled_from(Level), at_s=st.floats(0, WINDOW_S)),
     st.builds(WorkerRestarted, model=_words),
     st.builds(UpdatePhase, model=_words, revision=_few, phase=st.sampled_from(["soaking", "committed"])),

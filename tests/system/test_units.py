@@ -86,7 +86,9 @@ def test_the_store_is_verified(system: Container) -> None:
 def test_a_store_that_is_damaged_fails_the_unit_or_is_mended(device: Container) -> None:
     device.run("edgectl update --from /srv/repository")
     device.wait("find /var/lib/edged/store/revisions -name manifest.json | grep -q .")
-    device.run("f=$(find /var/lib/edged/store/blobs -type f -size +4k | head -n 1) && printf damage | dd of=$f conv=notrunc")
+    device.run(
+        "f=$(find /var/lib/edged/store/blobs -type f -size +4k | head -n 1) && printf damage | dd of=$f conv=notrunc"
+    )
     device.shell("systemctl start edged-verify.service")
     assert device.run("edgectl store verify --json") != ""
     assert "digits" in device.run("journalctl --unit=edged-verify --no-pager --output=cat")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 import psutil
@@ -10,12 +11,14 @@ import pytest
 
 from edged.errors import Code
 from edged.models.heartbeat import beat, zeros
+from edged.models.states import Lost
 from edged.pressure import accelerators as under_test
 from edged.pressure.accelerators import Accelerators
 from edged.pressure.governor import Governor, State
 from edged.pressure.policy import Policy
 from edged.pressure.readings import Readings, Temperature, Trip
 from edged.system.life import Life
+from edged.worker import process
 from edged.worker.messages import Form, InputPart
 
 TPU = 'requires = { accelerator = "edgetpu" }\ncaps = { inference_s = 1 }'
@@ -28,6 +31,14 @@ def ahead(monkeypatch):
     found = [0.0]
     monkeypatch.setattr(under_test.clock, "monotonic", lambda: time.monotonic() + found[0])
     return found
+
+
+async def moved(models, resident, variant):
+    """Waits until it runs that variant, and the worker before has gone."""
+    await models.until(runs(resident, variant))
+    async with asyncio.timeout(30):
+        while not resident.steady:  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0.01)
 
 
 class Device:
@@ -128,7 +139,7 @@ async def test_one_that_has_failed_is_reset_before_it_is_tried_again(tmp_path, m
     resident = models.add("m", tpu=TPU, cpu="")
     await models.ready(resident)
     device.doubts["coral:apex_0"] = "says -89 °C"
-    await models.until(runs(resident, "cpu"))
+    await moved(models, resident, "cpu")
     assert offered.read_bytes() == b"", "not before the schedule says so"
     device.doubts.clear()
     ahead[0] = 31.0
@@ -151,13 +162,74 @@ async def test_one_is_not_reset_under_a_worker(tmp_path, models, device, ahead):
     assert offered.read_bytes() == b""
 
 
+async def failed_and_due(models, device):
+    """An accelerator that has failed, whose model has moved on, and that is to be tried again."""
+    resident = models.add("m", tpu=TPU, cpu="")
+    await models.ready(resident)
+    device.doubts["coral:apex_0"] = "says -89 °C"
+    await moved(models, resident, "cpu")
+    device.doubts.clear()
+    return resident
+
+
+async def test_one_is_not_reset_under_a_worker_that_was_lost(tmp_path, models, device, ahead):
+    offered = tmp_path / "sys/class/apex/apex_0/device/reset"
+    offered.parent.mkdir(parents=True)
+    offered.touch()
+    resident = await failed_and_due(models, device)
+    tpu = resident.manifest.variants[0]
+    resident.lost.append(Lost(tpu, resident.worker))  # which is still there, as far as anybody knows
+    ahead[0] = 31.0
+    await models.until(runs(resident, "tpu"))
+    assert offered.read_bytes() == b""
+    resident.lost.clear()
+
+
+async def test_one_is_not_reset_while_it_is_loaded_to(tmp_path, models, device, ahead):
+    offered = tmp_path / "sys/class/apex/apex_0/device/reset"
+    offered.parent.mkdir(parents=True)
+    offered.touch()
+    resident = await failed_and_due(models, device)
+    with models.memory.loading(resident.manifest.variants[0]):
+        ahead[0] = 31.0
+        await models.until(runs(resident, "tpu"))
+        assert offered.read_bytes() == b""
+
+
+async def test_a_reset_that_hangs_is_ended_and_holds_up_nothing(tmp_path, models, device, ahead, monkeypatch):
+    monkeypatch.setattr(under_test, "_RESET_S", 0.5)
+    offered = tmp_path / "sys/class/apex/apex_0/device/reset"
+    offered.parent.mkdir(parents=True)
+    os.mkfifo(offered)  # opening it waits for a reader
+    resident = await failed_and_due(models, device)
+    ahead[0] = 31.0
+    await models.until(runs(resident, "tpu"))
+    (told,) = models.recorded("accelerator_not_reset")
+    assert "killed by SIGKILL" in told
+
+
+async def test_a_load_is_known_while_it_goes_on(models):
+    seen = []
+    real = process.start
+    with pytest.MonkeyPatch.context() as patch:
+
+        async def start(*arguments):
+            seen.append([each.name for each in models.memory.coming])
+            return await real(*arguments)
+
+        patch.setattr(process, "start", start)
+        await models.ready(models.add("m", cpu=""))
+    assert seen == [["cpu"]]
+    assert models.memory.coming == []
+
+
 async def test_a_reset_that_fails_is_told_and_the_device_is_tried_all_the_same(tmp_path, models, device, ahead):
     offered = tmp_path / "sys/class/apex/apex_0/device/reset"
     offered.mkdir(parents=True)  # opening it fails
     resident = models.add("m", tpu=TPU, cpu="")
     await models.ready(resident)
     device.doubts["coral:apex_0"] = "says -89 °C"
-    await models.until(runs(resident, "cpu"))
+    await moved(models, resident, "cpu")
     device.doubts.clear()
     ahead[0] = 31.0
     await models.until(runs(resident, "tpu"))

@@ -314,6 +314,35 @@ def test_what_a_gpu_tells(reasons: int, said: str | None, monkeypatch: pytest.Mo
     assert found["nvidia0:memory_used"].read() is None
 
 
+class DriverOfGpus(Nvml):
+    """Under which nothing answers that was begun before it was loaded."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.loaded = 1
+        self.begun = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802 - its name
+        self.begun = self.begun or self.loaded
+
+    def nvmlShutdown(self) -> None:  # noqa: N802 - its name
+        if not self.begun:
+            raise self.NVMLError("uninitialized")
+        self.begun = 0
+
+    def nvmlDeviceGetHandleByIndex(self, _index: int) -> int:  # noqa: N802 - its name
+        return self.begun
+
+    def nvmlDeviceGetTemperature(self, handle: int, _sensor: int) -> int:  # noqa: N802 - its name
+        if handle != self.loaded:
+            raise self.NVMLError("driver not loaded")
+        return 61
+
+    nvmlDeviceGetCurrentClocksThrottleReasons = nvmlDeviceGetPowerUsage = (  # noqa: N815 - their names
+        lambda self, handle: self.nvmlDeviceGetTemperature(handle, 0)
+    )
+
+
 class TestWhatComesLater:
     @pytest.fixture
     def later(self, monkeypatch: pytest.MonkeyPatch):
@@ -325,6 +354,24 @@ class TestWhatComesLater:
             ahead[0] += 61.0
 
         return pass_by
+
+    def test_is_a_gpu_whose_driver_was_loaded_anew(self, tmp_path: Path, later, monkeypatch: pytest.MonkeyPatch):
+        nvml = DriverOfGpus()
+        monkeypatch.setitem(__import__("sys").modules, "pynvml", nvml)
+
+        def celsius() -> float | None:
+            (found,) = [each for each in sensors.read().temperatures if each.name == "nvidia0:temperature"]
+            return found.celsius
+
+        sensors = Sensors(Path("/"), tmp_path)
+        assert celsius() == 61.0
+        nvml.loaded += 1
+        assert celsius() is None
+        later()
+        assert celsius() == 61.0
+        begun = nvml.begun
+        later()
+        assert (celsius(), nvml.begun) == (61.0, begun), "one that answers is not asked for anew"
 
     def test_is_found_with_its_trip_points(self, tmp_path: Path, later):
         sensors = Sensors(sysfs.gateway(tmp_path).root, tmp_path)

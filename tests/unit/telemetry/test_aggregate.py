@@ -99,9 +99,9 @@ def test_the_level_lasts_into_the_next_window():
 
 
 def test_readings_keep_their_extremes_and_the_last():
-    window = window_of([Reading("temperature_mc:cpu", each) for each in (40_000, 71_000, 55_000)])
-    gauge = window.readings["temperature_mc:cpu"]
-    assert (gauge.count, gauge.sum, gauge.min, gauge.max, gauge.last) == (3, 166_000, 40_000, 71_000, 55_000)
+    window = window_of([Reading("temperature_c", each) for each in (40, 71, 55)])
+    gauge = window.readings["temperature_c"]
+    assert (gauge.count, gauge.sum, gauge.min, gauge.max, gauge.last) == (3, 166, 40, 71, 55)
 
 
 def test_a_closed_window_leaves_nothing_in_the_next():

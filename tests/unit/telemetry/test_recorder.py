@@ -183,3 +183,26 @@ async def test_a_disk_that_is_nearly_full_gets_fewer_windows(tmp_path):
 
         await running(recorder, one_is_left)
         assert answered(await windows(recorder)) == [4]
+
+
+async def test_a_disk_that_went_straight_into_the_reserve_is_coarsened_once_it_is_let_go(tmp_path):
+    async with recording(tmp_path / "t") as recorder:
+        for _ in range(13):
+            await close_with(recorder, 1)
+        recorder.limit(coarse=True, held=True)
+        recorder.limit(coarse=True, held=False)
+        assert recorder._to_coarsen
+
+
+async def test_limits_that_stay_wake_nobody(tmp_path):
+    async with recording(tmp_path / "t") as recorder:
+        recorder.limit(coarse=False, held=False)
+        assert not recorder._new.is_set()
+        recorder.limit(coarse=True, held=False)
+        assert recorder._new.is_set()
+
+
+async def test_a_spool_is_made_by_the_time_that_is_trusted(tmp_path):
+    async with recording(tmp_path / "t") as recorder:
+        recorder.now_ms = lambda: 1_790_000_000_000
+        assert await recorder.do(lambda spool: spool.made_ms) == 1_790_000_000_000

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edged.facts import Executed
+from edged.facts import Executed, Reading
 from edged.telemetry.aggregate import Aggregate
 from edged.telemetry.messages import Event, Happening, Telemetry
 from edged.telemetry.spool import LEAST_CAP_BYTES, MOST_TAKEN, Spool
@@ -312,3 +312,27 @@ def test_what_lies_there_is_coarsened_and_no_count_is_lost(tmp_path):
     assert spans_ms[:3] == [300_000] * 3, "what was handed out stays"
     assert spans_ms[3:] == [27 * 300_000], "hours, and of those a day that is not over"
     assert answered(found) == 30
+
+
+def test_a_memory_of_nonces_that_was_made_in_the_future_was_made_by_now(tmp_path):
+    ahead_ms, now_ms = 4_000_000_000_000, 1_790_000_000_000
+    Spool(tmp_path, 2**23, ahead_ms).close()
+    for opened_ms in (now_ms, now_ms + 1):
+        found = Spool(tmp_path, 2**23, opened_ms)
+        assert found.made_ms == now_ms
+        found.close()
+
+
+def test_what_is_counted_and_was_zero_is_kept_and_not_told(tmp_path):
+    spool = Spool(tmp_path, 2**23, 0)
+    for value in (0, 0, 5):
+        aggregate = Aggregate(0.0, 0)
+        for name in ("stall_some_permille:io", "throttled_count", "storage_free_mib"):
+            aggregate.add(Reading(name, 0 if name == "storage_free_mib" else value))
+        spool.append_window(aggregate.close(1200.0, 0, clock_synchronized=True))
+    (first,) = spool.take(1, coarse=False)
+    assert list(msgspec.json.decode(first.payload)["window"]["readings"]) == ["storage_free_mib"], "0 MiB are news"
+    spool.coarsen()
+    merged = msgspec.json.decode(spool.take(2, coarse=False)[1].payload)["window"]["readings"]
+    assert merged["throttled_count"] == {"count": 2, "sum": 5, "min": 0, "max": 5, "last": 5}
+    spool.close()

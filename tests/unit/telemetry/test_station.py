@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from edged.config.settings import Device, Settings
 from edged.events import EventLog
 from edged.facts import OutputCounts
 from edged.models.residency import Residency
+from edged.system.os_requests import STATUS, OsImage, OsStatus
 from edged.telemetry.messages import Telemetry
 from edged.telemetry.spool import Spool
 from edged.telemetry.station import Parts, Station
@@ -24,6 +27,7 @@ class Rig:
     """A station on a folder of its own."""
 
     def __init__(self, folder: Path, settings: Settings | None = None) -> None:
+        self.folder = folder
         settings = settings or Settings(device=Device(name="till-7"))
         self.level = Level.NOMINAL
         self.changes = Changes()
@@ -104,3 +108,41 @@ async def test_a_device_without_a_name_or_machine_id_says_what_to_do(tmp_path):
     found = Rig(tmp_path, Settings())
     assert "device.name" in found.station.problem
     await found.station.recorder.close()
+
+
+async def test_what_the_operating_system_is_now_is_told_within_a_window(rig):
+    task = asyncio.create_task(rig.station._follow_os())
+    (rig.folder / "var/lib/edged/os").mkdir(parents=True)
+    status = OsStatus(booted=OsImage("edge-os:42", "42", "sha256:42"))
+    (rig.folder / "var/lib/edged" / STATUS).write_bytes(msgspec.json.encode(status))
+    told = []
+    rig.station.sync = SimpleNamespace(state_changed=lambda: told.append(rig.station.state().os_digest))
+    for _ in range(2):
+        await rig.close_window()
+        async with asyncio.timeout(30):
+            while not told or rig.station._window_ended.is_set():  # noqa: ASYNC110 - it tells nobody of a look
+                await asyncio.sleep(0.005)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert told == ["sha256:42"], "and once"
+
+
+async def test_a_report_that_is_cut_short_loses_no_window(rig):
+    rig.station.add(results(500, 500))
+    busy = threading.Event()
+    rig.station.recorder._thread.submit(busy.wait)
+    report = asyncio.create_task(rig.station._report(False))
+    while not rig.station.recorder._storing.locked():  # noqa: ASYNC110 - the next turn of the loop
+        await asyncio.sleep(0)
+    report.cancel()
+    await asyncio.gather(report, return_exceptions=True)
+    busy.set()
+    await rig.station.recorder.store()
+    (found,) = await rig.windows()
+    assert sum(found.window.models[0].drift[0].counts) == 1000
+
+
+async def test_the_spool_is_made_by_the_time_that_commands_are_held_against(rig):
+    later = datetime.now(UTC) + timedelta(days=365)
+    rig.station._parts = msgspec.structs.replace(rig.station._parts, signed_time=lambda: later)
+    assert await rig.station.recorder.do(lambda spool: spool.made_ms) == int(later.timestamp() * 1000)

@@ -13,7 +13,7 @@ import zstandard
 
 from edged.events import EventLog, Severity
 from edged.facts import Executed
-from edged.telemetry import sync
+from edged.telemetry import again, sync
 from edged.telemetry.messages import State
 from edged.telemetry.mqtt import NO_SUBSCRIBER, Message, NotSentError
 from edged.telemetry.recorder import Recorder
@@ -82,6 +82,12 @@ class Rig:
             while not condition():  # noqa: ASYNC110 - it looks at what nobody tells of
                 await asyncio.sleep(0.005)
 
+    async def until_nothing_waits(self) -> None:
+        """What was sent is acknowledged a little later."""
+        async with asyncio.timeout(30):
+            while await self.waiting():  # noqa: ASYNC110 - the disk tells nobody
+                await asyncio.sleep(0.005)
+
     async def waiting(self) -> int:
         return (await self.recorder.do(Spool.standing)).windows
 
@@ -133,8 +139,7 @@ async def test_it_goes_on_where_it_stopped(tmp_path):
         await found.until(lambda: found.sync.sent == 6)
         after = [each["last"] for each in found.broker.windows()][len(before) :]
         assert after == list(range(before[-1], 7)), "what was not acknowledged comes again, and nothing else"
-        await found.until(lambda: found.broker.connected)
-        assert await found.waiting() == 0
+        await found.until_nothing_waits()
 
 
 async def test_what_nobody_listens_to_stays(tmp_path):
@@ -149,7 +154,7 @@ async def test_what_nobody_listens_to_stays(tmp_path):
         found.broker.code = 0
         found.connect("b")
         await found.until(lambda: found.sync.sent == 3)
-        assert await found.waiting() == 0
+        await found.until_nothing_waits()
 
 
 async def test_a_disk_that_takes_rows_again_is_not_waited_for_any_longer(tmp_path):
@@ -165,7 +170,7 @@ async def test_a_disk_that_takes_rows_again_is_not_waited_for_any_longer(tmp_pat
 
 
 async def test_a_state_that_the_broker_refuses_is_told_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(sync, "_AGAIN_LEAST_S", 0.01)
+    monkeypatch.setattr(again, "LEAST_S", 0.01)
     monkeypatch.setattr(sync, "_STATE_S", 0.01)
     async with rig(tmp_path) as found:
         found.broker.code = 0x97
@@ -177,6 +182,21 @@ async def test_a_state_that_the_broker_refuses_is_told_again(tmp_path, monkeypat
         told = found.broker.names().count("state")
         await asyncio.sleep(0.1)
         assert found.broker.names().count("state") == told, "what it has is not told again"
+
+
+async def test_a_state_that_is_refused_over_and_over_has_one_timer(tmp_path, monkeypatch):
+    monkeypatch.setattr(sync, "_STATE_S", 0.001)
+    async with rig(tmp_path) as found:
+        loop = asyncio.get_running_loop()
+        timers, call_later = [], loop.call_later
+        monkeypatch.setattr(loop, "call_later", lambda *asked: timers.append(asked[0]) or call_later(*asked))
+        found.broker.code = 0x97
+        found.connect("a")
+        for told in range(1, 6):
+            await found.until(lambda told=told: found.broker.names().count("state") >= told)
+            found.sync.state_changed()
+        monkeypatch.undo()
+    assert [each for each in timers if each == again.LEAST_S] == [again.LEAST_S]
 
 
 async def test_what_the_broker_refuses_stays(tmp_path):

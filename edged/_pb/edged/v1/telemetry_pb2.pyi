@@ -158,7 +158,9 @@ class Window(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelWindow]: ...
     @_builtins.property
     def readings(self) -> _containers.MessageMap[_builtins.str, Global___Gauge]:
-        """By name, whose ending says the unit: `temperature_mc:cpu-thermal`, `memory_available_bytes`."""
+        """By name, whose ending says the unit: `temperature_c`, `memory_available_mib`. Counts and shares that were 0 all the
+        time are left out.
+        """
 
     @_builtins.property
     def levels_ms(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
