@@ -51,7 +51,7 @@ def device(system: Container, fleet: Fleet) -> Iterator[Container]:
         "mkdir -p /etc/systemd/system/edged.service.d && printf '[Service]\\nInaccessiblePaths=/proc/pressure\\n' "
         "> /etc/systemd/system/edged.service.d/test.conf && systemctl daemon-reload"
     )
-    system.run("chmod -R a+rX /srv /usr/share/edged/trust /etc/edged; systemctl restart edged")
+    system.run("rm -rf /run/edged-os; chmod -R a+rX /srv /usr/share/edged/trust /etc/edged; systemctl restart edged")
     yield system
     system.run(
         "systemctl stop edged; rm -rf /srv/repository /srv/os /usr/bin/bootc /usr/share/edged/trust "
