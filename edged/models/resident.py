@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -203,12 +202,12 @@ class Resident:
         self._become(State.UNLOADING, why)
 
     async def stop(self, why: str = "unloaded") -> None:
-        """Ends the worker; `why` is told from then on. Whoever wants its requests answered waits for them first."""
+        """Ends the worker, even where the caller gives up; `why` is told from then on. What waits is not waited for."""
         self._become(State.UNLOADING, self.reason if self.leaving else "the daemon stops")
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            if not self._task.cancelling():  # a second one would keep it from ending its worker
+                self._task.cancel()
+            await asyncio.wait([self._task])
         self.variant = None
         self._rests.end()
         self._become(State.UNAVAILABLE, why)

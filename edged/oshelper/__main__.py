@@ -17,6 +17,7 @@ from edged.errors import EdgedError
 from edged.oshelper.helper import Helper
 from edged.oshelper.memory import FOLDER
 from edged.system import identity
+from edged.update.environment import build_time
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load(root).settings
         log.configure(settings.log.level, settings.log.format)
         settings = identity.named(settings.under(root), root)
-        helper = Helper(settings, root / FOLDER)
+        helper = Helper(settings, root / FOLDER, build_time(root))
         try:
             helper.run()
         finally:

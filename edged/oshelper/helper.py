@@ -20,7 +20,7 @@ from edged.system.os_requests import OsResult
 from edged.telemetry.commands import Context, RejectedError, Rejection, intent_of, judge
 from edged.telemetry.messages import Command
 from edged.telemetry.verify import verify
-from edged.types import Operators
+from edged.types import Operator, Operators
 from edged.update.policy import in_window
 
 _log = log.get("os")
@@ -41,25 +41,31 @@ _VOCABULARY: dict[type[Intent], Callable[[Intent], None]] = {
 class Helper:
     """One run: what waits is taken, and carried out where it is time for that."""
 
-    def __init__(self, settings: Settings, folder: Path, now: Callable[[], datetime] = clock.wall) -> None:
-        """`settings` have their paths under the root and the device's name in them; `folder` is root's own."""
+    def __init__(self, settings: Settings, folder: Path, built: datetime | None = None) -> None:
+        """`settings` have their paths under the root and the device's name in them; `folder` is root's own.
+
+        `built`: when the image was built.
+        """
         self._settings = settings
-        self._folder = folder
-        self._now = now
+        self._trust = folder / "trust"
+        self._built = built
         self._mailbox = Mailbox(Path(settings.paths.state))
-        self._memory = Memory(folder, _ms(now()))
+        self._trusted_now = trust.time(self._trust, clock.wall(), built)
+        self._memory = Memory(folder, self._now_ms())
         self._operators: Operators | None = None
-        self._trusted_now = now()
         self._looked = False
 
     def run(self) -> None:
         """Does all that is to be done now. Raises OSError where root's own folder cannot be written."""
-        for order in self._memory.waiting():
+        waited = self._memory.waiting()
+        for order in waited:
             if order.begun:
                 text = "it was interrupted; os_status tells how far it came. Sign it anew where it is still wanted"
                 self._end(order, "refused", Rejection.FAILED, text)
+        taken = {order.command.nonce for order in waited}
         for request in self._mailbox.requests():
-            self._take(request)
+            if request.name not in taken:  # else it is back: a power cut undid its removal, and not what was remembered
+                self._take(request)
         for order in self._memory.waiting():
             if self._carry_out(order):
                 self._restart()
@@ -82,13 +88,13 @@ class Helper:
             _log.warning("a command was rejected", name=request.name, code=rejected.code, why=rejected.text)
             self._say(_result(request.name, "", "refused", rejected.code, rejected.text))
             return
-        order = Order(command, operator)
+        order = Order(command, operator.name, operator.key)
         self._memory.take(order, self._now_ms())
         window = self._settings.update.window
         text = f"it waits for the maintenance window {window}" if window else "it is carried out now"
         self._say(_result(command.nonce, command.command, "accepted", text=text))
 
-    def _judged(self, request: Request) -> tuple[Command, str]:
+    def _judged(self, request: Request) -> tuple[Command, Operator]:
         """The command and who signed it. Raises RejectedError."""
         self._learn_operators()
         device = self._settings.device
@@ -115,15 +121,17 @@ class Helper:
         if self._memory.full:
             text = "too many commands of the last day are remembered; wait until they have expired"
             raise RejectedError(Rejection.NOT_REMEMBERED, text)
-        return command, verdict.operator
+        known = self._operators.operators if self._operators else ()
+        return command, next(each for each in known if each.name == verdict.operator)
 
     def _learn_operators(self) -> None:
         """Once in a run. Raises RejectedError where it cannot be told who may command."""
         if self._looked:
             return
         try:
-            found = trust.operators(self._settings, self._folder / "trust", self._now())
+            found = trust.operators(self._settings, self._trust, clock.wall(), self._built)
         except EdgedError as error:
+            self._trusted_now = trust.time(self._trust, clock.wall(), self._built)
             text = f"who may command cannot be told: {error}"
             raise RejectedError(Rejection.NOT_VERIFIED, text) from error
         self._operators, self._trusted_now = found
@@ -131,11 +139,16 @@ class Helper:
 
     def _carry_out(self, order: Order) -> bool:
         """Carries an order out, where it is time; says whether the device is to restart for it."""
-        if order.command.expires_ms <= self._now_ms():
-            text = f"it expired before the maintenance window {self._settings.update.window}; sign it anew for longer"
-            self._end(order, "refused", Rejection.EXPIRED, text)
+        try:
+            self._learn_operators()
+        except RejectedError as rejected:
+            _log.warning("a command goes on waiting", nonce=order.command.nonce, why=rejected.text)
+        try:
+            self._check(order)
+        except RejectedError as rejected:
+            self._end(order, "refused", rejected.code, rejected.text)
             return False
-        if not in_window(self._settings.update.window, f"{self._now().astimezone():%H:%M}"):
+        if not self._looked or not in_window(self._settings.update.window, f"{clock.wall().astimezone():%H:%M}"):
             return False
         self._memory.begin(order)
         intent, name = intent_of(order.command), order.command.command
@@ -150,6 +163,26 @@ class Helper:
             return False
         self._end(order, "done", text=text)
         return restart
+
+    def _check(self, order: Order) -> None:
+        """Whether an order still holds, as far as that can be told. Raises RejectedError."""
+        command = order.command
+        if command.expires_ms <= self._now_ms():
+            text = f"it expired before the maintenance window {self._settings.update.window}; sign it anew for longer"
+            raise RejectedError(Rejection.EXPIRED, text)
+        if self._looked and not self._may(order):
+            text = f"operator {order.operator} may not {command.command} any more; operators.json has changed meanwhile"
+            raise RejectedError(Rejection.NOT_ALLOWED, text)
+
+    def _may(self, order: Order) -> bool:
+        """Whether the operators known now would let it in."""
+        hardware_class = self._settings.device.hardware_class
+        return any(
+            (each.name, each.key) == (order.operator, order.key)
+            and order.command.command in each.may
+            and (not each.hardware_classes or hardware_class in each.hardware_classes)
+            for each in (self._operators.operators if self._operators else ())
+        )
 
     def _end(self, order: Order, status: Status, code: str = "", text: str = "") -> None:
         self._say(_result(order.command.nonce, order.command.command, status, code, text))
@@ -168,7 +201,7 @@ class Helper:
         subprocess.run(["systemctl", "--no-block", "reboot"], check=False, timeout=_RESTART_S)  # noqa: S607 - the unit sets the path
 
     def _now_ms(self) -> int:
-        return max(_ms(self._now()), _ms(self._trusted_now))
+        return _ms(clock.trusted(clock.wall(), self._trusted_now))
 
 
 def _result(nonce: str, command: str, status: Status, code: str = "", text: str = "") -> OsResult:

@@ -7,6 +7,7 @@ for, and what is not a small file is thrown away.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -28,9 +29,13 @@ from edged.system.os_requests import (
 )
 from edged.system.ownership import as_owner_of
 
-# What the daemon writes comes under such names; while it is being written, its name begins with a dot.
+# What the daemon writes comes under such names; while it is being written, its name begins with a dot, and such files
+# start nobody: systemd leaves hidden ones out of DirectoryNotEmpty=.
 _NAME = re.compile(rf"({NONCE.pattern})\.json")
-_STALE_S = 3_600.0
+# What has been written for so long is left of a daemon that was killed.
+_STALE_S = 60.0
+# So many files are looked at in a run; the daemon lets fewer wait.
+_MOST_FILES = 1024
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -56,17 +61,22 @@ class Mailbox:
 
     def _take(self) -> Iterator[Request]:
         with os.scandir(self._requests) as found:
-            entries = sorted(found, key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
-        for entry in entries[:MOST_REQUESTS]:
-            if entry.name.startswith("."):
-                age_s = clock.wall().timestamp() - entry.stat(follow_symlinks=False).st_mtime
-                if age_s > _STALE_S:
-                    self._remove(entry)
-                continue
+            some = itertools.islice(found, _MOST_FILES)
+            entries = sorted(some, key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
+        self._sweep([entry for entry in entries if entry.name.startswith(".")])
+        waiting = [entry for entry in entries if not entry.name.startswith(".")]
+        for entry in waiting[:MOST_REQUESTS]:
             named = _NAME.fullmatch(entry.name)
             data = self._read(entry.name) if named else None
             if self._remove(entry) and named and data is not None:
                 yield Request(named[1], data)
+
+    def _sweep(self, hidden: list[os.DirEntry[str]]) -> None:
+        now_s = clock.wall().timestamp()
+        for entry in hidden:
+            age_s = now_s - entry.stat(follow_symlinks=False).st_mtime
+            if abs(age_s) > _STALE_S:  # either way: the clock may be behind what it was at the writing
+                self._remove(entry)
 
     def _read(self, name: str) -> bytes | None:
         try:

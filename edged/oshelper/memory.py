@@ -24,6 +24,8 @@ class Order(msgspec.Struct, frozen=True):
 
     command: Command
     operator: str
+    key: str
+    """The operator's, by which it was found to be in order."""
     begun: bool = False
     """It was begun and not ended: the power went, or this process."""
 

@@ -1,17 +1,20 @@
 """What the fetcher keeps of what its user may do: it gives the rest up before it asks a repository. Child's end only.
 
-It writes to staging and to the metadata that it keeps, and reads what it needs to find and trust a repository. Each
-layer is the kernel's; where a kernel has it not, the fetcher goes on with the others and says so.
+It writes to staging and to the metadata that it keeps, and reads what it needs to find and trust a repository. It
+speaks to the internet alone: the daemon takes who reaches its admin socket for an administrator. Names it asks DNS for
+itself, where a resolver on the device has a socket only. Each layer is the kernel's; where a kernel has it not, the
+fetcher goes on with the others and says so.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from edged.worker import landlock
+from edged.worker import landlock, seccomp
 from edged.worker.landlock import DEVICE, READ, WRITE, Access
 from edged.worker.sandbox import ANY_DEVICES, code
 
@@ -45,6 +48,7 @@ def confine(reads: Sequence[Path], writes: Sequence[Path]) -> list[str]:
     layers: tuple[tuple[str, Callable[[], None]], ...] = (
         ("no new privileges", landlock.no_new_privileges),
         ("Landlock", restrict),
+        ("system-call filter", functools.partial(seccomp.restrict, connects=True)),
     )
     for what, apply in layers:
         try:

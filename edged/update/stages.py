@@ -95,7 +95,8 @@ class Stages:
         """What would become of an update to a revision, as far as its manifest tells. Raises EdgedError."""
         source = await asyncio.to_thread(self._shop.library.find, state.model, revision)
         if source is None:
-            folder = self._shop.state_folder / "manifest"
+            # Two deep: the fetcher may write to the folder above it as well.
+            folder = self._shop.state_folder / "foreseen/manifest"
             source = Source(folder, await self._bring_manifest(state.model, revision, folder), "repository")
         try:
             return await self._foresee(state, source)

@@ -1,7 +1,8 @@
-"""The system calls that a worker is refused: a filter after seccomp(2), for 64-bit x86 and Arm. Child's end only.
+"""The system calls that a confined child is refused: a filter after seccomp(2), for 64-bit x86 and Arm.
 
 A list of what is refused, since what engines of all vendors call on all devices cannot be listed. Calls that are newer
-than this file do not exist for a worker, as on an older kernel, which every engine must cope with.
+than this file do not exist for such a child, as on an older kernel, which every engine must cope with. One that is to
+connect keeps sockets, but of the internet alone: a connection to a path is nothing that Landlock could refuse.
 """
 
 from __future__ import annotations
@@ -39,32 +40,25 @@ MACHINES = {
 NEWEST = 462
 
 # Numbers on x86_64 (asm/unistd_64.h) and aarch64 (asm-generic/unistd.h); None: that machine has no such call.
-DENIED: dict[str, tuple[int, int | None]] = {
-    # Connections: what a worker has to say goes by the link that it was given.
-    "socket": (41, 198),
-    "socketpair": (53, 199),
+Calls = dict[str, tuple[int, int | None]]
+
+_SOCKET = (41, 198)
+
+# Who is to connect never needs this one, which makes local sockets only.
+_LOCAL: Calls = {"socketpair": (53, 199)}
+
+# Connections: what a worker has to say goes by the link that it was given.
+_CONNECTIONS: Calls = {
+    "socket": _SOCKET,
     "connect": (42, 203),
     "bind": (49, 200),
     "listen": (50, 201),
     "accept": (43, 202),
     "accept4": (288, 242),
-    # Other programs.
-    "execve": (59, 221),
-    "execveat": (322, 281),
-    "uselib": (134, None),
-    # Other processes: their memory, their descriptors, their signals.
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "process_madvise": (440, 440),
-    "process_mrelease": (448, 448),
-    "kcmp": (312, 272),
-    "pidfd_getfd": (438, 438),
-    "pidfd_send_signal": (424, 424),
-    "tkill": (200, 130),
-    "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240),
-    # Files, in what Landlock leaves open (the length before its ABI 3): by path, and of its own user anything.
+}
+
+# Files, in what Landlock leaves open (the length before its ABI 3): by path, and of its own user anything.
+_FILES: Calls = {
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
@@ -84,6 +78,26 @@ DENIED: dict[str, tuple[int, int | None]] = {
     "utimes": (235, None),
     "futimesat": (261, None),
     "utimensat": (280, 88),
+}
+
+# Whatever else the child is to do.
+_REST: Calls = {
+    # Other programs.
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "uselib": (134, None),
+    # Other processes: their memory, their descriptors, their signals.
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438),
+    "pidfd_send_signal": (424, 424),
+    "tkill": (200, 130),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
     # File systems.
     "mount": (165, 40),
     "umount2": (166, 39),
@@ -149,6 +163,14 @@ DENIED: dict[str, tuple[int, int | None]] = {
     "setdomainname": (171, 162),
 }
 
+DENIED = _LOCAL | _CONNECTIONS | _FILES | _REST
+"""To a worker."""
+DENIED_ONLINE = _LOCAL | _REST
+"""To who writes files and opens connections to the internet."""
+
+# bits/socket.h.
+_AF_INET, _AF_INET6 = 2, 10
+
 # clone(2): a new namespace of any kind.
 _CLONE_NEW = 0x7E020080
 
@@ -164,8 +186,11 @@ _SET_MODE_FILTER = 1
 _FLAGS = 1 << 0 | 1 << 2
 
 
-def program(machine: Machine, pid: int) -> bytes:
-    """The filter for a process of this id, as the kernel takes it (linux/filter.h). Pure."""
+def program(machine: Machine, pid: int, *, connects: bool = False) -> bytes:
+    """The filter for a process of this id, as the kernel takes it (linux/filter.h). Pure.
+
+    `connects`: for who writes files and opens connections to the internet, and is no worker.
+    """
     refuse, absent = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
     made = [
         (_LD, 0, 0, _ARCH_AT),
@@ -178,7 +203,7 @@ def program(machine: Machine, pid: int) -> bytes:
         (_JEQ, 0, 1, machine.clone3),
         (_RET, 0, 0, absent),
     ]
-    for numbers in DENIED.values():
+    for numbers in (DENIED_ONLINE if connects else DENIED).values():
         number = numbers[machine.column]
         if number is not None:
             made += [(_JEQ, 0, 1, number), (_RET, 0, 0, refuse)]
@@ -188,6 +213,8 @@ def program(machine: Machine, pid: int) -> bytes:
     made += _only(machine.kill, [pid], refuse)
     made += _only(machine.tgkill, [pid], refuse)
     made += _only(machine.prlimit64, [0, pid], refuse)
+    if connects:
+        made += _only(_SOCKET[machine.column], [_AF_INET, _AF_INET6], refuse)
     made += [(_RET, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in made)
 
@@ -205,13 +232,13 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def restrict() -> None:
+def restrict(*, connects: bool = False) -> None:
     """Puts the filter on this process, for good. It must have no_new_privs. Raises OSError where there is none."""
     name = os.uname().machine
     machine = MACHINES.get(name)
     if machine is None:
         raise OSError(errno.ENOSYS, f"edged knows no system calls of {name}")
-    filter_ = program(machine, os.getpid())
+    filter_ = program(machine, os.getpid(), connects=connects)
     wanted = _Program(len(filter_) // 8, filter_)
     if ctypes.CDLL(None, use_errno=True).syscall(machine.seccomp, _SET_MODE_FILTER, _FLAGS, ctypes.byref(wanted)):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -100,6 +100,19 @@ def test_a_published_revision_is_fetched_tried_and_served(tmp_path, fleet, updat
     assert phases(updating) == ["fetching", "staged", "trial", "shadow", "soaking", "committed", "idle"]
 
 
+def test_for_a_look_alone_the_fetcher_has_a_folder_of_its_own(tmp_path, fleet, device, updating):
+    """It writes to the folder above the one that is named too, so nothing else may lie there."""
+    while not updating.call("GetUpdates", up.GetUpdatesRequest(), up.UpdatesStatus).last_look:
+        pass  # the look of the start would begin at once
+    fleet.publish(scale_bundle(tmp_path / "bundles", 2))
+    fleet.plan("scale", 2)
+    updating.look(check_only=True)
+    state = device.root / "var/lib/edged"
+    (found,) = state.rglob("manifest.json")
+    assert [path.name for path in found.parents[1].iterdir()] == [found.parent.name]
+    assert found.parents[2] == state / "update"
+
+
 @pytest.mark.parametrize("times", [3, pytest.param(200, marks=pytest.mark.slow)])
 def test_no_request_fails_while_the_route_flips_there_and_back(tmp_path, fleet, device, updating, times):
     fleet.publish(scale_bundle(tmp_path / "bundles", 2))

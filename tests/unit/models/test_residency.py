@@ -266,6 +266,22 @@ class TestOneThatStandsBy:
         assert resident.state is State.FAILED
 
 
+class TestAStop:
+    async def test_whose_caller_gives_up_is_carried_out_and_not_hidden_from_that(self, bench, tmp_path):
+        """A caller who goes on all the same would start what the daemon's end has stopped."""
+        resident = bench.started(identity_bundle(tmp_path, "FP32"))
+        await bench.until(lambda: resident.ready)
+        os.kill(resident.worker.pid, signal.SIGSTOP)  # so that its end takes a moment
+        stopping = asyncio.create_task(resident.stop())
+        await bench.until(lambda: resident.state is State.UNLOADING)
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        await resident.stop()
+        assert (resident.state, resident.worker) == (State.UNAVAILABLE, None)
+        assert psutil.Process().children() == []
+
+
 class TestAWorkerThatEnds:
     async def test_is_told_and_replaced(self, bench, tmp_path):
         resident = bench.started(identity_bundle(tmp_path, "FP32"))

@@ -23,9 +23,10 @@ from support.quick_disk import unsynced
 from edged.fleet import command as commands
 from edged.fleet import operators
 from edged.oshelper.__main__ import main
-from edged.system.os_requests import OsRequests, OsResult
+from edged.system.os_requests import MOST_REQUESTS, OsRequests, OsResult
 from edged.telemetry.commands import MAX_BYTES, PAYLOAD_TYPE, pae
 from edged.telemetry.messages import Command
+from edged.update import issued
 
 __all__ = ["unsynced"]
 
@@ -316,9 +317,14 @@ def test_without_a_root_of_trust_nobody_commands(machine: Machine) -> None:
     assert machine.refused(signed(found), found.nonce) == "signature_invalid"
 
 
-def test_outside_the_maintenance_window_it_waits_and_is_carried_out_within(machine: Machine) -> None:
+def later() -> str:
+    """A window in some hours."""
     hour = datetime.now().astimezone().hour
-    machine.set(f'[update]\nwindow = "{(hour + 3) % 24:02}:00-{(hour + 4) % 24:02}:00"\n')
+    return f"{(hour + 3) % 24:02}:00-{(hour + 4) % 24:02}:00"
+
+
+def test_outside_the_maintenance_window_it_waits_and_is_carried_out_within(machine: Machine) -> None:
+    machine.set(f'[update]\nwindow = "{later()}"\n')
     wanted = command()
     machine.drop(signed(wanted), wanted.nonce)
     machine.run()
@@ -334,8 +340,7 @@ def test_outside_the_maintenance_window_it_waits_and_is_carried_out_within(machi
 
 def waiting(machine: Machine, **changes: object) -> tuple[Command, Path]:
     """A command that waits for its window, and the helper's memory of it."""
-    hour = datetime.now().astimezone().hour
-    machine.set(f'[update]\nwindow = "{(hour + 3) % 24:02}:00-{(hour + 4) % 24:02}:00"\n')
+    machine.set(f'[update]\nwindow = "{later()}"\n')
     wanted = command()
     machine.drop(signed(wanted), wanted.nonce)
     machine.run()
@@ -361,6 +366,74 @@ def test_what_the_power_interrupted_is_not_begun_again(machine: Machine) -> None
     assert machine.bootc.changes == []
     assert machine.result(wanted.nonce).code == "failed"
     assert "interrupted" in machine.result(wanted.nonce).text
+
+
+def test_what_the_image_is_younger_than_has_expired(machine: Machine) -> None:
+    """The device's clock may be behind: it is not before the image was built."""
+    built = machine.root / "usr/lib/edged/built"
+    built.parent.mkdir(parents=True, exist_ok=True)
+    built.write_text(f"{datetime.now(UTC) + timedelta(hours=2):%Y-%m-%dT%H:%M:%SZ}")
+    found = command()
+    assert machine.refused(signed(found), found.nonce) == "expired"
+
+
+def test_what_waits_expires_by_the_time_that_was_seen_signed_whatever_the_clock_says(machine: Machine) -> None:
+    wanted, _ = waiting(machine)
+    shutil.rmtree(machine.state / "update")  # nothing can be verified anew
+    trust = machine.root / "var/lib/edged-os/trust"
+    seen = issued.recall(trust)
+    assert seen is not None
+    issued.keep(trust, msgspec.structs.replace(seen, at=datetime.now(UTC) + timedelta(hours=2)))
+    machine.run()
+    assert machine.bootc.changes == []
+    assert machine.result(wanted.nonce).code == "expired"
+
+
+def test_what_waits_waits_on_while_nobody_can_tell_who_may_command(machine: Machine, tmp_path: Path) -> None:
+    wanted, _ = waiting(machine)
+    (machine.state / "update").rename(tmp_path / "update")
+    machine.run()
+    assert machine.bootc.changes == []
+    assert machine.result(wanted.nonce).status == "accepted"
+    (tmp_path / "update").rename(machine.state / "update")
+    machine.run()
+    assert machine.bootc.changes == ["bootc upgrade --quiet"]
+
+
+MEANWHILE: dict[str, Callable[[Fleet], object]] = {
+    "was dismissed": lambda fleet: operators.remove(fleet.signing(), "alice"),
+    "may less": lambda fleet: operators.add(fleet.signing(), "alice", public(ALICE), ("install",), ()),
+    "may so elsewhere": lambda fleet: operators.add(fleet.signing(), "alice", public(ALICE), MAY, ("kiosk",)),
+    "has another key": lambda fleet: operators.add(fleet.signing(), "alice", public(MALLORY), MAY, ()),
+}
+
+
+@pytest.mark.parametrize("change", MEANWHILE)
+def test_what_waits_is_refused_where_its_operator_may_not_any_more(
+    machine: Machine, commanded: Fleet, tmp_path: Path, change: str
+) -> None:
+    wanted, _ = waiting(machine)
+    machine.fleet = copy_fleet(commanded, tmp_path / "shops")
+    MEANWHILE[change](machine.fleet)
+    machine.fetch()
+    machine.run()
+    assert machine.bootc.changes == []
+    found = machine.result(wanted.nonce)
+    assert (found.status, found.code) == ("refused", "not_allowed")
+    assert "alice may not os_upgrade any more" in found.text
+
+
+@pytest.mark.parametrize(("begun", "told"), [(False, ("accepted", "")), (True, ("refused", "failed"))])
+def test_a_request_that_a_power_cut_brings_back_is_no_second_one(
+    machine: Machine, begun: bool, told: tuple[str, str]
+) -> None:
+    wanted, _ = waiting(machine, begun=begun)
+    machine.set(f'[update]\nwindow = "{later()}"\n')
+    machine.drop(signed(wanted), wanted.nonce)
+    machine.run()
+    found = machine.result(wanted.nonce)
+    assert (found.status, found.code) == told
+    assert not list((machine.state / "os/requests").iterdir())
 
 
 def test_a_damaged_memory_begins_anew_and_refuses_what_is_older(machine: Machine) -> None:
@@ -406,6 +479,30 @@ def test_only_plain_files_of_fitting_names_are_looked_at_and_the_rest_goes(machi
     assert [path.name for path in folder.iterdir()] == [".being-written.json"], "what is being written stays"
     assert secret.exists()
     assert list((machine.state / "os/results").iterdir()) == []
+
+
+def test_what_a_killed_daemon_was_writing_goes_and_keeps_nothing_waiting(machine: Machine) -> None:
+    folder = machine.state / "os/requests"
+    now_s = NOW.timestamp()
+    for number in range(MOST_REQUESTS):
+        (folder / f".{number}").write_bytes(b"")
+        ahead_s = 7200 if number % 2 else -120  # the clock may be behind what it was
+        os.utime(folder / f".{number}", (now_s + ahead_s, now_s + ahead_s))
+    (folder / ".now").write_bytes(b"")
+    wanted = command()
+    machine.drop(signed(wanted), wanted.nonce)
+    machine.run()
+    assert machine.result(wanted.nonce).status == "done"
+    assert [path.name for path in folder.iterdir()] == [".now"]
+
+
+def test_no_more_files_than_a_bound_are_looked_at(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edged.oshelper.mailbox._MOST_FILES", 3)
+    folder = machine.state / "os/requests"
+    for number in range(5):
+        (folder / f"{number}").write_bytes(b"")
+    machine.run()
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_the_folder_itself_may_be_a_link_or_gone(machine: Machine, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -24,7 +25,7 @@ from cryptography.x509.oid import NameOID
 from support.daemon import PATIENCE_S
 from support.fleets import Answered, Device, Fleet, Server
 
-from edged.worker import landlock
+from edged.worker import landlock, seccomp
 
 needs_landlock = pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")
 
@@ -100,6 +101,52 @@ print(json.dumps([
         assert not ran.stderr
         assert json.loads(ran.stdout)[:-1] == [[], True, True, False, False, False, False, False, True]
         assert (other / "file").read_text() == "here"
+
+    @needs_landlock
+    @pytest.mark.skipif(os.uname().machine not in seccomp.MACHINES, reason="no filter for this machine")
+    def test_reaches_no_socket_of_this_device_and_no_other_process(self, tmp_path):
+        """Landlock lets it connect to any path, and the admin socket asks nobody who reaches it for more."""
+        program = f"""
+import ctypes, json, os, socket
+from edged.update.confine import confine
+from edged.worker import seccomp
+path = {str(tmp_path / "admin.sock")!r}
+admin = socket.socket(socket.AF_UNIX)
+admin.bind(path)
+admin.listen()
+internet = socket.create_server(("127.0.0.1", 0))
+parent = os.getppid()
+lacks = confine([], [])
+libc = ctypes.CDLL(None, use_errno=True)
+column = seccomp.MACHINES[os.uname().machine].column
+def may(what):
+    try:
+        what()
+    except PermissionError:
+        return False
+    return True
+def call(name, *arguments):
+    libc.syscall(seccomp.DENIED[name][column], *arguments)
+    return os.strerror(ctypes.get_errno())
+print(json.dumps([
+    lacks,
+    may(lambda: socket.socket(socket.AF_UNIX).connect(path)),
+    may(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)),
+    may(socket.socketpair),
+    may(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)),
+    may(lambda: os.kill(parent, 0)),
+    may(lambda: os.execv("/bin/true", ["true"])),
+    [call(name, parent, 0, 0, 0, 0, 0) for name in ("process_vm_readv", "process_vm_writev")],
+    call("ptrace", 16, parent, 0, 0),
+    may(lambda: socket.create_connection(internet.getsockname()).close()),
+    [family for family, *_ in socket.getaddrinfo("localhost", 443, socket.AF_INET, socket.SOCK_STREAM)],
+]))
+"""
+        ran = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=PATIENCE_S)
+        assert not ran.stderr
+        no = os.strerror(errno.EPERM)
+        refused = [False] * 6
+        assert json.loads(ran.stdout) == [[], *refused, [no, no], no, True, [socket.AF_INET]]
 
     def test_a_kernel_without_it_is_told(self, device):
         program = (

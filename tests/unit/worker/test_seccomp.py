@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -80,6 +81,34 @@ def test_what_the_filter_says_of_every_call(name: str) -> None:
         assert verdict(program, machine.arch, machine.clone, flags) == ALLOW
         for namespace in (0x80, 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
             assert verdict(program, machine.arch, machine.clone, flags | namespace) == EPERM
+
+
+@pytest.mark.parametrize("name", sorted(seccomp.MACHINES))
+def test_who_is_to_connect_has_sockets_of_the_internet_and_nothing_of_other_processes(name: str) -> None:
+    machine = seccomp.MACHINES[name]
+    program = seccomp.program(machine, PID, connects=True)
+
+    def refused(call: str) -> bool:
+        return verdict(program, machine.arch, seccomp.DENIED[call][machine.column]) == EPERM
+
+    assert not [call for call in ("connect", "bind", "accept4", "fchmod", "truncate", "utimensat") if refused(call)]
+    others = (
+        "socketpair",
+        "ptrace",
+        "process_vm_readv",
+        "process_vm_writev",
+        "pidfd_getfd",
+        "execve",
+        "io_uring_setup",
+    )
+    assert [call for call in others if refused(call)] == list(others)
+    number = seccomp.DENIED["socket"][machine.column]
+    families = {family: verdict(program, machine.arch, number, family) for family in range(64)}
+    assert {family for family, said in families.items() if said == ALLOW} == {socket.AF_INET, socket.AF_INET6}
+    assert set(families.values()) == {ALLOW, EPERM}
+    assert verdict(program, machine.arch, number, 1 << 32 | socket.AF_UNIX) == EPERM  # the kernel takes the low half
+    assert verdict(program, machine.arch, machine.kill, 1) == EPERM
+    assert verdict(program, machine.arch, 0x40000000 + 41) == ENOSYS  # socket, of x32
 
 
 TRIES = """
