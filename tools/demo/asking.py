@@ -130,6 +130,11 @@ class Load:
         """How many were answered."""
         return self._answered.total()
 
+    @property
+    def failed(self) -> int:
+        """How many were not."""
+        return len(self._failed)
+
     def told(self) -> str:
         """What became of the requests. Exits when one failed."""
         if self._failed:
