@@ -234,7 +234,7 @@ def test_a_power_cut_while_they_change_places_leaves_the_old_one_and_the_update_
 ):
     publish(fleet, tmp_path, factor=3.0, extra=NEEDS + QUICK)
     updating.look()
-    updating.wait(lambda model: bool(model.swaps) and model.phase == "trial" and not model.deferred)
+    updating.wait(lambda model: (bool(model.swaps) and not model.deferred) or model.serving == 2)
     kill(device)
     assert updating.answers()[1] in (1, 2)
     updating.wait_idle_at(2)
