@@ -124,6 +124,9 @@ class Load:
                 self._answered[int(answer.model_version)] += 1
             except grpc.RpcError as error:
                 self._failed.append(str(error.details()))
+            except ValueError as error:  # grpc's, for a channel that was closed meanwhile
+                self._failed.append(str(error))
+                return
 
     @property
     def answered(self) -> int:
