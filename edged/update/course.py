@@ -201,10 +201,14 @@ class Course:
             case Effect.FLIP_BACK | Effect.PAUSE | Effect.DISCARD | Effect.END_TRIAL:
                 pass  # done before the journal; the work has been stopped; there is nothing to do it to
             case _:
-                self._begin(self._unless_paused(self.stages.of(effect)))
+                self._begin(self._in_turn(self.stages.of(effect)))
 
-    def _unless_paused(self, stage: Stage) -> Stage:
+    def _in_turn(self, stage: Stage) -> Stage:
+        """A stage that waits for what is still ending, and says so where it is to rest."""
+
         async def begin(state: State) -> Said:
+            if self._ending:  # which may be the trial of the very revision that is wanted anew, or tried anew
+                await asyncio.wait(self._ending)
             why = self._terms.paused(state.phase)
             return deferred(why, Awaits.PRESSURE) if why else await stage(state)
 

@@ -123,6 +123,8 @@ TABLE: Mapping[tuple[Phase, Event], Rule] = {
     (_F.SOAKING, Event.STARTED): Rule(_F.SOAKING, (_E.SOAK,)),
     (_F.COMMITTED, Event.SETTLED): Rule(_F.IDLE),
     (_F.COMMITTED, Event.STARTED): Rule(_F.COMMITTED, (_E.SETTLE,)),
+    (_F.COMMITTED, Event.DEFERRED): Rule(_F.COMMITTED, (_E.PAUSE,)),
+    (_F.COMMITTED, Event.RESUMED): Rule(_F.COMMITTED, (_E.SETTLE,)),
     **{(phase, Event.DEFERRED): Rule(phase, (_E.PAUSE,)) for phase in WORK},
     **{(phase, Event.RESUMED): Rule(phase, (work,)) for phase, work in WORK.items()},
 }

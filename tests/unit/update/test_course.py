@@ -126,6 +126,16 @@ class TestWhatIsTriedAgain:
             await running.until(lambda: len(delays) == 11)
             assert delays[-1] == 15
 
+    async def test_is_the_settling_of_what_was_committed_as_well(self, tmp_path: Path, monkeypatch):
+        monkeypatch.setattr(course, "_PAUSE_S", 0.0)
+        async with Running(tmp_path, State(model="m", phase=Phase.COMMITTED, serving=TWO, previous=ONE)) as running:
+            running.post(Event.STARTED)
+            running.script.say(EdgedError(Code.JOURNAL_UNWRITABLE, FULL))
+            running.script.say(Event.SETTLED)
+            await running.until(lambda: running.state.phase is Phase.IDLE)
+            assert running.script.did == ["settle", "settle"]
+            assert running.steps() == ["started", "deferred", "resumed", "settled"]
+
     async def test_is_not_hurried_by_a_look(self, tmp_path: Path):
         async with Running(tmp_path, state(Phase.TRIAL)) as running:
             running.post(Event.STARTED)
@@ -135,6 +145,26 @@ class TestWhatIsTriedAgain:
             await running.course.heard()
             assert running.state.deferred == "no memory"
             assert running.script.did == ["try"]
+
+
+class TestATrialThatEnds:
+    async def test_has_ended_before_its_revision_is_tried_anew(self, tmp_path: Path, monkeypatch):
+        async with Running(tmp_path, state(Phase.SHADOW)) as running:
+            over = asyncio.Event()
+
+            async def end_trial(*_: object) -> None:
+                running.script.did.append("ending")
+                await over.wait()
+                running.script.did.append("ended")
+
+            monkeypatch.setattr(running.script, "end_trial", end_trial)
+            running.post(Event.RESUMED)
+            running.script.say(Event.RETRY, "its worker is gone")
+            await running.until(lambda: "ending" in running.script.did)
+            await running.course.heard()
+            over.set()
+            await running.until(lambda: "try" in running.script.did)
+            assert running.script.did == ["shadow", "ending", "ended", "try"]
 
 
 class TestAGate:
