@@ -67,9 +67,11 @@ class Residency:
         self._route(model, route.serving, route.fallback)
 
     def withdraw(self, model: str, revision: int) -> Resident | None:
-        """Takes a revision that does not serve off the route, and gives its resident; whoever names it is told."""
-        self._aside.add((model, revision))
+        """Takes a revision off the route and gives its resident; whoever names it is told. None where it serves."""
         route = self.routes.get(model)
+        if route is not None and route.serving == revision:
+            return None
+        self._aside.add((model, revision))
         if route is not None:
             self._route(model, route.serving, 0 if route.fallback == revision else route.fallback)
         return self.find(model, revision)

@@ -227,8 +227,7 @@ class Happened(msgspec.Struct, frozen=True):
 def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     """What follows. An event that the phase has no rule for came too late, and changes nothing."""
     rule = TABLE.get((state.phase, happened.event))
-    other = happened.event is Event.SUPERSEDED and happened.target not in (None, state.target)
-    if rule is None or other:
+    if rule is None or _is_late(state, happened):
         return state, ()
     effects = rule.effects
     rests = state.deferred if happened.event is Event.CRASHED else ""  # its soak goes on when it did before
@@ -268,6 +267,17 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     if rule.phase in (Phase.IDLE, Phase.COMMITTED):
         new = msgspec.structs.replace(new, target=None, cause="", older=None, crashes=0)
     return new, effects
+
+
+def _is_late(state: State, happened: Happened) -> bool:
+    """Whether it was said of something that is so by now, or that is over."""
+    match happened.event:
+        case Event.WANTED:  # to try what serves would have it replaced by itself, and then ended
+            serving, target = state.serving, happened.target
+            return serving is not None and target is not None and serving.revision == target.revision
+        case Event.SUPERSEDED:
+            return happened.target not in (None, state.target)
+    return False
 
 
 def _back(state: State, new: State, effects: tuple[Effect, ...]) -> tuple[State, tuple[Effect, ...]]:

@@ -58,6 +58,8 @@ def decide(
     give_up = busy
     if state.serving is not None and state.serving.revision == revision:
         return Decision(give_up=give_up, why=f"revision {revision} serves")
+    if state.phase is Phase.SOAKING and state.previous is not None and state.previous.revision == revision:
+        return Decision(give_up=give_up, why=f"revision {revision} served before, and is gone back to")
     if revision < floor:
         return Decision(why=f"revision {revision} lies below {floor}, the least that is signed as allowed")
     for found in quarantined:

@@ -316,17 +316,14 @@ class Stages:
             residency.flip(model, ref.revision, keep=keep)
 
     async def end_trial(self, model: str, revision: int, serving: Ref | None) -> None:
-        """Ends a revision's worker, unless it serves; what does loads again where it had made room for that."""
-        route = self._shop.residency.routes.get(model)
-        if route is not None and route.serving == revision:
-            return  # there was nothing to go back to
+        """Ends a revision's worker; what serves loads again where it had made room for that."""
         await self.end(model, revision)
         resident = self.resident(model, serving)
         if resident is not None:
             resident.wake(takes_over=True)
 
     async def end(self, model: str, revision: int) -> None:
-        """Ends a revision's worker once its requests are answered."""
+        """Ends a revision's worker once its requests are answered; what serves stays, whoever wants it gone."""
         shop = self._shop
         resident = shop.residency.withdraw(model, revision)
         if resident is not None:

@@ -294,6 +294,26 @@ def test_an_administrator_who_goes_back_during_a_soak_is_obeyed_at_once(tmp_path
     updating.wait(lambda model: model.phase == "soaking")
 
 
+@pytest.mark.parametrize("who", ["an administrator", "the plan"])
+def test_who_wants_back_what_served_before_a_soak_has_it_at_once_and_its_worker_stays(tmp_path, fleet, updating, who):
+    fleet.publish(scale_bundle(tmp_path / "bundles", 2, extra=SOAK))
+    fleet.plan("scale", 2)
+    updating.look()
+    updating.wait(lambda model: model.phase == "soaking")
+    began = len(updating.history())
+    (before,) = [each.pid for each in updating.daemon.status().workers if each.revision == 1]
+    if who == "the plan":
+        fleet.plan("scale", 1)
+        updating.look()
+    else:
+        updating.call("Pin", up.PinRequest(model="scale", revision=1), up.PinResponse)
+    updating.wait_idle_at(1)
+    updating.daemon.wait_for(lambda status: [each.pid for each in status.workers] == [before])
+    updating.look()
+    assert [each.event for each in updating.history()[began:]] == ["superseded"]
+    assert updating.answers() == ([2.0, 4.0], 1)
+
+
 def test_a_hold_keeps_the_route_until_it_is_released(tmp_path, fleet, updating):
     lease = updating.call(
         "HoldUpdates", up.HoldUpdatesRequest(owner="a test", seconds=600), up.HoldUpdatesResponse

@@ -138,6 +138,21 @@ class TestThePointer:
             assert now.serving in passed
             assert now.previous in passed | {None}
 
+    @given(st.lists(st.one_of(st.sampled_from(list(Event)), st.integers(1, 3)), max_size=60))
+    def test_never_names_one_revision_twice(self, events):
+        now = State(model="m", serving=ONE)
+        for event in events:
+            reason = Reason.OPERATOR if event is Event.FAILED else None
+            wanted = Happened(Event.WANTED, target=(ONE, TWO, THREE)[event - 1]) if isinstance(event, int) else None
+            if event is not Event.WANTED:  # which comes with what is wanted
+                now, _ = step(now, wanted or Happened(event, "", reason))
+            assert now.previous != now.serving
+
+
+def test_what_serves_by_now_is_not_wanted_any_more():
+    now = state(Phase.IDLE)
+    assert step(now, Happened(Event.WANTED, target=Ref(TWO.revision, ""))) == (now, ())
+
 
 def test_what_a_soak_is_held_to_is_remembered_from_the_wish():
     wish = Happened(Event.WANTED, target=THREE, cause="plan", allow_unproven=False, least_soak_s=60.0)

@@ -51,7 +51,8 @@ class TestDecide:
 
     def test_goes_back_on_a_soak_that_the_plan_took_back(self):
         soaking = State(model="m", phase=Phase.SOAKING, serving=THREE, previous=TWO, target=THREE, cause="plan")
-        assert self.decided(soaking, 2) == (2, True)
+        assert self.decided(soaking, 2) == (0, True)
+        assert self.decided(soaking, 1) == (1, True)
 
     def test_never_goes_below_the_floor(self):
         assert self.decided(SERVES, 1, floor=2) == (0, False)

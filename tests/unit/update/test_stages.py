@@ -73,11 +73,19 @@ class TestASwap:
         await swapping.shop.ledger.close()
 
 
-async def test_the_end_of_a_trial_leaves_what_the_route_names_still(tmp_path: Path):
+@pytest.mark.parametrize("ending", ["end", "end_trial", "settle"])
+async def test_nothing_ends_what_the_route_names(tmp_path: Path, ending: str):
     shop = make_shop(tmp_path)
-    resident = SimpleNamespace(name="m", revision=2, begun=True, loaded=True, leaving=False)
+    source = SimpleNamespace(origin="factory")
+    resident = SimpleNamespace(name="m", revision=2, begun=True, loaded=True, leaving=False, source=source)
     shop.residency._residents["m", 2] = resident
     shop.residency.routes["m"] = Route(2, (2,), (1, 2))
-    await Stages(shop, Conditions(), lambda _: None).end_trial("m", 2, ONE)  # type: ignore[arg-type]
+    stages = Stages(shop, Conditions(), lambda _: None)  # type: ignore[arg-type]
+    if ending == "settle":  # a start had to fall back on what served before
+        await stages.settle(State(model="m", phase=Phase.COMMITTED, serving=TWO, previous=TWO))
+    elif ending == "end_trial":
+        await stages.end_trial("m", 2, ONE)
+    else:
+        await stages.end("m", 2)
     assert shop.residency.serving() == [resident]
     await shop.ledger.close()
