@@ -106,6 +106,17 @@ class Echo(Server):
         return self.folder / "socket"
 
 
+class Inline(Echo):
+    """The floor of a server that computes, of its one model: see inline.py."""
+
+    name = "grpc.aio, the engine in it"
+
+    def arguments(self) -> list[str]:
+        (model,) = self.models
+        module = [sys.executable, "-m", "benchmarks.programs.inline"]
+        return [*module, model.onnx, model.request, str(self._socket)]
+
+
 class Edged(Server):
     """edged as it is started on a device, below a root of its own."""
 

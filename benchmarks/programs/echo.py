@@ -28,23 +28,24 @@ class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
         """The method of a path."""
         path = handler_call_details.method
         if path not in self._methods and path.startswith(FLOOR):
-            self._methods[path] = _method(bytes(int(path.removeprefix(FLOOR))))
+            self._methods[path] = self.method(bytes(int(path.removeprefix(FLOOR))))
         return self._methods.get(path)
 
+    def method(self, answer: bytes) -> grpc.RpcMethodHandler:
+        """What gives this answer to everything."""
 
-def _method(answer: bytes) -> grpc.RpcMethodHandler:
-    async def call(_request: bytes, _context: grpc.aio.ServicerContext) -> bytes:
-        return answer
+        async def call(_request: bytes, _context: grpc.aio.ServicerContext) -> bytes:
+            return answer
 
-    return grpc.unary_unary_rpc_method_handler(call)
+        return grpc.unary_unary_rpc_method_handler(call)
 
 
-async def main(socket: str) -> None:
+async def main(socket: str, handler: Handler) -> None:
     """Serves until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_BYTES), ("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((Handler(),))
+    server.add_generic_rpc_handlers((handler,))
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     notify.ready()
@@ -53,4 +54,4 @@ async def main(socket: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1]))
+    uvloop.run(main(sys.argv[1], Handler()))

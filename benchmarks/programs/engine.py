@@ -26,10 +26,7 @@ DTYPES = {"FP32": np.float32, "UINT8": np.uint8}
 
 def main(model: str, request: str, seconds: float, batches: dict[int, int]) -> None:
     """Runs for some time, and tells how many rows there were and what they took."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = open_session(model)
     feed = inputs(Path(request).read_bytes())
     feeds = {rows: {name: np.repeat(array, rows, axis=0) for name, array in feed.items()} for rows in batches}
     order = mixed(batches)
@@ -38,6 +35,14 @@ def main(model: str, request: str, seconds: float, batches: dict[int, int]) -> N
     rows = run(session, feeds, order, seconds)
     elapsed_s, cpu_s = time.monotonic() - began, time.process_time() - before
     print(json.dumps({"rows": rows, "elapsed_s": elapsed_s, "cpu_s": cpu_s}))
+
+
+def open_session(model: str) -> onnxruntime.InferenceSession:
+    """A model on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def mixed(batches: Mapping[int, int]) -> Iterator[int]:
