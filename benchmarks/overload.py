@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from statistics import median
 
 import msgspec
@@ -13,6 +14,7 @@ from benchmarks.load import PATIENCE_S, GrpcClient, Meter
 from benchmarks.models import REPO, Model
 from benchmarks.processes import Cores, pinned
 from benchmarks.servers import Server, Target
+from edged.serving.overload import FLAT_S
 
 CALLERS = 16
 BELOW, ABOVE = 0.8, 2.0
@@ -45,10 +47,14 @@ class Round(msgspec.Struct, frozen=True):
 
 
 def measure(server: Server, model: Model, rounds: int, seconds: float, load: Cores) -> list[Round]:
-    """Asks a server that has started; what it can carry is found anew in each round, since machines change."""
+    """Asks a server that has started; what it can carry is found anew in each round, since machines change.
+
+    A round begins when the one before is forgotten: edged takes less for a while once it had to turn somebody away.
+    """
     target = server.target(model)
     found = []
-    for _ in range(rounds):
+    for number in range(rounds):
+        time.sleep(FLAT_S if number else 0)
         seen = GrpcClient(load).run(target, CALLERS, seconds, Meter(server.pid))
         if not seen.answered:
             continue

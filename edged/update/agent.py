@@ -248,7 +248,10 @@ class Agent:
         )
 
     async def reconsider(self, *, now: bool = False, begin: bool = True) -> None:
-        """Decides what is wanted and allowed of each model now and, to `begin`, sets its course by that."""
+        """Decides what is wanted and allowed of each model now and, to `begin`, sets its course by that.
+
+        `now`: somebody asked, who does not wait for jitter or for what is to be tried again later.
+        """
         ledger = self._shop.ledger
         self.quarantined = await ledger.do(ledger.journal.quarantined)
         self._forget_troubles()
@@ -274,6 +277,8 @@ class Agent:
                 course.post(Happened(Event.SUPERSEDED, decision.why, target=course.state.target))
             if decision.go_for:
                 course.post(_wanted(decision, hope or Wish(0, "")))
+            if now:
+                course.hurry()
             course.look_again()
 
     def _forget_troubles(self) -> None:

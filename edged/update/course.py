@@ -59,6 +59,12 @@ class Course:
         """What pauses it, or keeps its route from flipping, may be another thing by now, or nothing."""
         self._said.put_nowait((None, 0))
 
+    def hurry(self) -> None:
+        """Somebody asks who may have mended what stood in the way: what was to be tried again later is tried now."""
+        if self.state.deferred and self._awaits is Awaits.TIME:
+            self._pause_s = _PAUSE_S
+            self.post(Happened(Event.RESUMED, "somebody asked"))
+
     async def heard(self) -> None:
         """Waits until what was posted has been taken in, unless that takes long."""
         with contextlib.suppress(TimeoutError):

@@ -146,6 +146,17 @@ class TestWhatIsTriedAgain:
             assert running.state.deferred == "no memory"
             assert running.script.did == ["try"]
 
+    async def test_is_tried_at_once_for_somebody_who_asks(self, tmp_path: Path):
+        async with Running(tmp_path, state(Phase.TRIAL)) as running:
+            running.post(Event.STARTED)
+            running.script.say(deferred("no memory", Awaits.TIME))
+            await running.until(lambda: running.state.deferred)
+            running.course.hurry()
+            await running.until(lambda: running.script.did == ["try", "try"])
+            running.course.hurry()  # what is under way is not begun anew
+            await running.course.heard()
+            assert running.script.did == ["try", "try"]
+
 
 class TestATrialThatEnds:
     async def test_has_ended_before_its_revision_is_tried_anew(self, tmp_path: Path, monkeypatch):
