@@ -1,0 +1,45 @@
+"""Whole devices, whatever happens to them in whatever order: see `support.walks` for what is to hold."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support.walks import Step, walk
+from support.walksteps import draw
+
+from edged.update.machine import Phase
+
+# What walks have met once, cut down to what it takes.
+MET: dict[str, Sequence[Step]] = {
+    "back to what served before a soak": [
+        ("sleep", (2.0,)),
+        ("plan", ("a", 2)),
+        ("until", ("a", Phase.SOAKING)),
+        ("pin", ("a", 1)),
+        ("sleep", (40.0,)),
+    ],
+}
+
+
+@pytest.mark.parametrize("steps", MET.values(), ids=MET.keys())
+def test_a_walk_that_went_wrong_once_goes_well(tmp_path: Path, steps: Sequence[Step]):
+    walk(tmp_path, steps)
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(5000, marks=pytest.mark.slow)])
+def test_whatever_happens_a_device_serves_what_it_may_and_everything_comes_to_an_end(tmp_path: Path, count: int):
+    first = random.SystemRandom().randrange(2**32)
+    for seed in range(first, first + count):
+        chance = random.Random(seed)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        try:
+            walk(folder, draw(chance, chance.randint(15, 60)), seed)
+        except Exception as error:
+            error.add_note(f"the seed was {seed}")
+            raise
+        shutil.rmtree(folder)
