@@ -91,8 +91,8 @@ class Agent:
             begun = self._begin(states.get(name) or State(model=name), committed.get(name))
             self._starts[name] = asyncio.create_task(begun, name=f"start of {name}")
         while any(not task.done() and name not in shop.residency.routes for name, task in self._starts.items()):
-            count = shop.changes.count
-            waits = [asyncio.ensure_future(shop.changes.after(count)), *self._starts.values()]
+            count, under_way = shop.changes.count, [task for task in self._starts.values() if not task.done()]
+            waits = [asyncio.ensure_future(shop.changes.after(count)), *under_way]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             waits[0].cancel()
             await asyncio.gather(waits[0], return_exceptions=True)

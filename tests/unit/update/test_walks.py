@@ -22,6 +22,15 @@ MET: dict[str, Sequence[Step]] = {
         ("pin", ("a", 1)),
         ("sleep", (40.0,)),
     ],
+    "a start with a slow disk, of a model that has nothing yet and others": [
+        ("sleep", (2.0,)),
+        ("fault", ("fetch", "hangs")),
+        ("pin", ("c", 1)),
+        ("sleep", (2.0,)),
+        ("fault", ("job_s", 0.05)),
+        ("cut", ()),
+        ("sleep", (2.0,)),
+    ],
 }
 
 
