@@ -58,7 +58,7 @@ class Administration:
             )
         ledger = self._agent.shop.ledger
         await ledger.do(ledger.journal.unpin, model)
-        del self._agent.pins[model]
+        self._agent.pins.pop(model, None)  # somebody else may have been as quick
         await self._agent.reconsider(now=True)
 
     async def roll_back(self, model: str, revision: int) -> int:

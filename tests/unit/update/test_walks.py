@@ -31,6 +31,7 @@ MET: dict[str, Sequence[Step]] = {
         ("cut", ()),
         ("sleep", (2.0,)),
     ],
+    "two who unpin": [("sleep", (2.0,)), ("pin", ("a", 1)), ("sleep", (0.1,)), ("unpin", ("a",)), ("unpin", ("a",))],
 }
 
 
