@@ -53,15 +53,19 @@ def decide(
         return Decision(give_up=busy and state.cause != "plan", why="nobody wants a revision")
     revision = wanted.revision
     aim = state.target if busy else state.serving
+    too_old = f"revision {revision} lies below {floor}, the least that is signed as allowed" if revision < floor else ""
+    unproven = busy and state.phase is not Phase.SOAKING
     if aim is not None and aim.revision == revision:
+        if too_old and unproven:  # the floor has been raised since
+            return Decision(give_up=True, why=too_old)
         return Decision(why=f"revision {revision} {'is under way' if busy else 'serves'}")
     give_up = busy
     if state.serving is not None and state.serving.revision == revision:
         return Decision(give_up=give_up, why=f"revision {revision} serves")
     if state.phase is Phase.SOAKING and state.previous is not None and state.previous.revision == revision:
         return Decision(give_up=give_up, why=f"revision {revision} served before, and is gone back to")
-    if revision < floor:
-        return Decision(why=f"revision {revision} lies below {floor}, the least that is signed as allowed")
+    if too_old:
+        return Decision(give_up=unproven, why=too_old)
     for found in quarantined:
         if (found.model, found.revision) == (state.model, revision) and environment.holds(found):
             return Decision(give_up=give_up, why=f"revision {revision} is quarantined: {found.reason}: {found.text}")

@@ -32,6 +32,15 @@ MET: dict[str, Sequence[Step]] = {
         ("sleep", (2.0,)),
     ],
     "two who unpin": [("sleep", (2.0,)), ("pin", ("a", 1)), ("sleep", (0.1,)), ("unpin", ("a",)), ("unpin", ("a",))],
+    "a floor that is raised above what is under way": [
+        ("sleep", (2.0,)),
+        ("fault", ("fetch_s", 5.0)),
+        ("pin", ("b", 2)),
+        ("floor", ("b", 3)),
+        ("look", ()),
+        ("sleep", (5.1,)),
+        ("sleep", (40.0,)),
+    ],
 }
 
 
