@@ -117,10 +117,7 @@ class Agent:
         if chosen.degraded:
             self._degrade(chosen.degraded)
         soaks_elsewhere = state.phase is Phase.SOAKING and chosen.ref != state.serving
-        if not soaks_elsewhere:
-            meant = state.intended or state.serving
-            intended = meant if chosen.ref != meant else None
-            state = msgspec.structs.replace(state, serving=chosen.ref, intended=intended)
+        state = start.pointing(state, chosen.ref)
         course = self._course(state)
         course.floor = floor
         for (_, why_not), source in zip(options, sources, strict=True):
@@ -129,6 +126,8 @@ class Agent:
         if soaks_elsewhere:
             why = next((why for revision, why in chosen.passed_over), "it does not serve")
             course.post(Happened(Event.FAILED, why, Reason.LOAD_FAILED))
+        elif start.serves_already(state):
+            course.post(Happened(Event.SUPERSEDED, "what was tried serves since the start", target=state.target))
         else:
             course.post(Happened(Event.STARTED))
 

@@ -262,7 +262,7 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
         new = msgspec.structs.replace(new, serving=state.target, previous=state.serving, older=state.previous)
     if Effect.FLIP_BACK in effects:
         new, effects = _back(state, new, effects)
-    if rule.phase is Phase.COMMITTED:
+    if rule.phase is Phase.COMMITTED is not state.phase:
         new = msgspec.structs.replace(new, intended=None)
     if rule.phase in (Phase.IDLE, Phase.COMMITTED):
         new = msgspec.structs.replace(new, target=None, cause="", older=None, crashes=0)

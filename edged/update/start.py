@@ -33,11 +33,13 @@ class Candidate(msgspec.Struct, frozen=True):
 def candidates(state: Machine, committed: Committed | None, factory: Sequence[Ref]) -> list[Candidate]:
     """In order: what the pointer says, what served before, what was committed, what came with the image. Pure.
 
-    What another start could not run comes first: a bad operating system must not cost a model its revision.
+    What another start could not run comes before what served instead, but for a soak, which is to be judged: a bad
+    operating system must not cost a model its revision.
     """
+    intended = Candidate(state.intended, "it served until a start could not run it") if state.intended else None
+    served = Candidate(state.serving, "it served last") if state.serving else None
     found = [
-        Candidate(state.intended, "it served until a start could not run it") if state.intended else None,
-        Candidate(state.serving, "it served last") if state.serving else None,
+        *((served, intended) if state.phase is Phase.SOAKING else (intended, served)),
         Candidate(state.previous, "it served before") if state.previous else None,
         Candidate(committed.serving, "it was committed") if committed else None,
         Candidate(committed.previous, "it served before what was committed")
@@ -60,6 +62,37 @@ def objection(candidate: Candidate, floor: int, quarantined: Iterable[Quarantine
         if found.key.digest == candidate.ref.digest and environment.holds(found):
             return f"it is quarantined: {found.reason}: {found.text}"
     return ""
+
+
+def pointing(state: Machine, chosen: Ref | None) -> Machine:
+    """The state with its pointer at what was chosen, and what was meant kept for a start that can run that. Pure.
+
+    A revision that soaked and was passed over still has to be gone back on, to what was chosen.
+    """
+    if state.phase is Phase.SOAKING and chosen != state.serving:
+        if chosen is None:
+            return state
+        meant = state.intended or state.previous
+        older = state.previous if chosen == state.older else state.older
+        return msgspec.structs.replace(state, previous=chosen, older=older, intended=_unless(chosen, meant))
+    meant = state.intended or state.serving
+    return msgspec.structs.replace(
+        state,
+        serving=chosen,
+        intended=_unless(chosen, meant),
+        previous=state.serving if chosen == state.previous else state.previous,
+    )
+
+
+def _unless(chosen: Ref | None, meant: Ref | None) -> Ref | None:
+    return None if chosen == meant else meant
+
+
+def serves_already(state: Machine) -> bool:
+    """Whether what an update is to bring is what a start chose, which nobody tries against itself. Pure."""
+    serving, target = state.serving, state.target
+    soaks = state.phase is Phase.SOAKING
+    return not soaks and serving is not None and target is not None and serving.revision == target.revision
 
 
 class Chosen(msgspec.Struct):

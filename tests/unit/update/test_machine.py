@@ -189,3 +189,10 @@ def test_what_is_superseded_is_only_what_was_meant():
     now = state(Phase.FETCHING)
     assert step(now, Happened(Event.SUPERSEDED, target=ONE)) == (now, ())
     assert step(now, Happened(Event.SUPERSEDED, target=THREE))[0].phase is Phase.IDLE
+
+
+def test_only_a_commit_forgets_what_a_start_could_not_run():
+    soaks = state(Phase.SOAKING, intended=THREE)
+    assert step(soaks, Happened(Event.PASSED))[0].intended is None
+    for event in (Event.STARTED, Event.DEFERRED, Event.RESUMED, Event.SETTLED):
+        assert step(state(Phase.COMMITTED, intended=THREE), Happened(event))[0].intended == THREE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime
 
 import pytest
@@ -11,8 +12,9 @@ from edged.errors import EdgedError
 from edged.update import policy, start
 from edged.update.environment import Environment, read
 from edged.update.holds import Holds
-from edged.update.machine import Phase, Ref, State
+from edged.update.machine import Event, Happened, Phase, Ref, State, step
 from edged.update.policy import Wish, decide
+from edged.update.reasons import Reason
 from edged.update.records import Committed, Pin, Quarantined
 from edged.update.shadow import Agreement
 from edged.update.spending import Spending
@@ -56,6 +58,12 @@ class TestDecide:
 
     def test_never_goes_below_the_floor(self):
         assert self.decided(SERVES, 1, floor=2) == (0, False)
+
+    def test_gives_up_what_the_floor_has_been_raised_above_but_for_a_soak(self):
+        soaks = State(model="m", phase=Phase.SOAKING, serving=THREE, previous=TWO, target=THREE, cause="plan")
+        assert self.decided(FETCHES, 3, floor=4) == (0, True)
+        assert self.decided(FETCHES, 1, floor=2) == (0, True)
+        assert self.decided(soaks, 3, floor=4) == (0, False)
 
     def test_does_not_try_again_what_is_quarantined(self):
         assert self.decided(SERVES, 3, found=(quarantined(3),)) == (0, False)
@@ -177,3 +185,35 @@ class TestAgreement:
         agreement.add(self.compared(1, 1, 0, 4), frozenset({"y"}))
         agreement.failed = 1
         assert agreement.share == 0.5
+
+
+class TestThePointerAtAStart:
+    def test_comes_back_to_what_was_meant_once_that_runs_again(self):
+        fallen = start.pointing(SERVES, ONE)
+        assert (fallen.serving, fallen.previous, fallen.intended) == (ONE, TWO, TWO)
+        assert start.pointing(fallen, ONE) == fallen
+        assert start.pointing(fallen, TWO) == SERVES
+
+    def test_names_no_revision_twice_whatever_was_chosen(self):
+        refs = (None, ONE, TWO, THREE)
+        for chosen, intended, older in itertools.product(refs, repeat=3):
+            for phase in Phase:
+                state = State(
+                    model="m", phase=phase, serving=TWO, previous=ONE, intended=intended, older=older, target=TWO
+                )
+                now = start.pointing(state, chosen)
+                if phase is Phase.SOAKING and chosen != TWO:
+                    now, _ = step(now, Happened(Event.FAILED, "it does not serve", Reason.LOAD_FAILED))
+                    assert now.serving == chosen or chosen is None
+                if older != ONE:
+                    assert now.serving is None or now.serving not in (now.previous, now.intended)
+
+    def test_leaves_what_soaks_where_it_is_and_tries_it_before_what_was_meant(self):
+        soaks = State(model="m", phase=Phase.SOAKING, serving=TWO, previous=ONE, target=TWO, intended=THREE)
+        assert [each.ref for each in start.candidates(soaks, None, [])] == [TWO, THREE, ONE]
+        assert start.pointing(soaks, TWO).serving == TWO
+
+    def test_takes_up_no_update_to_what_serves(self):
+        assert start.serves_already(State(model="m", phase=Phase.TRIAL, serving=TWO, target=TWO))
+        assert not start.serves_already(State(model="m", phase=Phase.SOAKING, serving=TWO, target=TWO))
+        assert not start.serves_already(FETCHES)
