@@ -76,14 +76,16 @@ class Residency:
             self._route(model, route.serving, 0 if route.fallback == revision else route.fallback)
         return self.find(model, revision)
 
-    async def end(self, resident: Resident) -> None:
-        """Ends a resident that was withdrawn, and forgets it."""
-        await resident.stop()
+    async def end(self, resident: Resident) -> bool:
+        """Ends a resident that was withdrawn, and forgets it; False where somebody loads it again meanwhile."""
+        if not await resident.stop():
+            return False
         key = (resident.name, resident.revision)
         if self._residents.get(key) is resident:
             del self._residents[key]
             self._aside.discard(key)
             self.changes.mark()
+        return True
 
     def get(self, model: str, revision: int) -> Resident:
         """The resident of a resolved route. Raises KeyError."""

@@ -14,6 +14,7 @@ from edged.errors import Code, EdgedError
 from edged.events import EventLog
 from edged.models import restarts
 from edged.models.choosing import Choice
+from edged.models.lives import Life
 from edged.models.loading import Terms, start_worker
 from edged.models.losses import Losses
 from edged.models.memory import Memory
@@ -93,11 +94,11 @@ class Resident:
         self.hangs = 0
         self._memory = memory or Memory()
         self._served = False
-        self._deaths = 0
-        """In a row, with no answer between."""
+        self.deaths = 0
+        """Workers that ended in a row with no answer between, or did not come up."""
         self._want = Want(self.choice)
         self._delay_s = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._life = Life()
 
     @property
     def name(self) -> str:
@@ -135,7 +136,7 @@ class Resident:
     @property
     def settled(self) -> bool:
         """Whether its first load has come to an end, good or bad."""
-        return not self.loading or self._deaths > 0 or self._want.refusals > 0
+        return not self.loading or self.deaths > 0 or self._want.refusals > 0
 
     @property
     def resting(self) -> bool:
@@ -148,11 +149,6 @@ class Resident:
         return self.ready and not self._changing and not self.leaving and not self._rests
 
     @property
-    def deaths(self) -> int:
-        """Workers that ended in a row with no answer between, or did not come up."""
-        return self._deaths
-
-    @property
     def degraded(self) -> bool:
         """Whether something else than the bundle's best variant answers."""
         return self.ready and self.variant is not self.manifest.variants[0]
@@ -161,7 +157,7 @@ class Resident:
         """Begins to load, or to load again once it has been stopped: every variant has its chance anew."""
         if self.begun:
             self.choice.anew()
-            self._served, self._deaths, self._want.refusals, self._delay_s = False, 0, 0, 0.0
+            self._served, self.deaths, self._want.refusals, self._delay_s = False, 0, 0, 0.0
         self._rests.end()
         self._begin(State.LOADING, "")
 
@@ -174,7 +170,7 @@ class Resident:
     def _begin(self, state: State, reason: str) -> None:
         self.begun, self.leaving, self._changing = True, False, False
         self._become(state, reason)
-        self._task = asyncio.get_running_loop().create_task(self._live(), name=f"resident {self.name}")
+        self._life.begin(self._live, f"resident {self.name}")
 
     @property
     def loaded(self) -> bool:
@@ -201,16 +197,18 @@ class Resident:
         self.leaving = True
         self._become(State.UNLOADING, why)
 
-    async def stop(self, why: str = "unloaded") -> None:
-        """Ends the worker, even where the caller gives up; `why` is told from then on. What waits is not waited for."""
+    async def stop(self, why: str = "unloaded") -> bool:
+        """Ends the worker, even where the caller gives up; `why` is told from then on. What waits is not waited for.
+
+        Not so, and False, where somebody starts it again meanwhile.
+        """
         self._become(State.UNLOADING, self.reason if self.leaving else "the daemon stops")
-        if self._task is not None:
-            if not self._task.cancelling():  # a second one would keep it from ending its worker
-                self._task.cancel()
-            await asyncio.wait([self._task])
+        if not await self._life.end():
+            return False
         self.variant = None
         self._rests.end()
         self._become(State.UNAVAILABLE, why)
+        return True
 
     async def _live(self) -> None:
         """Keeps a worker up. A defect here costs this model and no other."""
@@ -246,7 +244,7 @@ class Resident:
                 return
             self._become(State.LOADING, f"its worker ended ({how.text})")
             if not worker.excused:
-                self._deaths += 1
+                self.deaths += 1
                 self._count_death(worker)
             verdict = worker.verdict or EdgedError(Code.WORKER_CRASHED, f"its worker ended: {how.text}")
             self.trouble = verdict
@@ -328,7 +326,7 @@ class Resident:
                 await self._wait_for_memory(variant, error)
             elif again:
                 self.last_exit = str(error)
-                self._deaths += 1
+                self.deaths += 1
                 await self._come_back(variant, error)
             else:
                 self._pass_over(variant, error)
@@ -355,20 +353,20 @@ class Resident:
 
     async def _come_back(self, variant: Variant, why: EdgedError | OSError) -> None:
         """Waits as long as the deaths in a row ask for; a variant with too many of them makes way for the next."""
-        if restarts.is_loop(self._deaths) and len(self.choice.runnable) > 1:
-            text = f"{self._deaths} workers ended in a row without an answer between; the last: {why}"
-            self._deaths = 0
+        if restarts.is_loop(self.deaths) and len(self.choice.runnable) > 1:
+            text = f"{self.deaths} workers ended in a row without an answer between; the last: {why}"
+            self.deaths = 0
             self._pass_over(variant, EdgedError(Code.CRASH_LOOP, text))
             return
-        self._delay_s = restarts.delay_s(self._deaths, self.settings.restart_min_s, self.settings.restart_max_s)
+        self._delay_s = restarts.delay_s(self.deaths, self.settings.restart_min_s, self.settings.restart_max_s)
         self._telling.ended(variant, self.last_exit, why, self._delay_s)
-        self._become(State.LOADING, restarts.in_words(self._deaths, self.last_exit, self._delay_s))
+        self._become(State.LOADING, restarts.in_words(self.deaths, self.last_exit, self._delay_s))
         await asyncio.sleep(self._delay_s)
         self.restarts += 1
 
     def answered(self) -> None:
         """A worker has answered: what died before is no row of deaths any more."""
-        self._deaths = 0
+        self.deaths = 0
 
     def _count_death(self, worker: process.Worker) -> None:
         if worker.verdict is not None and worker.verdict.code is Code.WORKER_HANG:

@@ -42,8 +42,8 @@ class Repository:
 
         Goes on where the caller gives up. Raises EdgedError: model_not_found, revision_not_found, or load_failed.
         """
-        resident = self._find(model, revision)
-        await self._order(model, lambda: self._load(resident))
+        self._find(model, revision)
+        await self._order(model, lambda: self._load(model, revision))
 
     async def unload(self, model: str) -> None:
         """Ends all workers of a model once they have answered what they took; its memory goes back.
@@ -84,12 +84,14 @@ class Repository:
         if not task.cancelled():
             task.exception()  # whoever gave the order may have gone
 
-    async def _load(self, resident: Resident) -> None:
+    async def _load(self, model: str, revision: int | None) -> None:
+        resident = self._find(model, revision)  # only now: an update may have ended it, or begun it anew
         before = self._residency.get(resident.name, self._residency.routes[resident.name].serving)
-        if not resident.loaded or (resident.settled and not resident.ready and not resident.expected):
-            if resident.loaded:
-                resident.leave("it is loaded again")
-                await resident.stop()
+        if resident.loaded and resident.settled and not resident.ready and not resident.expected:
+            resident.leave("it is loaded again")
+            await resident.stop()
+            resident = self._find(model, resident.revision)
+        if not resident.loaded:
             resident.start()
         resident.wake()
         await self._settled(resident)
@@ -123,7 +125,8 @@ class Repository:
             self._residency.refresh(resident.name)
         for resident in residents:
             in_time = await self._release(resident)
-            await resident.stop(why)
+            if not resident.leaving or not await resident.stop(why):
+                continue  # an update has gone back to it meanwhile
             severity, late = (Severity.INFO, "") if in_time else (Severity.WARNING, "; not all it took was answered")
             message = f"revision {resident.revision} is unloaded: {why}{late}"
             self._events.record(severity, "model_unloaded", resident.name, message, revision=resident.revision)

@@ -328,9 +328,11 @@ class Stages:
         resident = shop.residency.withdraw(model, revision)
         if resident is not None:
             await shop.traffic.release(resident, shop.drain_s())
-            await shop.residency.end(resident)
-            shop.traffic.forget(resident)
-            shop.outcomes.forget(model, revision)
+            if shop.residency.withdraw(model, revision) is not resident:
+                return  # an administrator has had it serve meanwhile
+            if await shop.residency.end(resident):
+                shop.traffic.forget(resident)
+                shop.outcomes.forget(model, revision)
 
 
 def _target(state: State) -> Ref:
