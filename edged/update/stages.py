@@ -164,13 +164,21 @@ class Stages:
         return said(Event.PASSED, "", **evidence)
 
     async def _try(self, resident: Resident) -> dict[str, Any]:
+        """Raises FailedError, and EdgedError for what is not the revision's fault."""
         shop, best = self._shop, resident.choice.runnable[0]
         evidence = await trial.try_spares(resident)
-        if shop.residency.find(resident.name, resident.revision) is None:
+        found = shop.residency.find(resident.name, resident.revision)
+        if found is None or not found.loaded:
             shop.residency.add_on_trial(resident)
-        worker = await trial.wait_loaded(resident)
-        nominal = shop.level() is Level.NOMINAL
-        evidence[best.name] = await trial.try_best(worker, resident.manifest, best, nominal=nominal)
+        try:
+            worker = await trial.wait_loaded(resident)
+            nominal = shop.level() is Level.NOMINAL
+            evidence[best.name] = await trial.try_best(worker, resident.manifest, best, nominal=nominal)
+        except trial.FailedError as error:
+            if not resident.leaving:
+                raise
+            text = f"revision {resident.revision} was unloaded on its trial: {resident.reason}"
+            raise EdgedError(Code.MODEL_UNAVAILABLE, text, "it is tried again") from error
         return evidence
 
     async def swap(self, state: State) -> Said:
@@ -215,7 +223,10 @@ class Stages:
         if resident is None or not resident.ready:
             return said(Event.RETRY, "its worker is gone")
         if self._compared is None or self._compared[0].target != state.target:
-            self._compared = (state, await self._compare(state, resident))
+            found = await self._compare(state, resident)
+            if found.happened.event is Event.RETRY:
+                return found
+            self._compared = (state, found)
         if why := self._terms.gate(state.model):
             return deferred(why, Awaits.GATE)
         return self._compared[1]
@@ -231,6 +242,8 @@ class Stages:
         try:
             why = await shadow.run(self._shop.settings.shadow_max_s)
         except EdgedError as error:
+            if resident.leaving:
+                return said(Event.RETRY, f"it was unloaded: {resident.reason}")
             reason = Reason.WORKER_HANG if error.code is Code.WORKER_HANG else Reason.CRASH_LOOP
             raise trial.FailedError(reason, str(error), best) from error
         finally:

@@ -91,7 +91,7 @@ async def wait_loaded(resident: Resident) -> Worker:
         count, short = resident.changes.count, resident.trouble
         if short is not None and short.code is Code.MEMORY_SHORT and resident.settled:
             raise short
-        given_up = resident.state is State.FAILED or len(resident.choice.passed_over) > passed
+        given_up = resident.state is State.FAILED or resident.leaving or len(resident.choice.passed_over) > passed
         if given_up or resident.deaths >= _LOADS:
             trouble = resident.trouble or EdgedError(Code.LOAD_FAILED, resident.reason)
             raise _failed(trouble, best.name, loading=True)

@@ -59,6 +59,22 @@ MET: dict[str, Sequence[Step]] = {
         ("cut", ()),
         ("sleep", (2.0,)),
     ],
+    "a model unloaded on the trial of another revision": [
+        ("sleep", (2.0,)),
+        ("plan", ("a", 2)),
+        ("until", ("a", Phase.TRIAL)),
+        ("unload", ("a",)),
+        ("sleep", (10.0,)),
+    ],
+    "a revision unloaded while it is compared": [
+        ("sleep", (2.0,)),
+        ("plan", ("b", 2)),
+        ("until", ("b", Phase.SHADOW)),
+        ("load", ("b", 1)),
+        ("sleep", (1.0,)),
+        ("ask", ("b", True)),
+        ("sleep", (1.0,)),
+    ],
     "an order to load what an update has begun anew": [
         ("sleep", (2.0,)),
         ("plan", ("a", 2)),
