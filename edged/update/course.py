@@ -50,6 +50,8 @@ class Course:
         self._awaits: Awaits | None = None
         self._pause_s = _PAUSE_S
         self._ending: set[asyncio.Task[None]] = set()
+        self._owed: tuple[State, State, Said] | None = None
+        """How the route flipped back, where that could not be kept: the first thing that is written again."""
 
     def post(self, happened: Happened) -> None:
         """Something happened outside."""
@@ -77,6 +79,11 @@ class Course:
             while True:
                 found, turn = await self._said.get()
                 try:
+                    if self._owed is not None:
+                        with contextlib.suppress(EdgedError):  # the next look is soon
+                            await self._pay()
+                        if found is not None and found.happened.event is Event.WANTED:
+                            continue  # by somebody who could not know what was owed: it is looked at again
                     if turn in (0, self._turn) and (found := found or self._changed()) is not None:
                         await self._advance(found)
                 finally:
@@ -124,6 +131,7 @@ class Course:
             if Effect.FLIP_BACK not in effects:
                 self._begin(_after_pause(found))
                 return
+            self._owed = (old, new, found)
         self.state, self.text = new, found.happened.text
         self._shop.changes.mark()
         if found.happened.event not in (Event.DEFERRED, Event.RESUMED):
@@ -137,7 +145,18 @@ class Course:
             asyncio.get_running_loop().call_later(self._pause_s, self._said.put_nowait, again)
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
+    async def _pay(self) -> None:
+        """Keeps what could not be kept before. Raises EdgedError."""
+        if self._owed is not None:
+            await self._record(*self._owed)
+            self._owed = None
+
     async def _journal(self, old: State, new: State, found: Said) -> None:
+        """Raises EdgedError."""
+        await self._pay()
+        await self._record(old, new, found)
+
+    async def _record(self, old: State, new: State, found: Said) -> None:
         happened, shop = found.happened, self._shop
         about = old.target or new.target or new.serving
         transition = Transition(

@@ -59,6 +59,22 @@ MET: dict[str, Sequence[Step]] = {
         ("cut", ()),
         ("sleep", (2.0,)),
     ],
+    "a soak that ends while nothing can be written": [
+        ("sleep", (2.0,)),
+        ("plan", ("a", 2)),
+        ("until", ("a", Phase.SOAKING)),
+        ("fault", ("journal_fails", "rows")),
+        ("plan", ("a", 1)),
+        ("sleep", (5.0,)),
+    ],
+    "what failed while nothing could be written, wanted again": [
+        ("sleep", (2.0,)),
+        ("plan", ("a", 3)),
+        ("until", ("a", Phase.SOAKING)),
+        ("fault", ("journal_fails", "rows")),
+        ("ask", ("a", False)),
+        ("sleep", (10.0,)),
+    ],
     "a model unloaded on the trial of another revision": [
         ("sleep", (2.0,)),
         ("plan", ("a", 2)),
