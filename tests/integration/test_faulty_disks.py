@@ -6,16 +6,16 @@ import contextlib
 import os
 import random
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
-from support.daemon import PATIENCE_S, Daemon
+from support.daemon import Daemon
 from support.faulty_disk import COMPILER, SYNCS, WRITES, FaultyDisk, build
 from support.fleet import Fleet
+from support.polling import until
 from support.updating import MODEL, Updating, scale_bundle
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounts a file system: needs root")
@@ -76,10 +76,8 @@ def fails_at(setting: Setting, root: Path, kind: int, number: int) -> None:
         disk.fail(kind, number)
         daemon.start(environment=disk.environment)
         updating = Updating(daemon)
-        end = time.monotonic() + PATIENCE_S
-        while disk.done(kind) < number:  # a disk that fails is no change of the status, and so cannot be watched
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        # A disk that fails is no change of the status, and so cannot be watched.
+        until(lambda: disk.done(kind), "the disk fails", holds=lambda done: done >= number, log=daemon.log)
         serves_whole(updating)
         with_fault = list(daemon.status().degraded_reasons)
         disk.heal()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from sim.hog import Hog
 from support import bundles
 from support.calls import pack, refusal, request, tensor
 from support.daemon import DIGITS, PATIENCE_S, Daemon
+from support.polling import until
 
 from edged._pb.edged.v1 import admin_pb2
 from edged._pb.inference import grpc_service_pb2 as pb
@@ -73,10 +73,13 @@ class Callers:
 
     def until(self, variant: str) -> None:
         """Waits for answers of `variant`, or of any where it is empty, beyond those that there are."""
-        before, end = self._count(variant), time.monotonic() + PATIENCE_S
-        while self._count(variant) == before:
-            assert time.monotonic() < end, self.answers
-            assert not any(caller.done() for caller in self._callers), "one has failed"
+        before = self._count(variant)
+        until(
+            lambda: (self.answers.copy(), any(caller.done() for caller in self._callers)),
+            f"{variant or 'anybody'} answers, or a caller has failed",
+            holds=lambda found: found[1] or self._count(variant) > before,
+        )
+        assert not any(caller.done() for caller in self._callers), "one has failed"
 
     def _count(self, variant: str) -> int:
         return sum(count for (_, name, _), count in self.answers.copy().items() if variant in ("", name))
@@ -216,10 +219,11 @@ def test_what_was_measured_outlives_the_daemon(tmp_path: Path):
     state = tmp_path / "root/var/lib/edged"
     with Daemon(tmp_path / "root", [modest]).start() as daemon:
         daemon.infer(asked("modest"))
-        end = time.monotonic() + PATIENCE_S
-        while not any(b" cpu onnxruntime " in file.read_bytes() for file in state.glob("journal*") if file.is_file()):
-            assert time.monotonic() < end, "nothing was kept"
-            time.sleep(0.1)
+        until(
+            lambda: any(b" cpu onnxruntime " in file.read_bytes() for file in state.glob("journal*") if file.is_file()),
+            "what was measured is kept",
+            log=daemon.log,
+        )
     settings = "[pressure]\nmemory_limit_mib = 600\nmemory_reserve_mib = 100\n"
     with Daemon(tmp_path / "root", settings=settings).start() as daemon:
         daemon.infer(asked("modest"))
@@ -258,9 +262,7 @@ def test_a_state_folder_that_is_full_and_then_read_only_hinders_nobody(tmp_path:
                 pass
         with Daemon(tmp_path / "root", [DIGITS, neg(tmp_path, "neg")], "[pressure]\ntrace_mib = 1\n") as daemon:
             daemon.start()
-            end = time.monotonic() + PATIENCE_S
-            while not (pressed := events(daemon, "pressure_level")):
-                assert time.monotonic() < end
+            pressed = until(lambda: events(daemon, "pressure_level"), "the full disk is seen", log=daemon.log)
             assert (pressed[0].subject, pressed[0].details["level"]) == ("storage", "emergency")
             assert "no space is left in the state folder's file system" in pressed[0].message
             assert daemon.infer(asked("neg")).parameters["edged_level"].string_param == "nominal", (

@@ -15,6 +15,7 @@ import pytest
 from support.daemon import PATIENCE_S, Daemon
 from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
+from support.polling import until
 from support.updating import MODEL, Updating, large_model, scale, scale_bundle
 
 from edged._pb.edged.v1 import update_pb2 as up
@@ -136,8 +137,7 @@ def test_requests_wait_while_two_revisions_change_places(tmp_path, fleet, device
 
 
 def test_it_is_said_before_anything_is_fetched(tmp_path, fleet, device, updating):
-    while not updating.call("GetUpdates", up.GetUpdatesRequest(), up.UpdatesStatus).last_look:
-        pass  # the look of the start would begin at once
+    updating.wait_looked()
     publish(fleet, tmp_path, extra=NEEDS + QUICK)
     status = updating.look(check_only=True)
     assert "so requests wait while they change places" in status.models[0].decision
@@ -182,8 +182,11 @@ def test_one_that_fails_its_goldens_is_never_asked_and_the_old_one_is_back(tmp_p
         updating.wait(lambda model: model.phase == "idle" and updating.last_reason() != "")
         for each in callers:
             count = len(each.found)
-            while len(each.found) < count + 3 and not each.failed:
-                pass
+            until(
+                lambda each=each, count=count: each.failed or len(each.found) >= count + 3,
+                "three more are answered, or one fails",
+                log=device.log,
+            )
     assert not [each.failed for each in callers if each.failed]
     assert {revision for each in callers for revision in each.found} == {1}
     assert updating.last_reason() == "golden_mismatch"

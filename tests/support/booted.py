@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-import time
 
-from support.daemon import PATIENCE_S
+from support.polling import PATIENCE_S, until
 
 
 class Booted:
@@ -26,10 +25,13 @@ class Booted:
 
     def wait(self, script: str, limit_s: float = 2 * PATIENCE_S) -> None:
         """Waits until a shell script succeeds."""
-        end = time.monotonic() + limit_s
-        while (done := self.shell(script)).returncode:
-            assert time.monotonic() < end, f"{script} never succeeded:\n{done.stdout}\n{done.stderr}"
-            time.sleep(self.again_s)
+        until(
+            lambda: self.shell(script),
+            f"{script} succeeds",
+            holds=lambda done: not done.returncode,
+            limit_s=limit_s,
+            again_s=self.again_s,
+        )
 
     def property(self, name: str) -> str:
         """A property of the unit."""

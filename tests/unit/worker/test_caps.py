@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from support import cgroups
+from support.polling import PATIENCE_S
 from support.standins import Clock
 
 from edged.errors import Code, EdgedError
@@ -18,7 +19,6 @@ from edged.worker.cgroup import Groups
 from edged.worker.child import Exit
 from edged.worker.process import Caps, start
 
-PATIENCE_S = 60.0
 CAPS = Caps(PATIENCE_S, PATIENCE_S, PATIENCE_S, 2**33, 2**24)
 DOUBLE = ([helper.make_node("Add", ["x", "x"], ["y"])], [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
 
