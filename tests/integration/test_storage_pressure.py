@@ -13,6 +13,7 @@ import pytest
 from support.calls import refusal
 from support.daemon import Daemon
 from support.fleet import Fleet
+from support.interpreter import hostile_interpreter
 from support.polling import until
 from support.updating import MODEL, Updating, scale, scale_bundle
 
@@ -35,6 +36,10 @@ def state(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def device(folder: Path, bundles: list[Path], settings: str) -> Daemon:
+    return Daemon(folder / "root", bundles, settings, hostile_interpreter(folder / "python", "watchful_site"))
 
 
 def leave(state: Path, free_bytes: int) -> None:
@@ -78,7 +83,7 @@ def test_near_the_reserve_it_makes_room_and_at_the_reserve_only_the_journal_writ
     rubbish.write_bytes(bytes(MIB))
     leave(state, 3 * MIB)
     bundles = [scale_bundle(tmp_path, 1), scale_bundle(tmp_path, 2)]
-    with Daemon(tmp_path / "root", bundles, SETTINGS).start() as daemon:
+    with device(tmp_path, bundles, SETTINGS).start() as daemon:
         until(lambda: events(daemon, "store_collected"), "rubbish is collected", log=daemon.log)
         assert not rubbish.exists()
         assert events(daemon, "store_collected")[0].details["blobs"] == "0"
@@ -108,7 +113,7 @@ def test_near_the_reserve_what_soaks_is_judged_and_nothing_is_fetched(tmp_path: 
     fleet = Fleet(tmp_path / "fleet")
     soaks = "[acceptance]\nshadow = { samples = 0 }\nsoak = { min_requests = 20, max_s = 3600 }\n"
     settings = fleet.trusted_by(tmp_path / "root") + SETTINGS
-    with Daemon(tmp_path / "root", [scale_bundle(tmp_path / "factory", 1)], settings).start() as daemon:
+    with device(tmp_path, [scale_bundle(tmp_path / "factory", 1)], settings).start() as daemon:
         updating = Updating(daemon)
         fleet.publish(scale_bundle(tmp_path / "bundles", 2, extra=soaks))
         fleet.plan(MODEL, 2)

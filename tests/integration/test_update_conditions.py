@@ -17,6 +17,7 @@ from sim import sysfs
 from support.bundles import onnx_model
 from support.daemon import Daemon
 from support.fleet import Fleet
+from support.interpreter import hostile_interpreter
 from support.polling import until
 from support.updating import MODEL, QUICK, Updating, scale, scale_bundle
 
@@ -47,9 +48,9 @@ def pi(tmp_path) -> sysfs.Sysfs:
 
 
 def device(tmp_path: Path, fleet: Fleet, extra: str = "") -> Daemon:
-    """A daemon that serves revision 1; `extra` begins in the table of updates."""
-    root = tmp_path / "root"
-    return Daemon(root, [scale_bundle(tmp_path / "factory", 1)], fleet.trusted_by(root) + extra)
+    """A daemon that serves revision 1, and looks at its sensors often; `extra` begins in the table of updates."""
+    root, python = tmp_path / "root", hostile_interpreter(tmp_path / "python", "watchful_site")
+    return Daemon(root, [scale_bundle(tmp_path / "factory", 1)], fleet.trusted_by(root) + extra, python)
 
 
 def large_model() -> bytes:
