@@ -223,7 +223,8 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_others_serve(
 def test_what_was_measured_outlives_the_daemon(tmp_path: Path):
     modest = neg(tmp_path, "modest", "requires = { memory_mib = 900 }\n")
     state = tmp_path / "root/var/lib/edged"
-    with Daemon(tmp_path / "root", [modest]).start() as daemon:
+    python = hostile_interpreter(tmp_path / "python", "impatient_site")
+    with Daemon(tmp_path / "root", [modest], interpreter=python).start() as daemon:
         daemon.infer(asked("modest"))
         until(
             lambda: any(b" cpu onnxruntime " in file.read_bytes() for file in state.glob("journal*") if file.is_file()),
