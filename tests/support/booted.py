@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import subprocess
+from abc import ABC, abstractmethod
 
 from support.polling import PATIENCE_S, until
 
 
-class Booted:
+class Booted(ABC):
     """A system; subclasses say how a script gets into it."""
 
     # How often a condition is looked at.
     again_s = 0.05
 
+    @abstractmethod
     def shell(self, script: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """Runs a shell script inside, as root."""
-        raise NotImplementedError
 
     def run(self, script: str, timeout_s: float = PATIENCE_S) -> str:
         """Runs a shell script inside that is to succeed; gives what it printed."""
