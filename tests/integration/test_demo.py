@@ -16,6 +16,7 @@ from rich.console import Console
 from support.daemon import Daemon
 from support.polling import until
 
+from edged.telemetry.messages import State
 from tools import make_fragile_digits
 from tools.demo import __main__ as demo
 from tools.demo import device as devices
@@ -79,6 +80,15 @@ def test_a_request_that_fails_fails_the_demo(folder: Path):
     device.end()
     with pytest.raises(SystemExit, match="requests failed"):
         load.told()
+
+
+@pytest.mark.parametrize(("mode", "settled"), [("starting", False), ("serving", True), ("degraded", True)])
+def test_how_a_device_stands_is_shown_once_it_has_started(folder: Path, mode: str, settled: bool):
+    broker = Broker(folder / "broker")
+    assert not broker.settled(), "nothing is told yet"
+    broker.state = State(device="till-7", fleet="", hardware_class="generic", version="1", mode=mode)
+    assert broker.settled() is settled
+    broker.end()
 
 
 def test_without_mosquitto_the_operators_part_is_left_out_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch):
