@@ -126,7 +126,11 @@ async def _output() -> AsyncIterator[tuple[asyncio.StreamReader, socket.socket]]
     """
     mine, other = socket.socketpair()
     with other:
-        reader, writer = await asyncio.open_unix_connection(sock=mine, limit=_MAX_LINE_BYTES)
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=mine, limit=_MAX_LINE_BYTES)
+        except BaseException:
+            mine.close()
+            raise
         try:
             yield reader, other
         finally:
