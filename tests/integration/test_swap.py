@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -32,24 +31,16 @@ LONG = "[acceptance]\nshadow = { samples = 20 }\nsoak = { min_requests = 50, max
 
 
 @pytest.fixture(scope="module")
-def new_fleet(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("fleet") / "fleet"
-    Fleet(folder)
-    return folder
+def first(tmp_path_factory) -> Path:
+    """The bundle of revision 1."""
+    return scale_bundle(tmp_path_factory.mktemp("factory"), 1, model=large_model(LARGE_MIB))
 
 
 @pytest.fixture
-def fleet(tmp_path, new_fleet) -> Fleet:
-    shutil.copytree(new_fleet, tmp_path / "fleet")
-    return Fleet(tmp_path / "fleet")
-
-
-@pytest.fixture
-def device(tmp_path, fleet) -> Iterator[Daemon]:
+def device(tmp_path, fleet, first) -> Iterator[Daemon]:
     """A daemon that serves revision 1 and has room for one more only once that has gone."""
     root = tmp_path / "root"
     settings = fleet.trusted_by(root) + "[workers]\ninference_s = 5\n[pressure]\nmemory_reserve_mib = 0\n"
-    first = scale_bundle(tmp_path / "factory", 1, model=large_model(LARGE_MIB))
     with Daemon(root, [first], settings, hostile_interpreter(tmp_path / "python")) as daemon:
         daemon.start()
         daemon.infer(scale(1.0, 2.0))

@@ -29,19 +29,6 @@ HOT_C, COOL_C = 99.5, 51.0
 PRESSED = "the device is under pressure"
 
 
-@pytest.fixture(scope="module")
-def new_fleet(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("fleet") / "fleet"
-    Fleet(folder)
-    return folder
-
-
-@pytest.fixture
-def fleet(tmp_path, new_fleet) -> Fleet:
-    shutil.copytree(new_fleet, tmp_path / "fleet")
-    return Fleet(tmp_path / "fleet")
-
-
 @pytest.fixture
 def pi(tmp_path) -> sysfs.Sysfs:
     return sysfs.raspberry_pi(tmp_path / "root")

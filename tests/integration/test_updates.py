@@ -24,20 +24,6 @@ SOAK = "[acceptance]\nshadow = { samples = 0 }\nsoak = { min_requests = 50, max_
 SHADOW = "[acceptance]\nshadow = { samples = 20, agreement = 0.9 }\nsoak = { min_requests = 0, max_s = 0.2 }\n"
 
 
-@pytest.fixture(scope="module")
-def new_fleet(tmp_path_factory) -> Path:
-    """A fleet that has published nothing; its keys and hash bins take seconds to make."""
-    folder = tmp_path_factory.mktemp("fleet") / "fleet"
-    Fleet(folder)
-    return folder
-
-
-@pytest.fixture
-def fleet(tmp_path, new_fleet) -> Fleet:
-    shutil.copytree(new_fleet, tmp_path / "fleet")
-    return Fleet(tmp_path / "fleet")
-
-
 @pytest.fixture
 def device(tmp_path, fleet) -> Iterator[Daemon]:
     """A daemon whose image brought revision 1, with engines that misbehave on demand."""
