@@ -298,9 +298,15 @@ class Stages:
             await self._flip(state.model, state.serving, keep=True)
 
     async def flip_back(self, state: State, before: Ref) -> None:
-        """Routes to what served before the soak of `state`."""
+        """Routes to what served before the soak of `state`, which answers what waits for the other too, where it can.
+
+        A revision that hung has a new worker in no time: whatever still waits for it would hang there next.
+        """
         if not state.swaps:
             await self._flip(state.model, before, keep=False)
+            answers, left = self.resident(state.model, before), self.resident(state.model, state.target)
+            if left is not None and answers is not None and answers.expected:
+                self._shop.traffic.hand_on(left)
             return
         with contextlib.suppress(trial.FailedError):
             swap.change_back(state.model, await self.make(state.model, before), _target(state), self._shop)
