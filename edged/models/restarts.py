@@ -11,6 +11,15 @@ from edged.worker.process import LostError
 LOOP_DEATHS = 5
 
 
+_MAY_PASS = (
+    Code.WORKER_CRASHED,
+    Code.WORKER_HANG,
+    Code.MEMORY_SHORT,
+    Code.STORAGE_FULL,
+    Code.DERIVED_UNUSABLE,
+)
+
+
 def delay_s(deaths: int, least_s: float, longest_s: float) -> float:
     """How long to wait after `deaths` in a row: not at all after the first, then ever longer."""
     if deaths <= 1:
@@ -34,7 +43,7 @@ def may_pass(error: EdgedError | OSError) -> bool:
     """Whether what kept a worker from coming up may be gone the next time: it was killed, or the device was short."""
     if isinstance(error, LostError):
         return False
-    return isinstance(error, OSError) or error.code in (Code.WORKER_CRASHED, Code.WORKER_HANG, Code.MEMORY_SHORT)
+    return isinstance(error, OSError) or error.code in _MAY_PASS
 
 
 def is_want_of_memory(error: EdgedError | OSError) -> TypeGuard[EdgedError]:

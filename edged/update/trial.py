@@ -10,7 +10,7 @@ from edged import clock
 from edged.bundle import signature
 from edged.bundle.manifest import Manifest, Variant
 from edged.errors import Code, EdgedError
-from edged.models.loading import goldens_of, judge_golden, start_worker
+from edged.models.loading import build, goldens_of, judge_golden, start_worker
 from edged.models.resident import Resident
 from edged.models.states import State
 from edged.update.reasons import Reason
@@ -79,6 +79,24 @@ async def try_spares(resident: Resident) -> dict[str, Any]:
         finally:
             await worker.stop(_STOP_GRACE_S)
     return evidence
+
+
+async def build_best(resident: Resident) -> None:
+    """Has the best variant built where it is derived, so that the resident loads just that. Raises FailedError.
+
+    Raises EdgedError or OSError where it is the device that cannot now: memory_short, storage_full.
+    """
+    best, terms = resident.choice.runnable[0], resident.terms
+    if not best.derived or terms.workshop is None:
+        return
+    try:
+        await terms.workshop.check(resident.manifest, best)
+        await build(resident.source.folder, resident.manifest, best, terms)
+    except EdgedError as error:
+        resident.lost.keep(best, error)
+        if error.code in (Code.MEMORY_SHORT, Code.STORAGE_FULL):
+            raise
+        raise _failed(error, best.name, loading=True) from error
 
 
 async def wait_loaded(resident: Resident) -> Worker:
