@@ -11,7 +11,7 @@ from typing import Any
 
 from edged import clock
 from edged.bundle.manifest import Variant
-from edged.errors import EdgedError
+from edged.errors import Code, EdgedError
 from edged.models import restarts
 from edged.models.loading import build
 from edged.models.residency import Residency
@@ -19,7 +19,10 @@ from edged.models.resident import Resident
 from edged.models.workshop import Workshop
 from edged.types import Limits
 
-# What may pass, as a want of memory, is looked at again then, and later each time.
+# What the device was short of it may have later; what an engine could not build it will not build then either.
+_MAY_PASS = (Code.MEMORY_SHORT, Code.STORAGE_FULL)
+
+# How long what was tried is left alone at first, and at most: twice as long each time.
 _AGAIN_S, _LONGEST_S = 30.0, 3600.0
 
 _Work = tuple[str, int, str]
@@ -33,7 +36,8 @@ class Deriving:
         self._residency = residency
         self._workshop = workshop
         self._paused = False
-        self._failures: dict[_Work, int] = {}
+        self._times: dict[_Work, int] = {}
+        """How often each was built, or was to be."""
         self._not_before_s: dict[_Work, float] = {}
 
     def take(self, limits: Limits) -> None:
@@ -85,25 +89,27 @@ class Deriving:
         if building.cancelled():
             return
         error = building.exception()
-        if error is None:
-            for each in self._residency.all():
-                each.choice.look_again()
-        elif isinstance(error, EdgedError | OSError):
+        if isinstance(error, EdgedError | OSError):
             self._fail(resident, variant, error)
-        else:
+        elif error is not None:
             raise error
+        self._not_soon_again(_work(resident, variant))
+        for each in self._residency.all():
+            each.choice.look_again()
+        changes.mark()
 
     def _fail(self, resident: Resident, variant: Variant, error: EdgedError | OSError) -> None:
         """What may pass is tried again after a while; the rest is passed over until the model is loaded again."""
         resident.lost.keep(variant, error)
-        if not restarts.may_pass(error) or restarts.is_hang(error):
+        if isinstance(error, EdgedError) and error.code not in _MAY_PASS:
             resident.choice.pass_over(variant, error)
-        work = _work(resident, variant)
-        self._failures[work] = self._failures.get(work, 0) + 1
-        delay_s = restarts.delay_s(self._failures[work] + 1, _AGAIN_S, _LONGEST_S)
+
+    def _not_soon_again(self, work: _Work) -> None:
+        """Also what was built waits a while, should it be missing again at once."""
+        self._times[work] = self._times.get(work, 0) + 1
+        delay_s = restarts.delay_s(self._times[work] + 1, _AGAIN_S, _LONGEST_S)
         self._not_before_s[work] = clock.monotonic() + delay_s
         asyncio.get_running_loop().call_later(delay_s, self._residency.changes.mark)
-        self._residency.changes.mark()
 
 
 def _work(resident: Resident, variant: Variant) -> _Work:

@@ -44,8 +44,8 @@ class Workshop:
         self,
         cache: Cache,
         platform: Platform,
-        events: EventLog,
-        changes: Changes,
+        events: EventLog | None = None,
+        changes: Changes | None = None,
         in_use: Callable[[], Iterable[Manifest]] = tuple,
     ) -> None:
         """`changes` are marked when what is built, or wanted at once, has changed; what is `in_use` stays built."""
@@ -54,7 +54,7 @@ class Workshop:
         self._cache = cache
         self._platform = platform
         self._events = events
-        self._changes = changes
+        self._changes = changes or Changes()
         self._in_use = in_use
         self._built: dict[str, Built] = {}
         self._spoiled: set[str] = set()
@@ -65,8 +65,9 @@ class Workshop:
         try:
             self._built = await asyncio.to_thread(self._cache.look)
         except OSError as error:
-            what = f"{self._cache.root} cannot be used: {error.strerror}"
-            self._events.record(Severity.ERROR, Code.NOT_PERMITTED, "cache", what)
+            if self._events is not None:
+                what = f"{self._cache.root} cannot be used: {error.strerror}"
+                self._events.record(Severity.ERROR, Code.NOT_PERMITTED, "cache", what)
 
     def lacks(self, manifest: Manifest, variant: Variant) -> str:
         """Why a variant cannot be loaded as it is; empty where it can, as all that are not derived."""
@@ -76,16 +77,19 @@ class Workshop:
 
     async def take(self, manifest: Manifest, variant: Variant, build: Build) -> Derived:
         """What a variant loads, built where it is not yet, which a load waits for. Raises as `build` does."""
-        self.wanted += 1
-        self._changes.mark()
-        try:
-            built = await self.build(manifest, variant, build)
-        finally:
-            self.wanted -= 1
-            self._changes.mark()
+        built = self._built.get(self._key(manifest, variant)) or await self._at_once(manifest, variant, build)
         with contextlib.suppress(OSError):  # it goes a little sooner, or is missed by the worker
             await asyncio.to_thread(self._cache.used, built)
         return Derived(str(self._cache.root), FileRef(built.name, built.size, built.sha256))
+
+    async def _at_once(self, manifest: Manifest, variant: Variant, build: Build) -> Built:
+        self.wanted += 1
+        self._changes.mark()
+        try:
+            return await self.build(manifest, variant, build)
+        finally:
+            self.wanted -= 1
+            self._changes.mark()
 
     async def build(self, manifest: Manifest, variant: Variant, build: Build) -> Built:
         """Builds what a variant loads, unless it is built. Raises as `build` does, and says so in an event."""
@@ -150,4 +154,5 @@ class Workshop:
         self, severity: Severity, code: str, manifest: Manifest, variant: Variant, text: str, **details: object
     ) -> None:
         known = {"revision": manifest.revision, "variant": variant.name}
-        self._events.record(severity, code, manifest.name, text, **known, **details)
+        if self._events is not None:
+            self._events.record(severity, code, manifest.name, text, **known, **details)

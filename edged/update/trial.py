@@ -26,6 +26,9 @@ _LATENCY_ROUNDS = 3
 # A worker that ends while it loads may have met a device that was short; one that does so again is itself at fault.
 _LOADS = 2
 
+# What may pass, and is no fault of the revision.
+_DEVICE_IS_SHORT = (Code.MEMORY_SHORT, Code.STORAGE_FULL)
+
 _REASONS: Mapping[str, Reason] = {
     Code.INCOMPATIBLE_HARDWARE: Reason.INCOMPATIBLE_HARDWARE,
     Code.INCOMPATIBLE_RUNTIME: Reason.INCOMPATIBLE_RUNTIME,
@@ -71,7 +74,7 @@ async def try_spares(resident: Resident) -> dict[str, Any]:
         try:
             worker = await start_worker(resident.source.folder, resident.manifest, variant, resident.terms)
         except (EdgedError, OSError) as error:
-            if isinstance(error, EdgedError) and error.code is Code.MEMORY_SHORT:
+            if isinstance(error, EdgedError) and error.code in _DEVICE_IS_SHORT:
                 raise
             raise _failed(error, variant.name, loading=True) from error
         try:
@@ -94,7 +97,7 @@ async def build_best(resident: Resident) -> None:
         await build(resident.source.folder, resident.manifest, best, terms)
     except EdgedError as error:
         resident.lost.keep(best, error)
-        if error.code in (Code.MEMORY_SHORT, Code.STORAGE_FULL):
+        if error.code in _DEVICE_IS_SHORT:
             raise
         raise _failed(error, best.name, loading=True) from error
 

@@ -91,7 +91,10 @@ def serve(link: socket.socket, arena: Window, regions: Mappings, confine: Confin
 
 
 def _to_read(derived: Derived | None) -> Mapping[str, Access]:
-    return {f"{derived.folder}/{derived.file.path}": READ} if derived else {}
+    """Of what was built on this device, its own file alone; the folder is opened on the way to it."""
+    if derived is None:
+        return {}
+    return {derived.folder: Access.READ_DIR, f"{derived.folder}/{derived.file.path}": READ}
 
 
 def close_all_but(*kept: int) -> None:
