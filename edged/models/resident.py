@@ -306,7 +306,7 @@ class Resident:
             if restarts.is_want_of_memory(error):
                 self.choice.spare(wanted, error.message)
                 self._want.ask_again_later(self.settings)
-            elif not restarts.may_pass(error):
+            elif restarts.is_at_fault(error):
                 self._pass_over(wanted, error)
             return error
         why = self.renewal.why or self.choice.because or "nothing speaks against it any more"
@@ -332,7 +332,7 @@ class Resident:
                 self.last_exit = str(error)
                 self._deaths += 1
                 await self._come_back(variant, error)
-            else:
+            elif restarts.is_at_fault(error) or restarts.is_hang(error):
                 self._pass_over(variant, error)
             return None
         self._take_up(variant, worker)

@@ -16,7 +16,6 @@ _MAY_PASS = (
     Code.WORKER_HANG,
     Code.MEMORY_SHORT,
     Code.STORAGE_FULL,
-    Code.DERIVED_UNUSABLE,
 )
 
 
@@ -44,6 +43,12 @@ def may_pass(error: EdgedError | OSError) -> bool:
     if isinstance(error, LostError):
         return False
     return isinstance(error, OSError) or error.code in _MAY_PASS
+
+
+def is_at_fault(error: EdgedError | OSError) -> bool:
+    """Whether the variant will not come up the next time either; what was built of it is built again."""
+    built_again = isinstance(error, EdgedError) and error.code is Code.DERIVED_UNUSABLE
+    return not may_pass(error) and not built_again
 
 
 def is_want_of_memory(error: EdgedError | OSError) -> TypeGuard[EdgedError]:

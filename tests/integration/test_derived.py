@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.daemon import Daemon
-from support.deriving import BEST, PORTABLE, answer, cached, events, runs, twice_bundle
+from support.deriving import BEST, NAME, PORTABLE, Callers, answer, cached, events, runs, twice_bundle
+from support.fleet import Fleet
+from support.updating import Updating
 
+from edged._pb.edged.v1 import admin_pb2
 from edged.runtimes.base import ENGINES
 
 pytestmark = pytest.mark.skipif(ENGINES["openvino"].version() is None, reason="openvino is not installed")
@@ -33,3 +39,158 @@ def test_it_is_built_once_and_taken_from_the_cache_at_the_next_start(tmp_path: P
         (ready,) = events(daemon, "model_ready")
         assert "with what was built on this device" in ready.details["made"]
         assert cached(daemon.root) == [file]
+
+
+def other_engine(folder: Path, version: str) -> dict[str, str]:
+    """The environment of a daemon whose image has another OpenVINO: its version is what an image installs."""
+    installed = folder / f"openvino-{version}.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: openvino\nVersion: {version}\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_another_engine_has_it_built_again_while_the_portable_one_serves(tmp_path: Path) -> None:
+    with Daemon(tmp_path / "root", [twice_bundle(tmp_path)]) as daemon:
+        daemon.start()
+        daemon.wait_for(lambda status: runs(status, BEST))
+        daemon.stop()
+        daemon.told.clear()
+
+        daemon.start(environment=other_engine(tmp_path / "other", "1.0.0"))
+
+        with Callers(daemon) as callers:
+            daemon.wait_for(lambda status: runs(status, BEST))
+            callers.until(3)
+
+        assert set(callers.variants) == {PORTABLE, BEST}, "and no request failed"
+        (built,) = events(daemon, "variant_built")
+        assert built.details["variant"] == BEST
+        assert len(cached(daemon.root)) == 2
+        daemon.stop()
+        daemon.told.clear()
+
+        daemon.start()
+        assert runs(daemon.status(), BEST), "what the engine before had built serves once that is back"
+        assert not events(daemon, "variant_built")
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    replace(file, bytes(content))
+
+
+def replace(file: Path, content: bytes) -> None:
+    file.chmod(0o600)
+    file.write_bytes(content)
+    file.chmod(0o400)
+
+
+def exchange(file: Path) -> None:
+    """What it holds is whole, and for another key."""
+    file.rename(file.with_name("0" * 64 + file.name[64:]))
+
+
+def empty(file: Path) -> None:
+    replace(file, b"")
+
+
+def give_away(file: Path) -> None:
+    os.chown(file, 65534, 65534)
+
+
+def let_others_write(file: Path) -> None:
+    file.chmod(0o666)
+
+
+def link(file: Path) -> None:
+    """Another name by which it may be changed."""
+    os.link(file, file.parents[4] / "elsewhere")
+
+
+def open_the_folder(file: Path) -> None:
+    file.parent.chmod(0o777)
+
+
+def lose(file: Path) -> None:
+    file.unlink()
+
+
+def foreign(file: Path) -> None:
+    """What it says that it is, and nothing that the engine has built."""
+    content = b"nothing that openvino knows"
+    name = f"{file.name[:64]}.{hashlib.sha256(content).hexdigest()}"
+    file.unlink()
+    replace(touched(file.with_name(name)), content)
+
+
+def touched(file: Path) -> Path:
+    file.touch()
+    return file
+
+
+SPOILED_LATE = {truncate, flip, empty, foreign}
+"""What only its loading shows."""
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [truncate, flip, empty, foreign, exchange, give_away, let_others_write, link, open_the_folder, lose],
+    ids=lambda spoil: spoil.__name__,
+)
+def test_what_is_damaged_or_may_be_anothers_is_built_again(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    if spoil is give_away and os.getuid():
+        pytest.skip("only root may give a file away")
+    with Daemon(tmp_path / "root", [twice_bundle(tmp_path)]) as daemon:
+        daemon.start()
+        daemon.wait_for(lambda status: runs(status, BEST))
+        (file,) = cached(daemon.root)
+        daemon.stop()
+        daemon.told.clear()
+        spoil(file)
+
+        daemon.start()
+        daemon.wait_for(lambda status: runs(status, BEST))
+        assert answer(daemon) == [2.0, 4.0]
+        assert len(events(daemon, "variant_built")) == 1
+        assert len(events(daemon, "derived_unusable")) == (spoil in SPOILED_LATE)
+        assert daemon.status().state == admin_pb2.STATE_SERVING
+        assert file in cached(daemon.root)
+        assert (file.parent.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o400)
+        names = {each.name[:64] for each in cached(daemon.root)}
+        assert names <= {file.name[:64], "0" * 64}
+
+
+def test_where_nothing_else_can_run_the_load_waits_for_it(tmp_path: Path) -> None:
+    with Daemon(tmp_path / "root", [twice_bundle(tmp_path, portable=False)]) as daemon:
+        daemon.start()
+        assert runs(daemon.status(), BEST)
+        assert [event.code for event in events(daemon, "variant_built", "model_ready")] == [
+            "variant_built",
+            "model_ready",
+        ]
+        assert answer(daemon) == [2.0, 4.0]
+
+
+def test_on_trial_it_is_built_before_it_is_judged(tmp_path: Path) -> None:
+    fleet, root = Fleet(tmp_path / "fleet"), tmp_path / "root"
+    with Daemon(root, [twice_bundle(tmp_path / "factory", 1)], fleet.trusted_by(root)) as daemon:
+        updating = Updating(daemon.start())
+        fleet.publish(twice_bundle(tmp_path / "wrong", 2, golden_factor=3.0))
+        fleet.plan(NAME, 2)
+        updating.look()
+        updating.wait(lambda _: updating.last_reason(NAME) == "golden_mismatch", NAME)
+        (failed,) = [each for each in updating.history(NAME) if each.reason == "golden_mismatch"]
+        assert failed.text.startswith(f"{BEST}: ")
+
+        fleet.publish(twice_bundle(tmp_path / "right", 3))
+        fleet.plan(NAME, 3)
+        updating.look()
+        updating.wait(lambda model: model.phase == "idle" and model.serving == 3, NAME)
+        assert runs(daemon.status(), BEST)
+        ready = [event for event in events(daemon, "model_ready") if event.details["revision"] == "3"]
+        assert [event.details["variant"] for event in ready] == [BEST], "it never ran as another"

@@ -10,10 +10,9 @@ import json
 import os
 import time
 
-from support.hostile_engine import Session
-
 from edged.errors import Code, EdgedError
 from edged.runtimes.base import SessionOptions
+from support.hostile_engine import Session
 
 _MIB = 2**20
 

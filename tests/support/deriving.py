@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from edged._pb.edged.v1 import admin_pb2 as pb
 from edged._pb.inference import grpc_service_pb2 as inference
 from edged.bundle.folder import pack
 from support.bundles import onnx_model
-from support.daemon import Daemon
+from support.daemon import PATIENCE_S, Daemon
 
 NAME = "twice"
 BEST, PORTABLE = "built", "portable"
@@ -88,3 +91,37 @@ def asked(name: str = NAME) -> inference.ModelInferRequest:
 def answer(daemon: Daemon, name: str = NAME) -> list[float]:
     """What it gives to that."""
     return np.frombuffer(daemon.infer(asked(name)).raw_output_contents[0], np.float32).tolist()
+
+
+class Callers:
+    """Somebody who asks without end; leaving it raises what a call raised."""
+
+    def __init__(self, daemon: Daemon, name: str = NAME) -> None:
+        self.variants: list[str] = []
+        """Who answered, one after the other."""
+        self._daemon = daemon
+        self._name = name
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Callers:
+        self._calling = self._pool.submit(self._call)
+        self.until(1)
+        return self
+
+    def _call(self) -> None:
+        while not self._stop.is_set():
+            told = self._daemon.infer(asked(self._name)).parameters
+            self.variants.append(told["edged_variant"].string_param)
+
+    def until(self, more: int) -> None:
+        """Waits for so many answers beyond those that there are."""
+        wanted, end = len(self.variants) + more, time.monotonic() + PATIENCE_S
+        while len(self.variants) < wanted and not self._calling.done():
+            assert time.monotonic() < end, self.variants[-10:]
+            time.sleep(0.01)
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown()
+        self._calling.result()
