@@ -93,7 +93,7 @@ class Deriving:
             self._fail(resident, variant, error)
         elif error is not None:
             raise error
-        self._not_soon_again(_work(resident, variant))
+        self._not_soon_again(_work(resident, variant), failed=error is not None)
         for each in self._residency.all():
             each.choice.look_again()
         changes.mark()
@@ -104,10 +104,10 @@ class Deriving:
         if isinstance(error, EdgedError) and error.code not in _MAY_PASS:
             resident.choice.pass_over(variant, error)
 
-    def _not_soon_again(self, work: _Work) -> None:
-        """Also what was built waits a while, should it be missing again at once."""
+    def _not_soon_again(self, work: _Work, *, failed: bool) -> None:
+        """What was built may be built once more at once, should it be unusable; what is missing ever again, not."""
         self._times[work] = self._times.get(work, 0) + 1
-        delay_s = restarts.delay_s(self._times[work] + 1, _AGAIN_S, _LONGEST_S)
+        delay_s = restarts.delay_s(self._times[work] + failed, _AGAIN_S, _LONGEST_S)
         self._not_before_s[work] = clock.monotonic() + delay_s
         asyncio.get_running_loop().call_later(delay_s, self._residency.changes.mark)
 
