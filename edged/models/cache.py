@@ -53,17 +53,18 @@ class Cache:
         What was left unfinished, or has another name, or could have been changed by others is removed. Raises OSError.
         """
         try:
-            shared = _is_others(self.root.lstat(), stat.S_IFDIR)
+            if _is_others(self.root.lstat(), stat.S_IFDIR):
+                files.remove_tree(self.root)
+                return {}
         except FileNotFoundError:
             return {}
         found: dict[str, Built] = {}
         for path in sorted(self.root.iterdir()):
             named, status = _NAME.fullmatch(path.name), path.lstat()
-            if shared or not named or _is_others(status, stat.S_IFREG) or named["key"] in found:
+            if not named or _is_others(status, stat.S_IFREG) or named["key"] in found:
                 files.remove_tree(path)
             else:
                 found[named["key"]] = Built(path.name, status.st_size, named["digest"])
-        self.root.chmod(0o700)
         return found
 
     def begin(self, held: Collection[str]) -> tuple[Path, int]:
