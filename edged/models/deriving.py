@@ -74,7 +74,8 @@ class Deriving:
 
     async def _build(self, resident: Resident, variant: Variant) -> None:
         changes = self._residency.changes
-        building = asyncio.ensure_future(build(resident.source.folder, resident.manifest, variant, resident.terms))
+        build_it = build(resident.source.folder, resident.manifest, variant, resident.terms, at_once=False)
+        building = asyncio.ensure_future(build_it)
         try:
             while not building.done() and not self._hindered and resident.loaded:
                 changed = asyncio.ensure_future(changes.after(changes.count))

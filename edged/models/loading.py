@@ -85,9 +85,16 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
     return worker
 
 
-async def build(folder: Path, manifest: Manifest, variant: Variant, terms: Terms) -> None:
-    """Builds what `variant` loads, unless that is done. Raises EdgedError with the reason, or OSError."""
-    await _workshop(variant, terms).build(manifest, variant, _builder(folder, manifest, variant, terms))
+async def build(folder: Path, manifest: Manifest, variant: Variant, terms: Terms, *, at_once: bool) -> None:
+    """Builds what `variant` loads, unless that is done; `at_once`: somebody waits for it, and nobody else is served.
+
+    Raises EdgedError with the reason, or OSError.
+    """
+    workshop, builder = _workshop(variant, terms), _builder(folder, manifest, variant, terms)
+    if at_once:
+        await workshop.take(manifest, variant, builder)
+    else:
+        await workshop.build(manifest, variant, builder)
 
 
 def _workshop(variant: Variant, terms: Terms) -> Workshop:

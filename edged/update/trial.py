@@ -94,7 +94,7 @@ async def build_best(resident: Resident) -> None:
         return
     try:
         await terms.workshop.check(resident.manifest, best)
-        await build(resident.source.folder, resident.manifest, best, terms)
+        await build(resident.source.folder, resident.manifest, best, terms, at_once=True)
     except EdgedError as error:
         resident.lost.keep(best, error)
         if error.code in _DEVICE_IS_SHORT:

@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import time
+from pathlib import Path
 
 from edged.errors import Code, EdgedError
 from edged.runtimes.base import SessionOptions
@@ -40,6 +41,9 @@ def derive(model: bytes, options: SessionOptions) -> bytes:
                 time.sleep(0)
         case "fail":
             raise EdgedError(Code.LOAD_FAILED, "the model has an operator that is not known")
+        case "wait":
+            while not Path(asked["for"]).exists():
+                time.sleep(0.01)
         case "write":
             os.open(asked["path"], os.O_WRONLY | os.O_CREAT)
         case "":
