@@ -86,7 +86,7 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
 
 
 async def build(folder: Path, manifest: Manifest, variant: Variant, terms: Terms, *, at_once: bool) -> None:
-    """Builds what `variant` loads, unless that is done; `at_once`: somebody waits for it, and nobody else is served.
+    """Builds what `variant` loads, unless that is done; `at_once`: somebody waits, for whom the background makes way.
 
     Raises EdgedError with the reason, or OSError.
     """
@@ -125,9 +125,11 @@ def _builder(folder: Path, manifest: Manifest, variant: Variant, terms: Terms) -
             output=str(output),
             most_bytes=most_bytes,
         )
-        async with terms.memory.ask(need(manifest, variant, terms)):
+        peak = terms.memory.need(manifest, variant, allowed.memory_bytes, building=True)
+        async with terms.memory.ask(peak):
             with terms.memory.loading(variant):
                 worker = await process.start(asked, allowed, terms.make, terms.groups)
+                terms.memory.measure(manifest, variant, worker, building=True)
                 if (await worker.stop(_STOP_GRACE_S)).lost:
                     text = f"the worker that built {variant.name} does not end"
                     raise process.LostError(worker, EdgedError(Code.WORKER_HANG, text))
