@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 from support.daemon import PATIENCE_S, Daemon, add_bundle
 from support.deriving import BEST, NAME, PORTABLE, answer, cached, events, runs, twice_bundle
+from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
+from support.updating import Updating
 
 from edged._pb.edged.v1 import admin_pb2 as pb
+from edged._pb.edged.v1 import update_pb2 as up
+from edged.worker import landlock
 
 # What an engine does, and the code by which that is told.
 BUILDS = {
@@ -150,3 +154,36 @@ def test_a_cache_that_cannot_be_written_leaves_the_portable_one(
         daemon.wait_for(lambda _: bool(events(daemon, "build_failed")))
         assert "Read-only file system" in events(daemon, "build_failed")[0].message
         assert answer(daemon) == [2.0, 4.0]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
+def test_on_trial_a_full_disk_is_no_fault_of_the_revision(tmp_path: Path, interpreter: Path, small_disk: Path) -> None:
+    fleet, root = Fleet(tmp_path / "fleet"), tmp_path / "root"
+    first = twice_bundle(tmp_path / "factory", building={})
+    with Daemon(root, [first], fleet.trusted_by(root), interpreter) as daemon:
+        updating = Updating(daemon.start())
+        daemon.wait_for(lambda status: runs(status, BEST))
+        fleet.publish(twice_bundle(tmp_path / "next", 2, building={"size": 2**20}))
+        fleet.plan(NAME, 2)
+        updating.look()
+        waits = updating.wait(lambda model: model.phase == "trial" and "it is tried again" in model.deferred, NAME)
+        assert "1048576 bytes, cannot be written" in waits.deferred
+        assert not updating.call("ListQuarantine", up.ListQuarantineRequest(), up.ListQuarantineResponse).quarantined
+        assert len(list((small_disk / "derived").iterdir())) == 1, "what could not be finished is gone"
+        assert runs(daemon.status(), BEST), "revision 1 goes on"
+        assert answer(daemon) == [2.0, 4.0]
+
+
+@pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")
+def test_a_worker_reads_what_was_built_for_it_and_for_nobody_else(tmp_path: Path, interpreter: Path) -> None:
+    building = {"loading": "peek", "cache": str(tmp_path / "root/var/cache/edged/derived")}
+    bundles = [twice_bundle(tmp_path, name=name, building={**building, "for": name}) for name in ("one", "other")]
+    with Daemon(tmp_path / "root", bundles, "", interpreter) as daemon:
+        daemon.start()
+        daemon.wait_for(lambda status: runs(status, BEST, "one") and runs(status, BEST, "other"))
+        daemon.stop()
+        daemon.told.clear()
+        assert len(cached(daemon.root)) == 2
+        daemon.start()
+        assert runs(daemon.status(), BEST, "one")
+        assert runs(daemon.status(), BEST, "other")

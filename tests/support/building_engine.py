@@ -54,6 +54,19 @@ def derive(model: bytes, options: SessionOptions) -> bytes:
 def open_derived(derived: bytes, options: SessionOptions) -> Session:
     """Loads what was built."""
     del options
-    if json.loads(derived).get("loading") == "refuse":
+    asked = json.loads(derived)
+    if asked.get("loading") == "refuse":
         raise EdgedError(Code.LOAD_FAILED, "this is not what it built")
+    if asked.get("loading") == "peek":
+        readable = [path for path in Path(asked["cache"]).iterdir() if _is_readable(path)]
+        if len(readable) != 1 or readable[0].read_bytes() != derived:
+            raise EdgedError(Code.LOAD_FAILED, f"it can read {readable}")
     return Session("shape")
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        path.read_bytes()
+    except PermissionError:
+        return False
+    return True
