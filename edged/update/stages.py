@@ -166,6 +166,7 @@ class Stages:
     async def _try(self, resident: Resident) -> dict[str, Any]:
         shop, best = self._shop, resident.choice.runnable[0]
         evidence = await trial.try_spares(resident)
+        await trial.build_best(resident)
         if shop.residency.find(resident.name, resident.revision) is None:
             shop.residency.add_on_trial(resident)
         worker = await trial.wait_loaded(resident)
