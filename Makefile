@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests
 test-slow: $(VENV)/.installed-dev slow-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed ## the tests that take minutes
 	$(RUN) -m pytest -m slow
 
-test-conformance: $(VENV)/.installed-dev .venv-conformance/.installed ## the conformance suite of The Update Framework, from its own repository
+test-conformance: $(VENV)/.installed-dev system-packages .venv-conformance/.installed ## the conformance suite of The Update Framework, from its own repository
 	$(RUN) -m pytest -m slow tests/integration/test_tuf_conformance.py
 
 bench: $(VENV)/.installed-dev ## what edged costs, beside what cannot be avoided; some eight minutes

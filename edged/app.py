@@ -17,9 +17,12 @@ from edged.config.settings import Settings
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.facts import Fact, LevelEntered
+from edged.models.cache import Cache
+from edged.models.deriving import Deriving
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.models.states import Source
+from edged.models.workshop import Platform, Workshop
 from edged.pressure import lookout
 from edged.pressure.lookout import Lookout
 from edged.rpc import admin, scrape, telemetry, updates, ways_in
@@ -39,7 +42,7 @@ from edged.system.starts import LIMIT, RETRY_S, SETTLED_S, Starts, supervised
 from edged.telemetry import station
 from edged.telemetry.station import Station
 from edged.types import Limits
-from edged.update import issued, standing
+from edged.update import environment, issued, standing
 from edged.update.agent import Agent
 from edged.update.obeying import Obeying
 from edged.update.opening import Parts, open_agent
@@ -72,7 +75,10 @@ class App:
         self._groups = cgroup.NONE
         self._runtimes = {name: engine.version() for name, engine in ENGINES.items()}
         self._lookout = self._make_lookout()
+        self._environment = environment.read(self._runtimes)
         self._device = hardware.read(settings.device.hardware_class, origin.root)
+        self._workshop = self._make_workshop()
+        self._deriving = Deriving(self._residency, self._workshop)
         self._found: list[factory.Found] = []
         self._repository = Repository(self._residency, self._release, self._events)
         self._notifier = Notifier(os.environ)
@@ -97,6 +103,7 @@ class App:
             stack.callback(self._service.close)
             stack.push_async_callback(self._residency.stop)
             if not self._reachable_only:
+                await self._workshop.open()
                 self._agent = self._open_agent()
                 stack.push_async_callback(self._agent.close)
                 self._station = self._open_station(self._agent)
@@ -105,6 +112,7 @@ class App:
                 self._in_background(stack, "update agent", self._agent.run())
                 told = outcome.report(self._origin.root, Path(self._placed.paths.state), self._events)
                 self._in_background(stack, "outcome of the boot", told)
+                self._in_background(stack, "building of variants", self._deriving.run())
                 self._lookout.start(stack)
             for server in self._servers(stack):
                 await server.start()
@@ -158,7 +166,7 @@ class App:
         parts = Parts(
             root=self._origin.root,
             settings=self._placed,
-            runtimes=self._runtimes,
+            environment=self._environment,
             factory=self._found,
             residency=self._residency,
             memory=self._lookout.memory,
@@ -219,6 +227,7 @@ class App:
             self._current.settings.listen.max_message_bytes - _MESSAGE_MARGIN_BYTES,
             self._groups,
             self._lookout.memory,
+            self._workshop,
         )
 
     def _know_factory(self) -> None:
@@ -226,6 +235,20 @@ class App:
         for found in self._found:
             if found.manifest is not None:
                 self._residency.know(self._resident(Source(found.folder, found.manifest, "factory")))
+
+    def _make_workshop(self) -> Workshop:
+        quota_bytes, reserve_bytes = self._placed.workers.derived_mib * 2**20, self._placed.update.reserve_mib * 2**20
+        return Workshop(
+            Cache(Path(self._placed.paths.cache) / "derived", quota_bytes, reserve_bytes),
+            Platform(
+                self._runtimes,
+                f"{self._environment.driver} {self._environment.os_image}",
+                self._device.instruction_sets,
+            ),
+            self._events,
+            self._changes,
+            lambda: [resident.manifest for resident in self._residency.all()],
+        )
 
     def _make_lookout(self) -> Lookout:
         return Lookout(
@@ -249,6 +272,7 @@ class App:
         if limits.level is not self._service.level:
             self._add_fact(LevelEntered(limits.level, clock.monotonic()))
         self._service.limit(limits)
+        self._deriving.take(limits)
         if self._agent is not None:
             self._agent.take(limits)
         if self._station is not None:

@@ -42,6 +42,8 @@ class Code(StrEnum):
     WORKER_HANG = "worker_hang"
     CRASH_LOOP = "crash_loop"
     MEMORY_SHORT = "memory_short"
+    NOT_BUILT = "not_built"
+    DERIVED_UNUSABLE = "derived_unusable"
 
     # What is published, and the way from there into the store.
     SIGNATURE_INVALID = "signature_invalid"

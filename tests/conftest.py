@@ -29,8 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.parent.name, 0) if "unit" not in item.path.parts else 0)
 
 
-def pytest_collection_finish() -> None:
-    """What is imported by now stays: the collector need not look at it again after each test."""
+@pytest.fixture(scope="module", autouse=True)
+def out_of_the_collectors_way() -> None:
+    """What is alive between two modules stays: the collector need not look at it again after each further test, which
+    takes longer the more tests there have been."""
     gc.collect()
     gc.freeze()
 

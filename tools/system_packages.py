@@ -22,7 +22,7 @@ NEEDED = [
     ("strace", "strace", "test_writes.py, test_spool_power.py: what processes write, and when"),
     ("mosquitto", "mosquitto", "tests/integration/test_mqtt.py and its like: a real MQTT broker"),
     ("iptables", "iptables", "tests/integration/test_mqtt_outages.py: a network that is cut"),
-    ("faketime", "faketime", "tests/integration/test_mqtt_hostile.py: a clock that is wrong"),
+    ("faketime", "faketime", "test_mqtt_hostile.py, test_tuf_conformance.py: a clock that is wrong"),
     ("h2load", "nghttp2-client", "make bench: the load generator in C"),
 ]
 

@@ -10,6 +10,7 @@ import msgspec
 
 from edged.bundle import paths, versions
 from edged.bundle.manifest import Description, Drift, File, Manifest
+from edged.runtimes.base import ENGINES, cannot_derive
 from edged.schema import Key, Misfit, show
 from edged.types import Datatype, Level, TensorSpec
 
@@ -108,6 +109,10 @@ def _variant_misfits(description: Description) -> Iterator[Misfit]:
                 f"{show(variant.requires.runtime)} {reason}",
                 'give PEP 440 specifiers, comma-separated: ">=1.20,<2"',
             )
+        engine = ENGINES.get(variant.runtime)
+        if variant.derived and engine is not None and not engine.derives:
+            why = cannot_derive(variant.runtime)
+            yield Misfit(("variants", index, "derived"), f"variant {show(variant.name)}: {why.message}", why.hint)
         if 0 < variant.caps.memory_mib < variant.requires.memory_mib:
             yield Misfit(
                 ("variants", index, "caps", "memory_mib"),

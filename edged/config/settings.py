@@ -241,6 +241,24 @@ class Workers(Table, frozen=True, kw_only=True):
             extra={"unit": "s", "reload": True},
         ),
     ] = 10.0
+    build_s: Annotated[
+        float,
+        Meta(
+            ge=0.001,
+            le=86_400,
+            description="How long an engine may take to build what a derived variant runs.",
+            extra={"unit": "s", "reload": True},
+        ),
+    ] = 900.0
+    derived_mib: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000_000,
+            description="The most that what engines build may take in the cache folder.",
+            extra={"unit": "MiB"},
+        ),
+    ] = 1024
     restart_min_s: Annotated[
         float,
         Meta(

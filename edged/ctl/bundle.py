@@ -32,8 +32,8 @@ def check(asked: Asked, folder: Path) -> int:
     """Say everything that is wrong with the bundle in DIR, and try it.
 
     Every variant that can run on this device is loaded as edged would load it, with this device's settings, and shown
-    the goldens that apply to it. Nothing is written. Where there is a bundle.toml it is believed, and not the manifest
-    that was packed before.
+    the goldens that apply to it; what a derived one is built into is thrown away, and the bundle is only read. Where
+    there is a bundle.toml it is believed, and not the manifest that was packed before.
 
     Exit status: 0 the bundle is good, 1 it is not.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from edged.ctl.output import Column, Table
 from edged.ctl.words import count, duration, mib
 from edged.document import DocumentError, Place, Problem
 from edged.errors import Code, EdgedError
+from edged.models.cache import Cache
 from edged.models.loading import Terms, goldens_of, judge_golden, start_worker
 from edged.models.selection import PassedOver, select
+from edged.models.workshop import Platform, Workshop
 from edged.system.hardware import Hardware
 
 # How long a worker that is asked for nothing may take to go.
@@ -73,10 +76,17 @@ async def check(at: Path, hardware: Hardware, runtimes: Mapping[str, str | None]
         return Checked((Problem(Place(str(at)), "", error.message.removeprefix(f"{at}: "), error.hint),))
     runnable, passed_over = select(manifest, hardware, runtimes)
     tried = {passed.variant: Tried(passed.variant, passed) for passed in passed_over}
-    terms = Terms(settings, hardware.memory_mib)
-    for variant in runnable:  # one after the other: each one's memory is to be seen, and the device may be small
-        tried[variant.name] = await _try(at, manifest, variant, terms)
+    with tempfile.TemporaryDirectory(prefix="edgectl-") as scratch:
+        terms = Terms(settings, hardware.memory_mib, workshop=_workshop(Path(scratch), runtimes, settings))
+        for variant in runnable:  # one after the other: each one's memory is to be seen, and the device may be small
+            tried[variant.name] = await _try(at, manifest, variant, terms)
     return Checked((), tuple(warnings), manifest, tuple(tried[variant.name] for variant in manifest.variants))
+
+
+def _workshop(scratch: Path, runtimes: Mapping[str, str | None], settings: Workers) -> Workshop:
+    """What derived variants are built in, and lost with when all has been tried."""
+    cache = Cache(scratch / "derived", settings.derived_mib * 2**20)
+    return Workshop(cache, Platform(runtimes))
 
 
 async def _try(at: Path, manifest: Manifest, variant: Variant, terms: Terms) -> Tried:

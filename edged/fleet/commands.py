@@ -120,7 +120,7 @@ def publish(asked: Asked, fleet: Path, passphrase_file: Path | None, folder: Pat
     none_tried = not checked.problems and all(tried.passed_over for tried in checked.tried)
     if checked.verdict and not (untried and none_tried):
         hint = "see `edgectl bundle check`" + ("; --untried publishes it all the same" if none_tried else "")
-        raise EdgedError(Code.BUNDLE_INVALID, f"{folder}: is not good: {checked.verdict}", hint)
+        raise EdgedError(Code.BUNDLE_INVALID, f"{folder} is not good: {checked.verdict}", hint)
     with opened(fleet, passphrase_file) as signing, bar("publishing", shown=not asked.as_json) as told:
         published = put(signing.home, signing, folder, told)
     manifest = published.manifest

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from edged.bundle.manifest import Manifest, Variant
 from edged.errors import Code, EdgedError
 from edged.models.selection import PassedOver, choose, select
+from edged.models.workshop import Workshop
 from edged.system.hardware import Hardware
 
 
@@ -14,11 +15,17 @@ class Choice:
     """The variants of one bundle on this device. `changed` is called when another may be the one to run."""
 
     def __init__(
-        self, manifest: Manifest, hardware: Hardware, runtimes: Mapping[str, str | None], changed: Callable[[], None]
+        self,
+        manifest: Manifest,
+        hardware: Hardware,
+        runtimes: Mapping[str, str | None],
+        changed: Callable[[], None],
+        workshop: Workshop | None = None,
     ) -> None:
         self._manifest = manifest
         self._hardware = hardware
         self._runtimes = runtimes
+        self._workshop = workshop
         self._changed = changed
         self._preferred = ""
         self._preferred_because = ""
@@ -34,12 +41,38 @@ class Choice:
     @property
     def variant(self) -> Variant:
         """The one to run. Raises IndexError when none is left."""
-        return choose(self.runnable, self._preferred, {**self._avoided, **self._short})
+        return choose(self.runnable, self._preferred, self._objected)
 
     @property
     def because(self) -> str:
         """Why something else than the best variant is to run; empty where nothing speaks against that."""
-        return self._preferred_because or next(iter((self._avoided | self._short).values()), "")
+        return self._preferred_because or next(iter(self._objected.values()), "")
+
+    @property
+    def _objected(self) -> dict[str, str]:
+        """What speaks against variants that may run, by their names."""
+        return self._avoided | self._short | self._lacking
+
+    @property
+    def unbuilt(self) -> list[Variant]:
+        """Those that may run and are not built yet, best first."""
+        return [each for each in self.runnable if each.name in self._lacking]
+
+    @property
+    def waiting(self) -> list[PassedOver]:
+        """Those that are not built yet, for people."""
+        return [PassedOver(name, Code.NOT_BUILT, why) for name, why in self._lacking.items()]
+
+    @property
+    def _lacking(self) -> dict[str, str]:
+        if self._workshop is None:
+            return {}
+        found = {each.name: self._workshop.lacks(self._manifest, each) for each in self.runnable}
+        return {name: why for name, why in found.items() if why}
+
+    def look_again(self) -> None:
+        """Something may be built by now."""
+        self._changed()
 
     @property
     def is_short(self) -> bool:
@@ -81,6 +114,8 @@ class Choice:
 
     def pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:
         """Has it not run any more."""
+        if variant not in self.runnable:
+            return
         code = error.code if isinstance(error, EdgedError) else Code.LOAD_FAILED
         self.runnable.remove(variant)
         self.passed_over.append(PassedOver(variant.name, code, str(error)))

@@ -10,11 +10,12 @@ from edged.bundle import acceptance, distribution
 from edged.bundle.acceptance import Verdict
 from edged.bundle.manifest import Drift, Golden, Manifest, Variant
 from edged.config.settings import Workers
-from edged.errors import EdgedError
+from edged.errors import Code, EdgedError
 from edged.models.memory import Memory, Need
-from edged.worker import cgroup, process
+from edged.models.workshop import Build, Workshop
+from edged.worker import cgroup, messages, process
 from edged.worker.cgroup import Groups
-from edged.worker.messages import Compared, FileRef, Load, RunGolden, WarmupRun, Watched
+from edged.worker.messages import Compared, Derived, FileRef, Load, RunGolden, WarmupRun, Watched
 from edged.worker.templates import Maker, spawned
 
 # A worker may take this share of the device's memory where neither variant nor settings say.
@@ -22,6 +23,10 @@ _MEMORY_SHARE = 0.5
 
 # Where the device's memory is not known either.
 _MEMORY_MIB = 1024
+
+# Who builds gets no tensors, and is asked for nothing else.
+_BUILDER_ARENA_BYTES = 4096
+_STOP_GRACE_S = 2.0
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -34,6 +39,8 @@ class Terms(msgspec.Struct, frozen=True):
     """What one answer may take; 0: no bound."""
     groups: Groups = cgroup.NONE
     memory: Memory = msgspec.field(default_factory=Memory)
+    workshop: Workshop | None = None
+    """Where derived variants are built; None: nowhere."""
 
 
 def file_ref(manifest: Manifest, path: str) -> FileRef:
@@ -59,7 +66,80 @@ def _watched(drift: Drift) -> Watched:
 
 
 async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms: Terms) -> process.Worker:
-    """Starts a worker that has loaded `variant`. Raises EdgedError with the reason, or OSError."""
+    """Starts a worker that has loaded `variant`, which is built before where it is to be and is not yet.
+
+    Raises EdgedError with the reason, or OSError.
+    """
+    if not variant.derived:
+        return await _start(folder, manifest, variant, terms, None)
+    workshop = _workshop(variant, terms)
+    derived = await workshop.take(manifest, variant, _builder(folder, manifest, variant, terms))
+    try:
+        worker = await _start(folder, manifest, variant, terms, derived)
+    except EdgedError as error:
+        if error.code is not Code.DERIVED_UNUSABLE or await workshop.spoil(manifest, variant, error):
+            raise
+        text = f"what is built of {variant.file} cannot be used, though it was built twice: {error.message}"
+        raise EdgedError(Code.LOAD_FAILED, text) from error
+    worker.made += ", with what was built on this device"
+    return worker
+
+
+async def build(folder: Path, manifest: Manifest, variant: Variant, terms: Terms, *, at_once: bool) -> None:
+    """Builds what `variant` loads, unless that is done; `at_once`: somebody waits, for whom the background makes way.
+
+    Raises EdgedError with the reason, or OSError.
+    """
+    workshop, builder = _workshop(variant, terms), _builder(folder, manifest, variant, terms)
+    if at_once:
+        await workshop.take(manifest, variant, builder)
+    else:
+        await workshop.build(manifest, variant, builder)
+
+
+def _workshop(variant: Variant, terms: Terms) -> Workshop:
+    if terms.workshop is None:
+        raise EdgedError(Code.NOT_BUILT, f"variant {variant.name} is derived, and nothing is built here")
+    return terms.workshop
+
+
+def _builder(folder: Path, manifest: Manifest, variant: Variant, terms: Terms) -> Build:
+    """How a variant is built: by a worker of its own, which ends then."""
+    settings = terms.settings
+    allowed = process.Caps(
+        load_s=settings.build_s,
+        first_inference_s=0,
+        inference_s=settings.inference_s,
+        memory_bytes=_cap_bytes(variant, terms),
+        arena_bytes=_BUILDER_ARENA_BYTES,
+    )
+
+    async def run(output: Path, most_bytes: int) -> None:
+        asked = messages.Build(
+            folder=str(folder),
+            file=file_ref(manifest, variant.file),
+            runtime=variant.runtime,
+            threads=variant.options.threads or settings.threads,
+            precision=variant.options.precision,
+            device=variant.options.device,
+            output=str(output),
+            most_bytes=most_bytes,
+        )
+        peak = terms.memory.need(manifest, variant, allowed.memory_bytes, building=True)
+        async with terms.memory.ask(peak):
+            with terms.memory.loading(variant):
+                worker = await process.start(asked, allowed, terms.make, terms.groups)
+                terms.memory.measure(manifest, variant, worker, building=True)
+                if (await worker.stop(_STOP_GRACE_S)).lost:
+                    text = f"the worker that built {variant.name} does not end"
+                    raise process.LostError(worker, EdgedError(Code.WORKER_HANG, text))
+
+    return run
+
+
+async def _start(
+    folder: Path, manifest: Manifest, variant: Variant, terms: Terms, derived: Derived | None
+) -> process.Worker:
     caps, settings = variant.caps, terms.settings
     load = Load(
         folder=str(folder),
@@ -72,6 +152,7 @@ async def start_worker(folder: Path, manifest: Manifest, variant: Variant, terms
         outputs=manifest.outputs,
         max_batch_size=manifest.max_batch_size,
         max_answer_bytes=terms.max_answer_bytes,
+        derived=derived,
         watched=tuple(_watched(drift) for drift in manifest.drift),
         warmup=tuple(WarmupRun(file_ref(manifest, run.file), run.count) for run in manifest.warmup),
     )

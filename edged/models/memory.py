@@ -86,14 +86,14 @@ class Memory:
         finally:
             self.coming.remove(variant)
 
-    def measure(self, manifest: Manifest, variant: Variant, worker: Worker) -> None:
-        """Looks at what a worker has taken so far; the largest look counts.
+    def measure(self, manifest: Manifest, variant: Variant, worker: Worker, *, building: bool = False) -> None:
+        """Looks at what a worker, or one that only builds, has taken so far; the largest look counts.
 
         Pages of files and what it shares with others are left out as they are now: they are not its own.
         """
         taken = worker.usage()
         own_bytes = taken.peak_bytes - (taken.resident_bytes - taken.private_bytes)
-        key = self._key(manifest, variant)
+        key = self._key(manifest, variant, building=building)
         before = self._peaks.get(key, 0)
         if own_bytes > before:
             self._peaks[key] = own_bytes
@@ -102,12 +102,13 @@ class Memory:
         if own_bytes > before + _SAME_BYTES:
             self.news.set()
 
-    def _key(self, manifest: Manifest, variant: Variant) -> str:
-        return f"{digest(manifest)} {variant.name} {variant.runtime} {self._runtimes.get(variant.runtime)}"
+    def _key(self, manifest: Manifest, variant: Variant, *, building: bool) -> str:
+        engine = f"{variant.runtime} {self._runtimes.get(variant.runtime)}"
+        return f"{digest(manifest)} {variant.name} {engine}" + (" building" if building else "")
 
-    def need(self, manifest: Manifest, variant: Variant, cap_bytes: int) -> Need:
+    def need(self, manifest: Manifest, variant: Variant, cap_bytes: int, *, building: bool = False) -> Need:
         """What a worker will take: as measured, as the manifest says, or as its file's size suggests."""
-        measured = self._peaks.get(self._key(manifest, variant), 0)
+        measured = self._peaks.get(self._key(manifest, variant, building=building), 0)
         declared = variant.requires.memory_mib * 2**20
         guessed = manifest.file(variant.file).size * _FILE_SHARE + _WORKER_BYTES
         return Need(manifest, variant, min(measured or declared or guessed, cap_bytes))

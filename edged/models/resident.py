@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from edged import log
 from edged.bundle.manifest import Variant, digest
 from edged.changes import Changes
@@ -23,6 +25,7 @@ from edged.models.resting import Rest
 from edged.models.states import Source, State
 from edged.models.telling import Telling
 from edged.models.want import Want
+from edged.models.workshop import Workshop
 from edged.system.hardware import Hardware
 from edged.worker import cgroup, process
 from edged.worker.cgroup import Groups
@@ -57,6 +60,7 @@ class Resident:
         max_answer_bytes: int = 0,
         groups: Groups = cgroup.NONE,
         memory: Memory | None = None,
+        workshop: Workshop | None = None,
     ) -> None:
         self.source = source
         self.manifest = source.manifest
@@ -80,19 +84,17 @@ class Resident:
         """Set when it is to look again at what it is to run."""
         self._rests = Rest(self._told)
         self.renewal = Renewal(self._told)
-        self.choice = Choice(source.manifest, hardware, runtimes, self._told.set)
-        self._hardware = hardware
+        self.choice = Choice(source.manifest, hardware, runtimes, self._told.set, workshop)
         self._telling = Telling(events, source.manifest)
-        self._make = make
         self.max_answer_bytes = max_answer_bytes
         """What the outputs of one answer may take; 0: no bound."""
-        self._groups = groups
         self.crashes = 0
         """Workers that ended unasked, and by no fault of another's; hangs are counted apart."""
         self.trouble: EdgedError | None = None
         """What the last worker that ended, or did not come up, is blamed for."""
         self.hangs = 0
         self._memory = memory or Memory()
+        self._terms = Terms(settings, hardware.memory_mib, make, max_answer_bytes, groups, self._memory, workshop)
         self._served = False
         self.deaths = 0
         """Workers that ended in a row with no answer between, or did not come up."""
@@ -302,7 +304,7 @@ class Resident:
             if restarts.is_want_of_memory(error):
                 self.choice.spare(wanted, error.message)
                 self._want.ask_again_later(self.settings)
-            elif not restarts.may_pass(error):
+            elif restarts.is_at_fault(error):
                 self._pass_over(wanted, error)
             return error
         why = self.renewal.why or self.choice.because or "nothing speaks against it any more"
@@ -328,7 +330,7 @@ class Resident:
                 self.last_exit = str(error)
                 self.deaths += 1
                 await self._come_back(variant, error)
-            else:
+            elif restarts.is_at_fault(error) or restarts.is_hang(error):
                 self._pass_over(variant, error)
             return None
         self._take_up(variant, worker)
@@ -377,8 +379,7 @@ class Resident:
     @property
     def terms(self) -> Terms:
         """What its workers are started under."""
-        device_mib, answer_bytes = self._hardware.memory_mib, self.max_answer_bytes
-        return Terms(self.settings, device_mib, self._make, answer_bytes, self._groups, self._memory)
+        return msgspec.structs.replace(self._terms, settings=self.settings)
 
     def _pass_over(self, variant: Variant, error: EdgedError | OSError) -> None:
         self.lost.keep(variant, error)

@@ -11,6 +11,14 @@ from edged.worker.process import LostError
 LOOP_DEATHS = 5
 
 
+_MAY_PASS = (
+    Code.WORKER_CRASHED,
+    Code.WORKER_HANG,
+    Code.MEMORY_SHORT,
+    Code.STORAGE_FULL,
+)
+
+
 def delay_s(deaths: int, least_s: float, longest_s: float) -> float:
     """How long to wait after `deaths` in a row: not at all after the first, then ever longer."""
     if deaths <= 1:
@@ -34,7 +42,13 @@ def may_pass(error: EdgedError | OSError) -> bool:
     """Whether what kept a worker from coming up may be gone the next time: it was killed, or the device was short."""
     if isinstance(error, LostError):
         return False
-    return isinstance(error, OSError) or error.code in (Code.WORKER_CRASHED, Code.WORKER_HANG, Code.MEMORY_SHORT)
+    return isinstance(error, OSError) or error.code in _MAY_PASS
+
+
+def is_at_fault(error: EdgedError | OSError) -> bool:
+    """Whether the variant will not come up the next time either; what was built of it is built again."""
+    built_again = isinstance(error, EdgedError) and error.code is Code.DERIVED_UNUSABLE
+    return not may_pass(error) and not built_again
 
 
 def is_want_of_memory(error: EdgedError | OSError) -> TypeGuard[EdgedError]:

@@ -233,7 +233,10 @@ class Store:
                 continue  # it has not come yet; until then nothing was left out
 
     def verify(self) -> list[Damage]:
-        """Reads and hashes every blob, and finds what installed revisions lack. Raises OSError."""
+        """Reads and hashes every blob, and finds what installed revisions lack. Raises OSError.
+
+        That takes a while, and what is collected meanwhile is no damage.
+        """
         found: list[Damage] = []
         users: dict[str, set[Key]] = {}
         wrong: dict[str, str] = {}
@@ -252,7 +255,13 @@ class Store:
         for digest in sorted(users.keys() | {blob.name for blob in files.files(self.root / "blobs")}):
             if fault := files.fault(self.blob(digest), digest):
                 wrong[digest] = fault
-        return found + [Damage(digest, what, tuple(sorted(users.get(digest, ())))) for digest, what in wrong.items()]
+        found += [Damage(digest, what, tuple(sorted(users.get(digest, ())))) for digest, what in wrong.items()]
+        return [damage for damage in found if self._is_here(damage)]
+
+    def _is_here(self, damage: Damage) -> bool:
+        """Whether a revision that it is about is still installed; of a blob that none has, whether that is there."""
+        places = [self.path(*key) for key in damage.revisions] or [self.blob(damage.digest)]
+        return any(place.exists() for place in places)
 
     def discard(self, damage: Damage) -> None:
         """Takes what is damaged out of the store; fetching the revisions again and taking them in mends them.

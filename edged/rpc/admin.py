@@ -182,7 +182,7 @@ class Admin:
             source=resident.source.origin,
             passed_over=[
                 pb.Model.PassedOver(variant=passed.variant, code=passed.code, reason=passed.reason)
-                for passed in resident.choice.passed_over
+                for passed in (*resident.choice.passed_over, *resident.choice.waiting)
             ],
             requests_ok=counted.success.count,
             requests_failed=counted.fail.count,

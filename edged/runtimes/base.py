@@ -55,6 +55,19 @@ class Runtime(Protocol):
         """Loads a model from its bytes. Raises EdgedError (load_failed) with the engine's own words."""
 
 
+class Deriving(Runtime, Protocol):
+    """What the module of an engine offers besides that builds what it runs from a model, once for many loads."""
+
+    def derive(self, model: bytes, options: SessionOptions) -> bytes:
+        """What the engine makes of a model on this device. Raises EdgedError (load_failed) with the engine's words."""
+
+    def open_derived(self, derived: bytes, options: SessionOptions) -> Session:
+        """Loads what `derive` gave. The engine runs it as it is: nobody else may have made or changed it.
+
+        Raises EdgedError (load_failed) with the engine's own words, also where another version or device made it.
+        """
+
+
 class Engine(msgspec.Struct, frozen=True):
     """How an engine is found, and what must stand in the environment before it is imported."""
 
@@ -73,6 +86,8 @@ class Engine(msgspec.Struct, frozen=True):
     """Device nodes, and folders of them, that it works with, as glob patterns."""
     compiles: bool = False
     """It makes machine code as it runs, so that its workers cannot be kept from that."""
+    derives: bool = False
+    """Its module is one of `Deriving`."""
 
     def version(self) -> str | None:
         """The installed version, found without importing the engine; None where it is absent."""
@@ -104,6 +119,7 @@ ENGINES = {
             reads=("/etc/OpenCL",),
             devices=("/dev/dri", "/dev/accel"),
             compiles=True,
+            derives=True,
         ),
     )
 }
@@ -127,6 +143,24 @@ def load_runtime(name: str) -> Runtime:
             f"runtime {name!r} cannot be imported: {error}",
             f"install it with: pip install 'edged[{engine.extra}]'",
         ) from error
+
+
+def load_deriving(name: str) -> Deriving:
+    """As `load_runtime`, of an engine that derives; incompatible_runtime where it does not."""
+    runtime = load_runtime(name)
+    if not ENGINES[name].derives:
+        raise cannot_derive(name)
+    return cast("Deriving", runtime)
+
+
+def cannot_derive(name: str) -> EdgedError:
+    """Why a variant of this engine cannot be derived."""
+    others = ", ".join(engine.name for engine in ENGINES.values() if engine.derives)
+    return EdgedError(
+        Code.INCOMPATIBLE_RUNTIME,
+        f"runtime {name!r} runs the file itself and builds nothing from it",
+        f"leave `derived` out, or use a runtime that builds: {others}",
+    )
 
 
 def signature_problems(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,14 +39,51 @@ _PRECISIONS = {"": "", "fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 def open_session(model: bytes, options: SessionOptions) -> Session:
     """Loads an ONNX model from its bytes; one whose weights lie in other files is refused."""
+    return _OpenvinoSession(_compile(model, options))
+
+
+def derive(model: bytes, options: SessionOptions) -> bytes:
+    """The compiled model as `CompiledModel.export_model` gives it: for this version and instruction set, or device."""
+    compiled = _compile(model, options)
+    try:
+        exported: bytes = compiled.export_model().getvalue()
+    except Exception as error:
+        raise EdgedError(
+            Code.LOAD_FAILED,
+            f"openvino does not export it: {_words(error)}",
+            "leave `derived` out: not every device of openvino can",
+        ) from error
+    return exported
+
+
+def open_derived(derived: bytes, options: SessionOptions) -> Session:
+    """Loads what `derive` gave, by `Core.import_model`; threads may be others than when it was built."""
+    config = _config(options)
+    try:
+        compiled = openvino.Core().import_model(io.BytesIO(derived), options.device or "CPU", config)
+    except Exception as error:
+        raise EdgedError(Code.LOAD_FAILED, f"openvino does not import what it built: {_words(error)}") from error
+    return _OpenvinoSession(compiled)
+
+
+def _compile(model: bytes, options: SessionOptions) -> Any:
     refuse_external_data(model)
+    config = _config(options)
+    try:
+        core = openvino.Core()
+        return core.compile_model(core.read_model(model, b""), options.device or "CPU", config)
+    except Exception as error:
+        raise EdgedError(Code.LOAD_FAILED, f"openvino does not load it: {_words(error)}") from error
+
+
+def _config(options: SessionOptions) -> dict[str, Any]:
     if options.precision not in _PRECISIONS:
         raise EdgedError(
             Code.LOAD_FAILED,
             f"openvino cannot be told to compute in {options.precision}",
             "leave options.precision out",
         )
-    config = {
+    config: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": options.threads,
         "NUM_STREAMS": "1",
         # Pinned threads of several workers would all sit on the first cores.
@@ -53,12 +91,7 @@ def open_session(model: bytes, options: SessionOptions) -> Session:
     }
     if options.precision:
         config["INFERENCE_PRECISION_HINT"] = _PRECISIONS[options.precision]
-    try:
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(model, b""), options.device or "CPU", config)
-    except Exception as error:
-        raise EdgedError(Code.LOAD_FAILED, f"openvino does not load it: {_words(error)}") from error
-    return _OpenvinoSession(compiled)
+    return config
 
 
 class _OpenvinoSession:

@@ -71,6 +71,8 @@ def run(arguments: Sequence[str], confine: Confine | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.do is not _init and not (given.repository or given.metadata_url):
         parser.error("give --repository")
+    if given.do is _download and not (given.target_name and given.target_dir and given.target_base_url):
+        parser.error("give --target-name, --target-dir and --target-base-url")
     if given.daemon:
         tie_to(given.daemon)
     try:
@@ -171,11 +173,12 @@ def _refresh(given: argparse.Namespace, alarm: _Alarm) -> None:
 
 def _download(given: argparse.Namespace, alarm: _Alarm) -> None:
     session = _Session(given, alarm)
-    copy = given.target_dir / quote(given.target_name, "")
-    content = session.trusted.target(given.target_name, given.target_base_url, _MAX_TARGET_BYTES, copy)
-    session.tell()
-    if content is None:
-        raise EdgedError(Code.REVISION_NOT_FOUND, f"{given.target_name}: is not published", "is it the right name?")
+    for name in given.target_name:
+        copy = given.target_dir / quote(name, "")
+        content = session.trusted.target(name, given.target_base_url, _MAX_TARGET_BYTES, copy)
+        session.tell()
+        if content is None:
+            raise EdgedError(Code.REVISION_NOT_FOUND, f"{name}: is not published", "is it the right name?")
 
 
 def _plan(given: argparse.Namespace, alarm: _Alarm) -> None:
@@ -257,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--root", type=Path, help="file with the root of trust; without it, the one that `init` kept")
     add("--repository", type=_url, help="URL of the repository: https, http or file")
     add("--metadata-url", type=_url, help="where its metadata lies, if not in metadata/ below it")
-    add("--target-name", help="download: the target")
+    add("--target-name", action="append", help="download: a target; they are brought in the order given")
     add("--target-dir", type=Path, help="download: the folder it is put into")
     add("--target-base-url", type=_url, help="download: where targets lie")
     add("--ca", type=Path, help="file of the authorities that may vouch for a server, where it is there")
@@ -272,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("trusted_root", type=Path)
     init.set_defaults(do=_init)
     commands.add_parser("refresh", help="bring the metadata up to date").set_defaults(do=_refresh)
-    commands.add_parser("download", help="bring one target").set_defaults(do=_download)
+    commands.add_parser("download", help="bring targets").set_defaults(do=_download)
     plan = commands.add_parser("plan", help="bring the plan")
     plan.add_argument("--fleet", required=True)
     plan.add_argument("--into", type=Path, required=True, help="folder for plan.json and operators.json")

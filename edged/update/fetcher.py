@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -100,29 +102,39 @@ class Fetcher:
         options += [part for role, floor in origin.floors.items() for part in ("--floor", f"{role}={floor}")]
         environment = {name: value for name, value in os.environ.items() if name.lower() in _PASSED_ON}
         environment |= {"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(scratch)}
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        reader = asyncio.StreamReader(_MAX_LINE_BYTES)
-        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", buffering=0)
-        )
-        try:
-            try:
-                child = spawn(_MODULE, [*options, *arguments], environment, (), writing)
-            finally:
-                os.close(writing)
+        async with _output() as (reader, other):
+            with other:
+                child = spawn(_MODULE, [*options, *arguments], environment, (), other.fileno())
             try:
                 last = await _listen(reader, tell)
                 await asyncio.shield(child.ended)
             finally:
                 child.kill()
                 how = await asyncio.shield(child.ended)
-        finally:
-            pipe.close()
         if last.get("event") == "refused":
             raise EdgedError(_code(str(last["code"])), str(last["message"]), str(last["hint"]))
         if how.text != _DONE:
             raise EdgedError(Code.DOWNLOAD_FAILED, f"the fetcher ended: {how.text}", "its log says more")
         return last
+
+
+@contextlib.asynccontextmanager
+async def _output() -> AsyncIterator[tuple[asyncio.StreamReader, socket.socket]]:
+    """What a child's output is read from, and the end that it writes to.
+
+    No pipe: uvloop closes the descriptor of one twice, and another thread may have got the same number in between.
+    """
+    mine, other = socket.socketpair()
+    with other:
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=mine, limit=_MAX_LINE_BYTES)
+        except BaseException:
+            mine.close()
+            raise
+        try:
+            yield reader, other
+        finally:
+            writer.close()
 
 
 async def _listen(reader: asyncio.StreamReader, tell: Tell) -> dict[str, Any]:

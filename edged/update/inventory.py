@@ -134,7 +134,7 @@ def _serving(course: Course) -> Iterator[str]:
         yield f"it runs as variant {variant.name} on {variant.runtime}, and came from the {resident.source.origin}"
     else:
         yield f"its worker is {resident.state}: {resident.reason}"
-    for passed in resident.choice.passed_over:
+    for passed in (*resident.choice.passed_over, *resident.choice.waiting):
         yield f"variant {passed.variant} was passed over: {passed.reason} ({passed.code})"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,7 @@ from edged.models.store import Store
 from edged.types import Level
 from edged.update import environment
 from edged.update.agent import Agent, Device
+from edged.update.environment import Environment
 from edged.update.fetcher import Fetcher
 from edged.update.journal import Journal
 from edged.update.outcomes import Outcomes
@@ -36,7 +37,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     root: Path
     settings: Settings
     """Their paths under the root."""
-    runtimes: Mapping[str, str | None]
+    environment: Environment
     factory: Sequence[Found]
     residency: Residency
     memory: Memory
@@ -67,7 +68,7 @@ def open_agent(parts: Parts) -> Agent:
         traffic=parts.traffic,
         fetcher=Fetcher(),
         outcomes=outcomes,
-        environment=environment.read(parts.runtimes),
+        environment=parts.environment,
         events=parts.events,
         changes=parts.changes,
         make_resident=parts.make_resident,

@@ -172,7 +172,9 @@ class Soak:
 
     def judge(self, now_s: float) -> tuple[Verdict, Reason | None, str]:
         """The verdict now, its reason when it is bad, and in words."""
-        after = f"after {self.requests} requests and {now_s - self._began_s:.0f} s"
+        lasted = f"{now_s - self._began_s:.0f} s"
+        after = f"after {self.requests} requests and {lasted}"
+        so_far = f"{self.failed} of {self.requests} requests failed in {lasted}"
         if self.hangs:
             return Verdict.BAD, Reason.WORKER_HANG, f"its worker hung {after}"
         if self.crashes >= CRASHES:
@@ -186,8 +188,8 @@ class Soak:
         enough = self.requests >= self._rules.min_requests and self._errors.verdict is Verdict.GOOD
         enough = enough and self._slowness.ratio <= 0
         if enough and now_s - self._began_s >= self._least_s:
-            return Verdict.GOOD, None, f"{self.failed} of {self.requests} requests failed {after}"
-        return Verdict.OPEN, None, f"{self.failed} of {self.requests} requests failed {after}"
+            return Verdict.GOOD, None, so_far
+        return Verdict.OPEN, None, so_far
 
     def is_over(self, now_s: float) -> bool:
         """Whether the longest time has passed."""

@@ -167,6 +167,7 @@ class Stages:
         """Raises FailedError, and EdgedError for what is not the revision's fault."""
         shop, best = self._shop, resident.choice.runnable[0]
         evidence = await trial.try_spares(resident)
+        await trial.build_best(resident)
         found = shop.residency.find(resident.name, resident.revision)
         if found is None or not found.loaded:
             shop.residency.add_on_trial(resident)
@@ -311,9 +312,15 @@ class Stages:
             await self._flip(state.model, state.serving, keep=True)
 
     async def flip_back(self, state: State, before: Ref) -> None:
-        """Routes to what served before the soak of `state`."""
+        """Routes to what served before the soak of `state`, which answers what waits for the other too, where it can.
+
+        A revision that hung has a new worker in no time: whatever still waits for it would hang there next.
+        """
         if not state.swaps:
             await self._flip(state.model, before, keep=False)
+            answers, left = self.resident(state.model, before), self.resident(state.model, state.target)
+            if left is not None and answers is not None and answers.expected:
+                self._shop.traffic.hand_on(left)
             return
         with contextlib.suppress(trial.FailedError):
             swap.change_back(state.model, await self.make(state.model, before), _target(state), self._shop)

@@ -10,7 +10,7 @@ from edged import clock
 from edged.bundle import signature
 from edged.bundle.manifest import Manifest, Variant
 from edged.errors import Code, EdgedError
-from edged.models.loading import goldens_of, judge_golden, start_worker
+from edged.models.loading import build, goldens_of, judge_golden, start_worker
 from edged.models.resident import Resident
 from edged.models.states import State
 from edged.update.reasons import Reason
@@ -25,6 +25,9 @@ _LATENCY_ROUNDS = 3
 
 # A worker that ends while it loads may have met a device that was short; one that does so again is itself at fault.
 _LOADS = 2
+
+# What may pass, and is no fault of the revision.
+_DEVICE_IS_SHORT = (Code.MEMORY_SHORT, Code.STORAGE_FULL)
 
 _REASONS: Mapping[str, Reason] = {
     Code.INCOMPATIBLE_HARDWARE: Reason.INCOMPATIBLE_HARDWARE,
@@ -71,7 +74,7 @@ async def try_spares(resident: Resident) -> dict[str, Any]:
         try:
             worker = await start_worker(resident.source.folder, resident.manifest, variant, resident.terms)
         except (EdgedError, OSError) as error:
-            if isinstance(error, EdgedError) and error.code is Code.MEMORY_SHORT:
+            if isinstance(error, EdgedError) and error.code in _DEVICE_IS_SHORT:
                 raise
             raise _failed(error, variant.name, loading=True) from error
         try:
@@ -79,6 +82,24 @@ async def try_spares(resident: Resident) -> dict[str, Any]:
         finally:
             await worker.stop(_STOP_GRACE_S)
     return evidence
+
+
+async def build_best(resident: Resident) -> None:
+    """Has the best variant built where it is derived, so that the resident loads just that. Raises FailedError.
+
+    Raises EdgedError or OSError where it is the device that cannot now: memory_short, storage_full.
+    """
+    best, terms = resident.choice.runnable[0], resident.terms
+    if not best.derived or terms.workshop is None:
+        return
+    try:
+        await terms.workshop.check(resident.manifest, best)
+        await build(resident.source.folder, resident.manifest, best, terms, at_once=True)
+    except EdgedError as error:
+        resident.lost.keep(best, error)
+        if error.code in _DEVICE_IS_SHORT:
+            raise
+        raise _failed(error, best.name, loading=True) from error
 
 
 async def wait_loaded(resident: Resident) -> Worker:

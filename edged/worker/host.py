@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,9 +18,13 @@ import msgspec
 from edged.errors import EdgedError
 from edged.worker import sandbox
 from edged.worker.arena import Window
+from edged.worker.build import build
 from edged.worker.inbox import Inbox
+from edged.worker.landlock import READ, Access
 from edged.worker.messages import (
     PREFIX,
+    Build,
+    Derived,
     FromWorker,
     Infer,
     Load,
@@ -37,6 +41,8 @@ from edged.worker.tie import tie_to
 # proc(5): from -1000 (never) to 1000 (first).
 _OOM_SCORE_ADJ = "500"
 
+Confine = Callable[[str, str, Mapping[str, Access]], Confined]
+
 _decoder = msgspec.msgpack.Decoder(ToWorker)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -52,7 +58,7 @@ def _send(link: socket.socket, message: FromWorker, body: Sequence[memoryview | 
             parts[0] = memoryview(parts[0])[sent:]
 
 
-def serve(link: socket.socket, arena: Window, regions: Mappings, confine: Callable[[str, str], Confined]) -> None:
+def serve(link: socket.socket, arena: Window, regions: Mappings, confine: Confine) -> None:
     """Answers what comes over the link until it ends; before a model is opened it confines itself."""
     model: Model | None = None
     inbox = Inbox(link)
@@ -61,9 +67,12 @@ def serve(link: socket.socket, arena: Window, regions: Mappings, confine: Callab
         message = _decoder.decode(head)
         try:
             if isinstance(message, Load):
-                holds, lacks = confine(message.folder, message.runtime)
+                holds, lacks = confine(message.folder, message.runtime, _to_read(message.derived))
                 model = Model(message)
                 _send(link, msgspec.structs.replace(model.loaded, sandbox=holds, sandbox_lacks=lacks))
+            elif isinstance(message, Build):
+                confine(message.folder, message.runtime, {message.output: Access.WRITE_FILE})
+                _send(link, build(message))
             elif isinstance(message, Unmap):
                 if regions.drop(message.region) and model is not None:
                     model.let_go()
@@ -79,6 +88,13 @@ def serve(link: socket.socket, arena: Window, regions: Mappings, confine: Callab
                 _send(link, model.golden(message))
         except EdgedError as error:
             _send(link, failed(error))
+
+
+def _to_read(derived: Derived | None) -> Mapping[str, Access]:
+    """Of what was built on this device, its own file alone; the folder is opened on the way to it."""
+    if derived is None:
+        return {}
+    return {derived.folder: Access.READ_DIR, f"{derived.folder}/{derived.file.path}": READ}
 
 
 def close_all_but(*kept: int) -> None:

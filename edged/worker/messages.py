@@ -71,6 +71,13 @@ class Watched(msgspec.Struct, frozen=True, array_like=True):
     """What lies below or above is to be reviewed."""
 
 
+class Derived(msgspec.Struct, frozen=True, array_like=True):
+    """What an engine built on this device of a file of the bundle, and what must be true of it."""
+
+    folder: str
+    file: FileRef
+
+
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Front to worker, once: what to load. Answered by Loaded or Failed."""
 
@@ -87,10 +94,26 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """What the outputs of one member may take in all: what can be sent to a caller. 0: no bound."""
     warmup: tuple[WarmupRun, ...]
     watched: tuple[Watched, ...] = ()
+    derived: Derived | None = None
+    """What is loaded instead of `file`, of which it was built."""
+
+
+class Build(msgspec.Struct, frozen=True, array_like=True, tag=22):
+    """Front to worker, once and instead of Load: what to build of a file. Answered by Loaded or Failed."""
+
+    folder: str
+    file: FileRef
+    runtime: str
+    threads: int
+    precision: str
+    device: str
+    output: str
+    """An empty file, which alone it may write; who reads it trusts nothing but the daemon's own digest of it."""
+    most_bytes: int
 
 
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Worker to front: the model answers."""
+    """Worker to front: the model answers, or is built."""
 
     load_s: float
     warmup_s: float
@@ -225,7 +248,7 @@ class RunShadow(msgspec.Struct, frozen=True, array_like=True, tag=9):
     rtol: float
 
 
-ToWorker = Load | Infer | RunGolden | RunShadow | Unmap
+ToWorker = Load | Build | Infer | RunGolden | RunShadow | Unmap
 FromWorker = Loaded | Failed | Answered | Compared | Unmapped
 
 

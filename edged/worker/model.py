@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edged.errors import Code, EdgedError
-from edged.runtimes.base import Session, SessionOptions, load_runtime, signature_problems
+from edged.runtimes.base import Session, SessionOptions, load_deriving, load_runtime, signature_problems
 from edged.types import Datatype, TensorSpec
 from edged.worker import batch, carried, codec, compare, observe
 from edged.worker.arena import Window
@@ -56,10 +56,7 @@ class Model:
         self._batched = load.max_batch_size > 0
         self._row_bytes = {spec.name: batch.row_bytes(spec) for spec in load.outputs}
         self._max_answer_bytes = load.max_answer_bytes
-        runtime = load_runtime(load.runtime)
-        model = read_file(self._folder, load.file)
-        options = SessionOptions(threads=load.threads, precision=load.precision, device=load.device)
-        self._session: Session = runtime.open_session(model, options)
+        self._session = _open(self._folder, load)
         self._observer = observe.Observer(load.watched, batched=self._batched)
         problems = signature_problems(load.inputs, self._session.inputs, "input", all_wanted=True)
         problems += signature_problems(load.outputs, self._session.outputs, "output", all_wanted=False)
@@ -374,6 +371,20 @@ class Model:
         began = time.monotonic()
         answers = self._session.run(inputs, list(expected))
         return self._compared(asked, answers, expected, time.monotonic() - began)
+
+
+def _open(folder: Path, load: Load) -> Session:
+    """Raises EdgedError; derived_unusable where what was built of the file is at fault, and not the file."""
+    options = SessionOptions(threads=load.threads, precision=load.precision, device=load.device)
+    if load.derived is None:
+        return load_runtime(load.runtime).open_session(read_file(folder, load.file), options)
+    deriving = load_deriving(load.runtime)
+    try:
+        return deriving.open_derived(read_file(Path(load.derived.folder), load.derived.file), options)
+    except EdgedError as error:
+        raise EdgedError(
+            Code.DERIVED_UNUSABLE, f"what was built of {load.file.path} cannot be used: {error}", "it is built again"
+        ) from error
 
 
 def failed(error: EdgedError) -> Failed:

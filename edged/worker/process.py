@@ -21,6 +21,7 @@ from edged.worker.link import Link, Reply
 from edged.worker.messages import (
     MAX_BODY_BYTES,
     Answered,
+    Build,
     Compared,
     Failed,
     FromWorker,
@@ -175,10 +176,11 @@ class Worker:
         message, _ = await self._answer(self._link.send(shadow, body), self.caps.inference_s, "a copied request")
         return _expect(message, Compared)
 
-    async def load(self, load: Load) -> None:
-        """Loads and warms up; asked once. Raises EdgedError with the reason."""
+    async def load(self, load: Load | Build) -> None:
+        """Loads and warms up, or builds; asked once. Raises EdgedError with the reason."""
         limit_s = self.caps.load_s + self.caps.first_inference_s
-        message, _ = await self._answer(self._link.send(load), limit_s, "loading")
+        what = "building" if isinstance(load, Build) else "loading"
+        message, _ = await self._answer(self._link.send(load), limit_s, what)
         self.loaded = _expect(message, Loaded)
 
     async def _answer(self, reply: asyncio.Future[Reply], limit_s: float, what: str) -> Reply:
@@ -326,8 +328,8 @@ class LostError(EdgedError):
         self.worker = worker
 
 
-async def start(load: Load, caps: Caps, make: Maker = spawned, groups: Groups = cgroup.NONE) -> Worker:
-    """Starts a worker and has it load.
+async def start(load: Load | Build, caps: Caps, make: Maker = spawned, groups: Groups = cgroup.NONE) -> Worker:
+    """Starts a worker and has it load, or build.
 
     Raises EdgedError with the reason, and no process is then left behind; LostError where one is.
     """
@@ -366,8 +368,10 @@ async def start(load: Load, caps: Caps, make: Maker = spawned, groups: Groups = 
     return worker
 
 
-def _max_body_bytes(load: Load) -> int:
-    """What a worker can have to say: the answers of a whole batch."""
+def _max_body_bytes(load: Load | Build) -> int:
+    """What a worker can have to say: the answers of a whole batch; nothing beside its file where it builds."""
+    if isinstance(load, Build):
+        return 0
     return max(load.max_batch_size, 1) * load.max_answer_bytes or MAX_BODY_BYTES
 
 

@@ -12,7 +12,7 @@ import errno
 import glob
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from edged.runtimes.base import ENGINES, Engine
 from edged.worker import landlock, seccomp
@@ -34,9 +34,10 @@ ANY_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urand
 Confined = tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def confine(folder: str, runtime: str) -> Confined:
+def confine(folder: str, runtime: str, more: Mapping[str, Access]) -> Confined:
     """Gives up all that a worker of `runtime` does not need for the bundle in `folder`; there is no way back.
 
+    `more`: what it may do with which files outside the bundle.
     To be called while the process has one thread. An engine that does not exist needs nothing.
     """
     engine = ENGINES.get(runtime) or Engine(runtime, "", (), "", {})
@@ -45,7 +46,7 @@ def confine(folder: str, runtime: str) -> Confined:
     for what, restrict in (
         ("no new privileges", landlock.no_new_privileges),
         ("no new code", _no_new_code if not engine.compiles else None),
-        ("Landlock", lambda: _landlock(folder, engine)),
+        ("Landlock", lambda: _landlock({**dict(_allowed(folder, engine)), **more})),
         ("system-call filter", seccomp.restrict),
     ):
         if restrict is None:
@@ -62,11 +63,11 @@ def _no_new_code() -> None:
     _prctl(_PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN)
 
 
-def _landlock(folder: str, engine: Engine) -> str:
+def _landlock(allowed: Mapping[str, Access]) -> str:
     version = landlock.abi()
     if not version:
         raise OSError(errno.ENOSYS, "this kernel has none, or it is not switched on")
-    landlock.restrict(version, dict(_allowed(folder, engine)))
+    landlock.restrict(version, allowed)
     return f"Landlock ABI {version}"
 
 

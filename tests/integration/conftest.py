@@ -1,13 +1,16 @@
-"""One daemon that the tests of this folder share: started once, with a model for every datatype."""
+"""What the tests of this folder share: a daemon, started once, with a model for every datatype; and a fleet to copy."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from onnx import helper
 from support import bundles, long_lived
 from support.daemon import DIGITS, Daemon
+from support.fleet import Fleet
 
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.types import Datatype
@@ -45,3 +48,18 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         daemon.call("inference.GRPCInferenceService/ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse)
         yield daemon
         long_lived.PROCESSES.discard(daemon.pid)
+
+
+@pytest.fixture(scope="session")
+def new_fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fleet that has published nothing; its keys and hash bins take seconds to make."""
+    folder = tmp_path_factory.mktemp("fleet") / "fleet"
+    Fleet(folder)
+    return folder
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, new_fleet: Path) -> Fleet:
+    """One of the test's own."""
+    shutil.copytree(new_fleet, tmp_path / "fleet")
+    return Fleet(tmp_path / "fleet")

@@ -7,7 +7,7 @@ import json
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from support.broker import Mosquitto, Operator, Pki
 from support.calls import request, tensor
 from support.daemon import DIGITS, Daemon
 from support.fleet import Fleet
+from support.polling import until
 from support.updating import Updating, scale, scale_bundle
 
 from edged._pb.edged.v1 import update_pb2 as up
@@ -34,7 +35,6 @@ from edged.types import Operators
 DEVICE = "till-7"
 TOPICS = Topics("shops", DEVICE, "generic")
 ALICE = Ed25519PrivateKey.generate()
-PATIENCE_S = 60
 
 
 @pytest.fixture
@@ -100,14 +100,6 @@ def obey(operator: Operator, name: str, **changes: Any) -> dict[str, Any]:
     return final(operator, send(operator, name, **changes))
 
 
-def until(condition: Callable[[], Any]) -> Any:
-    end = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
-
-
 def online(operator: Operator) -> None:
     count = len(operator.all("online"))
     operator.wait(lambda seen: [each for each in seen.all("online")[max(count - 1, 0) :] if each["online"]])
@@ -161,7 +153,7 @@ def test_an_answer_waits_for_a_connection_and_outlives_a_kill(tmp_path, broker):
     broker.kill()
     with found as daemon:
         daemon.start()
-        until(lambda: "diagnostics was commanded by alice" in daemon.log())
+        until(lambda: "diagnostics was commanded by alice" in daemon.log(), "the order is taken up", log=daemon.log)
         daemon.process.kill()
         daemon.process.wait()
     broker.start()
@@ -192,10 +184,15 @@ def test_a_model_is_restarted_without_a_failed_request(tmp_path, broker):
 def take_request(root: Path, nonce: str) -> bytes:
     """As the operating system's helper does."""
     path = root / "var/lib/edged/os/requests" / f"{nonce}.json"
-    until(path.exists)
+    until(path.exists, f"{path.name} is handed on")
     content = path.read_bytes()
     path.unlink()
     return content
+
+
+def until_no_results(root: Path) -> None:
+    folder = root / "var/lib/edged/os/results"
+    until(lambda: list(folder.iterdir()), "every result has been taken", holds=lambda left: not left)
 
 
 def leave_result(root: Path, nonce: str, **fields: Any) -> None:
@@ -233,7 +230,7 @@ def test_what_concerns_the_operating_system_is_handed_on_signed_and_reported_aft
             daemon.start()
             told = final(operator, nonce)
             assert (told["status"], told["text"], told["details"]) == ("done", "edge-os 42 runs", {"booted": "42"})
-            until(lambda: not list((root / "var/lib/edged/os/results").iterdir()))
+            until_no_results(root)
             assert obey(operator, "os_status")["details"]["booted"]["version"] == "42"
             state = operator.wait(
                 lambda seen: [
@@ -254,7 +251,7 @@ def test_a_result_whose_order_nobody_remembers_is_told_as_an_event(tmp_path, bro
         daemon.start()
         told = operator.wait(lambda seen: [each for each in seen.all("event") if each["event"]["code"] == "os_result"])
         assert (told[0]["event"]["message"], told[0]["event"]["details"]["nonce"]) == ("edge-os 42 runs", nonce)
-        until(lambda: not list((root / "var/lib/edged/os/results").iterdir()))
+        until_no_results(root)
 
 
 def test_a_reload_changes_who_may_command_and_how_windows_go_out(tmp_path, broker):
@@ -278,7 +275,7 @@ def test_a_reload_changes_who_may_command_and_how_windows_go_out(tmp_path, broke
             )
         )
         daemon.signal(signal.SIGHUP)
-        until(lambda: "telemetry.send is now" in daemon.log())
+        until(lambda: "telemetry.send is now" in daemon.log(), "the settings are taken", log=daemon.log)
         assert "restart_needed" not in daemon.log()
         before = len(operator.all("result"))
         assert ask_unsigned() in ("accepted", "done")

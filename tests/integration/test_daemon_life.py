@@ -18,6 +18,7 @@ import psutil
 import pytest
 import trustme
 from support.daemon import DIGITS, PATIENCE_S, REPO, Daemon, add_bundle
+from support.polling import until
 from support.slow import A_WHILE, VERY_LONG, count_to, counting_bundle
 
 from edged import __version__
@@ -88,10 +89,12 @@ def begin(daemon, turns):
         f"/{SERVICE}/ModelInfer", pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
     )
     under_way = stub.future(count_to(turns), timeout=PATIENCE_S)
-    end = time.monotonic() + PATIENCE_S
-    while not any(model.executing for model in daemon.status().models):
-        assert time.monotonic() < end
-        assert not under_way.done(), under_way
+    until(
+        lambda: under_way.done() or any(model.executing for model in daemon.status().models),
+        "a worker has it",
+        log=daemon.log,
+    )
+    assert not under_way.done(), under_way
     return under_way
 
 
@@ -119,10 +122,11 @@ def everything_told(daemon):
 
 def wait_gone(pids):
     """Waits until no such process runs; one that has ended and waits for its parent does not run."""
-    end = time.monotonic() + PATIENCE_S
     for pid in pids:
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < end, f"process {pid} still runs"
+        until(
+            lambda pid=pid: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE,
+            f"process {pid} has ended",
+        )
 
 
 def refusal(call):
@@ -201,16 +205,15 @@ class TestStart:
         self.wait_starting(daemon)
         daemon.write_settings("serving.drain_s = 1.5")
         daemon.signal(signal.SIGHUP)
-        end = time.monotonic() + PATIENCE_S
-        while "setting_changed" not in codes(daemon):
-            assert time.monotonic() < end
+        until(lambda: codes(daemon), "the settings are read", holds=lambda found: "setting_changed" in found)
         assert everything_told(daemon) == []
 
     def wait_starting(self, daemon):
-        end = time.monotonic() + PATIENCE_S
-        while not (daemon.socket.exists() and daemon.admin_socket.exists()):
-            assert time.monotonic() < end, daemon.log()
+        def is_there():
             assert daemon.process.poll() is None, daemon.log()
+            return daemon.socket.exists() and daemon.admin_socket.exists()
+
+        until(is_there, "its sockets are there", log=daemon.log)
         return daemon.status()
 
 
@@ -434,8 +437,12 @@ class TestOneAtATime:
         folder = tmp_path / "run/edged"
         marks = ("", "edged.lock", ".bind-", "edged.sock")[moment:]
         killed = make([DIGITS]).start(wait=False)
-        while not any(each.name.startswith(marks) for each in ([folder, *folder.iterdir()] if folder.exists() else [])):
+
+        def made():
             assert killed.process.poll() is None, killed.log()
+            return [each.name for each in ([folder, *folder.iterdir()] if folder.exists() else [])]
+
+        until(made, "it is made", holds=lambda names: any(name.startswith(marks) for name in names), again_s=0)
         killed.signal(signal.SIGKILL)
         assert killed.wait_end() == -signal.SIGKILL
         daemon = make().start()

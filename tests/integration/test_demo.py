@@ -13,8 +13,10 @@ from pathlib import Path
 import grpc
 import pytest
 from rich.console import Console
-from support.daemon import PATIENCE_S, Daemon
+from support.daemon import Daemon
+from support.polling import until
 
+from edged.telemetry.messages import State
 from tools import make_fragile_digits
 from tools.demo import __main__ as demo
 from tools.demo import device as devices
@@ -72,15 +74,21 @@ def test_a_request_that_fails_fails_the_demo(folder: Path):
     device = Device(folder)
     device.start()
     load = Load(device)
-    end = time.monotonic() + PATIENCE_S
     with load:
         device.cut_power()
-        while not load.failed:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        until(lambda: load.failed, "a request has failed")
     device.end()
     with pytest.raises(SystemExit, match="requests failed"):
         load.told()
+
+
+@pytest.mark.parametrize(("mode", "settled"), [("starting", False), ("serving", True), ("degraded", True)])
+def test_how_a_device_stands_is_shown_once_it_has_started(folder: Path, mode: str, settled: bool):
+    broker = Broker(folder / "broker")
+    assert not broker.settled(), "nothing is told yet"
+    broker.state = State(device="till-7", fleet="", hardware_class="generic", version="1", mode=mode)
+    assert broker.settled() is settled
+    broker.end()
 
 
 def test_without_mosquitto_the_operators_part_is_left_out_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from onnx import helper
 from sim.sysfs import Sysfs
 from support.bundles import make_bundle, onnx_model
 from support.daemon import DIGITS, PATIENCE_S, Daemon
+from support.polling import until
 
 X, Y = [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])]
 Done = subprocess.CompletedProcess[str]
@@ -46,10 +46,8 @@ def answered(daemon: Daemon, model: str) -> int:
 
 def until_answered(daemon: Daemon, model: str, requests: int) -> None:
     """Counters alone are no change that watchers are told of."""
-    end = time.monotonic() + PATIENCE_S
-    while answered(daemon, model) <= requests:
-        assert time.monotonic() < end, daemon.log()
-        time.sleep(0.02)
+    what = f"more than {requests} requests for {model} are answered"
+    until(lambda: answered(daemon, model), what, holds=lambda count: count > requests, log=daemon.log)
 
 
 class TestBench:

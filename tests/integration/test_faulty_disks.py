@@ -6,16 +6,17 @@ import contextlib
 import os
 import random
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
-from support.daemon import PATIENCE_S, Daemon
+from support.daemon import Daemon
 from support.faulty_disk import COMPILER, SYNCS, WRITES, FaultyDisk, build
 from support.fleet import Fleet
+from support.interpreter import hostile_interpreter
+from support.polling import until
 from support.updating import MODEL, Updating, scale_bundle
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounts a file system: needs root")
@@ -31,20 +32,21 @@ class Setting:
         self.first = scale_bundle(folder / "factory", 1, factor=2.0)
         self.fleet.publish(scale_bundle(folder / "bundles", 2, factor=3.0))
         self.fleet.plan(MODEL, 2)
+        self.interpreter = hostile_interpreter(folder / "python", "impatient_site")
         self.library = build(folder) if COMPILER else None
-        self.most = {kind: self.count(kind) for kind in (WRITES, SYNCS)} if COMPILER else {}
+        self.most = self.count() if COMPILER else {}
 
     def device(self, root: Path) -> Daemon:
         """A new one."""
-        return Daemon(root, [self.first], self.fleet.trusted_by(root))
+        return Daemon(root, [self.first], self.fleet.trusted_by(root), self.interpreter)
 
-    def count(self, kind: int) -> int:
-        """How many things of a kind an update does."""
-        root = self.folder / f"count-{kind}"
+    def count(self) -> dict[int, int]:
+        """How many things of each kind an update does."""
+        root = self.folder / "count"
         with self.disk(root) as disk, self.device(root) as daemon:
             daemon.start(environment=disk.environment)
             Updating(daemon).wait_idle_at(2)
-            return disk.done(kind)
+            return {kind: disk.done(kind) for kind in (WRITES, SYNCS)}
 
     @contextmanager
     def disk(self, root: Path) -> Iterator[FaultyDisk]:
@@ -76,10 +78,8 @@ def fails_at(setting: Setting, root: Path, kind: int, number: int) -> None:
         disk.fail(kind, number)
         daemon.start(environment=disk.environment)
         updating = Updating(daemon)
-        end = time.monotonic() + PATIENCE_S
-        while disk.done(kind) < number:  # a disk that fails is no change of the status, and so cannot be watched
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        # A disk that fails is no change of the status, and so cannot be watched.
+        until(lambda: disk.done(kind), "the disk fails", holds=lambda done: done >= number, log=daemon.log)
         serves_whole(updating)
         with_fault = list(daemon.status().degraded_reasons)
         disk.heal()

@@ -21,6 +21,7 @@ import pytest
 from support import bundles
 from support.calls import pack, refusal, request, tensor
 from support.daemon import PATIENCE_S, Daemon
+from support.polling import until
 
 from edged._pb.edged.v1 import admin_pb2
 
@@ -78,12 +79,13 @@ class Load:
     def answered(self, more: int) -> None:
         """Waits until so many more requests were answered."""
         wanted = self.told["answered"] + more
-        waited = threading.Event()
-        for _ in range(int(PATIENCE_S / 0.002)):
-            if self.told["answered"] >= wanted or any(caller.done() for caller in self._callers):
-                return
-            waited.wait(0.002)
-        raise AssertionError(f"nothing is answered any more: {self.told}\n{self._daemon.log()[-3000:]}")
+        until(
+            lambda: (self.told["answered"], any(caller.done() for caller in self._callers)),
+            f"{wanted} are answered, or a caller has failed",
+            holds=lambda found: found[0] >= wanted or found[1],
+            log=lambda: self._daemon.log()[-3000:],
+            again_s=0.002,
+        )
 
     def __enter__(self) -> Load:
         return self
@@ -119,9 +121,12 @@ def kill_children(daemon: Daemon, kills: int, chance: random.Random) -> Counter[
             killed["workers" if victim.pid in workers else "templates"] += 1
         load.answered(CALLERS * 2)
     assert set(load.told) <= {"answered", *ALLOWED}, load.told
-    end = time.monotonic() + PATIENCE_S
-    while left := strangers(daemon, daemon.wait_for(lambda status: status.ready)):
-        assert time.monotonic() < end, left
+    until(
+        lambda: strangers(daemon, daemon.wait_for(lambda status: status.ready)),
+        "there is nobody but the workers and a template",
+        holds=lambda left: not left,
+        log=daemon.log,
+    )
     return load.told + killed
 
 

@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from support.broker import Mosquitto, Operator, Pki
-from support.reporting import ALICE, DEVICE, TOPICS, answered, ask, command, daemon_for, telemetry_of
+from support.reporting import ALICE, DEVICE, TOPICS, answered, ask, command, daemon_for, telemetry_of, wait_telemetry
 
 from edged.fleet.command import seal
 from edged.telemetry.messages import Command
@@ -124,10 +124,7 @@ def test_a_row_that_nobody_listened_to_stays(tmp_path, broker):
     with daemon_for(tmp_path, broker) as daemon:
         daemon.start()
         ask(daemon, 3)
-        end = time.monotonic() + 60
-        while "nobody listens" not in (standing := telemetry_of(daemon)).problem:
-            assert time.monotonic() < end, standing
-            time.sleep(0.1)
+        standing = wait_telemetry(daemon, lambda found: "nobody listens" in found.problem)
         assert standing.connected
         assert (standing.sent, standing.events > 0) == (0, True)
 
@@ -149,10 +146,7 @@ def test_edgectl_commands_devices_and_shows_their_answers(tmp_path, broker):
 
     with daemon_for(tmp_path, broker) as daemon:
         daemon.start()
-        end = time.monotonic() + 60
-        while not telemetry_of(daemon).connected:
-            assert time.monotonic() < end, daemon.log()
-            time.sleep(0.1)
+        wait_telemetry(daemon, lambda found: found.connected)
         done = send("set_log_level", "level=debug")
         assert (done.returncode, json.loads(done.stdout)[0]["status"]) == (0, "done"), done.stderr
         refused = send("os_status")

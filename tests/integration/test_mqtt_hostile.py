@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.broker import Mosquitto, Operator, Pki
 from support.daemon import PATIENCE_S, Daemon
+from support.polling import until
 from support.reporting import (
     TOPICS,
     answered,
@@ -105,11 +106,13 @@ def test_a_flood_of_hostile_commands_is_counted_to_the_last_and_hinders_nobody(t
 def wait_all_told(daemon: Daemon) -> None:
     """Until the broker has acknowledged each answer: what it has not would be told again, which is the same answer."""
     path = daemon.root / "var/lib/edged/telemetry/spool.db"
-    end = time.monotonic() + PATIENCE_S
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=PATIENCE_S)) as database:
-        while database.execute("SELECT COUNT(*) FROM orders").fetchone()[0]:
-            assert time.monotonic() < end, daemon.log()
-            time.sleep(0.01)
+        until(
+            lambda: database.execute("SELECT nonce FROM orders").fetchall(),
+            "each answer is acknowledged",
+            holds=lambda left: not left,
+            log=daemon.log,
+        )
 
 
 def test_a_command_is_obeyed_in_its_time_and_never_again_not_even_by_a_daemon_that_was_killed(tmp_path, broker):

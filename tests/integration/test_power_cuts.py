@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import PATIENCE_S, Daemon
+from support.deriving import BEST, answer, cached, runs, twice_bundle
 from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
 from support.updating import Updating, scale_bundle
@@ -28,6 +29,14 @@ WRITERS = {
     "edged.update.journal._is_writable",
     "edged.update.journal._transaction",
     "edged.update.markers.put",
+}
+# Who may change the cache folder, of which the same holds.
+CACHE_WRITERS = {
+    "edged.models.cache.begin",
+    "edged.models.cache.keep",
+    "edged.models.cache.look",
+    "edged.models.files.make_folder",
+    "edged.models.files.remove_tree",
 }
 SAMPLE = 4
 
@@ -70,6 +79,43 @@ class Bench:
         shutil.rmtree(root)
 
 
+class Builder:
+    """Devices that build a variant. A new one has nothing yet; one that has been cut may have left something."""
+
+    def __init__(self, folder: Path) -> None:
+        self._bundle = twice_bundle(folder, building={})
+        self._interpreter = hostile_interpreter(folder / "python", "power_site")
+        self.steps = self._build("", folder / "whole")
+
+    def _build(self, cut: str, root: Path) -> list[str]:
+        steps, control = root.with_suffix(".steps"), root.with_suffix(".json")
+        control.write_text(json.dumps({"state": str(root / "var/cache/edged"), "steps": str(steps), "cut": cut}))
+        with Daemon(root, [self._bundle], "", self._interpreter) as daemon:
+            daemon.start(wait=not cut, environment={"EDGED_TEST_POWER": str(control)})
+            if cut:
+                daemon.process.wait(PATIENCE_S)
+            else:
+                daemon.wait_for(lambda status: runs(status, BEST))
+        # Commits are steps wherever their database lies: those of the journal and the spool are cut elsewhere.
+        return [step for step in steps.read_text().splitlines() if "commit" not in step]
+
+    def cut_at(self, step: str, root: Path) -> None:
+        """Cuts the power at a step, and starts again."""
+        self._build(step, root)
+        with Daemon(root, [], "", self._interpreter) as daemon:
+            daemon.start()
+            assert answer(daemon) == [2.0, 4.0]
+            daemon.wait_for(lambda status: runs(status, BEST))
+            assert answer(daemon) == [2.0, 4.0]
+            assert len(cached(root)) == 1, "nothing unfinished is left"
+        shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory) -> Builder:
+    return Builder(tmp_path_factory.mktemp("build"))
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory) -> Bench:
     return Bench(tmp_path_factory.mktemp("power"))
@@ -83,6 +129,23 @@ def kind(step: str) -> str:
 def test_the_state_is_changed_by_whom_we_know(bench):
     writers = {re.sub(r"^.* by (\S+).*$", r"\1", step) for step in bench.steps}
     assert writers <= WRITERS
+
+
+def test_the_cache_is_changed_by_whom_we_know(builder):
+    assert {re.sub(r"^.* by (\S+).*$", r"\1", step) for step in builder.steps} <= CACHE_WRITERS
+
+
+def test_the_power_goes_at_some_steps_of_a_build(builder, tmp_path):
+    step = random.SystemRandom().choice(builder.steps)
+    print(step)  # noqa: T201
+    builder.cut_at(step, tmp_path / "root")
+
+
+@pytest.mark.slow
+def test_the_power_goes_at_every_step_of_a_build(builder, tmp_path):
+    for number, step in enumerate(builder.steps):
+        print(step)  # noqa: T201
+        builder.cut_at(step, tmp_path / str(number))
 
 
 def test_the_power_goes_at_some_steps(bench, tmp_path):

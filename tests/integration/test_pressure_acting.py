@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,8 @@ from sim.hog import Hog
 from support import bundles
 from support.calls import pack, refusal, request, tensor
 from support.daemon import DIGITS, PATIENCE_S, Daemon
+from support.interpreter import hostile_interpreter
+from support.polling import until
 
 from edged._pb.edged.v1 import admin_pb2
 from edged._pb.inference import grpc_service_pb2 as pb
@@ -34,6 +35,11 @@ def neg(folder: Path, name: str, extra: str = "") -> Path:
     tensors = [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])]
     nodes = [bundles.helper.make_node("Neg", ["x"], ["y"])]
     return bundles.make_bundle(folder / name, bundles.onnx_model(nodes, *tensors), *tensors, name=name, extra=extra)
+
+
+def watchful(root: Path, bundles: list[Path], settings: str) -> Daemon:
+    """One that looks at its sensors often."""
+    return Daemon(root, bundles, settings, hostile_interpreter(root.parent / "python", "watchful_site"))
 
 
 def asked(name: str, priority: int = 0) -> pb.ModelInferRequest:
@@ -73,10 +79,13 @@ class Callers:
 
     def until(self, variant: str) -> None:
         """Waits for answers of `variant`, or of any where it is empty, beyond those that there are."""
-        before, end = self._count(variant), time.monotonic() + PATIENCE_S
-        while self._count(variant) == before:
-            assert time.monotonic() < end, self.answers
-            assert not any(caller.done() for caller in self._callers), "one has failed"
+        before = self._count(variant)
+        until(
+            lambda: (self.answers.copy(), any(caller.done() for caller in self._callers)),
+            f"{variant or 'anybody'} answers, or a caller has failed",
+            holds=lambda found: found[1] or self._count(variant) > before,
+        )
+        assert not any(caller.done() for caller in self._callers), "one has failed"
 
     def _count(self, variant: str) -> int:
         return sum(count for (_, name, _), count in self.answers.copy().items() if variant in ("", name))
@@ -99,7 +108,7 @@ def pi(tmp_path: Path) -> sysfs.Sysfs:
 def test_heat_brings_the_lighter_variant_and_its_end_the_best_and_no_request_fails(pi: sysfs.Sysfs, tmp_path: Path):
     """Beside a model that gives most of its callers up, and none of those that matter most."""
     minor = neg(tmp_path, "minor", "[degradation.critical]\nmin_priority = 1\n")
-    with Daemon(pi.root, [DIGITS, minor], SETTINGS).start() as daemon:
+    with watchful(pi.root, [DIGITS, minor], SETTINGS).start() as daemon:
         before = next(each for each in daemon.status().workers if each.model == "digits")
         daemon.infer(asked("minor"))
         with Callers(daemon) as callers:
@@ -134,7 +143,7 @@ def test_a_request_of_more_rows_than_a_level_allows_is_answered_as_before_to_the
     rows = 7
     numbers = pack("FP32", [float(number) / 7 for number in range(2 * rows)])
     large = request("neg", tensor("x", "FP32", [rows, 2]), raw=[numbers])
-    with Daemon(pi.root, [neg(tmp_path, "neg")], SETTINGS).start() as daemon:
+    with watchful(pi.root, [neg(tmp_path, "neg")], SETTINGS).start() as daemon:
         cool = daemon.infer(large)
         pi.set_temperature(0, HOT_C)
         daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_CRITICAL)
@@ -172,7 +181,7 @@ def test_a_model_that_nobody_asks_goes_and_is_back_when_it_is_asked_or_loaded_or
 ):
     load, unload = pb.RepositoryModelLoadRequest(model_name="neg"), pb.RepositoryModelUnloadRequest(model_name="neg")
     service = "inference.GRPCInferenceService"
-    with Daemon(pi.root, [neg(tmp_path, "neg")], SETTINGS + "idle_s = 1\n").start() as daemon:
+    with watchful(pi.root, [neg(tmp_path, "neg")], SETTINGS + "idle_s = 1\n").start() as daemon:
         pi.set_temperature(0, HOT_C)
         rests = daemon.wait_for(lambda status: not status.workers)
         assert model(rests, "neg").state == admin_pb2.MODEL_STATE_UNAVAILABLE
@@ -214,12 +223,14 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_others_serve(
 def test_what_was_measured_outlives_the_daemon(tmp_path: Path):
     modest = neg(tmp_path, "modest", "requires = { memory_mib = 900 }\n")
     state = tmp_path / "root/var/lib/edged"
-    with Daemon(tmp_path / "root", [modest]).start() as daemon:
+    python = hostile_interpreter(tmp_path / "python", "impatient_site")
+    with Daemon(tmp_path / "root", [modest], interpreter=python).start() as daemon:
         daemon.infer(asked("modest"))
-        end = time.monotonic() + PATIENCE_S
-        while not any(b" cpu onnxruntime " in file.read_bytes() for file in state.glob("journal*") if file.is_file()):
-            assert time.monotonic() < end, "nothing was kept"
-            time.sleep(0.1)
+        until(
+            lambda: any(b" cpu onnxruntime " in file.read_bytes() for file in state.glob("journal*") if file.is_file()),
+            "what was measured is kept",
+            log=daemon.log,
+        )
     settings = "[pressure]\nmemory_limit_mib = 600\nmemory_reserve_mib = 100\n"
     with Daemon(tmp_path / "root", settings=settings).start() as daemon:
         daemon.infer(asked("modest"))
@@ -232,7 +243,7 @@ def test_under_real_memory_pressure_the_important_model_answers_and_afterwards_a
     (tmp_path / "root").mkdir()
     (tmp_path / "root/proc").symlink_to("/proc")
     hog = Hog(tmp_path)
-    with Daemon(tmp_path / "root", [DIGITS], SETTINGS).start() as daemon:
+    with watchful(tmp_path / "root", [DIGITS], SETTINGS).start() as daemon:
         try:
             with Callers(daemon) as callers:
                 hog.press()
@@ -256,11 +267,9 @@ def test_a_state_folder_that_is_full_and_then_read_only_hinders_nobody(tmp_path:
         with contextlib.suppress(OSError), (state / "filler").open("wb", buffering=0) as filler:
             while filler.write(bytes(4096)):
                 pass
-        with Daemon(tmp_path / "root", [DIGITS, neg(tmp_path, "neg")], "[pressure]\ntrace_mib = 1\n") as daemon:
+        with watchful(tmp_path / "root", [DIGITS, neg(tmp_path, "neg")], "[pressure]\ntrace_mib = 1\n") as daemon:
             daemon.start()
-            end = time.monotonic() + PATIENCE_S
-            while not (pressed := events(daemon, "pressure_level")):
-                assert time.monotonic() < end
+            pressed = until(lambda: events(daemon, "pressure_level"), "the full disk is seen", log=daemon.log)
             assert (pressed[0].subject, pressed[0].details["level"]) == ("storage", "emergency")
             assert "no space is left in the state folder's file system" in pressed[0].message
             assert daemon.infer(asked("neg")).parameters["edged_level"].string_param == "nominal", (

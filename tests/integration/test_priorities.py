@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from support.daemon import PATIENCE_S, Daemon
+from support.polling import until
 from support.slow import VERY_LONG, count_to, counting_bundle
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -34,18 +34,21 @@ def code(call: grpc.Future) -> str:
     return dict(call.trailing_metadata())["edged-code"]
 
 
-def until(daemon: Daemon, executing: int, queued: int) -> None:
+def until_has(daemon: Daemon, executing: int, queued: int) -> None:
     """Asks again and again: watchers are told of models, not of requests."""
-    end = time.monotonic() + PATIENCE_S
-    while (model := daemon.status().models[0]) and (model.executing, model.queued) != (executing, queued):
-        assert time.monotonic() < end, model
+    until(
+        lambda: daemon.status().models[0],
+        f"{executing} are executed and {queued} wait",
+        holds=lambda model: (model.executing, model.queued) == (executing, queued),
+        log=daemon.log,
+    )
 
 
 def test_a_socket_with_a_ceiling_gives_no_better_one_and_the_admin_socket_any(own):
     runs = ask(own, 1)
-    until(own, executing=1, queued=0)
+    until_has(own, executing=1, queued=0)
     waits = ask(own, 3)
-    until(own, executing=1, queued=1)
+    until_has(own, executing=1, queued=1)
     assert code(ask(own, 1)) == "overloaded", "it asked for better, and is no better than what waits"
     assert not waits.done()
     better = ask(own, 1, admin=True)

@@ -12,6 +12,7 @@ import pytest
 from support import fields as wire
 from support.calls import ELEMENTS, FORMATS, TYPED, Input, identity, infer_bytes, pack, refused, request, tensor
 from support.daemon import Daemon
+from support.polling import until
 
 from edged import __version__
 from edged._pb.inference import grpc_service_pb2 as pb
@@ -606,8 +607,7 @@ def kept_busy(daemon: Daemon) -> Iterator[Any]:
         response_deserializer=pb.ModelInferResponse.FromString,
     )
     plug = call.future(PLUG, timeout=60)
-    while not plug.done() and not counters(daemon, PLUG.model_name).executing:
-        pass
+    until(lambda: plug.done() or counters(daemon, PLUG.model_name).executing, "a worker has the plug", again_s=0)
     yield call
     assert plug.result().raw_output_contents[0] == PLUG.raw_input_contents[0]
 
@@ -659,12 +659,18 @@ def test_cancelled_work_is_not_begun(daemon: Daemon) -> None:
         before = counters(daemon, PLUG.model_name)
         with kept_busy(daemon) as call:
             waiting = call.future(one_raw("BOOL", [1, 1], b"\1"), timeout=60)
-            while (now := counters(daemon, PLUG.model_name)).executing and not now.queued:
-                pass
+            until(
+                lambda: counters(daemon, PLUG.model_name),
+                "it waits, or the plug is out",
+                holds=lambda now: now.queued or not now.executing,
+                again_s=0,
+            )
             waiting.cancel()
-        after = counters(daemon, PLUG.model_name)
-        while after.queued or after.executing:
-            after = counters(daemon, PLUG.model_name)
+        after = until(
+            lambda: counters(daemon, PLUG.model_name),
+            "all is over",
+            holds=lambda now: not now.queued and not now.executing,
+        )
         if after.requests_refused > before.requests_refused and after.batches - before.batches == 1:
             assert after.requests_ok - before.requests_ok == 1
             return

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import grpc
 import pytest
+from support.polling import PATIENCE_S
 
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.config.settings import Settings
@@ -34,7 +35,6 @@ from edged.serving.request import Answer
 from edged.types import Datatype, Level
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/protocol.md").read_text()
-PATIENCE_S = 60
 
 
 def section(heading: str) -> str:

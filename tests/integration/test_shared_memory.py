@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from support.bundles import identity_bundle, sums_bundle
 from support.calls import Refusal, refusal
 from support.daemon import PATIENCE_S, REPO, Daemon
 from support.descriptors import count
+from support.polling import until
 
 from edged._pb.edged.v1 import admin_pb2
 from edged._pb.inference import grpc_service_pb2 as pb
@@ -287,25 +287,27 @@ def waits(model: str, region: str, turns: int, size: int = 65536) -> pb.ModelInf
     return asked
 
 
-def until(holds: Callable[[], bool]) -> None:
-    """Looks again and again: what queues do is no change of the status, and so cannot be watched."""
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def of_model(daemon: Daemon, name: str) -> admin_pb2.Model:
     (found,) = (each for each in daemon.status().models if each.name == name)
     return found
 
 
+def until_has(daemon: Daemon, model: str, **requests: int) -> None:
+    """Waits until a model has so many: what queues do is no change of the status, and so cannot be watched."""
+    until(
+        lambda: of_model(daemon, model),
+        f"{model} has {requests}",
+        holds=lambda found: all(getattr(found, name) == count for name, count in requests.items()),
+        log=daemon.log,
+    )
+
+
 def until_it_computes(daemon: Daemon, model: str, requests: int = 1) -> None:
     """Waits until a worker is busy with so many requests, and past whatever comes before the counting."""
-    until(lambda: of_model(daemon, model).executing == requests)
+    until_has(daemon, model, executing=requests)
     process = worker(daemon, model)
     before = process.cpu_times().user
-    until(lambda: process.cpu_times().user > before + 0.1)
+    until(lambda: process.cpu_times().user, "it computes", holds=lambda now: now > before + 0.1, log=daemon.log)
 
 
 def test_a_region_that_shrinks_under_a_worker_is_charged_and_not_the_model(
@@ -352,7 +354,7 @@ def test_the_other_members_of_its_batch_are_answered(own: Daemon, key: str, pool
         register(own, "bad", bad.key, 65536)
         register(own, "good", good.key, 65536)
         first = pool.submit(own.infer, waits("waits", "good", slow.A_WHILE))
-        until(lambda: of_model(own, "waits").executing == 1)
+        until_has(own, "waits", executing=1)
         together: list[Future[Any]] = [
             pool.submit(own.infer, waits("waits", name, slow.A_WHILE * 5)) for name in ("bad", "good")
         ]
@@ -380,7 +382,7 @@ def test_a_region_without_memory_is_charged_when_it_has_ended_two_workers(
         asked = pool.submit(own.infer, waits("waits", "frames", slow.A_WHILE * 5))
         seen = set()
         for _ in range(2):
-            until(lambda: own.status().ready)
+            own.wait_for(lambda status: status.ready)
             until_it_computes(own, "waits")
             process = worker(own, "waits")
             assert not regions(own)["frames"].fault
@@ -403,7 +405,7 @@ def test_unregistering_waits_for_those_who_use_it(own: Daemon, key: str, pool: T
         asked = pool.submit(own.infer, waits("waits-alone", "frames", slow.A_WHILE * 3))
         until_it_computes(own, "waits-alone")
         waiting = pool.submit(own.infer, waits("waits-alone", "frames", 1))
-        until(lambda: of_model(own, "waits-alone").queued == 1)
+        until_has(own, "waits-alone", queued=1)
         unregister(own, "frames")
         assert of_model(own, "waits-alone").requests_ok == 1, "it was answered first"
         assert mapped(worker(own, "waits-alone"), key) == 0

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from support.calls import refusal
-from support.daemon import PATIENCE_S, Daemon
+from support.daemon import Daemon
 from support.fleet import Fleet
+from support.interpreter import hostile_interpreter
+from support.polling import until
 from support.updating import MODEL, Updating, scale, scale_bundle
 
 from edged._pb.edged.v1 import admin_pb2
@@ -36,6 +38,10 @@ def state(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+def device(folder: Path, bundles: list[Path], settings: str) -> Daemon:
+    return Daemon(folder / "root", bundles, settings, hostile_interpreter(folder / "python", "watchful_site"))
+
+
 def leave(state: Path, free_bytes: int) -> None:
     """Fills the disk with ballast, or takes some away."""
     ballast = state / "ballast"
@@ -52,16 +58,14 @@ def events(daemon: Daemon, code: str) -> list[admin_pb2.Event]:
     return [event for event in found if event.code == code]
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
-
-
 def level(daemon: Daemon) -> str:
     changes = [event for event in events(daemon, "pressure_level") if event.subject == "storage"]
     return changes[-1].details["level"] if changes else "nominal"
+
+
+def until_level(daemon: Daemon, wanted: str) -> None:
+    what = f"storage is found {wanted}"
+    until(lambda: level(daemon), what, holds=lambda found: found == wanted, log=daemon.log)
 
 
 def written(state: Path) -> dict[str, tuple[int, int]]:
@@ -79,14 +83,14 @@ def test_near_the_reserve_it_makes_room_and_at_the_reserve_only_the_journal_writ
     rubbish.write_bytes(bytes(MIB))
     leave(state, 3 * MIB)
     bundles = [scale_bundle(tmp_path, 1), scale_bundle(tmp_path, 2)]
-    with Daemon(tmp_path / "root", bundles, SETTINGS).start() as daemon:
-        until(lambda: events(daemon, "store_collected"), "nothing was collected")
+    with device(tmp_path, bundles, SETTINGS).start() as daemon:
+        until(lambda: events(daemon, "store_collected"), "rubbish is collected", log=daemon.log)
         assert not rubbish.exists()
         assert events(daemon, "store_collected")[0].details["blobs"] == "0"
         daemon.infer(scale(1.0, 2.0))
 
         leave(state, MIB)
-        until(lambda: level(daemon) == "critical", "the reserve was not seen")
+        until_level(daemon, "critical")
         updating = Updating(daemon)
         with pytest.raises(grpc.RpcError) as refused:
             updating.look(from_dir=str(tmp_path))
@@ -101,25 +105,29 @@ def test_near_the_reserve_it_makes_room_and_at_the_reserve_only_the_journal_writ
         assert written(state) == before
 
         leave(state, 12 * MIB)
-        until(lambda: level(daemon) == "nominal", "it did not end")
-        until(lambda: written(state) != before, "what waited in memory was not kept")
+        until_level(daemon, "nominal")
+        until(lambda: written(state) != before, "what waited in memory is kept", log=daemon.log)
 
 
 def test_near_the_reserve_what_soaks_is_judged_and_nothing_is_fetched(tmp_path: Path, state: Path):
     fleet = Fleet(tmp_path / "fleet")
     soaks = "[acceptance]\nshadow = { samples = 0 }\nsoak = { min_requests = 20, max_s = 3600 }\n"
     settings = fleet.trusted_by(tmp_path / "root") + SETTINGS
-    with Daemon(tmp_path / "root", [scale_bundle(tmp_path / "factory", 1)], settings).start() as daemon:
+    with device(tmp_path, [scale_bundle(tmp_path / "factory", 1)], settings).start() as daemon:
         updating = Updating(daemon)
         fleet.publish(scale_bundle(tmp_path / "bundles", 2, extra=soaks))
         fleet.plan(MODEL, 2)
         updating.look()
         updating.wait(lambda model: model.phase == "soaking")
         leave(state, 3 * MIB)
-        until(lambda: level(daemon) == "elevated", "that little is left was not seen")
-        while updating.model().phase == "soaking":
+        until_level(daemon, "elevated")
+
+        def asked() -> str:
             assert not updating.model().deferred
             daemon.infer(scale(1.0, 2.0))
+            return updating.model().phase
+
+        until(asked, "the soak is over", holds=lambda phase: phase != "soaking", log=daemon.log, again_s=0)
         updating.wait_idle_at(2)
 
         fleet.publish(scale_bundle(tmp_path / "bundles", 3))

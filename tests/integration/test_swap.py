@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 from support.daemon import PATIENCE_S, Daemon
 from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
+from support.polling import until
 from support.updating import MODEL, Updating, large_model, scale, scale_bundle
 
 from edged._pb.edged.v1 import update_pb2 as up
@@ -31,24 +31,16 @@ LONG = "[acceptance]\nshadow = { samples = 20 }\nsoak = { min_requests = 50, max
 
 
 @pytest.fixture(scope="module")
-def new_fleet(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("fleet") / "fleet"
-    Fleet(folder)
-    return folder
+def first(tmp_path_factory) -> Path:
+    """The bundle of revision 1."""
+    return scale_bundle(tmp_path_factory.mktemp("factory"), 1, model=large_model(LARGE_MIB))
 
 
 @pytest.fixture
-def fleet(tmp_path, new_fleet) -> Fleet:
-    shutil.copytree(new_fleet, tmp_path / "fleet")
-    return Fleet(tmp_path / "fleet")
-
-
-@pytest.fixture
-def device(tmp_path, fleet) -> Iterator[Daemon]:
+def device(tmp_path, fleet, first) -> Iterator[Daemon]:
     """A daemon that serves revision 1 and has room for one more only once that has gone."""
     root = tmp_path / "root"
     settings = fleet.trusted_by(root) + "[workers]\ninference_s = 5\n[pressure]\nmemory_reserve_mib = 0\n"
-    first = scale_bundle(tmp_path / "factory", 1, model=large_model(LARGE_MIB))
     with Daemon(root, [first], settings, hostile_interpreter(tmp_path / "python")) as daemon:
         daemon.start()
         daemon.infer(scale(1.0, 2.0))
@@ -136,8 +128,7 @@ def test_requests_wait_while_two_revisions_change_places(tmp_path, fleet, device
 
 
 def test_it_is_said_before_anything_is_fetched(tmp_path, fleet, device, updating):
-    while not updating.call("GetUpdates", up.GetUpdatesRequest(), up.UpdatesStatus).last_look:
-        pass  # the look of the start would begin at once
+    updating.wait_looked()
     publish(fleet, tmp_path, extra=NEEDS + QUICK)
     status = updating.look(check_only=True)
     assert "so requests wait while they change places" in status.models[0].decision
@@ -182,8 +173,11 @@ def test_one_that_fails_its_goldens_is_never_asked_and_the_old_one_is_back(tmp_p
         updating.wait(lambda model: model.phase == "idle" and updating.last_reason() != "")
         for each in callers:
             count = len(each.found)
-            while len(each.found) < count + 3 and not each.failed:
-                pass
+            until(
+                lambda each=each, count=count: each.failed or len(each.found) >= count + 3,
+                "three more are answered, or one fails",
+                log=device.log,
+            )
     assert not [each.failed for each in callers if each.failed]
     assert {revision for each in callers for revision in each.found} == {1}
     assert updating.last_reason() == "golden_mismatch"

@@ -17,27 +17,16 @@ from sim import sysfs
 from support.bundles import onnx_model
 from support.daemon import Daemon
 from support.fleet import Fleet
+from support.interpreter import hostile_interpreter
+from support.polling import until
 from support.updating import MODEL, QUICK, Updating, scale, scale_bundle
 
-from edged._pb.edged.v1 import update_pb2 as up
+from edged._pb.edged.v1 import admin_pb2
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.update.plan import Rollout, Wave
 
 HOT_C, COOL_C = 99.5, 51.0
 PRESSED = "the device is under pressure"
-
-
-@pytest.fixture(scope="module")
-def new_fleet(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("fleet") / "fleet"
-    Fleet(folder)
-    return folder
-
-
-@pytest.fixture
-def fleet(tmp_path, new_fleet) -> Fleet:
-    shutil.copytree(new_fleet, tmp_path / "fleet")
-    return Fleet(tmp_path / "fleet")
 
 
 @pytest.fixture
@@ -46,9 +35,9 @@ def pi(tmp_path) -> sysfs.Sysfs:
 
 
 def device(tmp_path: Path, fleet: Fleet, extra: str = "") -> Daemon:
-    """A daemon that serves revision 1; `extra` begins in the table of updates."""
-    root = tmp_path / "root"
-    return Daemon(root, [scale_bundle(tmp_path / "factory", 1)], fleet.trusted_by(root) + extra)
+    """A daemon that serves revision 1, and looks at its sensors often; `extra` begins in the table of updates."""
+    root, python = tmp_path / "root", hostile_interpreter(tmp_path / "python", "watchful_site")
+    return Daemon(root, [scale_bundle(tmp_path / "factory", 1)], fleet.trusted_by(root) + extra, python)
 
 
 def large_model() -> bytes:
@@ -99,14 +88,19 @@ def test_nothing_begins_under_pressure_and_a_comparison_waits(tmp_path, fleet, p
         assert updating.model().phase == "shadow"
         pi.set_temperature(0, COOL_C)
         updating.wait(lambda model: model.phase == "shadow" and not model.deferred)
-        while updating.model().phase == "shadow":
-            daemon.infer(scale(1.0, 2.0))
+        until(
+            lambda: daemon.infer(scale(1.0, 2.0)) and updating.model().phase,
+            "the comparison is over",
+            holds=lambda phase: phase != "shadow",
+            log=daemon.log,
+            again_s=0,
+        )
         updating.wait_idle_at(2)
         (compared,) = [step for step in updating.history() if step.before == "shadow" and step.after == "soaking"]
         assert compared.evidence["samples"] == 20
 
         pi.set_temperature(0, HOT_C)
-        daemon.wait_for(lambda status: any(PRESSED.split()[-1] in why for why in status.degraded_reasons))
+        daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_CRITICAL)
         fleet.publish(scale_bundle(tmp_path / "bundles", 3))
         fleet.plan(MODEL, 3)
         assert updating.look().models[0].target == 3
@@ -128,8 +122,8 @@ def test_a_wave_has_its_devices_watch_as_long_as_it_asks_over_a_restart_too(tmp_
         daemon.stop()
         daemon.told.clear()
         daemon.start()
-        while updating.model().phase != "soaking" or not updating.answers():
-            pass
+        updating.wait(lambda model: model.phase == "soaking")
+        assert updating.answers()[1] == 2
         ends = datetime.now(UTC) + timedelta(seconds=2)  # QUICK would have ended after half a second
         while datetime.now(UTC) < ends:
             assert updating.answers()[1] == 2
@@ -150,8 +144,7 @@ def test_what_cannot_run_here_is_not_fetched(tmp_path, fleet):
     extra = 'requires = { accelerator = "edgetpu" }\n' + QUICK
     with device(tmp_path, fleet).start() as daemon:
         updating = Updating(daemon)
-        while not updating.call("GetUpdates", up.GetUpdatesRequest(), up.UpdatesStatus).last_look:
-            pass
+        updating.wait_looked()
         fleet.publish(scale_bundle(tmp_path / "bundles", 2, extra=extra))
         fleet.plan(MODEL, 2)
         checked = updating.look(check_only=True)

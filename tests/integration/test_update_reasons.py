@@ -9,7 +9,6 @@ import contextlib
 import json
 import random
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,10 +17,11 @@ import grpc
 import onnx
 import pytest
 from support import long_lived
-from support.daemon import PATIENCE_S, Daemon
+from support.daemon import Daemon
 from support.fleet import Fleet
 from support.fleets import overwrite
 from support.interpreter import hostile_interpreter
+from support.polling import until
 from support.updating import MODEL, QUICK, Updating, picky_model, scale, scale_bundle
 
 from edged import clock
@@ -118,13 +118,16 @@ class Setting:
         """Tries a revision, does something meanwhile, and gives how it ended."""
         known = max((step.sequence for step in self.updating.history()), default=0)
         self.pin(revision)
-        end_s = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end_s:
+
+        def stands() -> tuple[list[up.Transition], str]:
             meanwhile()
             ended = [step for step in self.updating.history() if step.sequence > known and step.reason]
-            if ended and self.updating.model().phase == "idle":
-                return ended[-1]
-        raise AssertionError(f"it came to no end:\n{self.updating.model()}\n{self.daemon.log()}")
+            return ended, self.updating.model().phase
+
+        ended, _ = until(
+            stands, "it came to an end", holds=lambda found: found[0] and found[1] == "idle", log=self.daemon.log
+        )
+        return ended[-1]
 
     def ends_with(self, reason: Reason, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Tries the revision made for a reason, and looks at the device after it."""

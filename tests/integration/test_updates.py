@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from support.daemon import Daemon
+from support.daemon import PATIENCE_S, Daemon
 from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
+from support.polling import until
 from support.updating import QUICK, Updating, picky_model, scale, scale_bundle
 
 from edged._pb.edged.v1 import update_pb2 as up
+from edged._pb.inference import grpc_service_pb2 as pb
 
 SOAK = "[acceptance]\nshadow = { samples = 0 }\nsoak = { min_requests = 50, max_s = 60 }\n"
 SHADOW = "[acceptance]\nshadow = { samples = 20, agreement = 0.9 }\nsoak = { min_requests = 0, max_s = 0.2 }\n"
-
-
-@pytest.fixture(scope="module")
-def new_fleet(tmp_path_factory) -> Path:
-    """A fleet that has published nothing; its keys and hash bins take seconds to make."""
-    folder = tmp_path_factory.mktemp("fleet") / "fleet"
-    Fleet(folder)
-    return folder
-
-
-@pytest.fixture
-def fleet(tmp_path, new_fleet) -> Fleet:
-    shutil.copytree(new_fleet, tmp_path / "fleet")
-    return Fleet(tmp_path / "fleet")
 
 
 @pytest.fixture
@@ -102,8 +90,7 @@ def test_a_published_revision_is_fetched_tried_and_served(tmp_path, fleet, updat
 
 def test_for_a_look_alone_the_fetcher_has_a_folder_of_its_own(tmp_path, fleet, device, updating):
     """It writes to the folder above the one that is named too, so nothing else may lie there."""
-    while not updating.call("GetUpdates", up.GetUpdatesRequest(), up.UpdatesStatus).last_look:
-        pass  # the look of the start would begin at once
+    updating.wait_looked()
     fleet.publish(scale_bundle(tmp_path / "bundles", 2))
     fleet.plan("scale", 2)
     updating.look(check_only=True)
@@ -233,8 +220,7 @@ class TestARevisionThatFailsOnceItServes:
         with traffic(device, values, 1.0) as found:
             updating.wait_idle_at(1)
             count = len(found)
-            while len(found) < count + 20:
-                pass
+            until(lambda: len(found), "twenty more are answered", holds=lambda now: now >= count + 20, log=device.log)
         step = next(each for each in reversed(updating.history()) if each.reason)
         assert (step.reason, step.before) == (reason, "soaking"), step
         assert updating.answers() == ([2.0, 4.0], 1)
@@ -249,8 +235,41 @@ class TestARevisionThatFailsOnceItServes:
         assert not failures(found)
 
     def test_with_a_hang(self, tmp_path, fleet, device, updating):
+        """The caller whose request hung is told, since its time is gone; its next request finds the one before."""
         found = self.gone_back_on(tmp_path, fleet, device, updating, "hang", "worker_hang")
-        assert len(failures(found)) <= 1  # the one that hung; it is not tried again, since its time is gone
+        assert [dict(each.trailing_metadata())["edged-code"] for each in failures(found)] == ["worker_hang"]
+
+    def test_with_a_hang_while_others_wait(self, tmp_path, fleet, device, updating):
+        """Who waits behind the request that hung is answered by the revision before, and hangs in no new worker."""
+        fleet.publish(scale_bundle(tmp_path / "bundles", 2, runtime="hostile", does="hang", extra=SOAK))
+        fleet.plan("scale", 2)
+        updating.look()
+        updating.wait(lambda model: model.phase == "soaking")
+        until(
+            lambda: device.infer(scale(1.0, 2.0)).model_version,
+            "revision 2 serves",
+            holds=lambda version: version == "2",
+        )
+        ask = device.channel().unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+
+        def has(executing: int, queued: int) -> Callable[[], bool]:
+            return lambda: any(
+                (each.revision, each.executing, each.queued) == (2, executing, queued)
+                for each in device.status().models
+            )
+
+        hangs = ask.future(scale(666.0, 1.0), timeout=PATIENCE_S)
+        until(has(1, 0), "it computes")
+        wait = [ask.future(scale(666.0, 1.0), timeout=PATIENCE_S) for _ in range(3)]
+        until(has(1, 3), "the others wait")
+        assert dict(hangs.trailing_metadata())["edged-code"] == "worker_hang"
+        assert [each.result().model_version for each in wait] == ["1"] * 3
+        updating.wait_idle_at(1)
+        assert updating.last_reason() == "worker_hang"
 
     def test_with_what_its_engine_refuses(self, tmp_path, fleet, device, updating):
         """An engine may call its own model's defect a wrong request; the revision before shows that it was none."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import subprocess
-import time
+from abc import ABC, abstractmethod
 
-from support.daemon import PATIENCE_S
+from support.polling import PATIENCE_S, until
 
 
-class Booted:
+class Booted(ABC):
     """A system; subclasses say how a script gets into it."""
 
     # How often a condition is looked at.
     again_s = 0.05
 
+    @abstractmethod
     def shell(self, script: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """Runs a shell script inside, as root."""
-        raise NotImplementedError
 
     def run(self, script: str, timeout_s: float = PATIENCE_S) -> str:
         """Runs a shell script inside that is to succeed; gives what it printed."""
@@ -26,10 +26,13 @@ class Booted:
 
     def wait(self, script: str, limit_s: float = 2 * PATIENCE_S) -> None:
         """Waits until a shell script succeeds."""
-        end = time.monotonic() + limit_s
-        while (done := self.shell(script)).returncode:
-            assert time.monotonic() < end, f"{script} never succeeded:\n{done.stdout}\n{done.stderr}"
-            time.sleep(self.again_s)
+        until(
+            lambda: self.shell(script),
+            f"{script} succeeds",
+            holds=lambda done: not done.returncode,
+            limit_s=limit_s,
+            again_s=self.again_s,
+        )
 
     def property(self, name: str) -> str:
         """A property of the unit."""

@@ -9,7 +9,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from support.deliveries import Deliveries
-
-PATIENCE_S = 60.0
+from support.polling import PATIENCE_S, until
 
 
 def free_port() -> int:
@@ -118,16 +116,17 @@ class Mosquitto:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        end = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                socket.create_connection((self.host, self.operators_port), 1).close()
-            except OSError:
-                assert self.process.poll() is None, self.log()
-                assert time.monotonic() < end
-                time.sleep(0.05)
-            else:
-                return self
+        until(self._is_up, "the broker takes connections", log=self.log)
+        return self
+
+    def _is_up(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
+        try:
+            socket.create_connection((self.host, self.operators_port), 1).close()
+        except OSError:
+            return False
+        return True
 
     def kill(self) -> None:
         """At once, with whatever it had in memory."""

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from packaging.requirements import Requirement
 
 from support.booted import Booted
 from support.daemon import PATIENCE_S, REPO
+from support.polling import until
 
 # Not under /tmp, which a boot empties; git does not see it.
 CACHE = REPO / ".cache/system"
@@ -199,16 +199,17 @@ class Container(Booted):
         os.close(console)
 
     def _wait_leader(self) -> int:
-        end = time.monotonic() + PATIENCE_S
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        while time.monotonic() < end:
+
+        def leader() -> int:
             assert self._process.poll() is None, self._console.decode(errors="replace")
             for pid in map(int, children.read_text().split()):
                 with contextlib.suppress(OSError):
                     if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd":
                         return pid
-            time.sleep(0.02)
-        raise AssertionError("the container's systemd did not come up")
+            return 0
+
+        return until(leader, "the container's systemd is there", log=lambda: self._console.decode(errors="replace"))
 
     def shell(self, script: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """Runs a shell script inside, as root."""

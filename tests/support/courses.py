@@ -24,10 +24,10 @@ from edged.update.machine import Effect, Event, Happened, Phase, Ref, State
 from edged.update.outcomes import Outcomes
 from edged.update.said import Said, Stage, said
 from edged.update.shop import Ledger, Shop
+from support.polling import until_async
 
 ONE, TWO = Ref(1, "1" * 64), Ref(2, "2" * 64)
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
-PATIENCE_S = 30.0
 
 
 def make_shop(folder: Path, **parts: Any) -> Shop:
@@ -56,13 +56,6 @@ def make_shop(folder: Path, **parts: Any) -> Shop:
         "trying": asyncio.Semaphore(1),
     }
     return Shop(**given | parts)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Waits until it is so."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - whatever the test asks for
-            await asyncio.sleep(0.001)
 
 
 class Conditions:
@@ -155,7 +148,7 @@ class Running:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Waits until it is so."""
-        await until(condition)
+        await until_async(condition, "the course stands so", log=lambda: f"{self.state}\n{self.steps()}")
 
     def steps(self) -> list[str]:
         """What the journal says happened."""

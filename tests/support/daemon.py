@@ -18,12 +18,10 @@ import grpc
 
 from edged._pb.edged.v1 import admin_pb2
 from edged._pb.inference import grpc_service_pb2 as pb
+from support.polling import PATIENCE_S
 
 REPO = Path(__file__).resolve().parents[2]
 DIGITS = REPO / "bootc/models/digits/1"
-
-# A bound for what takes well under a second, on a machine that does ten things at once.
-PATIENCE_S = 60.0
 
 
 class Daemon:

@@ -16,6 +16,7 @@ from edged.fleet.listing import Listing
 from edged.fleet.publishing import publish
 from edged.fleet.signing import Signing
 from edged.fleet.starting import ROOT_NAME, start
+from support.quick_disk import no_syncs
 
 NAME = "test"
 PASSPHRASE = "only for tests"
@@ -27,14 +28,16 @@ class Fleet:
     def __init__(self, folder: Path) -> None:
         """Makes one in `folder`, or takes the one that is there."""
         self._ring = Ring(folder / "keys", [PASSPHRASE], None)
-        self.home = Home(folder) if folder.exists() else start(folder, NAME, self._ring, {})
+        with no_syncs():
+            self.home = Home(folder) if folder.exists() else start(folder, NAME, self._ring, {})
         self.repository = self.home.repository
         self.root = folder / ROOT_NAME
 
     def publish(self, *bundles: Path) -> None:
         """Publishes packed bundles."""
-        for bundle in bundles:
-            publish(self.home, self._signing(), bundle)
+        with no_syncs():
+            for bundle in bundles:
+                publish(self.home, self._signing(), bundle)
 
     def plan(self, model: str, revision: int, hardware_class: str = "generic", **terms: object) -> None:
         """Has a class run a revision."""
@@ -44,7 +47,8 @@ class Fleet:
         if terms:
             changed = msgspec.structs.replace(planning.terms_of(plan, model, hardware_class), **terms)
             plan = planning.with_terms(plan, model, hardware_class, changed)
-        planning.put(signing, listing, plan)
+        with no_syncs():
+            planning.put(signing, listing, plan)
 
     def lie(self, model: str, revision: int, path: str) -> None:
         """Signs a published manifest anew with another digest for one of its files."""

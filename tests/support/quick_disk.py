@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.contextmanager
+def no_syncs() -> Iterator[None]:
     """What syncing does shows only after a power cut of the machine, and no test here makes one; it takes a minute."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(os, "fdatasync", lambda _: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(os, "fdatasync", lambda _: None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def unsynced() -> Iterator[None]:
+    """As `no_syncs`."""
+    with no_syncs():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from support.broker import Mosquitto
 from support.calls import request, tensor
 from support.daemon import DIGITS, PATIENCE_S, Daemon
 from support.deliveries import Counts, counts
+from support.polling import until
 
 DEVICE = "till-7"
 TOPICS = Topics("shops", DEVICE, "generic")
@@ -69,11 +70,9 @@ def stored(daemon: Daemon) -> Counts:
 
 def wait_stored(daemon: Daemon, asked: int) -> None:
     """Waits until the spool has counted so many answered requests."""
-    end = time.monotonic() + PATIENCE_S
-    while (found := answered(stored(daemon))) != asked:
-        assert found < asked
-        assert time.monotonic() < end, daemon.log()
-        time.sleep(0.1)
+    what = f"{asked} answered requests are counted"
+    found = until(lambda: answered(stored(daemon)), what, holds=lambda count: count >= asked, log=daemon.log)
+    assert found == asked
 
 
 def answered(found: Counts) -> int:
@@ -88,11 +87,7 @@ def telemetry_of(daemon: Daemon) -> Any:
 
 def wait_telemetry(daemon: Daemon, condition: Any) -> Any:
     """Waits until the standing of telemetry fulfils `condition`, and gives it."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition(found := telemetry_of(daemon)):
-        assert time.monotonic() < end, (found, daemon.log())
-        time.sleep(0.1)
-    return found
+    return until(lambda: telemetry_of(daemon), "telemetry stands so", holds=condition, log=daemon.log)
 
 
 def command(name: str, signer: Ed25519PrivateKey = ALICE, **changes: Any) -> bytes:

@@ -17,6 +17,7 @@ from edged._pb.inference import grpc_service_pb2 as pb
 from edged.bundle.folder import pack
 from support.bundles import onnx_model
 from support.daemon import PATIENCE_S, Daemon
+from support.polling import until
 
 SERVICE = "edged.v1.Updates"
 MODEL = "scale"
@@ -155,6 +156,11 @@ class Updating:
     def wait_idle_at(self, revision: int) -> up.ModelUpdate:
         """Waits until `revision` serves and nothing is under way."""
         return self.wait(lambda model: model.phase == "idle" and model.serving == revision)
+
+    def wait_looked(self) -> None:
+        """Waits until the look of the start is over; it begins at once, and would come between."""
+        status = (up.GetUpdatesRequest(), up.UpdatesStatus)
+        until(lambda: self.call("GetUpdates", *status).last_look, "a look is over", log=self.daemon.log)
 
     def last_reason(self, name: str = MODEL) -> str:
         """Why the last update that failed did."""

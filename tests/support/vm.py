@@ -22,6 +22,7 @@ from support import container
 from support.booted import Booted
 from support.container import CACHE, run
 from support.daemon import PATIENCE_S
+from support.polling import until
 
 GUEST = Path(__file__).parent / "guest"
 TOOLS = ("qemu-system-x86_64", "busybox", "iasl", "cpio", "mkfs.ext4", "dpkg-deb")
@@ -222,13 +223,17 @@ class Machine(Booted):
 
     def until(self, condition: Callable[[], bool], limit_s: float = BOOT_S) -> bool:
         """Waits until `condition` holds, or what was begun has ended; says whether it was the former."""
-        end = time.monotonic() + limit_s
-        while not condition():
-            assert time.monotonic() < end
-            if select.select([self._process.stdout], [], [], 0.005)[0]:
+        ended = False
+
+        def either() -> bool:
+            nonlocal ended
+            if not (held := condition()) and select.select([self._process.stdout], [], [], 0)[0]:
                 self._answer(limit_s)
-                return False
-        return True
+                ended = True
+            return held or ended
+
+        until(either, "it is so, or what was begun has ended", limit_s=limit_s, again_s=0.005)
+        return not ended
 
     def settled(self) -> None:
         """Waits until its systemd has started everything."""

@@ -46,6 +46,8 @@ WORDS = {
     "internal",
     "crash_loop",
     "memory_short",
+    "not_built",
+    "derived_unusable",
     "signature_invalid",
     "metadata_expired",
     "rollback_attack",

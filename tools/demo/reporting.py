@@ -134,6 +134,10 @@ class Broker:
                 found[model.revision] += model.codes.get("ok", 0)
         return found
 
+    def settled(self) -> bool:
+        """Whether the device has told how it stands since it has started, which it does at most every 5 s."""
+        return self.state is not None and self.state.mode != "starting"
+
     def quiet(self) -> bool:
         """Whether all that was asked is counted: the newest window has nothing in it."""
         newest = self.windows[max(self.windows)] if self.windows else None
@@ -146,6 +150,7 @@ def watch(out: Console, device: Device, broker: Broker) -> None:
         step(out, "From afar", "left out: it needs mosquitto, or another broker that speaks MQTT v5")
         return
     broker.wait(broker.quiet, "the requests of the tour")
+    broker.wait(broker.settled, "how the device stands since it has started again")
     counted, state = broker.answered(), broker.state
     step(out, f"What the operator has seen of {NAME}", f"through mosquitto on port {broker.port}")
     assert state is not None

@@ -42,6 +42,7 @@ def roll_back(out: Console, device: Device, fleet: Fleet) -> None:
     step(out, "One that errs where there is much ink", fleet.publish(BUNDLES / "digits-4-fragile"))
     fleet.plan(4)
     _follow(out, device)
+    lines(out, "what revision 4 failed on was answered by revision 2: no application noticed")
     _serves(device, 2)
 
 

@@ -2,7 +2,12 @@
 
 from edged.runtimes.base import ENGINES, Engine
 
-for name in ("hostile", "threaded", "reaching", "threaded_reaching", "absent"):
+for name in ("hostile", "threaded", "reaching", "threaded_reaching", "absent", "building"):
     ENGINES[name] = Engine(
-        name=name, module=f"support.{name}_engine", distributions=("msgspec",), extra="none", environment={}
+        name=name,
+        module=f"support.{name}_engine",
+        distributions=("msgspec",),
+        extra="none",
+        environment={},
+        derives=name == "building",
     )

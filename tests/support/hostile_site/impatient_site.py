@@ -1,5 +1,7 @@
-"""A daemon of a test that does not wait before it fetches again; imported as `hostile_site` is."""
+"""A daemon of a test that hardly waits before it fetches, keeps or tries again; imported as `hostile_site` is."""
 
-from edged.update import policy
+from edged.update import course, peaks, policy
 
 policy._FETCH_DELAY_S = 0.01
+peaks._GATHER_S = 0.01
+course._PAUSE_S = 0.2

@@ -141,6 +141,15 @@ CASES = [
     file_case("socket", replace("int8/model.onnx", make_socket), "is a socket", "put the file itself there"),
     # Values that the schema refuses.
     Wrong(
+        what="an engine that is to build and cannot",
+        old='file = "int8/model.onnx"',
+        new='file = "int8/model.onnx"\nderived = true',
+        at="derived = true",
+        key="variants[1].derived",
+        found="variant \"int8\": runtime 'onnxruntime' runs the file itself and builds nothing from it",
+        remedy="leave `derived` out, or use a runtime that builds: openvino",
+    ),
+    Wrong(
         what="unknown key",
         old='file = "warmup.npz"',
         new='file = "warmup.npz"\ncuont = 3',

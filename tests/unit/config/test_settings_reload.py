@@ -28,6 +28,7 @@ AT_RUN_TIME = {
     "workers.threads",
     "workers.memory_mib",
     "workers.arena_mib",
+    "workers.build_s",
     "workers.load_s",
     "workers.first_inference_s",
     "workers.inference_s",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.daemon import DIGITS
+from support.deriving import BEST, twice_bundle
 
 from edged.bundle.acceptance import Verdict
 from edged.config.settings import Workers
@@ -17,6 +19,7 @@ from edged.document import Place, Problem
 from edged.errors import Code
 from edged.models.loading import Terms
 from edged.models.selection import PassedOver
+from edged.runtimes.base import ENGINES
 from edged.system import hardware
 
 GOOD = Verdict(ok=True, code=None, text="goldens.npz: as expected: scores")
@@ -94,3 +97,17 @@ async def test_each_variant_is_started_under_the_settings_given_and_told_of_when
         f"{variant} does not load: its worker cannot be started: Resource temporarily unavailable"
         for variant in ("fp32", "int8")
     ]
+
+
+@pytest.mark.skipif(ENGINES["openvino"].version() is None, reason="openvino is not installed")
+async def test_a_derived_variant_is_built_and_tried_and_nothing_is_left(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    bundle = twice_bundle(tmp_path, portable=False)
+    before = sorted(bundle.iterdir())
+    runtimes = {name: engine.version() for name, engine in ENGINES.items()}
+    checked = await checking.check(bundle, hardware.read("generic"), runtimes, Workers())
+    (tried,) = checked.tried
+    assert (checked.verdict, tried.variant, tried.fault) == ("", BEST, "")
+    assert [verdict.ok for _, verdict in tried.verdicts] == [True]
+    assert (sorted(bundle.iterdir()), list((tmp_path / "temporary").iterdir())) == (before, [])

@@ -63,3 +63,35 @@ def test_a_variant_is_asked_for_again_also_where_the_others_are_avoided(choice, 
     told.clear()
     choice.ask_again()
     assert told == [True]
+
+
+class Building:
+    """A workshop as a choice sees it: these variants are not built yet."""
+
+    def __init__(self, *names):
+        self.missing = set(names)
+
+    def lacks(self, _, variant):
+        return f"{variant.name} is not built yet" if variant.name in self.missing else ""
+
+
+def test_what_is_not_built_yet_makes_way_and_runs_once_it_is(told):
+    workshop = Building("best", "lesser")
+    bundle = manifest(variants=("best", "lesser", "least"))
+    choice = Choice(bundle, Hardware("generic"), {"onnxruntime": "1.0"}, lambda: told.append(True), workshop)
+    assert (choice.variant.name, choice.because) == ("least", "best is not built yet")
+    assert [variant.name for variant in choice.unbuilt] == ["best", "lesser"]
+    assert [(each.variant, each.code) for each in choice.waiting] == [("best", "not_built"), ("lesser", "not_built")]
+    workshop.missing = {"lesser"}
+    choice.look_again()
+    assert (choice.variant.name, len(told)) == ("best", 1)
+    choice.pass_over(bundle.variants[1], EdgedError(Code.LOAD_FAILED, "it cannot be built"))
+    choice.pass_over(bundle.variants[1], EdgedError(Code.LOAD_FAILED, "nor now"))
+    assert ([each.reason for each in choice.passed_over], choice.waiting) == (["it cannot be built"], [])
+
+
+def test_what_is_not_built_yet_is_what_is_to_run_where_there_is_nothing_else():
+    choice = Choice(
+        manifest(variants=("best",)), Hardware("generic"), {"onnxruntime": "1"}, lambda: None, Building("best")
+    )
+    assert choice.variant.name == "best"

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from onnx import helper
 from support.bundles import identity_bundle, onnx_model
+from support.polling import PATIENCE_S, until_async
 from support.slow import VERY_LONG, counting_bundle
 from support.standins import Clock, settle
 
@@ -35,7 +36,6 @@ from edged.worker.templates import spawned
 from edged.worker.usage import Usage
 
 DIGITS = Path(__file__).resolve().parents[3] / "bootc/models/digits/1"
-PATIENCE_S = 60.0
 QUICK = Workers(restart_min_s=0.01, restart_max_s=60)
 
 TENSOR = [("x", "FP32", [-1, 2])]
@@ -109,10 +109,7 @@ def passed_over(resident):
 
 async def child():
     """The one process that this one has started."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not (children := psutil.Process().children()):
-            await settle()
-    return children[0]
+    return (await until_async(psutil.Process().children, "a process is started", again_s=0))[0]
 
 
 class TestWhichVariantServes:

@@ -13,6 +13,7 @@ from edged import durable
 from edged.bundle.folder import read_manifest
 from edged.bundle.manifest import encode
 from edged.errors import Code, EdgedError
+from edged.models import files
 from edged.models.store import Store
 
 BUNDLE = Path(__file__).resolve().parents[3] / "bootc/models/digits/1"
@@ -227,6 +228,20 @@ class TestVerifying:
         digest = read_manifest(BUNDLE).file("model.onnx").sha256
         store.blob(digest).unlink()
         assert [damage.digest for damage in store.verify()] == [digest]
+
+    def test_takes_what_is_collected_while_it_reads_for_no_damage(self, store, monkeypatch):
+        for revision in (1, 2):
+            store.take_in(staged(store, revision, change=bytes([revision])))
+        store.remove("digits", 1)  # its blob is nobody's now
+        fault = files.fault
+
+        def collecting(*asked):
+            store.collect([])
+            return fault(*asked)
+
+        monkeypatch.setattr(files, "fault", collecting)
+        assert store.verify() == []
+        assert store.models() == []
 
     def test_finds_a_manifest_that_cannot_be_read(self, store):
         store.take_in(staged(store))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from onnx import helper
 from support.bundles import onnx_model
+from support.polling import PATIENCE_S
 
 from edged.bundle.folder import pack, read_manifest
 from edged.changes import Changes
@@ -22,7 +23,6 @@ from edged.runtimes.base import ENGINES
 from edged.system.hardware import Hardware
 from edged.worker.templates import spawned
 
-PATIENCE_S = 30.0
 TENSOR = [("x", "FP32", [-1, 2])]
 NEG = onnx_model([helper.make_node("Neg", ["x"], ["y"])], TENSOR, [("y", "FP32", [-1, 2])])
 

@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from support.polling import until_async
 
 from edged.errors import Code
 from edged.models.heartbeat import beat, zeros
@@ -36,9 +37,7 @@ def ahead(monkeypatch):
 async def moved(models, resident, variant):
     """Waits until it runs that variant, and the worker before has gone."""
     await models.until(runs(resident, variant))
-    async with asyncio.timeout(30):
-        while not resident.steady:  # noqa: ASYNC110 - nobody is told of it
-            await asyncio.sleep(0.01)
+    await until_async(lambda: resident.steady, "the worker before has gone")
 
 
 class Device:

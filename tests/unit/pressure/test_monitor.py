@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sim import sysfs
 from sim.sysfs import Sysfs
+from support.polling import PATIENCE_S, until_async
 
 from edged import clock, log
 from edged.events import EventLog
@@ -25,7 +26,6 @@ from edged.pressure.readings import Readings
 from edged.pressure.trace import Recorder, replay
 from edged.types import Level, Limits
 
-PATIENCE_S = 60.0
 NOMINAL = {"thermal": Level.NOMINAL}
 
 
@@ -41,10 +41,11 @@ class Watch:
         self.task = asyncio.create_task(self.monitor.run(environment))
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not holds():
-                assert not self.task.done(), self.task
-                await asyncio.sleep(0.01)
+        await until_async(lambda: self.task.done() or holds(), "it holds, or the monitor has ended", log=self.recorded)
+        assert not self.task.done(), self.task
+
+    def recorded(self) -> str:
+        return "\n".join(f"{event.code}: {event.message}" for event in self.events.after(0))
 
     def told(self, code: str) -> list[str]:
         return [event.message for event in self.events.after(0) if event.code == code]

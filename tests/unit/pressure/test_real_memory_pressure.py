@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 from sim.hog import Hog
+from support.polling import PATIENCE_S
 
 from edged.events import EventLog
 from edged.pressure.governor import Governor
 from edged.pressure.monitor import Monitor
 from edged.pressure.policy import Policy
 from edged.types import Level, Limits
-
-PATIENCE_S = 60.0
 
 
 @pytest.mark.skipif(not Hog.possible(), reason="no memory control group of version 1 can be made here")

@@ -15,12 +15,10 @@ from typing import Any
 import pytest
 import uvloop
 from sim.sysfs import Sysfs
+from support.polling import PATIENCE_S
 
 from edged.pressure import sensors_memory, stall
 from edged.pressure.stall import Triggers, Wanted
-
-# A bound for what takes moments, on a machine that does ten things at once.
-PATIENCE_S = 60.0
 
 CPU = Path("/proc/pressure/cpu")
 needs_pressure = pytest.mark.skipif(not CPU.exists(), reason="this kernel keeps no pressure stall information")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from support.polling import PATIENCE_S, until_async
 
 from edged.config.address import Address
 from edged.errors import Code, EdgedError
@@ -15,7 +16,6 @@ from edged.rpc import scrape
 from edged.rpc.scrape import MAX_CONNECTIONS, MAX_HEAD_BYTES, Scrape
 
 PAGE = b"edged_x 1\n"
-PATIENCE_S = 30
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -124,7 +124,7 @@ async def test_a_caller_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(GET)
         reader._transport.pause_reading()  # type: ignore[attr-defined]
-        await until(lambda: not under_way())
+        await until_async(under_way, "nobody is served", holds=lambda tasks: not tasks)
         writer.transport.abort()
 
 
@@ -132,20 +132,14 @@ def under_way() -> list[asyncio.Task[None]]:
     return [task for task in asyncio.all_tasks() if task.get_name() == "scrape"]
 
 
-async def until(fulfilled) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not fulfilled():  # noqa: ASYNC110 - the tasks that it looks for tell nobody
-            await asyncio.sleep(0.01)
-
-
 async def test_a_flood_of_connections_is_bounded_and_survived():
     async with shown() as port:
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4 * MAX_CONNECTIONS)]
-        await until(lambda: len(under_way()) == MAX_CONNECTIONS)
+        await until_async(under_way, "all places are taken", holds=lambda tasks: len(tasks) == MAX_CONNECTIONS)
         assert await exchange(port, GET) == b""
         for _, writer in idle:
             writer.transport.abort()
-        await until(lambda: not under_way())
+        await until_async(under_way, "nobody is served", holds=lambda tasks: not tasks)
         assert (await exchange(port, GET)).endswith(PAGE)
 
 
@@ -156,7 +150,7 @@ async def test_a_caller_that_goes_away_is_forgotten():
             writer.write(sent)
             writer.transport.abort()
         assert (await exchange(port, GET)).endswith(PAGE)
-        await until(lambda: not under_way())
+        await until_async(under_way, "nobody is served", holds=lambda tasks: not tasks)
 
 
 async def test_a_page_that_fails_ends_only_its_own_exchange():
@@ -176,7 +170,7 @@ async def test_a_page_that_fails_ends_only_its_own_exchange():
 async def test_who_is_being_served_does_not_hold_up_the_end():
     async with shown() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        await until(under_way)
+        await until_async(under_way, "somebody is served")
     assert await reader.read() == b""
     writer.close()
 

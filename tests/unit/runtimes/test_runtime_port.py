@@ -9,7 +9,7 @@ from importlib import metadata
 import pytest
 
 from edged.errors import Code, EdgedError
-from edged.runtimes.base import ENGINES, Engine, load_runtime, signature_problems
+from edged.runtimes.base import ENGINES, Engine, cannot_derive, load_deriving, load_runtime, signature_problems
 from edged.types import Datatype, TensorSpec
 
 
@@ -118,3 +118,13 @@ def test_what_is_not_declared_matters_where_all_is_wanted(all_wanted, problems):
 
 def _specs(tensors: list[tuple[str, str, list[int]]]) -> list[TensorSpec]:
     return [TensorSpec(name, Datatype(datatype), tuple(shape)) for name, datatype, shape in tensors]
+
+
+def test_an_engine_that_builds_nothing_is_not_asked_to():
+    assert [name for name, engine in ENGINES.items() if engine.derives] == ["openvino"]
+    with pytest.raises(EdgedError) as caught:
+        load_deriving("onnxruntime")
+    assert str(caught.value) == str(cannot_derive("onnxruntime"))
+    assert caught.value.code is Code.INCOMPATIBLE_RUNTIME
+    assert "runtime 'onnxruntime'" in caught.value.message
+    assert caught.value.hint == "leave `derived` out, or use a runtime that builds: openvino"

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from onnx import helper
 from support.bundles import make_bundle, onnx_model
+from support.polling import PATIENCE_S
 from support.standins import as_it_is, settle
 
 from edged.bundle.folder import read_manifest
@@ -29,7 +30,6 @@ from edged.system.hardware import Hardware
 from edged.worker.messages import Form
 from edged.worker.templates import spawned
 
-PATIENCE_S = 60.0
 X, Y = [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])]
 NEG = onnx_model([helper.make_node("Neg", ["x"], ["y"])], X, Y)
 

@@ -4,8 +4,7 @@ import subprocess
 import sys
 
 import pytest
-
-PATIENCE_S = 60
+from support.polling import PATIENCE_S
 
 
 class Other:

@@ -5,11 +5,10 @@ import signal
 import stat
 
 import pytest
+from support.polling import PATIENCE_S
 
 from edged.errors import Code, EdgedError
 from edged.system.folders import FolderLock, Lock, keep_private, make_folder, open_to_all
-
-PATIENCE_S = 60
 
 TAKE = """
 from pathlib import Path

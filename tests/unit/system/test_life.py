@@ -5,11 +5,10 @@ import os
 import signal
 
 import pytest
+from support.polling import PATIENCE_S
 
 from edged.changes import Changes
 from edged.system.life import Life, Phase, watch_signals
-
-PATIENCE_S = 60
 
 
 class TestPhases:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from support.polling import until_async
 
 from edged import clock
 from edged.events import EventLog
@@ -113,9 +114,7 @@ class Rig:
         await self.recorder.store()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():  # noqa: ASYNC110 - it looks at what nobody tells of
-                await asyncio.sleep(0.005)
+        await until_async(condition, "the commander has done so", log=lambda: str(self.broker.results()))
 
     async def until_told(self, *results: tuple[str, str, str]) -> None:
         await self.until(lambda: set(results) <= set(self.broker.results()))

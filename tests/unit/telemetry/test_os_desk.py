@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from support.polling import until_async
 
 from edged import clock
 from edged.events import EventLog
@@ -71,9 +72,7 @@ class Desk:
         return Order(command=command, operator="alice", envelope=b"{}", topics=("t",), handed_on=True)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():  # noqa: ASYNC110 - the disk tells nobody
-                await asyncio.sleep(0.005)
+        await until_async(condition, "it stands so on the disk")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from support.polling import until_async
 
 from edged import clock
 from edged.events import Event, EventLog, Severity
@@ -134,13 +135,11 @@ async def test_what_a_hostile_name_brings_into_an_event_is_cut(tmp_path):
         assert len(row.payload) < 4000
 
 
-async def running(recorder: Recorder, until: Callable[[], Awaitable[bool]]) -> None:
+async def running(recorder: Recorder, so: Callable[[], Awaitable[bool]]) -> None:
     """Lets it run until something is so."""
     task = asyncio.create_task(recorder.run())
     try:
-        async with asyncio.timeout(30):
-            while not await until():  # noqa: ASYNC110 - the disk tells nobody
-                await asyncio.sleep(0.01)
+        await until_async(so, "the recorder has come so far", again_s=0.01)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from support.polling import until_async
 
 from edged.changes import Changes
 from edged.config.settings import Device, Settings
@@ -119,9 +120,7 @@ async def test_what_the_operating_system_is_now_is_told_within_a_window(rig):
     rig.station.sync = SimpleNamespace(state_changed=lambda: told.append(rig.station.state().os_digest))
     for _ in range(2):
         await rig.close_window()
-        async with asyncio.timeout(30):
-            while not told or rig.station._window_ended.is_set():  # noqa: ASYNC110 - it tells nobody of a look
-                await asyncio.sleep(0.005)
+        await until_async(lambda: told and not rig.station._window_ended.is_set(), "it has looked")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert told == ["sha256:42"], "and once"
@@ -132,8 +131,7 @@ async def test_a_report_that_is_cut_short_loses_no_window(rig):
     busy = threading.Event()
     rig.station.recorder._thread.submit(busy.wait)
     report = asyncio.create_task(rig.station._report(False))
-    while not rig.station.recorder._storing.locked():  # noqa: ASYNC110 - the next turn of the loop
-        await asyncio.sleep(0)
+    await until_async(rig.station.recorder._storing.locked, "it stores")
     report.cancel()
     await asyncio.gather(report, return_exceptions=True)
     busy.set()

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import zstandard
+from support.polling import until_async
 
 from edged.events import EventLog, Severity
 from edged.facts import Executed
@@ -78,15 +79,11 @@ class Rig:
             await self.recorder.store()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():  # noqa: ASYNC110 - it looks at what nobody tells of
-                await asyncio.sleep(0.005)
+        await until_async(condition, "it has come so far")
 
     async def until_nothing_waits(self) -> None:
         """What was sent is acknowledged a little later."""
-        async with asyncio.timeout(30):
-            while await self.waiting():  # noqa: ASYNC110 - the disk tells nobody
-                await asyncio.sleep(0.005)
+        await until_async(self.waiting, "nothing waits", holds=lambda waiting: not waiting)
 
     async def waiting(self) -> int:
         return (await self.recorder.do(Spool.standing)).windows

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.courses import ONE, TWO, make_shop, until
+from support.courses import ONE, TWO, make_shop
+from support.polling import until_async
 
 from edged.config.update import Update
 from edged.errors import Code, EdgedError
@@ -77,7 +78,7 @@ async def test_a_look_tells_of_what_it_began_and_under_pressure_of_why_that_wait
         await agent.look_at(None, begin=True)
         course = agent.courses["m"]
         assert (course.state.phase, agent.busy) == (Phase.FETCHING, True)
-        await until(lambda: course.state.deferred)
+        await until_async(lambda: course.state.deferred, "it waits")
         assert course.state.deferred == "the device is under pressure"
         agent.take(Limits())
         await course.heard()
@@ -104,7 +105,7 @@ class TestAStick:
         polls = asyncio.create_task(agent._poll())
         asked = agent.shop.fetcher.asked
         count = len(asked)
-        await until(lambda: len(asked) > count)
+        await until_async(lambda: asked, "it has asked", holds=lambda asked: len(asked) > count)
         polls.cancel()
         return asked[-1]
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from support.fleets import DIGITS, DIGITS_2, Device, Server, copy_fleet, served
@@ -69,14 +70,21 @@ class TestTheThinnestPath:
         device.store.take_in(device.store.staging("digits", 1))
         same_files(device.store.path("digits", 1), DIGITS)
 
-    def test_wrong_usage_is_told(self):
+    @pytest.mark.parametrize(
+        ("asked", "told"),
+        [
+            (["refresh"], "give --repository"),
+            (["--metadata-url", "http://127.0.0.1:9/metadata", "download"], "give --target-name"),
+        ],
+    )
+    def test_wrong_usage_is_told(self, tmp_path, asked, told):
         ran = subprocess.run(
-            [sys.executable, "-I", "-m", "edged.update.fetch", "--metadata-dir", "x", "refresh"],
+            [sys.executable, "-I", "-m", "edged.update.fetch", "--metadata-dir", str(tmp_path / "x"), *asked],
             capture_output=True,
             text=True,
             timeout=60,
         )
-        assert (ran.returncode, "give --repository" in ran.stderr) == (2, True)
+        assert (ran.returncode, told in ran.stderr) == (2, True)
 
     def test_what_is_not_published_is_told(self, device):
         assert device.fetch(3).code == "revision_not_found"
@@ -89,6 +97,32 @@ class TestTheThinnestPath:
         device.url = "http://127.0.0.1:9"  # discard: nobody listens
         assert device.plan().code == "download_failed"
         assert "refused" in device.plan().message
+
+
+class TestTargetsByName:
+    """`download`, by which the conformance suite of The Update Framework asks: each name in turn, in one session."""
+
+    def test_all_are_brought_and_the_metadata_is_asked_for_once(self, online):
+        server, device = online
+        assert self.download(server, device, "models/digits/1.json", "models/digits/2.json").status == 0
+        assert self.brought(device) == {"models/digits/1.json", "models/digits/2.json"}
+        assert server.paths.count("/metadata/timestamp.json") == 1
+
+    def test_the_first_that_is_not_there_ends_it(self, online):
+        server, device = online
+        asked = self.download(server, device, "models/digits/1.json", "plans/other.json", "models/digits/2.json")
+        assert (asked.status, asked.code) == (1, "revision_not_found")
+        assert "plans/other.json" in asked.message
+        assert self.brought(device) == {"models/digits/1.json"}
+
+    @staticmethod
+    def download(server, device, *names):
+        where = ["--target-dir", str(device.into), "--target-base-url", f"{server.url}/targets"]
+        return device.run(*where, *(f"--target-name={name}" for name in names), "download")
+
+    @staticmethod
+    def brought(device):
+        return {unquote(path.name) for path in device.into.iterdir()}
 
 
 @pytest.fixture

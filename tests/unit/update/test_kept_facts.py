@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from support.courses import make_shop, until
+from support.courses import make_shop
+from support.polling import until_async
 
 from edged.errors import Code, EdgedError
 from edged.update import peaks
@@ -38,7 +39,7 @@ async def test_what_workers_took_is_written_once_the_disk_takes_it_again(tmp_pat
     shop.memory.recall({"k": 5})
     shop.memory.news.set()
     task = asyncio.create_task(peaks.keep(shop.memory, shop.ledger))
-    await until(lambda: kept)
+    await until_async(lambda: kept, "it is kept")
     assert failed
     assert await shop.ledger.do(journal.fact, "peaks") == b'{"k":5}'
     task.cancel()

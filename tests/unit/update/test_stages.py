@@ -89,3 +89,23 @@ async def test_nothing_ends_what_the_route_names(tmp_path: Path, ending: str):
         await stages.end("m", 2)
     assert shop.residency.serving() == [resident]
     await shop.ledger.close()
+
+
+@pytest.mark.parametrize("expected", [True, False])
+async def test_what_waits_for_one_that_is_gone_back_on_is_handed_to_the_one_before_where_that_answers(
+    tmp_path: Path, expected: bool
+):
+    """Where it does not, as when an administrator has unloaded it, the new one answers what it has before it ends."""
+    handed_on: list[object] = []
+    shop = make_shop(tmp_path, traffic=SimpleNamespace(hand_on=handed_on.append))
+    old, new = (
+        SimpleNamespace(name="m", revision=revision, begun=True, loaded=True, leaving=False, expected=expected)
+        for revision in (1, 2)
+    )
+    shop.residency._residents.update({("m", 1): old, ("m", 2): new})
+    shop.residency.routes["m"] = Route(2, (1, 2), (1, 2), fallback=1)
+    soaking = State(model="m", phase=Phase.SOAKING, serving=TWO, previous=ONE, target=TWO)
+    await Stages(shop, Conditions(), lambda _: None).flip_back(soaking, ONE)  # type: ignore[arg-type]
+    assert shop.residency.routes["m"].serving == 1
+    assert handed_on == ([new] if expected else [])
+    await shop.ledger.close()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from support import cgroups
+from support.polling import PATIENCE_S
 from support.standins import Clock
 
 from edged.errors import Code, EdgedError
@@ -18,7 +19,6 @@ from edged.worker.cgroup import Groups
 from edged.worker.child import Exit
 from edged.worker.process import Caps, start
 
-PATIENCE_S = 60.0
 CAPS = Caps(PATIENCE_S, PATIENCE_S, PATIENCE_S, 2**33, 2**24)
 DOUBLE = ([helper.make_node("Add", ["x", "x"], ["y"])], [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
 
@@ -43,13 +43,16 @@ async def test_memory_beyond_the_cap_ends_a_worker_as_it_loads(folder):
 
 async def test_memory_beyond_the_cap_ends_a_worker_when_it_has_answered(folder, batch_of, monkeypatch):
     """However fast it was: what it took it keeps."""
-    monkeypatch.setattr(watch, "_BUSY_S", PATIENCE_S)
+    monkeypatch.setattr(watch, "_BUSY_S", 10 * PATIENCE_S)
     monkeypatch.setattr(watch, "_IDLE_S", 10**9)
     load = folder.load(*DOUBLE, max_batch_size=2**24)
     worker = await start(load, CAPS)
     worker.caps = msgspec.structs.replace(CAPS, memory_bytes=worker.usage().resident_bytes + 2**23)
     batch = batch_of(load, [{"x": np.ones((2**22, 2), np.float32)}])
     assert (await batch.by(worker))[0]["y"].shape == (2**22, 2)
+    clock = Clock()
+    assert not worker.ended.done(), "nobody has looked yet"
+    clock.forward(10 * PATIENCE_S)
     assert "its cap is" in (await worker.ended).text
 
 

@@ -14,11 +14,10 @@ import psutil
 import pytest
 from support import cgroups
 from support.descriptors import there
+from support.polling import PATIENCE_S
 
 from edged.worker import cgroup
 from edged.worker.cgroup import Group, Groups
-
-PATIENCE_S = 60.0
 
 # One child that stays, and one that leaves its parent, its session and its group.
 FORKS = """

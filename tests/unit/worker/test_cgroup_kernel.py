@@ -19,6 +19,7 @@ from support import cgroups
 from support.descriptors import there
 from support.hostile_engine import TRIGGER
 from support.interpreter import hostile_interpreter
+from support.polling import PATIENCE_S
 
 from edged.errors import Code, EdgedError
 from edged.events import EventLog
@@ -27,7 +28,6 @@ from edged.worker.cgroup import Groups
 from edged.worker.process import Caps, Worker, start
 from edged.worker.templates import Templates
 
-PATIENCE_S = 60.0
 CAPS = Caps(PATIENCE_S, PATIENCE_S, PATIENCE_S, 200 * 2**20, 2**24)
 DOUBLE = ([helper.make_node("Add", ["x", "x"], ["y"])], [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
 

@@ -11,11 +11,10 @@ import sys
 import psutil
 import pytest
 from support.descriptors import count, there
+from support.polling import PATIENCE_S
 
 from edged.worker import child
 from edged.worker.child import Child, Exit, spawn
-
-PATIENCE_S = 60.0
 
 
 def process(code: str) -> Child:

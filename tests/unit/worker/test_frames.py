@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
+from support.polling import PATIENCE_S
 
 from edged.errors import Code, EdgedError
 from edged.worker import watch
 from edged.worker.arena import LARGE_BYTES
 from edged.worker.process import Caps, Worker, start
 
-PATIENCE_S = 60.0
 FRAME = (1080, 1920, 3)
 CAPS = Caps(PATIENCE_S, PATIENCE_S, PATIENCE_S, 2**33, 2**26)
 SAME = ([helper.make_node("Identity", ["x"], ["y"])], [("x", "UINT8", [-1, *FRAME])], [("y", "UINT8", [-1, *FRAME])])

@@ -41,7 +41,7 @@ def test_every_frame_comes_whole_and_stays_as_it_was(frames, data):
 def test_an_end_within_a_frame_is_the_end(frames, data):
     content = b"".join(PREFIX.pack(len(head), len(body)) + head + body for head, body in frames)
     inbox = Inbox(Cut(content[: data.draw(st.integers(0, len(content) - 1))], lambda: 10_000))
-    assert None in [inbox.read() for _ in frames]
+    assert any(inbox.read() is None for _ in frames)  # which ends there, as a worker does
 
 
 def test_a_usual_frame_takes_one_call():

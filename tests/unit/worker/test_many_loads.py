@@ -11,13 +11,13 @@ import psutil
 import pytest
 from onnx import helper
 from support.descriptors import held
+from support.polling import PATIENCE_S
 
 from edged.events import EventLog
 from edged.worker import usage
 from edged.worker.process import Caps, start
 from edged.worker.templates import Templates
 
-PATIENCE_S = 60.0
 CAPS = Caps(PATIENCE_S, PATIENCE_S, PATIENCE_S, 2**33, 2**24)
 DOUBLE = ([helper.make_node("Add", ["x", "x"], ["y"])], [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
 ROWS = 40_000  # enough for the arena

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from edged.runtimes.base import ENGINES
 from edged.types import Datatype
 from edged.worker import process
 from edged.worker.codec import DTYPES
-from edged.worker.messages import Failed, Load
+from edged.worker.messages import Build, Derived, Failed, FileRef, Load
 
 pytestmark = pytest.mark.skipif(ENGINES["openvino"].version() is None, reason="openvino is not installed")
 
@@ -101,3 +102,62 @@ async def test_a_worker_of_any_engine_has_no_connection_but_its_link(folder, bat
         await batch_of(load, [{"x": np.ones((1, 1), np.float32)}]).by(started)
         opened = sockets_of(started.pid)
     assert len(opened) == 2, "the link, and the socket by which it gets regions"
+
+
+def asked_to_build(load: Load, output: Path, most_bytes: int = 2**20, **changes: object) -> Build:
+    output.touch()
+    made = Build(load.folder, load.file, load.runtime, 1, load.precision, load.device, str(output), most_bytes)
+    return msgspec.structs.replace(made, **changes)
+
+
+async def built(build: Build) -> FileRef:
+    """Has a worker build, and end."""
+    builder = await process.start(build, CAPS)
+    await builder.stop(5)
+    content = Path(build.output).read_bytes()  # noqa: ASYNC240 - some bytes
+    return FileRef(Path(build.output).name, len(content), sha256(content).hexdigest())
+
+
+async def test_what_it_built_answers_as_the_model_does(folder, batch_of: Callable, tmp_path: Path):
+    load = by_openvino(folder.load(*identity("FP32")))
+    file = await built(asked_to_build(load, tmp_path / "built"))
+    sent = np.arange(6, dtype=np.float32).reshape(2, 3)
+    async with worker(msgspec.structs.replace(load, derived=Derived(str(tmp_path), file), threads=2)) as started:
+        (answer,) = await batch_of(load, [{"x": sent}]).by(started)
+    assert np.array_equal(answer["y"], sent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "found"),
+    [
+        ({"most_bytes": 100}, Code.STORAGE_FULL, "at most 100 bytes may be"),
+        ({"device": "NO_SUCH"}, Code.LOAD_FAILED, "openvino does not load it"),
+        ({"precision": "int8"}, Code.LOAD_FAILED, "cannot be told to compute in int8"),
+        ({"runtime": "onnxruntime"}, Code.INCOMPATIBLE_RUNTIME, "builds nothing from it"),
+        ({"file": FileRef("model.onnx", 1, "0" * 64)}, Code.DIGEST_MISMATCH, "its manifest says 1"),
+    ],
+)
+async def test_what_cannot_be_built_is_told(folder, tmp_path: Path, changes: dict[str, object], code: Code, found: str):
+    load = by_openvino(folder.load(*identity("FP32")))
+    with pytest.raises(EdgedError, match=found) as caught:
+        await built(asked_to_build(load, tmp_path / "built", **changes))
+    assert caught.value.code is code
+
+
+@pytest.mark.parametrize("spoil", ["cut", "changed", "foreign", "missing"])
+async def test_what_was_spoiled_is_not_run(folder, tmp_path: Path, spoil: str):
+    load = by_openvino(folder.load(*identity("FP32")))
+    file = await built(asked_to_build(load, tmp_path / "built"))
+    content = (tmp_path / "built").read_bytes()
+    if spoil == "cut":
+        (tmp_path / "built").write_bytes(content[:-1])
+    elif spoil == "changed":
+        (tmp_path / "built").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif spoil == "foreign":
+        (tmp_path / "built").write_bytes(b"nothing of openvino")
+        file = FileRef("built", 19, sha256(b"nothing of openvino").hexdigest())
+    else:
+        file = FileRef("elsewhere", file.size, file.sha256)
+    with pytest.raises(EdgedError, match=f"what was built of {load.file.path} cannot be used") as caught:
+        await process.start(msgspec.structs.replace(load, derived=Derived(str(tmp_path), file)), CAPS)
+    assert caught.value.code is Code.DERIVED_UNUSABLE

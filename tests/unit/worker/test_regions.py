@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from support.descriptors import count, held
+from support.polling import PATIENCE_S
 from support.slow import A_WHILE, counting_nodes
 
 from edged.errors import Code, EdgedError
@@ -26,7 +27,6 @@ from edged.worker.model import Model
 from edged.worker.process import Caps, start
 from edged.worker.regions import MAX_REGIONS, Mappings, Passing, Region, passing_pair
 
-PATIENCE_S = 60.0
 PATIENT = Caps(
     load_s=PATIENCE_S, first_inference_s=PATIENCE_S, inference_s=PATIENCE_S, memory_bytes=2**33, arena_bytes=2**26
 )

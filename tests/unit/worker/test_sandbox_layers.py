@@ -21,7 +21,7 @@ def refuse(number):
     return refused
 
 exec(sys.argv[1])
-print(json.dumps(sandbox.confine(sys.argv[2], sys.argv[3])))
+print(json.dumps(sandbox.confine(sys.argv[2], sys.argv[3], {})))
 """
 
 ALL = ["no new privileges", "no new code", "Landlock", "system-call filter"]

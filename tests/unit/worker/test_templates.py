@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from onnx import helper
 from support.descriptors import count, held, there
 from support.hostile_engine import TRIGGER
 from support.interpreter import hostile_interpreter
+from support.polling import PATIENCE_S, until_async
 
 from edged.errors import Code, EdgedError
 from edged.events import EventLog
@@ -30,7 +31,6 @@ from edged.worker.child import Exit
 from edged.worker.process import Caps, Worker
 from edged.worker.templates import Templates
 
-PATIENCE_S = 60.0
 CAPS = Caps(PATIENCE_S, PATIENCE_S, PATIENCE_S, 2**33, 2**24)
 DOUBLE = ([helper.make_node("Add", ["x", "x"], ["y"])], [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])])
 
@@ -56,6 +56,14 @@ class Bench:
         return [event.message for event in self.events.after(0) if event.code == "template_failed"]
 
 
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+async def until_children(known: set[int]) -> None:
+    await until_async(children, f"the children are {known}", holds=lambda found: found == known)
+
+
 @asynccontextmanager
 async def benched() -> AsyncIterator[Bench]:
     bench = Bench()
@@ -66,7 +74,7 @@ async def benched() -> AsyncIterator[Bench]:
             worker.kill()
             await worker.ended
         await bench.templates.stop()
-        await until(lambda: not psutil.Process().children())
+        await until_children(set())
         ctypes.CDLL(None).prctl(36, 0)
 
 
@@ -74,12 +82,6 @@ async def benched() -> AsyncIterator[Bench]:
 async def bench():
     async with benched() as made:
         yield made
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - processes tell nobody
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture
@@ -154,11 +156,11 @@ async def test_the_death_of_a_template_touches_no_worker_and_the_next_comes_from
     after = await bench.start(load)  # even where nobody has noticed yet
     assert after.made == "forked"
     assert bench.template() != template
-    await until(lambda: not there(template))
+    await until_async(lambda: not there(template), "the template has gone")
     for worker in (*before, after):
         await doubles(worker, batch_of, load)
     os.kill(bench.template(), signal.SIGKILL)
-    await until(bench.templates._warm["onnxruntime"].child.ended.done)
+    await until_async(bench.templates._warm["onnxruntime"].child.ended.done, "its end is noticed")
     assert (await bench.start(load)).made == "forked"
     assert bench.failures() == []
 
@@ -172,7 +174,7 @@ async def test_a_template_that_stands_still_is_replaced_by_a_spawn_and_says_so(b
     worker = await bench.start(load)
     assert worker.made == "spawned: the template of onnxruntime failed (TimeoutError)"
     assert bench.failures() == [worker.made]
-    await until(lambda: not there(template))
+    await until_async(lambda: not there(template), "the template has gone")
     await doubles(worker, batch_of, load)
     monkeypatch.undo()
     assert (await bench.start(load)).made == "forked"
@@ -225,7 +227,7 @@ async def test_what_a_worker_left_behind_goes_with_it(bench, folder, batch_of):
     assert strays
     worker.kill()
     await worker.ended
-    await until(lambda: not any(map(there, strays)))
+    await until_async(lambda: list(filter(there, strays)), "the strays have gone", holds=lambda left: not left)
     await doubles(other, batch_of, load)
     assert there(bench.template("hostile"))
 
@@ -237,7 +239,7 @@ async def test_what_leaves_a_worker_that_lives_on_is_ended(bench, folder, batch_
     worker = await bench.start(load)
     await doubles(worker, batch_of, load, TRIGGER)
     known = {worker.pid, bench.template("hostile")}
-    await until(lambda: {child.pid for child in psutil.Process().children()} == known)
+    await until_children(known)
     await doubles(worker, batch_of, load)
 
 
@@ -255,16 +257,16 @@ async def test_a_worker_that_is_not_wanted_any_more_while_it_is_made_leaves_noth
             await doubles(await bench.start(load), batch_of, load)
     await doubles(await bench.start(load), batch_of, load)
     known = {worker.pid for worker in bench.workers} | {bench.template()}
-    await until(lambda: {child.pid for child in psutil.Process().children()} <= known)
+    await until_async(children, "nobody else is there", holds=lambda found: found <= known)
 
 
 async def test_a_worker_given_up_while_its_template_warms_up_leaves_nothing(bench, folder):
     making = asyncio.ensure_future(bench.start(folder.load(*DOUBLE)))
-    await until(lambda: bool(psutil.Process().children()))
+    await until_async(children, "it is started")
     making.cancel()
     with pytest.raises(asyncio.CancelledError):
         await making
-    await until(lambda: not psutil.Process().children())
+    await until_children(set())
 
 
 async def test_a_worker_given_up_while_its_template_forks_costs_the_template(bench, folder, batch_of):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from onnx import helper
 
 from edged.worker import host
 from edged.worker.arena import Window
+from edged.worker.landlock import Access
 from edged.worker.messages import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
@@ -37,9 +39,9 @@ def frame(message: ToWorker, body: bytes = b"") -> bytes:
     return PREFIX.pack(len(head), len(body)) + head + body
 
 
-def unconfined(folder: str, runtime: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def unconfined(folder: str, runtime: str, more: Mapping[str, Access]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """This process goes on to run other tests."""
-    return (f"kept to {folder} for {runtime}",), ()
+    return (f"kept to {folder} for {runtime}", *more), ()
 
 
 def served(data: bytes) -> list[tuple[FromWorker, bytes]]:

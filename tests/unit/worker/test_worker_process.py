@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from onnx import TensorProto, helper
+from support.polling import PATIENCE_S
 
 from edged.errors import Code, EdgedError
 from edged.runtimes.base import ENGINES
@@ -29,8 +30,6 @@ from edged.worker.messages import Failed, FileRef, Load, RunGolden, WarmupRun
 from edged.worker.process import Caps, LostError, Worker, start
 from edged.worker.usage import Usage
 
-# A bound for what takes well under a second, on a machine that does ten things at once.
-PATIENCE_S = 60.0
 PATIENT = Caps(
     load_s=PATIENCE_S,
     first_inference_s=PATIENCE_S,
