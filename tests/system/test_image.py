@@ -68,6 +68,7 @@ def test_it_boots_read_only_to_a_daemon_that_serves_its_factory_model(root: Path
     booted = Container(root, "--volatile=state")
     try:
         booted.wait("systemctl is-active edged")
+        assert "Read-only file system" in booted.shell("touch /etc/test /usr/test").stderr
         assert json.loads(booted.run("edgectl status --json"))["ready"] is True
         assert booted.property("StatusText") == "serving, 1 of 1 models ready"
     finally:

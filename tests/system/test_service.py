@@ -173,6 +173,7 @@ def test_it_serves_on_a_read_only_root_with_volatile_state(root: Path) -> None:
     booted = Container(root, "--volatile=state")
     try:
         booted.wait("systemctl is-active edged")
+        assert "Read-only file system" in booted.shell("touch /etc/test /usr/test").stderr
         assert json.loads(booted.run("edgectl status --json"))["ready"] is True
     finally:
         booted.stop()
