@@ -7,6 +7,7 @@ Uses nothing but the standard library.
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 import sys
@@ -20,6 +21,9 @@ VAR_KNOWN = {"cache", "lib", "log", "tmp", "spool", "mail", "opt", "local", "loc
 
 _ID = re.compile(r"^[ugm]\S*\s+(\S+)", re.MULTILINE)
 
+# Bytes 4 to 8 of a compiled file that holds as long as its source has the time it had (PEP 552).
+_BY_TIME = bytes(4)
+
 
 def faults(root: Path) -> Iterator[str]:
     """What is wrong, a sentence each."""
@@ -30,6 +34,7 @@ def faults(root: Path) -> Iterator[str]:
     yield from _users(root)
     yield from _permissions(root)
     yield from _no_compiler(root)
+    yield from _environment(root / "usr/lib/edged/venv", root)
     yield from _edged(root)
 
 
@@ -110,6 +115,28 @@ def _no_compiler(root: Path) -> Iterator[str]:
     for name in ("cc", "gcc", "g++", "clang", "cargo", "rustc", "make"):
         if (root / "usr/bin" / name).exists():
             yield f"/usr/bin/{name} has no business on a device"
+
+
+def _environment(environment: Path, root: Path) -> Iterator[str]:
+    for path in sorted(environment.rglob("*.pyc")):
+        with path.open("rb") as file:
+            if file.read(8)[4:] == _BY_TIME:
+                # One for all: where a package was compiled otherwise, hundreds are.
+                yield (
+                    f"/{path.relative_to(root)}: compiled for its source's time, which a deployment sets to 0, so that "
+                    "each start would compile it anew: compileall -f --invalidation-mode unchecked-hash"
+                )
+                break
+    bill = root / "usr/share/edged/sbom.spdx.json"
+    told = json.loads(bill.read_text()) if bill.exists() else {}
+    named = {_normal(package["name"]) for package in told.get("packages", ())}
+    for found in sorted(environment.glob("lib/*/site-packages/*.dist-info")):
+        if _normal(found.name.partition("-")[0]) not in named:
+            yield f"{found.name.removesuffix('.dist-info')} is not in the bill of materials: write it last"
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _edged(root: Path) -> Iterator[str]:

@@ -84,10 +84,13 @@ def base(*also: str) -> Path:
     return tar
 
 
-def wheels() -> Path:
-    """What edged and its build need, for the container's interpreter; downloaded once for each state of the locks."""
-    locks = [REPO / "requirements.lock", REPO / "requirements-build.lock"]
-    content = "\n".join(_pinned(lock.read_text()) for lock in locks)
+def wheels(*locks: str) -> Path:
+    """What `locks` of the checkout pin, for the container's interpreter; downloaded once for each state of them.
+
+    By default what edged and its build need.
+    """
+    read = [(REPO / lock).read_text() for lock in locks or ("requirements.lock", "requirements-build.lock")]
+    content = "\n".join(map(_pinned, read))
     folder = CACHE / f"wheels-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     if not folder.exists():
         making = folder.with_suffix(".making")

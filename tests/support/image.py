@@ -58,12 +58,12 @@ class Images:
         self.buildah("commit", "-q", working, name)
         self.buildah("rm", working)
 
-    def build(self, containerfile: Path, name: str, **arguments: str) -> None:
-        """Builds an image of the checkout, with packages from the folder of wheels alone."""
+    def build(self, containerfile: Path, name: str, *locks: str, context: Path = REPO, **arguments: str) -> None:
+        """Builds an image of the checkout, or of `context`, with packages from a folder of wheels that `locks` pin."""
         given = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheelhouse", "LINT": "true", **arguments}
         options = [part for key, value in given.items() for part in ("--build-arg", f"{key}={value}")]
-        wheels = f"{container.wheels()}:/wheelhouse:ro"
-        self.buildah("build", "--isolation=chroot", "-v", wheels, *options, "-f", containerfile, "-t", name, REPO)
+        wheels = f"{container.wheels(*locks)}:/wheelhouse:ro"
+        self.buildah("build", "--isolation=chroot", "-v", wheels, *options, "-f", containerfile, "-t", name, context)
 
     def mount(self, name: str) -> Path:
         """What is in an image, as a folder."""

@@ -132,9 +132,13 @@ def test_both_sockets_belong_to_their_groups_and_to_nobody_else(system: Containe
 
 def test_state_follows_the_daemons_user_id(system: Container) -> None:
     become(system, 1961)
-    assert system.run("stat -c %u /var/lib/edged /run/edged-admin") == "1961\n1961"
+    everything = "/var/lib/edged /var/cache/edged /run/edged /run/edged-admin"
+    assert system.run(f"find {everything} -printf '%U\\n' | sort -u") == "1961"
+    told = system.run("stat -c '%a %u %g' /run/edged/edged.sock /run/edged-admin/admin.sock")
+    assert told.splitlines() == ["660 1961 1961", "660 1961 962"]
     assert status(system)["ready"] is True
     become(system, 961)
+    assert system.run(f"find {everything} -printf '%U\\n' | sort -u") == "961"
 
 
 def become(system: Container, number: int) -> None:
@@ -150,6 +154,8 @@ def test_secrets_come_as_credentials_and_may_be_absent(system: Container) -> Non
     )
     system.run("systemctl restart edged")
     assert system.run("ls /run/credentials/edged.service/") == "edged.test"
+    inside = f"nsenter --target {system.property('MainPID')} --mount --setuid 961 --setgid 961"
+    assert system.run(f"{inside} cat /run/credentials/edged.service/edged.test") == "s3cret"
     system.run("rm /etc/credstore/edged.test")
 
 
@@ -167,6 +173,7 @@ def test_it_serves_on_a_read_only_root_with_volatile_state(root: Path) -> None:
     booted = Container(root, "--volatile=state")
     try:
         booted.wait("systemctl is-active edged")
+        assert "Read-only file system" in booted.shell("touch /etc/test /usr/test").stderr
         assert json.loads(booted.run("edgectl status --json"))["ready"] is True
     finally:
         booted.stop()

@@ -24,7 +24,14 @@ ALICE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 MALLORY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 
 UNITS = sorted(path.name for path in (REPO / "systemd").glob("*.*") if path.suffix in (".path", ".service", ".timer"))
-OWN = [name for name in UNITS if name != "edged-user.service" and "fleet" not in name]
+# Those on no device: of a developer, and of the machine with a fleet's keys.
+ELSEWHERE = {
+    "edged-user.service": "--user",
+    "edged-fleet-renew.service": "--system",
+    "edged-fleet-renew.timer": "--system",
+}
+OWN = [name for name in UNITS if name not in ELSEWHERE]
+CLASSES = sorted(path.stem for path in (REPO / "systemd/classes").glob("*.conf"))
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +69,26 @@ def device(system: Container, fleet: Fleet) -> Iterator[Container]:
 @pytest.mark.parametrize("name", [*OWN, "run-edgedstick.mount"])
 def test_every_unit_is_without_fault(system: Container, name: str) -> None:
     assert system.run(f"systemd-analyze verify {name} 2>&1") == ""
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_every_unit_that_no_device_has_is_without_fault(system: Container, name: str) -> None:
+    """For a user, what the unit starts lies below the home folder; a fleet's machine has edgectl on its path."""
+    for unit in ELSEWHERE:
+        shutil.copy(REPO / "systemd" / unit, system.files / "srv")
+    system.run("mkdir -p /root/.local/bin && ln -sf /usr/bin/edged /root/.local/bin/edged")
+    command = f"XDG_RUNTIME_DIR=/run systemd-analyze verify {ELSEWHERE[name]} /srv/{name} 2>&1"
+    assert system.run(command) == ""
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_service_with_the_devices_of_a_class_is_without_fault_and_as_tight(system: Container, name: str) -> None:
+    folder = system.files / "etc/systemd/system/edged.service.d"
+    folder.mkdir()
+    shutil.copy(REPO / f"systemd/classes/{name}.conf", folder)
+    system.run("systemctl daemon-reload")
+    assert system.run("systemd-analyze verify edged.service 2>&1") == ""
+    system.run("systemd-analyze security --threshold=18 edged.service --no-pager")
 
 
 def test_the_rule_for_sticks_is_without_fault(system: Container) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import py_compile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ def load() -> ModuleType:
 
 CHECK = load()
 
+SITE = "usr/lib/edged/venv/lib/python3.13/site-packages"
 FILES = {
     "usr/bin/edged": "",
     "usr/bin/edgectl": "",
@@ -29,11 +31,20 @@ FILES = {
     "usr/lib/sysusers.d/edged.conf": 'u edged 961 "x" /var/lib/edged\ng edged-admin 962\n',
     "usr/lib/tmpfiles.d/edged.conf": "",
     "usr/lib/bootc/kargs.d/50-edged.toml": 'kargs = ["psi=1"]\n',
-    "usr/share/edged/sbom.spdx.json": "{}",
+    "usr/share/edged/sbom.spdx.json": '{"packages": [{"name": "Click.default-group"}]}',
+    f"{SITE}/click_default_group-1.2.4.dist-info/METADATA": "",
+    f"{SITE}/click_default_group.py": "",
     "usr/share/edged/models/digits/1/manifest.json": "{}",
     "etc/passwd": "root:x:0:0::/:/bin/sh\nedged:x:961:961::/:/bin/sh\n",
     "var/lib/dpkg/status": "",
 }
+
+
+def compiled(mode: py_compile.PycInvalidationMode) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        py_compile.compile(str(root / SITE / "click_default_group.py"), invalidation_mode=mode)
+
+    return change
 
 
 @pytest.fixture
@@ -42,6 +53,7 @@ def root(tmp_path: Path) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
+    compiled(py_compile.PycInvalidationMode.UNCHECKED_HASH)(tmp_path)
     wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
     wants.mkdir(parents=True)
     (wants / "edged.service").symlink_to("/usr/lib/systemd/system/edged.service")
@@ -80,6 +92,8 @@ WRONG = [
     (lambda root: (root / "usr/share/edged/sbom.spdx.json").chmod(0o666), "written by everybody"),
     (lambda root: (root / "usr/share/edged/sbom.spdx.json").chmod(0o600), "cannot be read"),
     (lambda root: (root / "usr/share/edged/sbom.spdx.json").chmod(0o4644), "changes its user"),
+    (compiled(py_compile.PycInvalidationMode.TIMESTAMP), "each start would compile it anew"),
+    (put(f"{SITE}/openvino-2026.4.1.dist-info/METADATA"), "openvino-2026.4.1 is not in the bill of materials"),
     (put("usr/bin/gcc"), "no business on a device"),
     (remove("usr/bin/edgectl"), "/usr/bin/edgectl is missing"),
     (remove("usr/share/edged/models/digits/1/manifest.json"), "nothing to serve"),
