@@ -52,8 +52,8 @@ async def renew(resident: Resident) -> str:
     Raises EdgedError: why there is no new worker.
     """
     if resident.state is State.FAILED:
-        await resident.stop()
-        resident.start()
+        if await resident.stop(_WHY):
+            resident.start()
         await _settled(resident)
         return "it had failed, and was loaded again"
     if resident.resting:

@@ -111,7 +111,7 @@ class Residency:
 
     async def stop(self) -> None:
         """Ends all workers, at the same time."""
-        await asyncio.gather(*(resident.stop() for resident in self._residents.values()))
+        await asyncio.gather(*(resident.stop("the daemon stops") for resident in self._residents.values()))
 
     def _route(self, model: str, serving: int, fallback: int = 0) -> None:
         """Sets a model's route: what is loaded may be named, but for what stands aside."""

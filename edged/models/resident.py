@@ -204,7 +204,7 @@ class Resident:
 
         Not so, and False, where somebody starts it again meanwhile.
         """
-        self._become(State.UNLOADING, self.reason if self.leaving else "the daemon stops")
+        self._become(State.UNLOADING, self.reason if self.leaving else why)
         if not await self._life.end():
             return False
         self.variant = None

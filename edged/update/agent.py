@@ -263,7 +263,12 @@ class Agent:
                 self.pins.get(model),
             )
             decision = policy.decide(
-                course.state, hope, self.floor(model), self.quarantined.values(), self._shop.environment
+                course.state,
+                hope,
+                self.floor(model),
+                self.quarantined.values(),
+                self._shop.environment,
+                planned=self._plan is not None,
             )
             if decision.go_for and found and not now and hope and hope.cause == "plan":
                 decision = self._after_jitter(decision, found)

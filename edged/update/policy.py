@@ -45,16 +45,26 @@ def wish(plan: Wish | None, pin: Pin | None) -> Wish | None:
 
 
 def decide(
-    state: State, wanted: Wish | None, floor: int, quarantined: Iterable[Quarantined], environment: Environment
+    state: State,
+    wanted: Wish | None,
+    floor: int,
+    quarantined: Iterable[Quarantined],
+    environment: Environment,
+    *,
+    planned: bool,
 ) -> Decision:
-    """What to do about a model, given where it stands and what is wanted."""
+    """What to do about a model, given where it stands and what is wanted.
+
+    `planned`: there is a plan; else what one said before may still hold. What serves already is judged to its end.
+    """
     busy = state.phase in WORK
+    unproven = busy and state.phase is not Phase.SOAKING
     if wanted is None:
-        return Decision(give_up=busy and state.cause != "plan", why="nobody wants a revision")
+        give_up = unproven and planned if state.cause == "plan" else busy
+        return Decision(give_up=give_up, why="nobody wants a revision")
     revision = wanted.revision
     aim = state.target if busy else state.serving
     too_old = f"revision {revision} lies below {floor}, the least that is signed as allowed" if revision < floor else ""
-    unproven = busy and state.phase is not Phase.SOAKING
     if aim is not None and aim.revision == revision:
         if too_old and unproven:  # the floor has been raised since
             return Decision(give_up=True, why=too_old)

@@ -44,8 +44,8 @@ def _check_wish(life: Life, model: str, state: Machine) -> None:
     pin = life.agent.pins.get(model)
     wanted = pin.revision if pin else life.outside.plan.get(model)
     nature = NATURES.get((model, wanted or 0))
-    if (wanted is not None and nature is None) or (state.target and (model, state.target.revision) not in NATURES):
-        return  # it waits for what nobody publishes; a plan that names the model no more does not end that
+    if wanted is not None and nature is None:
+        return  # it waits for what nobody publishes
     decision = life.agent.decisions.get(model)
     if wanted is not None and nature and not nature.compatible:
         return  # it is tried anew wherever it is quarantined for other circumstances

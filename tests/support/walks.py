@@ -172,11 +172,11 @@ class Walk:
             self._order(lambda life: self._renewed(life, found))
 
     async def _renewed(self, life: Life, found: Any) -> None:
-        life.renewing.add(found)
+        life.renewing[found] += 1
         try:
             await renew(found)
         finally:
-            life.renewing.discard(found)
+            life.renewing[found] -= 1
 
     def _order(self, wanted: Callable[[Life], Any]) -> None:
         if self.life.ready:
@@ -242,7 +242,7 @@ class Walk:
             if route.fallback == route.serving:
                 raise WalkError(f"{model} falls back on itself: {route}")
             found = life.residency.get(model, route.serving)
-            if model in life.ordered or found in life.renewing or not found.begun:
+            if model in life.ordered or life.renewing[found] or not found.begun:
                 continue
             stopped = found.state in (State.UNLOADING, State.UNAVAILABLE) and not found.resting
             if found.leaving or stopped:

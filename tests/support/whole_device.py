@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ class Life:
         """Models of which the journal was told: what a start chose alone is chosen so again."""
         self.loaded: dict[str, int] = {}
         """What they had loaded last, where nothing was unloaded since."""
-        self.renewing: set[Resident] = set()
+        self.renewing: Counter[Resident] = Counter()
         """What somebody has restarted just now."""
         self._tasks: set[asyncio.Task[Any]] = set()
         room, outcomes, events = Room(self), Outcomes(), EventLog(200)

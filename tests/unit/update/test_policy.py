@@ -36,7 +36,7 @@ class TestDecide:
     def decided(
         self, state: State, revision: int, floor: int = 1, found: tuple[Quarantined, ...] = ()
     ) -> tuple[int, bool]:
-        decision = decide(state, Wish(revision, "plan"), floor, found, HERE)
+        decision = decide(state, Wish(revision, "plan"), floor, found, HERE, planned=True)
         return decision.go_for, decision.give_up
 
     def test_goes_for_what_is_wanted(self):
@@ -55,6 +55,22 @@ class TestDecide:
         soaking = State(model="m", phase=Phase.SOAKING, serving=THREE, previous=TWO, target=THREE, cause="plan")
         assert self.decided(soaking, 2) == (0, True)
         assert self.decided(soaking, 1) == (1, True)
+
+    @pytest.mark.parametrize(
+        ("phase", "cause", "planned", "gives_up"),
+        [
+            (Phase.FETCHING, "plan", True, True),
+            (Phase.FETCHING, "plan", False, False),  # it is not known yet what the plan wants
+            (Phase.SOAKING, "plan", True, False),
+            (Phase.SOAKING, "pin", True, True),
+            (Phase.FETCHING, "pin", False, True),
+            (Phase.IDLE, "plan", True, False),
+        ],
+    )
+    def test_gives_up_what_nobody_wants_any_more(self, phase, cause, planned, gives_up):
+        state = State(model="m", phase=phase, serving=TWO, previous=ONE, target=THREE, cause=cause)
+        decision = decide(state, None, 1, (), HERE, planned=planned)
+        assert (decision.go_for, decision.give_up) == (0, gives_up)
 
     def test_never_goes_below_the_floor(self):
         assert self.decided(SERVES, 1, floor=2) == (0, False)
