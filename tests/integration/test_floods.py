@@ -159,7 +159,9 @@ def test_a_thousand_streams_whose_answers_nobody_reads_cost_others_nothing_and_l
     """All open at once, each with more answers than gRPC takes that are not read."""
     asked = request("identity-int64", tensor("x", "INT64", [1, COLUMNS]), raw=[bytes(8 * COLUMNS)]).SerializeToString()
     bundle = bundles.identity_bundle(tmp_path, "INT64")
-    with Daemon(tmp_path / "root", [bundles.sums_bundle(tmp_path), bundle]) as daemon:
+    # However slow the machine is, none of them is one too many for the queue.
+    patient = f"[serving]\nqueue_requests = {STREAMS * REQUESTS}\nqueue_delay_ms = 60000\n"
+    with Daemon(tmp_path / "root", [bundles.sums_bundle(tmp_path), bundle], patient) as daemon:
         daemon.start()
         ask(daemon)
         before = psutil.Process(daemon.pid).memory_info().rss
