@@ -17,7 +17,7 @@ from support.broker import Island, Mosquitto, Operator, Pki
 from support.daemon import Daemon
 from support.deliveries import Deliveries
 from support.habits import Habits, served
-from support.polling import until
+from support.polling import PATIENCE_S, until
 from support.reporting import (
     answered,
     ask,
@@ -62,6 +62,10 @@ def hour(daemon: Daemon) -> None:
     notices(daemon)
 
 
+# However long nobody was there, the broker is tried again every five minutes at least.
+BACK_S = 300 + PATIENCE_S
+
+
 def nothing(_daemon: Daemon) -> None:
     """The outage is short."""
 
@@ -92,7 +96,7 @@ def test_every_count_arrives_whatever_the_network_does(tmp_path, pki, keep_alive
                     assert answered(operator.deliveries.totals()) < asked
                     meanwhile(daemon)
                     island.heal()
-                operator.wait(arrived(asked))
+                operator.wait(arrived(asked), BACK_S)
             operator.wait(is_online)
             assert telemetry_of(daemon).epoch in operator.deliveries.epochs
             assert len(operator.deliveries.epochs) == 1

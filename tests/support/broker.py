@@ -190,10 +190,10 @@ class Operator:
                 self.deliveries.take(kind, read(message))
             self._came.notify_all()
 
-    def wait(self, condition: Callable[[Operator], Any]) -> Any:
+    def wait(self, condition: Callable[[Operator], Any], limit_s: float = PATIENCE_S) -> Any:
         """Waits until `condition` gives something, and gives that."""
         with self._came:
-            found = self._came.wait_for(lambda: condition(self), PATIENCE_S)
+            found = self._came.wait_for(lambda: condition(self), limit_s)
         assert found, [f"{message.topic}: {message.payload[:80]!r}" for message in self.got[-20:]]
         return found
 
