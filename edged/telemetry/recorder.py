@@ -191,8 +191,8 @@ class Recorder:
                     self._spool = Spool(self._folder, self._cap_bytes, self.now_ms())
                     self.damage = self._spool.problem or self.damage
                 found = function(self._spool, *arguments, **named)
-            except (sqlite3.Error, OSError) as error:
-                damaged = isinstance(error, sqlite3.Error) and spool.is_damage(error)
+            except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+                damaged = spool.is_damage(error)
                 if self._spool is not None:  # opened anew, whatever it was: a file system may have been mounted anew
                     with contextlib.suppress(sqlite3.Error):
                         self._spool.close()

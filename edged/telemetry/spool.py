@@ -87,8 +87,13 @@ class Standing(msgspec.Struct, frozen=True):
     lost: Lost
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error says that the file is not what was written, and not that the disk is full or read-only."""
+def is_damage(error: Exception) -> bool:
+    """Whether an error says that the file is not what was written, and not that the disk is full or read-only.
+
+    Python cannot tell SQLite's words of a schema whose names are no text any more, and says just that.
+    """
+    if isinstance(error, UnicodeDecodeError) or str(error).startswith("no such "):  # table, or column
+        return True
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -107,7 +112,7 @@ class Spool:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._db = self._open(now_ms)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if not is_damage(error):
                 raise
             self._set_aside(str(error))

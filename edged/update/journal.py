@@ -88,7 +88,7 @@ class Journal:
     def _checked_or_rebuilt(self, path: Path) -> sqlite3.Connection:
         try:
             return self._checked(path)
-        except (DamagedError, sqlite3.DatabaseError) as error:
+        except (DamagedError, sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the last: a schema that is no text
             if isinstance(error, sqlite3.DatabaseError) and not _is_damage(error):
                 raise
             _set_aside(path)
@@ -113,8 +113,7 @@ class Journal:
                     raise DamagedError("it is empty, and its markers are not")
                 _make(database)
             self._database = database
-            self.states()
-            dict(self._documents("fact"))
+            self._check_rows()
             for kind in _MARKED:
                 documents = dict(self._documents(kind))
                 if not self.read_only:
@@ -124,6 +123,20 @@ class Journal:
             database.close()
             raise
         return database
+
+    def _check_rows(self) -> None:
+        """Raises DamagedError where a document is not as it was written, or not found, which SQLite does not tell."""
+        counts = (
+            "SELECT count(*) FILTER (WHERE +kind = ?1), (SELECT count(*) FROM documents WHERE kind = ?1) FROM documents"
+        )
+        for kind in ("state", "fact", *_MARKED):
+            ((there, found),) = self._database.execute(counts, (kind,)).fetchall()
+            if there != found or len(dict(self._documents(kind))) != found:
+                raise DamagedError(f"of {there} documents of the kind {kind}, {found} are found")
+        known = self.states().keys() & dict(self._documents("committed")).keys()
+        for document in self._markers.read("committed"):
+            if (model := _name_of("committed", document)) not in known:
+                raise DamagedError(f"it knows nothing of {model!r}, which a marker says was committed")
 
     def _rebuild(self) -> None:
         """A new database that knows what the markers know."""
@@ -323,7 +336,8 @@ def _is_cut(path: Path) -> bool:
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+    gone = str(error).startswith("no such ")  # a table or column that each release has
+    return gone or getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
 
 
 def _is_writable(folder: Path) -> bool:

@@ -31,8 +31,9 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 def candidates(state: Machine, committed: Committed | None, factory: Sequence[Ref]) -> list[Candidate]:
-    """In order: what the pointer says, what served before, what was committed, what came with the image. Pure.
+    """In order: what the pointer says, what was committed, what served before, what came with the image. Pure.
 
+    What was committed is what the pointer says or what served before, unless a bit of the pointer has changed.
     What another start could not run comes before what served instead, but for a soak, which is to be judged: a bad
     operating system must not cost a model its revision.
     """
@@ -40,8 +41,8 @@ def candidates(state: Machine, committed: Committed | None, factory: Sequence[Re
     served = Candidate(state.serving, "it served last") if state.serving else None
     found = [
         *((served, intended) if state.phase is Phase.SOAKING else (intended, served)),
-        Candidate(state.previous, "it served before") if state.previous else None,
         Candidate(committed.serving, "it was committed") if committed else None,
+        Candidate(state.previous, "it served before") if state.previous else None,
         Candidate(committed.previous, "it served before what was committed")
         if committed and committed.previous
         else None,

@@ -118,7 +118,7 @@ class TestAJournal:
                 content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
             path.write_bytes(content)
             device.start()
-            assert Updating(device).answers() == ([3.0, 6.0], 2)
+            assert Updating(device).answers() == ([3.0, 6.0], 2), explained(device)
             device.stop()
             device.told.clear()
 

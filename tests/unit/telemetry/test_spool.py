@@ -204,6 +204,20 @@ def test_a_damaged_spool_is_set_aside_and_told(tmp_path):
         assert spool.append_window(window()) == 1
 
 
+@pytest.mark.parametrize(
+    ("was", "found"), [(b"CREATE TABLE", b"CREATE TAB\xc5E"), (b"facts", b"f\xc5cts"), (b"facts", b"FactX")]
+)
+def test_so_is_one_whose_schema_is_another(tmp_path, was, found):
+    with opened(tmp_path) as spool:
+        spool.append_window(window())
+    database = tmp_path / "spool.db"
+    content = database.read_bytes()
+    assert was in content
+    database.write_bytes(content.replace(was, found))
+    with opened(tmp_path) as spool:
+        assert spool.append_window(window()) == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"not a database" * 1000, bytes(range(1, 256)) * 400])
 def test_whatever_lies_there_the_spool_opens(tmp_path, content):
     (tmp_path / "spool.db").write_bytes(content)

@@ -212,6 +212,42 @@ class TestDamage:
         check_filled(journal)
         journal.close()
 
+    @pytest.mark.parametrize("kind", ["state", "committed"])
+    def test_of_which_nothing_but_a_marker_tells(self, filled, kind):
+        with sqlite3.connect(filled / DATABASE) as database:
+            database.execute("UPDATE documents SET kind = 'another' WHERE kind = ?", (kind,))
+        database.close()
+        journal = self.damaged(filled)
+        check_filled(journal)
+        journal.close()
+
+    def test_whose_rows_are_out_of_order(self, filled):
+        path = filled / DATABASE
+        with sqlite3.connect(path) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.close()
+        content = path.read_bytes()
+        assert content.count(b"pinnedm") == 1, "the row in the middle, at which a search begins"
+        path.write_bytes(content.replace(b"pinnedm", b"zinnedm"))
+        journal = self.damaged(filled)
+        check_filled(journal)
+        journal.close()
+
+    @pytest.mark.parametrize(
+        ("was", "found"),
+        [(b"CREATE TABLE", b"CREATE TAB\xc5E"), (b"documents", b"docum\xc5nts"), (b"documents", b"DocumentX")],
+        ids=["no text", "another name and no text", "another name"],
+    )
+    def test_whose_schema_is_another(self, filled, was, found):
+        path = filled / DATABASE
+        with sqlite3.connect(path) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.close()
+        path.write_bytes(path.read_bytes().replace(was, found))
+        journal = self.damaged(filled)
+        check_filled(journal)
+        journal.close()
+
     def test_leaves_a_few_copies_and_not_ever_more(self, filled):
         for _ in range(5):
             (filled / DATABASE).write_bytes(b"junk" * 1000)

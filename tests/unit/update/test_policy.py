@@ -118,6 +118,11 @@ class TestTheChoiceOfTheStart:
         assert [each.ref for each in found] == [THREE, TWO, ONE]
         assert found[-1].right == "it served before what was committed"
 
+    def test_goes_by_what_was_committed_where_the_pointer_has_changed_on_the_disk(self):
+        damaged = State(model="m", serving=Ref(TWO.revision, "3" + TWO.digest[1:]), previous=ONE)
+        found = start.candidates(damaged, Committed(model="m", serving=TWO, previous=ONE), [])
+        assert [each.ref for each in found] == [damaged.serving, TWO, ONE]
+
     def test_begins_with_what_another_start_could_not_run(self):
         found = start.candidates(State(model="m", serving=TWO, intended=THREE, previous=ONE), None, [])
         assert [each.ref for each in found] == [THREE, TWO, ONE]
