@@ -90,9 +90,10 @@ class Standing(msgspec.Struct, frozen=True):
 def is_damage(error: Exception) -> bool:
     """Whether an error says that the file is not what was written, and not that the disk is full or read-only.
 
-    Python cannot tell SQLite's words of a schema whose names are no text any more, and says just that.
+    Python cannot tell what SQLite says of a schema that is no text any more, and gives no code where a text is none.
     """
-    if isinstance(error, UnicodeDecodeError) or str(error).startswith("no such "):  # table, or column
+    no_text = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode")
+    if isinstance(error, UnicodeDecodeError) or no_text or str(error).startswith(("no such ", "unsupported ")):
         return True
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

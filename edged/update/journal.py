@@ -47,7 +47,7 @@ _REBUILT = "rebuilt_at"
 
 _HEADER_BYTES, _LARGEST_PAGE = 100, 65536
 
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
@@ -336,8 +336,11 @@ def _is_cut(path: Path) -> bool:
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    gone = str(error).startswith("no such ")  # a table or column that each release has
-    return gone or getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+    """What is asked at the start is known to be right, so what is wrong with it is the file.
+
+    Python gives no code where a text is none.
+    """
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGED
 
 
 def _is_writable(folder: Path) -> bool:

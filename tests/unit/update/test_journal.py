@@ -248,6 +248,14 @@ class TestDamage:
         check_filled(journal)
         journal.close()
 
+    def test_whose_texts_are_none(self, filled):
+        with sqlite3.connect(filled / DATABASE) as database:
+            database.execute("UPDATE documents SET name = CAST(x'c5' AS TEXT) WHERE kind = 'pinned'")
+        database.close()
+        journal = self.damaged(filled)
+        check_filled(journal)
+        journal.close()
+
     def test_leaves_a_few_copies_and_not_ever_more(self, filled):
         for _ in range(5):
             (filled / DATABASE).write_bytes(b"junk" * 1000)
