@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import operator
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from support import long_lived
+from support.polling import until
 
 # As in a worker: an engine that a test runs in this process leaves nothing in the temporary folder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -86,6 +88,8 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     before = _processes(), _sockets(), _files()
     yield
     gc.collect()
+    # gRPC closes what a channel had in a thread of its own, when that has its turn.
+    until(lambda: _sockets() - before[1], "it has left no socket behind", holds=operator.not_, limit_s=10)
     left = [after - known for after, known in zip((_processes(), _sockets(), _files()), before, strict=True)]
     for what, found in zip(("processes", "sockets", "files"), left, strict=True):
         assert not found, f"the test left {what} behind: {sorted(found)}"
