@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import msgspec
+
 from edged import clock, log
 from edged.bundle.manifest import digest
 from edged.errors import EdgedError
@@ -51,7 +53,9 @@ class Course:
         self._pause_s = _PAUSE_S
         self._ending: set[asyncio.Task[None]] = set()
         self._owed: tuple[State, State, Said] | None = None
-        """How the route flipped back, where that could not be kept: the first thing that is written again."""
+        """What happened and could not be kept, as that the route flipped back: what is written first."""
+        self._unkept = ""
+        """Why the last step could not be kept, as it was told; empty where it was."""
 
     def post(self, happened: Happened) -> None:
         """Something happened outside."""
@@ -124,14 +128,18 @@ class Course:
         try:
             await self._journal(old, new, found)
         except EdgedError as error:
-            self._shop.events.record(Severity.ERROR, error.code, new.model, str(error))
-            if found.happened.event is Event.SWAPPED:  # what cannot be kept is not begun, and requests wait
-                await self.stages.swap_back(old)
-                found = said(Event.RESUMED)
-            if Effect.FLIP_BACK not in effects:
+            self._tell_unkept(error)
+            event = found.happened.event
+            if Effect.FLIP_BACK in effects or event is Event.CRASHED:  # it has happened, whatever is kept
+                self._owed = (old, new, found)
+            elif event not in (Event.DEFERRED, Event.RESUMED):  # which no start needs to know
+                if event is Event.SWAPPED:  # what cannot be kept is not begun, and requests wait
+                    await self.stages.swap_back(old)
+                    found = said(Event.RESUMED)
+                self.state, self._awaits = msgspec.structs.replace(old, deferred=str(error)), Awaits.TIME
+                self._shop.changes.mark()
                 self._begin(_after_pause(found))
                 return
-            self._owed = (old, new, found)
         self.state, self.text = new, found.happened.text
         self._shop.changes.mark()
         if found.happened.event not in (Event.DEFERRED, Event.RESUMED):
@@ -144,6 +152,12 @@ class Course:
             again = (said(Event.RESUMED), self._turn)
             asyncio.get_running_loop().call_later(self._pause_s, self._said.put_nowait, again)
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    def _tell_unkept(self, error: EdgedError) -> None:
+        """Once, until something is kept again."""
+        if str(error) != self._unkept:
+            self._unkept = str(error)
+            self._shop.events.record(Severity.ERROR, error.code, self.state.model, str(error))
 
     async def _pay(self) -> None:
         """Keeps what could not be kept before. Raises EdgedError."""
@@ -174,6 +188,7 @@ class Course:
         await shop.ledger.do(
             shop.ledger.journal.record, new, transition, self._quarantined(old, found), self._committed(new)
         )
+        self._unkept = ""
         severity = Severity.WARNING if happened.reason else Severity.INFO
         text = f"{old.phase} → {new.phase}" + (f": {happened.text}" if happened.text else "")
         details = {**found.evidence, "revision": transition.revision}

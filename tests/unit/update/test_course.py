@@ -10,6 +10,7 @@ from support.courses import ONE, TWO, Running
 
 from edged.errors import Code, EdgedError
 from edged.update import course
+from edged.update.journal import Journal
 from edged.update.machine import Event, Phase, State
 from edged.update.said import Awaits, deferred, said
 
@@ -156,6 +157,51 @@ class TestWhatIsTriedAgain:
             running.course.hurry()  # what is under way is not begun anew
             await running.course.heard()
             assert running.script.did == ["try", "try"]
+
+
+class TestAJournalThatTakesNothing:
+    @pytest.fixture
+    def full(self, monkeypatch) -> list[bool]:
+        """Whether it is."""
+        found, record = [True], Journal.record
+
+        def refuse(*asked: object, **named: object) -> None:
+            if found[0]:
+                raise EdgedError(Code.JOURNAL_UNWRITABLE, FULL)
+            record(*asked, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Journal, "record", refuse)
+        monkeypatch.setattr(course, "_PAUSE_S", 0.001)
+        return found
+
+    async def test_is_why_an_update_waits_which_is_told_once(self, tmp_path: Path, full: list[bool]):
+        async with Running(tmp_path, state(Phase.FETCHING)) as running:
+            running.post(Event.STARTED)
+            await running.until(lambda: running.state.deferred == FULL)
+            for _ in range(3):
+                running.post(Event.DEFERRED, "something else")
+                running.post(Event.RESUMED)
+            await running.course.heard()
+            told = [each for each in running.shop.events.after(0) if each.code == Code.JOURNAL_UNWRITABLE]
+            assert len(told) == 1
+            full[0] = False
+            running.post(Event.DEFERRED, "something else")
+            await running.until(lambda: running.state.deferred == "something else")
+            assert running.steps() == ["deferred"]
+
+    async def test_does_not_end_a_soak_in_which_a_worker_crashes(self, tmp_path: Path, full: list[bool]):
+        async with Running(tmp_path, state(Phase.SOAKING, previous=ONE)) as running:
+            full[0] = False
+            running.post(Event.STARTED)
+            await running.until(lambda: running.script.did == ["soak"])
+            full[0] = True
+            running.post(Event.CRASHED)
+            await running.until(lambda: running.state.crashes)
+            full[0] = False
+            running.script.say(Event.PASSED)
+            await running.until(lambda: running.state.phase is Phase.COMMITTED)
+            assert running.steps() == ["started", "crashed", "passed"]
+            assert running.script.did == ["soak", "settle"]
 
 
 class TestATrialThatEnds:
