@@ -255,8 +255,9 @@ class Queue:
 
     async def _fill(self) -> None:
         """Waits while the next batch may still grow, or has to rest."""
-        await turn()  # whoever arrives in the same turn of the loop comes along
         waiting, closing = self._waiting, self._closing
+        if not waiting.full(closing.rows(self._rows_at_most())):  # else its worker need not wait for the answers before
+            await turn()  # whoever arrives in the same turn of the loop comes along
         closing.begin(waiting.count, clock.monotonic_ns())
         leader, seen, full = None, -1, False
         while True:
@@ -320,6 +321,7 @@ class Queue:
                 self._waiting.add(pending)
             else:
                 resolve(pending, failure)
+        await turn()  # what ended the worker is told first
 
     def _refused(self, pending: Pending) -> bool:
         """Whether a request cannot be executed for want of its shared memory; it is told then."""
