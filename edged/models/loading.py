@@ -13,6 +13,7 @@ from edged.config.settings import Workers
 from edged.errors import Code, EdgedError
 from edged.models.memory import Memory, Need
 from edged.models.workshop import Build, Workshop
+from edged.runtimes.base import SessionOptions
 from edged.worker import cgroup, messages, process
 from edged.worker.cgroup import Groups
 from edged.worker.messages import Compared, Derived, FileRef, Load, RunGolden, WarmupRun, Watched
@@ -103,6 +104,12 @@ def _workshop(variant: Variant, terms: Terms) -> Workshop:
     return terms.workshop
 
 
+def _source(folder: Path, manifest: Manifest, variant: Variant, terms: Terms) -> messages.Source:
+    wanted = variant.options
+    options = SessionOptions(wanted.threads or terms.settings.threads, wanted.precision, wanted.device)
+    return messages.Source(str(folder), file_ref(manifest, variant.file), variant.runtime, options)
+
+
 def _builder(folder: Path, manifest: Manifest, variant: Variant, terms: Terms) -> Build:
     """How a variant is built: by a worker of its own, which ends then."""
     settings = terms.settings
@@ -116,12 +123,7 @@ def _builder(folder: Path, manifest: Manifest, variant: Variant, terms: Terms) -
 
     async def run(output: Path, most_bytes: int) -> None:
         asked = messages.Build(
-            folder=str(folder),
-            file=file_ref(manifest, variant.file),
-            runtime=variant.runtime,
-            threads=variant.options.threads or settings.threads,
-            precision=variant.options.precision,
-            device=variant.options.device,
+            source=_source(folder, manifest, variant, terms),
             output=str(output),
             most_bytes=most_bytes,
         )
@@ -142,12 +144,7 @@ async def _start(
 ) -> process.Worker:
     caps, settings = variant.caps, terms.settings
     load = Load(
-        folder=str(folder),
-        file=file_ref(manifest, variant.file),
-        runtime=variant.runtime,
-        threads=variant.options.threads or settings.threads,
-        precision=variant.options.precision,
-        device=variant.options.device,
+        source=_source(folder, manifest, variant, terms),
         inputs=manifest.inputs,
         outputs=manifest.outputs,
         max_batch_size=manifest.max_batch_size,

@@ -11,12 +11,7 @@ from edged.worker.process import LostError
 LOOP_DEATHS = 5
 
 
-_MAY_PASS = (
-    Code.WORKER_CRASHED,
-    Code.WORKER_HANG,
-    Code.MEMORY_SHORT,
-    Code.STORAGE_FULL,
-)
+_MAY_PASS = (Code.WORKER_CRASHED, Code.WORKER_HANG, Code.MEMORY_SHORT, Code.STORAGE_FULL)
 
 
 def delay_s(deaths: int, least_s: float, longest_s: float) -> float:

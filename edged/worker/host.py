@@ -67,11 +67,11 @@ def serve(link: socket.socket, arena: Window, regions: Mappings, confine: Confin
         message = _decoder.decode(head)
         try:
             if isinstance(message, Load):
-                holds, lacks = confine(message.folder, message.runtime, _to_read(message.derived))
+                holds, lacks = confine(message.source.folder, message.source.runtime, _to_read(message.derived))
                 model = Model(message)
                 _send(link, msgspec.structs.replace(model.loaded, sandbox=holds, sandbox_lacks=lacks))
             elif isinstance(message, Build):
-                confine(message.folder, message.runtime, {message.output: Access.WRITE_FILE})
+                confine(message.source.folder, message.source.runtime, {message.output: Access.WRITE_FILE})
                 _send(link, build(message))
             elif isinstance(message, Unmap):
                 if regions.drop(message.region) and model is not None:

@@ -16,6 +16,7 @@ from enum import IntEnum
 import msgspec
 
 from edged.errors import Code, EdgedError
+from edged.runtimes.base import SessionOptions
 from edged.types import Comparison, TensorSpec
 
 PREFIX = struct.Struct("<IQ")
@@ -47,6 +48,15 @@ class FileRef(msgspec.Struct, frozen=True, array_like=True):
     path: str
     size: int
     sha256: str
+
+
+class Source(msgspec.Struct, frozen=True, array_like=True):
+    """A file of the bundle, and how which engine is to open it."""
+
+    folder: str
+    file: FileRef
+    runtime: str
+    options: SessionOptions
 
 
 class WarmupRun(msgspec.Struct, frozen=True, array_like=True):
@@ -81,12 +91,7 @@ class Derived(msgspec.Struct, frozen=True, array_like=True):
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Front to worker, once: what to load. Answered by Loaded or Failed."""
 
-    folder: str
-    file: FileRef
-    runtime: str
-    threads: int
-    precision: str
-    device: str
+    source: Source
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
@@ -95,18 +100,13 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     warmup: tuple[WarmupRun, ...]
     watched: tuple[Watched, ...] = ()
     derived: Derived | None = None
-    """What is loaded instead of `file`, of which it was built."""
+    """What is loaded instead of the source's file, of which it was built."""
 
 
 class Build(msgspec.Struct, frozen=True, array_like=True, tag=22):
     """Front to worker, once and instead of Load: what to build of a file. Answered by Loaded or Failed."""
 
-    folder: str
-    file: FileRef
-    runtime: str
-    threads: int
-    precision: str
-    device: str
+    source: Source
     output: str
     """An empty file, which alone it may write; who reads it trusts nothing but the daemon's own digest of it."""
     most_bytes: int

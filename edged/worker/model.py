@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edged.errors import Code, EdgedError
-from edged.runtimes.base import Session, SessionOptions, load_deriving, load_runtime, signature_problems
+from edged.runtimes.base import Session, load_deriving, load_runtime, signature_problems
 from edged.types import Datatype, TensorSpec
 from edged.worker import batch, carried, codec, compare, observe
 from edged.worker.arena import Window
@@ -19,6 +19,7 @@ from edged.worker.classes import classify
 from edged.worker.messages import (
     Answered,
     Compared,
+    Derived,
     Failed,
     Form,
     Infer,
@@ -28,6 +29,7 @@ from edged.worker.messages import (
     OutputPart,
     RunGolden,
     RunShadow,
+    Source,
     Target,
     WarmupRun,
     too_large,
@@ -49,21 +51,21 @@ class Model:
     def __init__(self, load: Load) -> None:
         """Raises EdgedError with the reason when the model cannot be served as its manifest says."""
         started = time.monotonic()
-        self._folder = Path(load.folder)
+        self._folder = Path(load.source.folder)
         self._inputs = {spec.name: spec for spec in load.inputs}
         self._outputs = {spec.name: spec for spec in load.outputs}
         self._max_batch_size = load.max_batch_size
         self._batched = load.max_batch_size > 0
         self._row_bytes = {spec.name: batch.row_bytes(spec) for spec in load.outputs}
         self._max_answer_bytes = load.max_answer_bytes
-        self._session = _open(self._folder, load)
+        self._session = _open(load.source, load.derived)
         self._observer = observe.Observer(load.watched, batched=self._batched)
         problems = signature_problems(load.inputs, self._session.inputs, "input", all_wanted=True)
         problems += signature_problems(load.outputs, self._session.outputs, "output", all_wanted=False)
         if problems:
             raise EdgedError(
                 Code.INCOMPATIBLE_SIGNATURE,
-                f"{load.file.path} is not what the manifest says: {'; '.join(problems)}",
+                f"{load.source.file.path} is not what the manifest says: {'; '.join(problems)}",
             )
         warm = time.monotonic()
         for run in load.warmup:
@@ -373,17 +375,16 @@ class Model:
         return self._compared(asked, answers, expected, time.monotonic() - began)
 
 
-def _open(folder: Path, load: Load) -> Session:
+def _open(source: Source, derived: Derived | None) -> Session:
     """Raises EdgedError; derived_unusable where what was built of the file is at fault, and not the file."""
-    options = SessionOptions(threads=load.threads, precision=load.precision, device=load.device)
-    if load.derived is None:
-        return load_runtime(load.runtime).open_session(read_file(folder, load.file), options)
-    deriving = load_deriving(load.runtime)
+    if derived is None:
+        return load_runtime(source.runtime).open_session(read_file(Path(source.folder), source.file), source.options)
+    deriving = load_deriving(source.runtime)
     try:
-        return deriving.open_derived(read_file(Path(load.derived.folder), load.derived.file), options)
+        return deriving.open_derived(read_file(Path(derived.folder), derived.file), source.options)
     except EdgedError as error:
         raise EdgedError(
-            Code.DERIVED_UNUSABLE, f"what was built of {load.file.path} cannot be used: {error}", "it is built again"
+            Code.DERIVED_UNUSABLE, f"what was built of {source.file.path} cannot be used: {error}", "it is built again"
         ) from error
 
 

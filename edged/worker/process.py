@@ -349,7 +349,7 @@ async def start(load: Load | Build, caps: Caps, make: Maker = spawned, groups: G
         passing, control = passing_pair()
         undo.callback(passing.close)
         with control:
-            child, how = await make(load.runtime, [other.fileno(), arena.descriptor, control.fileno()])
+            child, how = await make(load.source.runtime, [other.fileno(), arena.descriptor, control.fileno()])
         undo.pop_all()
     worker = Worker(child, how, link, arena, passing, caps)
     entering = asyncio.create_task(worker.enter(groups))

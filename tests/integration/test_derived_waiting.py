@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sim import sysfs
-from support.daemon import PATIENCE_S, Daemon
+from support.daemon import Daemon
 from support.deriving import BEST, NAME, PORTABLE, answer, cached, events, runs, twice_bundle
 from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
+from support.polling import until
 from support.updating import Updating
 
 HOT_C, COOL_C = 99.5, 51.0
@@ -32,13 +31,6 @@ def slow_bundle(folder: Path, root: Path) -> Path:
     return twice_bundle(folder, building={"building": "wait", "for": str(gate(root))})
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-
-
 def unfinished(root: Path) -> list[Path]:
     """What is being built."""
     return [path for path in cached(root) if path.name.startswith(".")]
@@ -48,9 +40,9 @@ def test_pressure_ends_a_build_which_is_begun_again_when_it_is_over(tmp_path: Pa
     device = sysfs.raspberry_pi(tmp_path / "root")
     with Daemon(device.root, [slow_bundle(tmp_path, device.root)], SETTINGS, interpreter) as daemon:
         daemon.start()
-        until(lambda: bool(unfinished(daemon.root)), "it is not being built")
+        until(lambda: unfinished(daemon.root), "it is being built")
         device.set_temperature(0, HOT_C)
-        until(lambda: not unfinished(daemon.root), "it is still being built")
+        until(lambda: not unfinished(daemon.root), "it is no longer being built")
         gate(daemon.root).touch()
         daemon.wait_for(lambda status: runs(status, PORTABLE))
         assert answer(daemon) == [2.0, 4.0]
@@ -68,13 +60,13 @@ def test_who_waits_for_a_build_does_not_wait_for_one_in_the_background(tmp_path:
     ]
     with Daemon(root, bundles, fleet.trusted_by(root), interpreter) as daemon:
         updating = Updating(daemon.start())
-        until(lambda: bool(unfinished(root)), "it is not being built")
+        until(lambda: unfinished(root), "it is being built")
         fleet.publish(twice_bundle(tmp_path / "next", 2, name="other", building={}, portable=False))
         fleet.plan("other", 2)
         updating.look()
         updating.wait(lambda model: model.phase == "idle" and model.serving == 2, "other")
         assert runs(daemon.status(), PORTABLE)
-        until(lambda: bool(unfinished(root)), "it is not being built again")
+        until(lambda: unfinished(root), "it is being built again")
         gate(root).touch()
         daemon.wait_for(lambda status: runs(status, BEST))
         built = [(event.subject, event.details["revision"]) for event in events(daemon, "variant_built")]
@@ -85,7 +77,7 @@ def test_a_daemon_that_ends_while_it_builds_leaves_nobody_behind(tmp_path: Path,
     root = tmp_path / "root"
     with Daemon(root, [slow_bundle(tmp_path, root)], "", interpreter) as daemon:
         daemon.start()
-        until(lambda: bool(unfinished(root)), "it is not being built")
+        until(lambda: unfinished(root), "it is being built")
         assert daemon.stop() == 0
         assert not unfinished(root)
         daemon.told.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,8 @@ from edged._pb.edged.v1 import admin_pb2 as pb
 from edged._pb.inference import grpc_service_pb2 as inference
 from edged.bundle.folder import pack
 from support.bundles import onnx_model
-from support.daemon import PATIENCE_S, Daemon
+from support.daemon import Daemon
+from support.polling import until
 
 NAME = "twice"
 BEST, PORTABLE = "built", "portable"
@@ -116,10 +116,8 @@ class Callers:
 
     def until(self, more: int) -> None:
         """Waits for so many answers beyond those that there are."""
-        wanted, end = len(self.variants) + more, time.monotonic() + PATIENCE_S
-        while len(self.variants) < wanted and not self._calling.done():
-            assert time.monotonic() < end, self.variants[-10:]
-            time.sleep(0.01)
+        wanted = len(self.variants) + more
+        until(lambda: len(self.variants) >= wanted or self._calling.done(), f"{more} more are answered")
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()

@@ -49,6 +49,17 @@ def plan(device: Device, **environment: str) -> Answered:
     return child(device, "plan", "--fleet", "shops", "--into", str(device.into), **environment)
 
 
+# For a program that tries what it may not.
+MAY = """
+def may(what):
+    try:
+        what()
+    except PermissionError:
+        return False
+    return True
+"""
+
+
 class TestConfinement:
     @needs_landlock
     def test_holds_where_the_kernel_has_it_and_a_revision_comes_all_the_same(self, online, tmp_path):
@@ -78,12 +89,7 @@ from edged.update.confine import confine
 allowed, other = Path({str(allowed)!r}), Path({str(other)!r})
 listener = socket.create_server(("127.0.0.1", 0))
 lacks = confine([], [allowed])
-def may(what):
-    try:
-        what()
-    except PermissionError:
-        return False
-    return True
+{MAY}
 print(json.dumps([
     lacks,
     may(lambda: (allowed / "new").write_text("x")),
@@ -119,12 +125,7 @@ parent = os.getppid()
 lacks = confine([], [])
 libc = ctypes.CDLL(None, use_errno=True)
 column = seccomp.MACHINES[os.uname().machine].column
-def may(what):
-    try:
-        what()
-    except PermissionError:
-        return False
-    return True
+{MAY}
 def call(name, *arguments):
     libc.syscall(seccomp.DENIED[name][column], *arguments)
     return os.strerror(ctypes.get_errno())

@@ -71,6 +71,13 @@ def filled(folder) -> Path:
     return folder
 
 
+def executed(path: Path, statement: str, values: tuple[str, ...] = ()) -> None:
+    """Has another connection than the journal's change its database."""
+    with sqlite3.connect(path) as database:
+        database.execute(statement, values)
+    database.close()
+
+
 def check_filled(journal: Journal) -> None:
     assert journal.committed() == {"m": COMMITTED}
     assert journal.quarantined() == {FOUND.key.name: FOUND}
@@ -160,9 +167,7 @@ class TestDamage:
 
     def test_of_a_fact_is_noticed_before_anybody_reads_it(self, filled):
         self.keep_large_fact(filled)
-        with sqlite3.connect(filled / DATABASE) as database:
-            database.execute("UPDATE documents SET document = zeroblob(length(document)) WHERE kind = 'fact'")
-        database.close()
+        executed(filled / DATABASE, "UPDATE documents SET document = zeroblob(length(document)) WHERE kind = 'fact'")
         journal = self.damaged(filled)
         check_filled(journal)
         journal.close()
@@ -214,18 +219,14 @@ class TestDamage:
 
     @pytest.mark.parametrize("kind", ["state", "committed"])
     def test_of_which_nothing_but_a_marker_tells(self, filled, kind):
-        with sqlite3.connect(filled / DATABASE) as database:
-            database.execute("UPDATE documents SET kind = 'another' WHERE kind = ?", (kind,))
-        database.close()
+        executed(filled / DATABASE, "UPDATE documents SET kind = 'another' WHERE kind = ?", (kind,))
         journal = self.damaged(filled)
         check_filled(journal)
         journal.close()
 
     def test_whose_rows_are_out_of_order(self, filled):
         path = filled / DATABASE
-        with sqlite3.connect(path) as database:
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        database.close()
+        executed(path, "PRAGMA wal_checkpoint(TRUNCATE)")
         content = path.read_bytes()
         assert content.count(b"pinnedm") == 1, "the row in the middle, at which a search begins"
         path.write_bytes(content.replace(b"pinnedm", b"zinnedm"))
@@ -240,18 +241,14 @@ class TestDamage:
     )
     def test_whose_schema_is_another(self, filled, was, found):
         path = filled / DATABASE
-        with sqlite3.connect(path) as database:
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        database.close()
+        executed(path, "PRAGMA wal_checkpoint(TRUNCATE)")
         path.write_bytes(path.read_bytes().replace(was, found))
         journal = self.damaged(filled)
         check_filled(journal)
         journal.close()
 
     def test_whose_texts_are_none(self, filled):
-        with sqlite3.connect(filled / DATABASE) as database:
-            database.execute("UPDATE documents SET name = CAST(x'c5' AS TEXT) WHERE kind = 'pinned'")
-        database.close()
+        executed(filled / DATABASE, "UPDATE documents SET name = CAST(x'c5' AS TEXT) WHERE kind = 'pinned'")
         journal = self.damaged(filled)
         check_filled(journal)
         journal.close()

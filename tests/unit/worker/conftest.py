@@ -16,10 +16,22 @@ import uvloop
 from numpy.typing import NDArray
 from support.bundles import Tensor, onnx_model
 
+from edged.runtimes.base import SessionOptions
 from edged.types import Datatype, TensorSpec
 from edged.worker import codec, process
 from edged.worker.arena import Window
-from edged.worker.messages import Answered, Failed, FileRef, Form, Infer, InputPart, Load, MemberAnswer, WarmupRun
+from edged.worker.messages import (
+    Answered,
+    Failed,
+    FileRef,
+    Form,
+    Infer,
+    InputPart,
+    Load,
+    MemberAnswer,
+    Source,
+    WarmupRun,
+)
 from edged.worker.placing import Parts
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -74,12 +86,7 @@ class Folder:
         """Has a worker load a model of `nodes`; `declared` is what the manifest says of it where that differs."""
         model = self.file("model.onnx", onnx_model(nodes, inputs, outputs))
         return Load(
-            folder=str(self.path),
-            file=model,
-            runtime="onnxruntime",
-            threads=1,
-            precision="",
-            device="",
+            source=Source(str(self.path), model, "onnxruntime", SessionOptions(threads=1)),
             inputs=specs((declared or {}).get("inputs", inputs)),
             outputs=specs((declared or {}).get("outputs", outputs)),
             max_batch_size=max_batch_size,

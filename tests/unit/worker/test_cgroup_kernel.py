@@ -19,6 +19,7 @@ from support import cgroups
 from support.descriptors import there
 from support.hostile_engine import TRIGGER
 from support.interpreter import hostile_interpreter
+from support.loads import changed
 from support.polling import PATIENCE_S
 
 from edged.errors import Code, EdgedError
@@ -55,7 +56,7 @@ def hostile(tmp_path, folder, monkeypatch):
 
     def load(does: str):
         file = folder.file("model.json", json.dumps({"does": does}).encode())
-        return msgspec.structs.replace(folder.load(*DOUBLE), runtime="hostile", file=file)
+        return changed(folder.load(*DOUBLE), runtime="hostile", file=file)
 
     return load
 

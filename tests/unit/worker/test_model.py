@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from support.loads import changed
 
 from edged.errors import Code, EdgedError
 from edged.types import Comparison, Datatype
@@ -354,7 +354,7 @@ def test_a_manifest_may_be_silent_about_outputs_and_narrow_what_is_open(folder, 
     ],
 )
 def test_what_cannot_be_loaded_says_why(folder, changes, code, message):
-    error = told(Model, msgspec.structs.replace(folder.load(*SUMS), **changes))
+    error = told(Model, changed(folder.load(*SUMS), **changes))
     assert (error.code, error.message) == (code, message)
 
 
@@ -615,7 +615,7 @@ DOUBTFUL = Watched("y", "value", (0.0,), 2, (), None, 5.0)
 
 def watching(folder, *watched: Watched) -> Any:
     load = folder.load(*identity("FP32", [-1, 2]))
-    return msgspec.structs.replace(load, watched=watched)
+    return changed(load, watched=watched)
 
 
 @pytest.mark.parametrize("one_fails", [False, True])
@@ -642,7 +642,7 @@ def test_live_results_are_counted_and_the_member_of_a_doubtful_one_is_told(folde
 def test_goldens_shadows_and_warm_up_are_not_counted(folder, batch_of):
     values = np.array([[1, 9]], np.float32)
     load = watching(folder, DOUBTFUL)
-    load = msgspec.structs.replace(load, warmup=(WarmupRun(folder.npz("warmup.npz", {"x": values}), 3),))
+    load = changed(load, warmup=(WarmupRun(folder.npz("warmup.npz", {"x": values}), 3),))
     model = Model(load)
     golden = folder.npz("golden.npz", {"inputs/x": values, "outputs/y": values})
     assert model.golden(RunGolden(golden, 0.0, 0.0)).outputs[0].outside == 0

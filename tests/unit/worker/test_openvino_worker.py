@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 from onnx import helper
 from support.bundles import ONNX_TYPES
+from support.loads import changed
 
 from edged.errors import Code, EdgedError
 from edged.runtimes.base import ENGINES
@@ -31,7 +31,7 @@ def identity(datatype: str) -> tuple[list[object], list[tuple[str, str, list[int
 
 
 def by_openvino(load: Load) -> Load:
-    return msgspec.structs.replace(load, runtime="openvino")
+    return changed(load, runtime="openvino")
 
 
 @asynccontextmanager
@@ -91,13 +91,13 @@ async def test_a_model_with_strings_is_not_loaded(folder):
 async def test_what_is_no_model_is_told_in_the_engines_words(folder):
     load = by_openvino(folder.load(*identity("FP32")))
     with pytest.raises(EdgedError, match="openvino does not load it") as caught:
-        await process.start(msgspec.structs.replace(load, file=folder.file("model.onnx", b"")), CAPS)
+        await process.start(changed(load, file=folder.file("model.onnx", b"")), CAPS)
     assert caught.value.code is Code.LOAD_FAILED
 
 
 @pytest.mark.parametrize("engine", sorted(ENGINES))
 async def test_a_worker_of_any_engine_has_no_connection_but_its_link(folder, batch_of: Callable, engine: str):
-    load = msgspec.structs.replace(folder.load(*identity("FP32")), runtime=engine)
+    load = changed(folder.load(*identity("FP32")), runtime=engine)
     async with worker(load) as started:
         await batch_of(load, [{"x": np.ones((1, 1), np.float32)}]).by(started)
         opened = sockets_of(started.pid)
@@ -106,8 +106,8 @@ async def test_a_worker_of_any_engine_has_no_connection_but_its_link(folder, bat
 
 def asked_to_build(load: Load, output: Path, most_bytes: int = 2**20, **changes: object) -> Build:
     output.touch()
-    made = Build(load.folder, load.file, load.runtime, 1, load.precision, load.device, str(output), most_bytes)
-    return msgspec.structs.replace(made, **changes)
+    made = Build(load.source, str(output), most_bytes)
+    return changed(made, **changes)
 
 
 async def built(build: Build) -> FileRef:
@@ -122,7 +122,7 @@ async def test_what_it_built_answers_as_the_model_does(folder, batch_of: Callabl
     load = by_openvino(folder.load(*identity("FP32")))
     file = await built(asked_to_build(load, tmp_path / "built"))
     sent = np.arange(6, dtype=np.float32).reshape(2, 3)
-    async with worker(msgspec.structs.replace(load, derived=Derived(str(tmp_path), file), threads=2)) as started:
+    async with worker(changed(load, derived=Derived(str(tmp_path), file), threads=2)) as started:
         (answer,) = await batch_of(load, [{"x": sent}]).by(started)
     assert np.array_equal(answer["y"], sent)
 
@@ -158,6 +158,6 @@ async def test_what_was_spoiled_is_not_run(folder, tmp_path: Path, spoil: str):
         file = FileRef("built", 19, sha256(b"nothing of openvino").hexdigest())
     else:
         file = FileRef("elsewhere", file.size, file.sha256)
-    with pytest.raises(EdgedError, match=f"what was built of {load.file.path} cannot be used") as caught:
-        await process.start(msgspec.structs.replace(load, derived=Derived(str(tmp_path), file)), CAPS)
+    with pytest.raises(EdgedError, match=f"what was built of {load.source.file.path} cannot be used") as caught:
+        await process.start(changed(load, derived=Derived(str(tmp_path), file)), CAPS)
     assert caught.value.code is Code.DERIVED_UNUSABLE

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from support.descriptors import count, held
+from support.loads import changed
 from support.polling import PATIENCE_S
 from support.slow import A_WHILE, counting_nodes
 
@@ -242,7 +243,7 @@ async def test_a_member_that_does_not_fit_its_region_is_alone_in_that(folder, re
 async def test_no_engine_holds_on_to_what_it_was_given(folder, region: Make, engine: str) -> None:
     if ENGINES[engine].version() is None:
         pytest.skip(f"{engine} is not installed")
-    load = msgspec.structs.replace(folder.load(*identity("FP32")), runtime=engine)
+    load = changed(folder.load(*identity("FP32")), runtime=engine)
     row = np.arange(100_000, dtype=np.float32)
     made = region(2 * row.nbytes, content=row.tobytes())
     part = InputPart((1, 100_000), row.nbytes, Form.RAW, made.number, 0)

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -21,6 +20,7 @@ from onnx import helper
 from support.descriptors import count, held, there
 from support.hostile_engine import TRIGGER
 from support.interpreter import hostile_interpreter
+from support.loads import changed
 from support.polling import PATIENCE_S, until_async
 
 from edged.errors import Code, EdgedError
@@ -100,7 +100,7 @@ def hostile(folder, does: str, runtime: str = "hostile"):
     """Has a worker load a model of the engine that misbehaves."""
     load = folder.load(*DOUBLE)
     file = folder.file("model.json", json.dumps({"does": does}).encode())
-    return msgspec.structs.replace(load, runtime=runtime, file=file)
+    return changed(load, runtime=runtime, file=file)
 
 
 async def doubles(worker: Worker, batch_of, load, value: float = 1.5) -> None:

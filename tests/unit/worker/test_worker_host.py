@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
+from support.loads import changed
 
 from edged.worker import host
 from edged.worker.arena import Window
@@ -72,13 +73,13 @@ def test_each_message_is_answered_in_order(folder, batch_of):
     assert [type(message) for message, _ in found] == [Loaded, Answered, Failed, Answered]
     for batch, (message, body), value in ((one, found[1], 2), (two, found[3], 4)):
         assert batch.read(message, memoryview(body))[0]["y"].tolist() == [[value, value]]
-    assert found[0][0].sandbox == (f"kept to {load.folder} for onnxruntime",), "what holds it is told"
+    assert found[0][0].sandbox == (f"kept to {load.source.folder} for onnxruntime",), "what holds it is told"
     assert found[2][0] == Failed("load_failed", "gone.npz cannot be read: No such file or directory", "")
 
 
 def test_a_load_that_fails_may_be_followed_by_another(folder):
     good = folder.load(*DOUBLE)
-    bad = msgspec.structs.replace(good, device="TPU")
+    bad = changed(good, device="TPU")
     assert [type(message) for message, _ in served(frame(bad) + frame(good))] == [Failed, Loaded]
 
 

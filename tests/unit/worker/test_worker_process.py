@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from onnx import TensorProto, helper
+from support.loads import changed
 from support.polling import PATIENCE_S
 
 from edged.errors import Code, EdgedError
@@ -210,7 +211,7 @@ async def test_what_was_wrong_with_a_request_does_not_end_a_worker(folder, batch
 def test_a_load_that_fails_says_why_and_leaves_nothing(run, folder, changes, code, text):
     async def test() -> None:
         before = pidfds()
-        error = await refusal(start(msgspec.structs.replace(folder.load(*DOUBLE), **changes), PATIENT))
+        error = await refusal(start(changed(folder.load(*DOUBLE), **changes), PATIENT))
         assert (error.code, str(error)) == (code, text)
         assert not psutil.Process().children()
         assert pidfds() == before
