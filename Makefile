@@ -25,7 +25,7 @@ test-slow: $(VENV)/.installed-dev slow-packages .venv-tritonclient/.installed te
 test-conformance: $(VENV)/.installed-dev system-packages .venv-conformance/.installed ## the conformance suite of The Update Framework, from its own repository
 	$(RUN) -m pytest -m slow tests/integration/test_tuf_conformance.py
 
-bench: $(VENV)/.installed-dev ## what edged costs, beside what cannot be avoided; some eight minutes
+bench: $(VENV)/.installed-dev ## what edged costs, beside what cannot be avoided; a quarter of an hour
 	$(RUN) benchmarks/serving.py
 	$(RUN) benchmarks/regions.py
 	$(RUN) benchmarks/saturation.py

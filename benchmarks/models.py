@@ -16,6 +16,9 @@ BUILD_S = 120
 NAMES = ("identity", "mlp", "digits", "camera", "convnet")
 SMALL = "small"
 
+# What saturation.py asks besides: the convnet of a bundle that would rather wait for a whole batch than answer soon.
+PATIENT = "convnet-patient"
+
 
 class Model(msgspec.Struct, frozen=True):
     """One model that can be asked. Paths are absolute."""
@@ -32,7 +35,7 @@ class Model(msgspec.Struct, frozen=True):
 
 
 def build(folder: Path, smalls: int = 0) -> dict[str, Model]:
-    """Makes every model of NAMES, and `smalls` small ones, below `folder`.
+    """Makes every model of NAMES, PATIENT, and `smalls` small ones, below `folder`.
 
     In a process of its own: what it imports would be shared with the processes whose memory is measured.
     """

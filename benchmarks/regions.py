@@ -71,7 +71,7 @@ def shared_request(model: Model, folder: Path, region: SharedRegion) -> Path:
     asked.inputs[0].parameters["shared_memory_region"].string_param = region.key
     asked.inputs[0].parameters["shared_memory_byte_size"].int64_param = region.byte_size
     del asked.raw_input_contents[:]
-    request = folder / "shared.request"
+    request = folder / f"{model.name}-shared.request"
     request.write_bytes(asked.SerializeToString())
     return request
 

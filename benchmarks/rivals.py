@@ -102,11 +102,12 @@ class KServe(Rival):
     """KServe: see programs/kserve_server.py."""
 
     name = "kserve"
-    requirements = ("kserve==0.21.0", "onnxruntime", "uvloop")
+    requirements = ("kserve==0.21.0", "onnxruntime")
 
     def arguments(self) -> list[str]:
+        ports = [str(self.port), str(_free_port())]
         models = [f"{model.name}={model.onnx}" for model in self.models]
-        return [str(self.programs / "python"), str(PROGRAMS / "kserve_server.py"), str(self.port), *models]
+        return [str(self.programs / "python"), str(PROGRAMS / "kserve_server.py"), *ports, *models]
 
 
 class MLServer(Rival):

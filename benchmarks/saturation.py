@@ -7,6 +7,7 @@ number.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from benchmarks import engine, machine, memory, models, processes, report
 from benchmarks.ask import once
 from benchmarks.budgets import Verdict
 from benchmarks.load import GrpcClient, Meter
-from benchmarks.models import Model
+from benchmarks.models import PATIENT, Model
 from benchmarks.processes import Plan
 from benchmarks.regions import register, shared_request
 from benchmarks.servers import Edged, Inline, Server, ServerError, Target
@@ -30,12 +31,14 @@ from edged.client import SharedRegion
 
 CALLERS = 16
 SENT, SHARED = "image sent", "image in shared memory"
+MODELS = ("convnet", PATIENT)
 BUDGET_PERCENT = 3.0
 
 
 class Round(msgspec.Struct, frozen=True):
-    """One round of one way to ask, by CPU time for each row."""
+    """One round of one way to ask one model, by CPU time for each row."""
 
+    model: str
     way: str
     edged_us: float
     """Of all its processes."""
@@ -44,7 +47,7 @@ class Round(msgspec.Struct, frozen=True):
     engine_us: float
     """Of onnxruntime in process, with the same batches."""
     inline_us: float
-    """Of the least gRPC server that computes: see programs/inline.py."""
+    """Of the least gRPC server that computes, row by row: see programs/inline.py."""
     batches: dict[int, int]
     """How many edged ran, by their rows."""
 
@@ -60,30 +63,35 @@ class Round(msgspec.Struct, frozen=True):
 
 
 def measure(folder: Path, rounds: int, seconds: float) -> list[Round]:
-    """All rounds of both ways, in turn. Raises ServerError."""
-    model = models.build(folder / "models")["convnet"]
+    """All rounds of both models and both ways, in turn. Raises ServerError."""
+    built = models.build(folder / "models")
+    asked = [built[name] for name in MODELS]
+    model = asked[0]
     plan = processes.plan(both=False)
     places = [folder / name for name in ("edged", "inline")]
     for place in places:
         place.mkdir()
-    edged, inline = Edged(places[0], [model]), Inline(places[1], [model])
+    edged, inline = Edged(places[0], asked), Inline(places[1], [model])
     image = pb.ModelInferRequest.FromString(Path(model.request).read_bytes()).raw_input_contents[0]
     with SharedRegion(f"bench-of-saturation-{os.getpid()}", len(image), group=None) as region:
         try:
             edged.start(plan.server)
             inline.start(plan.server)
-            sent = edged.target(model)
-            register(sent, region)
-            shared = structs.replace(sent, request=str(shared_request(model, folder, region)))
-            for target in (sent, shared):
-                if (length := once(target)) != sent.answer_bytes:
-                    raise ServerError(f"edged answers with {length} bytes, not {sent.answer_bytes}")
+            ways: list[tuple[str, Model, Target]] = []
+            for each in asked:
+                sent = edged.target(each)
+                if not ways:
+                    register(sent, region)
+                shared = structs.replace(sent, request=str(shared_request(each, folder, region)))
+                ways += [(SENT, each, sent), (SHARED, each, shared)]
+            for _, each, target in ways:
+                if (length := once(target)) != each.answer_bytes:
+                    raise ServerError(f"edged answers with {length} bytes, not {each.answer_bytes}")
                 _ask(edged, target, seconds, plan)  # how large batches are worth making is learned first
-            ways = {SENT: sent, SHARED: shared}
             return [
-                _round(way, edged, inline, model, target, seconds, plan)
+                _round(way, edged, inline, each, target, seconds, plan)
                 for _ in range(rounds)
-                for way, target in ways.items()
+                for way, each, target in ways
             ]
         finally:
             edged.end()
@@ -98,7 +106,7 @@ def _round(way: str, edged: Edged, inline: Inline, model: Model, target: Target,
     alone = engine.sample(model, seconds, plan.server, made)
     floor = structs.replace(inline.target(model), request=target.request)
     inline_us, _ = _ask(inline, floor, seconds, plan)
-    return Round(way, cpu_us, front_us, alone.cpu_us, inline_us, made)
+    return Round(model.name, way, cpu_us, front_us, alone.cpu_us, inline_us, made)
 
 
 def _ask(server: Server, target: Target, seconds: float, plan: Plan) -> tuple[float, float]:
@@ -111,10 +119,10 @@ def _ask(server: Server, target: Target, seconds: float, plan: Plan) -> tuple[fl
 
 
 def judge(found: list[Round]) -> list[Verdict]:
-    """The design's budget for both ways, beyond the engine and beyond what no gRPC server saves, medians."""
+    """The design's budget for each model and way, beyond the engine and beyond what no gRPC server saves, medians."""
     verdicts = []
-    for way in (SENT, SHARED):
-        rounds = [each for each in found if each.way == way]
+    for model, way in itertools.product(MODELS, (SENT, SHARED)):
+        rounds = [each for each in found if (each.model, each.way) == (model, way)]
         front_us, engine_us, inline_us = (
             median(getattr(each, name) for each in rounds) for name in ("front_us", "engine_us", "inline_us")
         )
@@ -126,7 +134,7 @@ def judge(found: list[Round]) -> list[Verdict]:
             ("onnxruntime in process", sorted(each.more_percent for each in rounds), a_row),
             ("the least gRPC server with it", sorted(each.more_than_inline_percent for each in rounds), least),
         ):
-            what = f"convnet, {CALLERS} callers, {way}: CPU beyond {beyond}"
+            what = f"{model}, {CALLERS} callers, {way}: CPU beyond {beyond}"
             spread = f"{percents[0]:.1f} to {percents[-1]:.1f}; {note}"
             verdicts.append(Verdict(what, "%", BUDGET_PERCENT, median(percents), spread))
     return verdicts

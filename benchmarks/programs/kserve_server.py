@@ -1,26 +1,18 @@
 """KServe's gRPC server over ONNX models.
 
-Started as `kserve_server.py PORT NAME=FILE …`, by the Python of the virtual environment that KServe is installed in.
-Its parts as its own start puts them together, but on loopback, on uvloop, and without the REST server beside it.
+Started as `kserve_server.py PORT REST_PORT NAME=FILE …`, by the Python of the virtual environment that KServe is
+installed in. It is started as its own documents do, with its defaults: it listens on all addresses, on asyncio's own
+loop, writes two lines of log a request, and has an idle REST server beside it.
 """
 
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grpc
 import kserve
 import onnxruntime
-import uvloop
-from kserve.protocol.dataplane import DataPlane
-from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
-from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor, LoggingInterceptor
-from kserve.protocol.grpc.servicer import InferenceServicer
-from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
-MAX_BYTES = 64 * 1024 * 1024
 DATATYPES = {"tensor(float)": "FP32"}
 
 
@@ -46,24 +38,11 @@ class Onnx(kserve.Model):  # type: ignore[misc]
         return kserve.InferResponse(payload.id, self.name, outputs)
 
 
-async def main(port: str, models: dict[str, str]) -> None:
+def main(port: str, rest_port: str, models: dict[str, str]) -> None:
     """Serves until the process is ended."""
-    repository = kserve.ModelRepository()
-    for name, file in models.items():
-        repository.update(Onnx(name, file))
-    server = grpc.aio.server(
-        ThreadPoolExecutor(max_workers=4),
-        interceptors=(LoggingInterceptor(), ExceptionToStatusInterceptor()),
-        options=[("grpc.max_send_message_length", MAX_BYTES), ("grpc.max_receive_message_length", MAX_BYTES)],
-    )
-    extension = ModelRepositoryExtension(model_registry=repository)
-    services.add_GRPCInferenceServiceServicer_to_server(
-        InferenceServicer(DataPlane(model_registry=repository), extension), server
-    )
-    server.add_insecure_port(f"127.0.0.1:{port}")
-    await server.start()
-    await server.wait_for_termination()
+    server = kserve.ModelServer(http_port=int(rest_port), grpc_port=int(port))
+    server.start([Onnx(name, file) for name, file in models.items()])
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], dict(argument.split("=", 1) for argument in sys.argv[2:])))
+    main(*sys.argv[1:3], dict(argument.split("=", 1) for argument in sys.argv[3:]))

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.models import INDEX, NAMES, REPO, SMALL, Model
+from benchmarks.models import INDEX, NAMES, PATIENT, REPO, SMALL, Model
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.bundle.folder import pack, read_manifest
 
@@ -81,6 +81,7 @@ class Recipe(NamedTuple):
     wanted: Tensor
     given: Tensor
     max_batch_size: int
+    max_delay_us: int = 0
 
 
 def identity() -> Recipe:
@@ -148,7 +149,12 @@ def convnet() -> Recipe:
     return Recipe(net.model(wanted, given), wanted, given, 8)
 
 
-RECIPES = {"identity": identity, "mlp": mlp, "camera": camera, "convnet": convnet}
+def patient_convnet() -> Recipe:
+    """The same, whose requests may wait until eight are there."""
+    return convnet()._replace(max_delay_us=500_000)
+
+
+RECIPES = {"identity": identity, "mlp": mlp, "camera": camera, "convnet": convnet, PATIENT: patient_convnet}
 
 
 def make_bundle(folder: Path, name: str, recipe: Recipe) -> None:
@@ -164,6 +170,7 @@ def make_bundle(folder: Path, name: str, recipe: Recipe) -> None:
         f'name = "{name}"\nrevision = 1\nmax_batch_size = {recipe.max_batch_size}\n'
         + table("inputs", recipe.wanted)
         + table("outputs", recipe.given)
+        + (f"[queue]\nmax_delay_us = {recipe.max_delay_us}\n" if recipe.max_delay_us else "")
         + '[[variants]]\nname = "cpu"\nruntime = "onnxruntime"\nfile = "model.onnx"\n'
     )
     pack(folder)
@@ -219,7 +226,7 @@ def describe(folder: Path, bundle: Path) -> Model:
 def build(folder: Path, smalls: int) -> list[Model]:
     """All of them, below `folder`."""
     made = []
-    for name in NAMES:
+    for name in (*NAMES, PATIENT):
         bundle = folder / name / "1"
         if name in RECIPES:
             make_bundle(bundle, name, RECIPES[name]())
