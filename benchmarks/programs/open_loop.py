@@ -1,17 +1,24 @@
 """Asks at a fixed rate, whatever comes back and however long it takes: what overload is, and what it costs.
 
-Started as `python -m benchmarks.programs.open_loop ADDRESS PATH REQUEST RATE SECONDS LEAD_S`, with the request's bytes
-in a file. Prints one JSON object. Latencies count from when a request was due, so that a late generator hides nothing.
-What was due in the first LEAD_S seconds counts apart: what is measured is a load that stays.
+Started as `python -m benchmarks.programs.open_loop ADDRESS PATH REQUEST RATE SECONDS LEAD_S SEED`, with the request's
+bytes in a file. Prints one JSON object. Latencies count from when a request was due, so that a late generator hides
+nothing. What was due in the first LEAD_S seconds counts apart: what is measured is a load that stays.
+
+With a seed, requests come by chance, as those of many callers do who know nothing of each other (a Poisson process, as
+in the server scenario of MLPerf Inference); with an empty one, one after the other in equal steps, as a camera's do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import random
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -41,7 +48,14 @@ class Seen:
         return found
 
 
-async def main(address: str, path: str, request: bytes, rate: float, seconds: float, lead_s: float) -> None:
+def gaps(rate: float, seed: str) -> Iterator[float]:
+    """The seconds from each request to the next, without an end."""
+    chance = random.Random(seed)
+    while True:
+        yield chance.expovariate(rate) if seed else 1 / rate
+
+
+async def main(address: str, path: str, request: bytes, rate: float, seconds: float, lead_s: float, seed: str) -> None:
     """The whole run."""
     options = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.max_send_message_length", MAX_BYTES)]
     seen = Seen()
@@ -62,19 +76,23 @@ async def main(address: str, path: str, request: bytes, rate: float, seconds: fl
                 (seen.early if early else seen.answered).append(time.monotonic() - due)
 
         under_way = set()
-        began = time.monotonic()
-        for number in range(int(rate * (lead_s + seconds))):
-            due = began + number / rate
+        due = began = time.monotonic()
+        for gap in gaps(rate, seed):
+            if due >= began + lead_s + seconds:
+                break
             if (ahead := due - time.monotonic()) > 0:
                 await asyncio.sleep(ahead)
-            task = asyncio.create_task(one(due, early=number < rate * lead_s))
+            task = asyncio.create_task(one(due, early=due < began + lead_s))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
+            due += gap
         await asyncio.gather(*under_way)
     print(json.dumps(seen.told()))
 
 
 if __name__ == "__main__":
-    _, where, method, file, per_s, duration, lead = sys.argv
+    _, where, method, file, per_s, duration, lead, chance = sys.argv
+    with contextlib.suppress(PermissionError):  # a core for which this waits is no time that the server took
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     signal.alarm(int(float(duration) + float(lead)) + 2 * PATIENCE_S)
-    uvloop.run(main(where, method, Path(file).read_bytes(), float(per_s), float(duration), float(lead)))
+    uvloop.run(main(where, method, Path(file).read_bytes(), float(per_s), float(duration), float(lead), chance))
