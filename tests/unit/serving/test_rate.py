@@ -107,7 +107,7 @@ class TestDuty:
         duty.share = 1.0
         assert duty.rest_s(10.0) == 0
 
-    @given(st.floats(0.05, 1.0), st.floats(0, 3), st.floats(0, 10), st.booleans())
+    @given(st.floats(0.05, 1.0), st.floats(0, 3), st.floats(0.1, 10), st.booleans())
     def test_how_long_work_takes_is_how_long_it_does(self, share, before_s, work_s, first):
         duty = self.at(share)
         duty.spent(before_s, 10.0)
