@@ -47,7 +47,7 @@ class SharedRegion:
             if group is not None:
                 shutil.chown(descriptor, group=group)
             os.fchmod(descriptor, _MODE)
-            os.ftruncate(descriptor, byte_size)
+            os.posix_fallocate(descriptor, 0, byte_size)  # where memory is full it fails here, and kills nobody later
             memory = mmap.mmap(descriptor, byte_size)
         except BaseException:
             self._path.unlink()

@@ -87,7 +87,7 @@ class Execution:
             await worker.infer(batches.join(resident.manifest, batch), functools.partial(use, batch, variant))
         except EdgedError as error:
             worker.excused = worker.excused and error.code is Code.WORKER_CRASHED
-            raise named(resident, error) from error
+            raise named(resident, error.with_traceback(None)) from error  # whose frames have the batch
         finally:
             self._busy_time.end(clock.monotonic_ns())
         worker.excused = False

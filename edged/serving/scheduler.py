@@ -146,6 +146,7 @@ class Queue:
             self._deadlines.remove(pending)
             if pending.place:  # its caller gave up: the place is free again
                 self._waiting.remove(pending)
+            del answer, pending  # an error of theirs has this frame, and what was asked would stay with it
 
     def _check(self, level: int, deadline: float) -> None:
         """Raises EdgedError for a request that is not to be executed, however much room there is."""
@@ -303,7 +304,7 @@ class Queue:
             else:
                 await self._execution.run(batch)
         except EdgedError as error:
-            failure = error
+            failure = error.with_traceback(None)  # whose frames have the batch, and that would stay with its answers
         except Exception:  # noqa: BLE001 - a defect, which costs this batch and not those that wait
             _log.exception("a batch met a defect of edged", model=self.resident.name)
             failure = EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it")
