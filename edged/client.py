@@ -47,8 +47,9 @@ class SharedRegion:
             if group is not None:
                 shutil.chown(descriptor, group=group)
             os.fchmod(descriptor, _MODE)
-            os.posix_fallocate(descriptor, 0, byte_size)  # where memory is full it fails here, and kills nobody later
+            os.ftruncate(descriptor, byte_size)
             memory = mmap.mmap(descriptor, byte_size)
+            os.posix_fallocate(descriptor, 0, byte_size)  # where memory is full it fails here, and kills nobody later
         except BaseException:
             self._path.unlink()
             raise
