@@ -54,7 +54,7 @@ class Storage(msgspec.Struct, frozen=True, omit_defaults=True):
     free_inodes: int = 0
     writable: bool = True
     written_bytes: int | None = None
-    """What this process has written since it started, to any disk."""
+    """What this process and its children have written since it started, to any disk."""
 
 
 class Readings(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from edged.pressure import sensors as sensors_module
 from edged.pressure import sensors_memory, sensors_nvml, sensors_power, sensors_storage, sensors_thermal
 from edged.pressure.readings import Memory, Power, Trip
 from edged.pressure.sensors import Sensors
+from edged.worker import child
 
 
 def temperatures(sensors: Sensors) -> dict[str, float | None]:
@@ -257,6 +260,42 @@ def test_storage_is_what_the_file_system_says(tmp_path: Path):
     assert after is not None
     assert after.written_bytes is not None
     assert after.written_bytes >= before
+
+
+def test_what_children_write_counts_while_they_are_at_work_and_once_they_are_reaped(tmp_path: Path):
+    tree = Sysfs(tmp_path)
+
+    def written(own: int, **others: int) -> int | None:
+        tree.write({f"proc/{pid}/io": f"rchar: 9\nwrite_bytes: {count}" for pid, count in others.items()})
+        tree.write({"proc/self/io": f"wchar: 5\nwrite_bytes: {own}\ncancelled_write_bytes: 3"})
+        found = sensors_storage.read(tmp_path, tmp_path)
+        assert found is not None
+        return found.written_bytes
+
+    assert written(100, **{"7": 1000}) == 100, "another's"
+    child._held.add(7)
+    try:
+        assert written(100, **{"7": 1000}) == 1100
+        assert written(100, **{"7": 5000}) == 5100
+    finally:
+        child._held.discard(7)
+    assert written(5100) == 5100, "the kernel has added it to what its parent wrote"
+
+
+def test_the_kernel_adds_what_a_reaped_child_wrote_to_its_parents(tmp_path: Path):
+    """What the count rests on."""
+    script = "import os, sys; f = open(sys.argv[1], 'wb'); f.write(bytes(2**20)); f.flush(); os.fsync(f.fileno())"
+
+    def written() -> int:
+        found = sensors_storage.read(Path("/"), tmp_path)
+        assert found is not None
+        return found.written_bytes or 0
+
+    before = written()
+    subprocess.run([sys.executable, "-I", "-S", "-c", script, tmp_path / "file"], check=True)
+    if not written():
+        pytest.skip(f"nothing that is written to {tmp_path} is sent to a disk")
+    assert written() - before >= 2**20
 
 
 def test_without_the_package_or_a_driver_there_is_no_gpu():
