@@ -23,6 +23,7 @@ from edged.pressure.readings import Readings
 from edged.pressure.sensors import Sensors
 from edged.pressure.stall import Triggers
 from edged.pressure.trace import Recorder
+from edged.pressure.tracing import Tracing
 from edged.types import Level, Limits
 
 # How long sensors may take together; what is slower is told, and decided without.
@@ -58,7 +59,7 @@ class Monitor:
         self._events = events
         self._take = take
         self._busy_s = busy_s
-        self._recorder = recorder
+        self._tracing = Tracing(recorder, events) if recorder else None
         self._tell_fact = tell
         self._reader: Reader[Sensors | Readings] = Reader()
         self._state = State()
@@ -94,14 +95,12 @@ class Monitor:
         finally:
             triggers.close()
             self._reader.close()
-            if self._recorder:
-                self._recorder.close()
+            if self._tracing:
+                self._tracing.close()
 
     def govern(self, governor: Governor) -> None:
         """Other settings or ladders hold from the next look on, which is now."""
         self._governor = governor
-        if self._recorder:
-            self._recorder.govern(governor)
         self._woken.set()
 
     async def _discover(self) -> Sensors:
@@ -132,16 +131,17 @@ class Monitor:
             self._unanswered = False
         assert isinstance(readings, Readings)  # noqa: S101 - narrows the type
         self._tell_new(sensors)
-        before = self._state
-        self._state, decision = self._governor.decide(before, readings, now)
-        self._record(before, now, readings, decision)
+        before, governor = self._state, self._governor
+        self._state, decision = governor.decide(before, readings, now)
         for fact in telling.facts(readings, decision.distrusted):
             self._tell_fact(fact)
         self._tell(decision, readings)
         if decision.limits != self._limits:
             self._limits = decision.limits
             self._take(decision.limits)
-        return interval_s(decision, self._governor.closest_c(self._state, readings), load)
+        if self._tracing:
+            await self._tracing.record(governor, before, now, readings, decision)
+        return interval_s(decision, governor.closest_c(self._state, readings), load)
 
     async def _rest(self, wait_s: float) -> None:
         """Until the time is over or a trigger fires, the latter not all too soon."""
@@ -160,20 +160,6 @@ class Monitor:
     def _is_known(self, name: str) -> bool:
         """Background work is already paused for it: the next look is soon enough."""
         return self.levels.get(name.partition(".")[0], Level.NOMINAL) is not Level.NOMINAL
-
-    def _record(self, before: State, now: float, readings: Readings, decision: Decision) -> None:
-        if self._recorder is None:
-            return
-        if decision.limits.journal_only:
-            self._recorder.close()
-            return
-        try:
-            self._recorder.record(before, now, readings, decision)
-        except OSError as error:
-            self._recorder.close()
-            self._recorder = None
-            text = f"the trace of the governor ends here: {error}"
-            self._events.record(Severity.WARNING, "trace_ended", "pressure", text)
 
     def _tell_found(self, sensors: Sensors, triggers: Triggers) -> None:
         steering = [probe.name for probe in sensors.probes if probe.steers]

@@ -1,4 +1,4 @@
-"""A thread that reads sensors, since a driver may take long, or never answer."""
+"""A thread for what may take long, or never end: a driver that is asked, a disk that is written to."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ class Reader(Generic[_Found]):
             if pending.done():
                 self._pending = None
 
-    def close(self) -> None:
-        """Ends the thread when what it does ends."""
-        self._jobs.put(None)
+    def close(self, last: Callable[[], None] = lambda: None) -> None:
+        """Ends the thread when what it does has ended, and `last` after that."""
         if self._pending is not None:
             self._pending.cancel()
+        self._jobs.put(last)
+        self._jobs.put(None)
 
     def _start(self, what: Callable[[], _Found]) -> asyncio.Future[_Found]:
         loop = asyncio.get_running_loop()

@@ -18,6 +18,7 @@ from edged import clock, log
 from edged.events import EventLog
 from edged.pressure import monitor as monitors
 from edged.pressure import sensors as sensors_module
+from edged.pressure import tracing
 from edged.pressure.governor import Decision, Governor, State
 from edged.pressure.monitor import Monitor, interval_s
 from edged.pressure.policy import Policy
@@ -32,11 +33,11 @@ NOMINAL = {"thermal": Level.NOMINAL}
 class Watch:
     """A monitor that runs, and what it told."""
 
-    def __init__(self, root: Path, policy: Policy, **environment: str) -> None:
+    def __init__(self, root: Path, policy: Policy, recorder: type[Recorder] = Recorder, **environment: str) -> None:
         self.events = EventLog(100)
         self.taken: list[Limits] = []
         self.governor = Governor(policy)
-        self.recorder = Recorder(root, 2**20, self.governor)
+        self.recorder = recorder(root, 2**20, self.governor)
         self.monitor = Monitor(root, root, self.governor, self.events, self.taken.append, lambda: 0.0, self.recorder)
         self.task = asyncio.create_task(self.monitor.run(environment))
 
@@ -59,8 +60,10 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def watching(root: Path, policy: Policy | None = None, **environment: str) -> AsyncIterator[Watch]:
-    watch = Watch(root, policy or Policy(), **environment)
+async def watching(
+    root: Path, policy: Policy | None = None, recorder: type[Recorder] = Recorder, **environment: str
+) -> AsyncIterator[Watch]:
+    watch = Watch(root, policy or Policy(), recorder, **environment)
     try:
         yield watch
     finally:
@@ -104,7 +107,7 @@ async def test_triggers_that_never_end_do_not_keep_it_from_resting(tmp_path: Pat
     os.mkfifo(fifo)
     async with watching(tmp_path, MEMORY_PRESSURE_WATCH="/watch") as watch:
         await watch.until(fifo_is_read(fifo))
-        await watch.until(lambda: watch.monitor.level is Level.ELEVATED)
+        await watch.until(lambda: b'"memory":"elevated"' in traced(tmp_path))
         began, before = clock.monotonic(), looks(tmp_path)
         descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
         try:
@@ -118,7 +121,12 @@ async def test_triggers_that_never_end_do_not_keep_it_from_resting(tmp_path: Pat
 
 def looks(folder: Path) -> int:
     """How often it has looked: a line of its trace each."""
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.trace"))
+    return traced(folder).count(b"\n")
+
+
+def traced(folder: Path) -> bytes:
+    """What it has recorded; a decision is carried out before that."""
+    return b"".join(path.read_bytes() for path in folder.glob("*.trace"))
 
 
 def fifo_is_read(fifo: Path) -> Callable[[], bool]:
@@ -151,7 +159,7 @@ async def test_what_it_decided_can_be_replayed(tmp_path: Path):
     tree = sysfs.raspberry_pi(tmp_path)
     tree.zone(0, "cpu-thermal", 84.9, {"passive": 85.0})
     async with watching(tmp_path) as watch:
-        await watch.until(lambda: watch.monitor.level is not Level.NOMINAL)
+        await watch.until(lambda: watch.monitor.level is not Level.NOMINAL and looks(tmp_path) > 1)
     assert decided_the_same(tmp_path)
 
 
@@ -169,6 +177,29 @@ async def test_a_trace_that_cannot_be_written_ends_and_the_watching_goes_on(tmp_
         await watch.until(lambda: bool(watch.told("trace_ended")))
         tree.set_temperature(0, -89.0)
         await watch.until(lambda: bool(watch.told("sensor_distrusted")))
+
+
+class HangingDisk(Recorder):
+    """Takes a line when `hang` is set, or this test has long ended."""
+
+    hang = threading.Event()
+
+    def record(self, *_: object) -> None:
+        self.hang.wait(PATIENCE_S)
+
+
+async def test_a_trace_whose_disk_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tracing, "_SLOW_S", 0.05)
+    tree = Sysfs(tmp_path)
+    tree.memory(8000, 6000)
+    try:
+        async with watching(tmp_path, recorder=HangingDisk) as watch:
+            await watch.until(lambda: bool(watch.told("trace_ended")))
+            assert "longer than 0.05 s" in watch.told("trace_ended")[0]
+            tree.memory(8000, 10)
+            await watch.until(lambda: watch.monitor.level is not Level.NOMINAL)
+    finally:
+        HangingDisk.hang.set()
 
 
 async def test_other_settings_hold_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
