@@ -33,7 +33,7 @@ class Memory(msgspec.Struct, frozen=True, omit_defaults=True):
     limit_bytes: int
     available_bytes: int
     oom_kills: int = 0
-    """Processes that the kernel has ended for want of memory, in this group; only its growth means anything."""
+    """How often the kernel has ended processes for want of memory around here; only its growth means anything."""
 
 
 class Power(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -113,9 +113,16 @@ def _group(group: Group) -> Memory | None:
 
 
 def _oom_kills(within: list[Group]) -> int:
-    """In the innermost group of each version, and all below it."""
+    """Those in the innermost group of each version, and how often the limit of a group around it was the reason.
+
+    A worker is in a group beside the innermost: that it is ended at its own cap is no shortage of the device's.
+    """
     innermost: dict[int, Group] = {}
+    count = 0
     for group in within:
-        innermost.setdefault(group.version, group)
-    names = {1: "memory.oom_control", 2: "memory.events"}
-    return sum(files.table(group.folder / names[version]).get("oom_kill", 0) for version, group in innermost.items())
+        if innermost.setdefault(group.version, group) is group:
+            name = "memory.oom_control" if group.version == 1 else "memory.events"
+            count += files.table(group.folder / name).get("oom_kill", 0)
+        else:  # version 2 alone has it
+            count += files.table(group.folder / "memory.events.local").get("oom", 0)
+    return count

@@ -23,13 +23,16 @@ from pathlib import Path
 
 import msgspec
 
+from edged.pressure import files
 from edged.pressure.sensors_memory import Group
+from edged.worker import cgroup
 
 # Without CAP_SYS_RESOURCE windows must be multiples of 2 s.
 _WINDOW_US = 2_000_000
 # The stall in a window, in µs. Processors are busy where inference runs: only a crowd of others counts.
 _SYSTEM = (("memory.some", 200_000), ("memory.full", 200_000), ("io.some", 1_000_000), ("cpu.some", 1_600_000))
-_GROUP = (("memory.some", 200_000), ("memory.full", 200_000))
+# That some of edged's own wait for a processor is usual at work; that all do is for others, or for a quota.
+_GROUP = (("memory.some", 200_000), ("memory.full", 200_000), ("io.some", 1_000_000), ("cpu.full", 1_000_000))
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -41,17 +44,22 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def wanted(root: Path, groups: list[Group], environment: Mapping[str, str]) -> list[Wanted]:
-    """The system's triggers, those of the innermost version 2 group, and what systemd asks to watch."""
+    """The system's triggers, those of edged's own version 2 group, and what systemd asks to watch."""
     found = [_trigger(name, root / "proc/pressure" / name.partition(".")[0], stall_us) for name, stall_us in _SYSTEM]
-    group = next((group.folder for group in groups if group.version == 2), None)
-    if group is not None and (group / "memory.pressure").exists():
-        found += [_trigger(name, group / "memory.pressure", stall_us) for name, stall_us in _GROUP]
+    if group := _own([group.folder for group in groups if group.version == 2]):
+        own = ((name, group / f"{name.partition('.')[0]}.pressure", stall_us) for name, stall_us in _GROUP)
+        found += [_trigger(name, path, stall_us) for name, path, stall_us in own if files.exists(path)]
     watch = environment.get("MEMORY_PRESSURE_WATCH", "")
     if watch and watch != "/dev/null":
         with contextlib.suppress(binascii.Error):
             line = base64.b64decode(environment.get("MEMORY_PRESSURE_WRITE", ""), validate=True)
             found.append(Wanted("memory.watch", root / watch.lstrip("/"), line))
     return found
+
+
+def _own(within: list[Path]) -> Path | None:
+    """The group that holds edged and all its workers: the one above the innermost, where that is delegated."""
+    return next((group for group in within[1:2] if cgroup.is_delegated(group)), within[0] if within else None)
 
 
 def _trigger(name: str, path: Path, stall_us: int) -> Wanted:

@@ -183,6 +183,25 @@ class TestMemory:
         tree.write(front, "sys/fs/cgroup/system.slice/edged.service/front")
         assert self.read(tree) == Memory(500 * 2**20, 300 * 2**20, oom_kills=3)
 
+    def test_what_the_limits_around_edged_cost_is_counted_and_the_own_caps_of_workers_are_not(self, tmp_path: Path):
+        """As the kernel counts it: what is called local knows of no group below."""
+        tree = Sysfs(tmp_path)
+        tree.memory(8000, 6000)
+        cgroups(tree, "0::/system.slice/edged.service/front", self.V2)
+        service = "sys/fs/cgroup/system.slice/edged.service"
+
+        def count(own: int, below: int) -> int:
+            tree.write({"memory.events": "oom 0\noom_kill 0"}, f"{service}/front")
+            tree.write({"memory.events": f"oom {own + below}\noom_kill {own + below}"}, service)
+            tree.write({"memory.events.local": f"oom {own}\noom_kill 0"}, service)
+            found = self.read(tree)
+            assert found is not None
+            return found.oom_kills
+
+        before = count(0, 0)
+        assert count(0, 5) == before
+        assert count(1, 5) == before + 1
+
     def test_memory_high_is_a_limit_too(self, tmp_path: Path):
         tree = Sysfs(tmp_path)
         cgroups(tree, "0::/edged", self.V2)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 from sim.sysfs import Sysfs
+from support import cgroups
 from support.polling import PATIENCE_S
 
 from edged.pressure import sensors_memory, stall
@@ -185,6 +186,20 @@ class TestWanted:
         tree.write({"memory.pressure": "", "memory.max": "max"}, "sys/fs/cgroup/edged")
         paths = [each.path for each in self.names(tmp_path)["memory.full"]]
         assert paths == [tmp_path / "proc/pressure/memory", tmp_path / "sys/fs/cgroup/edged/memory.pressure"]
+
+    @pytest.mark.parametrize("delegated", [b"1", None])
+    def test_the_group_above_where_workers_have_groups_beside_the_own(self, delegated: bytes | None, tmp_path: Path):
+        service = cgroups.tree(tmp_path, delegated=delegated)
+        (tmp_path / "proc/self/mountinfo").write_text("25 20 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+        for group in (service, service / "front"):
+            for resource in ("cpu", "memory", "io"):
+                (group / f"{resource}.pressure").touch()
+        within = {name: wanted[-1].path for name, wanted in self.names(tmp_path).items()}
+        own = service if delegated else service / "front"
+        assert within["memory.some"] == within["memory.full"] == own / "memory.pressure"
+        assert within["io.some"] == own / "io.pressure"
+        assert within["cpu.full"] == own / "cpu.pressure"
+        assert within["cpu.some"] == tmp_path / "proc/pressure/cpu", "its own work makes its own wait"
 
     def test_what_systemd_names(self, tmp_path: Path):
         line = b"some 200000 2000000\0"
