@@ -320,6 +320,7 @@ class TestLimits:
             Readings(fired=("cpu.some",)),
             Readings(fired=("io.some",)),
             Readings(stalls={"io": Stall(some_percent=90.0)}),
+            Readings(stalls={"cpu": Stall(full_percent=90.0)}),
         ):
             limits = decide([readings])[-1].limits
             assert limits.background_paused

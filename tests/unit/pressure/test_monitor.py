@@ -213,17 +213,73 @@ async def test_other_settings_hold_at_once(tmp_path: Path, monkeypatch: pytest.M
         await watch.until(lambda: watch.monitor.level is Level.ELEVATED)
 
 
-async def test_sensors_that_hang_are_told_and_decided_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(monitors, "_SLOW_S", 0.05)
-    sysfs.raspberry_pi(tmp_path)
+@pytest.mark.parametrize(("where", "absent"), [("sensors_coral.probes", []), ("sensors_power.read", None)])
+async def test_a_driver_that_hangs_is_told_and_blinds_nothing_but_sensors(
+    where: str, absent: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """While they are looked for, and later."""
+    monkeypatch.setattr(monitors, "_SLOW_S", 0.5)
+    monkeypatch.setattr(sensors_module, "_SLOWLY_S", -1.0)
+    tree = sysfs.raspberry_pi(tmp_path)
+    fifo = tmp_path / "watch"
+    os.mkfifo(fifo)
     hang = threading.Event()
-    async with watching(tmp_path) as watch:
-        try:
-            monkeypatch.setattr("edged.pressure.sensors.sensors_memory.read", lambda *_: hang.wait(PATIENCE_S) and None)
+
+    def ask(*_: object) -> object:
+        hang.wait(PATIENCE_S)
+        return absent
+
+    monkeypatch.setattr(f"edged.pressure.sensors.{where}", ask)
+    try:
+        async with watching(tmp_path, Policy(dwell_s=0.05), MEMORY_PRESSURE_WATCH="/watch") as watch:
             await watch.until(lambda: bool(watch.told("sensors_hang")))
             assert "have not answered" in watch.told("sensors_hang")[0]
-        finally:
+            await watch.until(fifo_is_read(fifo))
+            await watch.until(lambda: any("memory.watch" in each for each in watch.told("pressure_level")))
+            tree.memory(4000, 10)
+            await watch.until(lambda: watch.monitor.levels["memory"] is Level.EMERGENCY)
+            await asyncio.sleep(0.2)  # several looks
+            assert watch.monitor.levels["memory"] is Level.EMERGENCY
+            assert len(watch.told("sensors_hang")) == 1
+            tree.zone(0, "cpu-thermal", 95.0, {"passive": 85.0})
             hang.set()
+            await watch.until(lambda: watch.monitor.levels["thermal"] is Level.EMERGENCY)
+    finally:
+        hang.set()
+
+
+async def test_the_watch_survives_what_nobody_thought_of_and_tells_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object) -> None:
+        raise OverflowError("too large")
+
+    tree = Sysfs(tmp_path)
+    tree.memory(8000, 6000)
+    async with watching(tmp_path) as watch:
+        await watch.until(lambda: len(watch.monitor.levels) > 0)
+        with monkeypatch.context() as patched:
+            patched.setattr(Governor, "decide", fail)
+            await watch.until(lambda: bool(watch.told("sensor_failed")))
+            await asyncio.sleep(0.1)  # several looks
+        tree.memory(8000, 10)
+        await watch.until(lambda: watch.monitor.level is not Level.NOMINAL)
+        (told,) = watch.told("sensor_failed")
+        assert "OverflowError: too large" in told
+
+
+async def test_a_sensor_that_fails_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise AttributeError("of another version")
+
+    sysfs.raspberry_pi(tmp_path)
+    monkeypatch.setattr("edged.pressure.sensors.sensors_power.read", fail)
+    monkeypatch.setattr(sensors_module, "_SLOWLY_S", -1.0)
+    async with watching(tmp_path) as watch:
+        await watch.until(lambda: looks(tmp_path) > 3)
+        assert watch.told("sensor_failed") == [
+            "power cannot be read: AttributeError: of another version; it is decided without"
+        ]
 
 
 class TestHowOftenItLooks:
@@ -253,7 +309,7 @@ class TestHowOftenItLooks:
 
 
 class TestTheReader:
-    async def test_one_that_hangs_is_waited_for_and_not_joined_by_another(self):
+    async def test_one_that_hangs_is_not_joined_by_another_and_what_it_gives_late_is_dropped(self):
         hang, calls = threading.Event(), []
 
         def read() -> int:
@@ -261,14 +317,22 @@ class TestTheReader:
             hang.wait(PATIENCE_S)
             return len(calls)
 
+        async def read_again() -> int:
+            while True:
+                try:
+                    return await reader.read(read, PATIENCE_S)
+                except TimeoutError:
+                    assert hang.is_set(), "it is not waited for again"
+                    await asyncio.sleep(0)
+
         reader: Reader[int] = Reader()
         try:
             for _ in range(3):
                 with pytest.raises(TimeoutError):
                     await reader.read(read, 0.02)
             hang.set()
-            assert await reader.read(read, PATIENCE_S) == 1
-            assert await reader.read(read, PATIENCE_S) == 2
+            async with asyncio.timeout(PATIENCE_S):
+                assert await read_again() == 2
         finally:
             hang.set()
             reader.close()

@@ -8,12 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from sim import sysfs
 from sim.sysfs import Sysfs
 
 from edged.pressure import sensors as sensors_module
-from edged.pressure import sensors_memory, sensors_nvml, sensors_power, sensors_storage, sensors_thermal
+from edged.pressure import sensors_memory, sensors_nvml, sensors_power, sensors_storage, sensors_thermal, stall
 from edged.pressure.readings import Memory, Power, Trip
 from edged.pressure.sensors import Sensors
 from edged.worker import child
@@ -122,7 +123,7 @@ class TestACoral:
 class TestWhatIsWrong:
     def test_nothing_at_all(self, tmp_path: Path):
         sensors = Sensors(tmp_path / "empty", tmp_path / "absent")
-        readings = sensors.read(stalls=True)
+        readings = sensors.read(stall.system(tmp_path / "empty"))
         assert sensors.probes == ()
         assert (readings.temperatures, readings.memory, readings.power, readings.storage) == ((), None, None, None)
 
@@ -137,6 +138,29 @@ class TestWhatIsWrong:
         sensors = Sensors(tmp_path, tmp_path)
         tree.vanish(0)
         assert temperatures(sensors) == {"thermal_zone0:cpu-thermal": None}
+
+    def test_a_source_that_fails_costs_itself_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        def fail(*_: object) -> None:
+            raise AttributeError("of another version")
+
+        tree = sysfs.raspberry_pi(tmp_path)
+        sysfs.coral(tmp_path)
+        monkeypatch.setattr(sensors_module.sensors_hwmon, "probes", fail)
+        monkeypatch.setattr(sensors_module.sensors_power, "read", fail)
+        sensors = Sensors(tmp_path, tmp_path)
+        (coral,) = [index for index, each in enumerate(sensors._steering) if each.name.startswith("coral")]
+        sensors._steering[coral] = msgspec.structs.replace(sensors._steering[coral], read=fail)
+        readings = sensors.read()
+        assert {each.name: each.celsius for each in readings.temperatures} == {
+            "thermal_zone0:cpu-thermal": 51.1,
+            "coral:apex_0": None,
+        }
+        assert readings.memory
+        assert readings.storage
+        assert readings.power is None
+        assert sensors.faults == dict.fromkeys(("hwmon", "power", "coral:apex_0"), "AttributeError: of another version")
+        tree.memory(1000, 10)
+        assert sensors.read().memory == Memory(1000 * 2**20, 10 * 2**20)
 
     def test_a_folder_in_place_of_a_file(self, tmp_path: Path):
         (tmp_path / "sys/class/thermal/thermal_zone0/temp").mkdir(parents=True)
@@ -230,13 +254,6 @@ class TestMemory:
         found = self.read(Sysfs(Path("/")))
         assert found is not None
         assert 0 < found.available_bytes <= found.limit_bytes
-
-    def test_stalls_of_this_machine(self):
-        if not Path("/proc/pressure").is_dir():
-            pytest.skip("this kernel keeps no pressure stall information")
-        found = sensors_memory.stalls(Path("/"))
-        assert set(found) == {"cpu", "memory", "io"}
-        assert all(0 <= each.full_percent <= 100 for each in found.values())
 
 
 class TestPower:
