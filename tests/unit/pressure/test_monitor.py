@@ -226,7 +226,7 @@ async def test_a_driver_that_hangs_is_told_and_blinds_nothing_but_sensors(
     hang = threading.Event()
 
     def ask(*_: object) -> object:
-        hang.wait(PATIENCE_S)
+        hang.wait(3 * PATIENCE_S)  # longer than this test waits
         return absent
 
     monkeypatch.setattr(f"edged.pressure.sensors.{where}", ask)
