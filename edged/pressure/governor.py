@@ -183,7 +183,7 @@ class Governor(msgspec.Struct, frozen=True):
             wanted = Level.CRITICAL if name == "memory.full" else Level.ELEVATED
             causes.append(Cause(name.partition(".")[0], wanted, f"the kernel reports stalls: {name}"))
         for resource, stall in readings.stalls.items():
-            most = stall.full_percent if resource == MEMORY else stall.some_percent
+            most = stall.full_percent if resource == MEMORY else max(stall.some_percent, stall.full_percent)
             if resource in (CPU, IO, MEMORY) and most >= self.policy.stall_percent:
                 causes.append(Cause(resource, Level.ELEVATED, f"tasks waited for {resource} {most:g} % of 10 s"))
 

@@ -44,12 +44,13 @@ def _cpus(root: Path) -> list[Probe]:
     found = []
     cpus = files.numbered(root / "sys/devices/system/cpu", "cpu")
     for kind in ("core", "package"):
-        counters = [path for cpu in cpus if (path := cpu / f"thermal_throttle/{kind}_throttle_count").exists()]
+        counters = [cpu / f"thermal_throttle/{kind}_throttle_count" for cpu in cpus]
+        counters = [path for path in counters if files.exists(path)]
         if counters:
             source = str(root / f"sys/devices/system/cpu/cpu*/thermal_throttle/{kind}_throttle_count")
             name = f"cpu:{kind}_throttle_count"
             found.append(Probe(name=name, unit="", source=source, read=Counter(counters).read, throttles=True))
-    scaled = [cpu / "cpufreq" for cpu in cpus if (cpu / "cpufreq/scaling_cur_freq").exists()]
+    scaled = [cpu / "cpufreq" for cpu in cpus if files.exists(cpu / "cpufreq/scaling_cur_freq")]
     if scaled:
         read = functools.partial(_share_of_best, scaled)
         source = str(root / "sys/devices/system/cpu/cpu*/cpufreq/scaling_cur_freq")
