@@ -91,6 +91,7 @@ class TestAGateway:
     )
     def test_a_cooling_device_that_holds_nothing_back_does_not(self, kind: str, state: int, most: int, tmp_path: Path):
         tree = sysfs.gateway(tmp_path)
+        tree.cooling(0, kind, state, most)
         sensors = Sensors(tree.root, tmp_path)
         assert sensors.read().throttled == ()
         assert probe(sensors, f"cooling_device0:{kind}").read() is not None, "it is shown all the same"
@@ -126,11 +127,28 @@ class TestAJetson:
 
 
 class TestARaspberryPi:
-    def test_what_the_firmware_says(self, tmp_path: Path):
-        tree = sysfs.raspberry_pi(tmp_path, word=0x50005)
-        readings = Sensors(tree.root, tmp_path).read()
-        assert readings.throttled == ("raspberry-pi:throttled (throttled)",)
-        assert readings.power == Power(undervoltage=True)
+    @pytest.mark.parametrize(
+        ("word", "said", "undervoltage"),
+        [
+            (0x20002, "frequency capped", False),
+            (0x60006, "frequency capped, throttled", False),
+            (0x80008, "soft temperature limit", False),
+            (0x50005, "", True),  # held back for want of voltage
+            (0x70007, "", True),
+            (0xF000F, "frequency capped, throttled, soft temperature limit", True),
+        ],
+    )
+    def test_what_the_firmware_says(self, word: int, said: str, undervoltage: bool, tmp_path: Path):
+        readings = Sensors(sysfs.raspberry_pi(tmp_path, word).root, tmp_path).read()
+        assert readings.throttled == ((f"raspberry-pi:throttled ({said})",) if said else ())
+        assert readings.power == Power(undervoltage=undervoltage)
+
+    def test_a_later_one_says_it_elsewhere(self, tmp_path: Path):
+        tree = sysfs.raspberry_pi(tmp_path, word=0x4)
+        soc = tree.root / "sys/devices/platform/soc"
+        (soc / "soc:firmware").rename(soc / "soc@107c000000:firmware")
+        soc.rename(soc.with_name("soc@107c000000"))
+        assert Sensors(tree.root, tmp_path).read().throttled == ("raspberry-pi:throttled (throttled)",)
 
     def test_what_was_earlier_is_no_throttling_now(self, tmp_path: Path):
         readings = Sensors(sysfs.raspberry_pi(tmp_path, word=0xF0000).root, tmp_path).read()
