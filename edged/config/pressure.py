@@ -25,7 +25,7 @@ class Pressure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Meta(
             ge=40,
             le=120,
-            description="That temperature, for sensors that have no trip points.",
+            description="That temperature, for sensors whose trip points do not name it.",
             extra={"unit": "°C", "reload": True},
         ),
     ] = 85.0

@@ -124,6 +124,12 @@ class TestTripPoints:
     def test_none_leave_it_to_the_settings(self):
         assert self.acts_at() == POLICY.throttle_c - POLICY.margin_c
 
+    @pytest.mark.parametrize(("critical_c", "set_c"), [(110.0, 82), (90.0, 77)])
+    def test_where_none_throttles_the_settings_hold_and_the_end_is_far_all_the_same(
+        self, critical_c: float, set_c: float
+    ):
+        assert self.acts_at(Trip("critical", critical_c)) == set_c
+
     def test_in_any_order(self):
         passive, hot_, critical = Trip("passive", 90.0), Trip("hot", 95.0), Trip("critical", 110.0)
         for order in itertools.permutations((passive, hot_, critical)):
@@ -134,14 +140,14 @@ class TestTripPoints:
 
     @pytest.mark.parametrize("celsius", [0.0, -274.0])
     def test_what_is_switched_off_is_left_out(self, celsius: float):
-        trips = (Trip("passive", celsius), Trip("critical", 100.0))
-        assert self.acts_at(*trips) == 87
+        trips = (Trip("passive", celsius), Trip("critical", 90.0))
+        assert self.acts_at(*trips) == 77
         assert decide([hot(50, 0.5, trips)])[-1].distrusted == {}
 
     @pytest.mark.parametrize("celsius", [300.0, 20.0])
     def test_what_cannot_be_is_left_out_and_told(self, celsius: float):
-        trips = (Trip("passive", celsius), Trip("critical", 100.0))
-        assert self.acts_at(*trips) == 87
+        trips = (Trip("passive", celsius), Trip("critical", 90.0))
+        assert self.acts_at(*trips) == 77
         (doubt,) = decide([hot(50, 0.5, trips)])[-1].distrusted.values()
         assert f"{celsius:g} °C" in doubt
 
