@@ -183,9 +183,28 @@ class TestSensorsThatFail:
             assert list(decisions[-1].distrusted) == ["a"]
             assert decisions[-1].levels[THERMAL] is Level.NOMINAL
 
-    def test_a_device_that_goes_blind_is_careful_and_serves(self):
+    def test_a_device_that_goes_blind_is_careful_and_serves_and_is_updated(self):
         decisions = decide([hot(60)] * 30 + [Readings(load=1.0)] * 100)
-        assert set(thermal(decisions)[30:]) == {Level.ELEVATED}
+        assert set(thermal(decisions)[30:]) == {Level.NOMINAL}
+        assert {each.limits.duty for each in decisions[30:]} == {0.7}
+        assert not any(each.limits.background_paused for each in decisions)
+
+    def test_what_goes_blind_in_the_heat_computes_no_more_than_before(self):
+        decisions = decide([hot(60)] * 60 + [hot(92)] * 30 + [Readings(load=1.0)] * 100)
+        assert {each.limits.duty for each in decisions[90:]} == {0.05}
+        assert decisions[-1].levels[THERMAL] is Level.NOMINAL
+
+    @pytest.mark.parametrize("lie", [0.0, -89.0, 255.0, 27.8])
+    def test_a_device_whose_only_sensor_never_told_a_temperature_is_as_one_without(self, lie: float):
+        decisions = decide([hot(lie, float(number // 100 % 2)) for number in range(900)])
+        assert list(decisions[-1].distrusted) == ["soc"]
+        assert set(thermal(decisions)) == {Level.NOMINAL}
+        assert {each.limits.duty for each in decisions} == {1.0}
+
+    def test_one_that_is_stuck_after_it_moved_has_gone_blind(self):
+        moves = [hot(60 + number % 2, 0.5) for number in range(30)]
+        decisions = decide(moves + [hot(55, float(number // 100 % 2)) for number in range(900)])
+        assert "exactly 55" in decisions[-1].distrusted["soc"]
         assert decisions[-1].limits.duty == 0.7
 
     def test_a_device_that_never_saw_anything_is_not_held_back(self):
