@@ -52,7 +52,7 @@ class Pressure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Meta(
             ge=1,
             le=3600,
-            description="How long it must have been better before a level falls; at most one change in this time.",
+            description="How long it must have been better before a level falls; only new danger changes it sooner.",
             extra={"unit": "s", "reload": True},
         ),
     ] = 60.0
