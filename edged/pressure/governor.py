@@ -133,9 +133,8 @@ class Governor(msgspec.Struct, frozen=True):
             duty = min(duty, judged.duty)
             for doubt in doubts(reading.trips):
                 distrusted.setdefault(reading.name + TRIP_POINTS, doubt)
-        if not sighted and state.sensors:
-            causes.append(Cause(THERMAL, Level.ELEVATED, "no temperature can be believed any more"))
-            duty = min(state.duty, heat.BLIND_DUTY)
+        if not sighted and any(sensor.past.believed for sensor in sensors.values()):
+            duty = min(state.duty, heat.BLIND_DUTY)  # no level: it may stay blind, and must still be updated
         if readings.throttled:
             texts = (f"{who} is being throttled" for who in readings.throttled)
             causes.extend(Cause(THERMAL, Level.CRITICAL, text) for text in texts)

@@ -130,7 +130,7 @@ def _celsius(probe: Probe) -> float | None:
 def _holding_back(probe: Probe) -> str:
     """What a throttling probe says, when it says that it does."""
     said = probe.read()
-    return said if isinstance(said, str) and not said.startswith("0 of ") else ""
+    return said if isinstance(said, str) else ""
 
 
 def _not_twice(chips: list[Probe], zones: list[Probe], known: Collection[str]) -> list[Probe]:

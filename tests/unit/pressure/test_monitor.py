@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -350,6 +351,23 @@ class TestTheReader:
 
 def test_the_first_state_is_empty():
     assert State().sensors == {}
+
+
+async def test_what_was_found_is_logged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    log.configure("debug", "json")
+    sysfs.gateway(tmp_path)
+    os.mkfifo(tmp_path / "watch")
+    async with watching(tmp_path, MEMORY_PRESSURE_WATCH="/watch") as watch:
+        await watch.until(lambda: looks(tmp_path) > 5)
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in (captured.out + captured.err).splitlines()]
+    sensors = sensors_module.Sensors(tmp_path, tmp_path)
+    steering = ", ".join(each.name for each in sensors.read().temperatures)
+    (found,) = [line for line in lines if "sensors found" in str(line)]
+    assert f"{len(sensors.probes)} sensors found; acting on {steering}" in found.values()
+    assert found["triggers"] == "memory.watch"
+    told = [(line["name"], line["unit"], line["source"]) for line in lines if "source" in line]
+    assert told == [(each.name, each.unit, each.source) for each in sensors.probes], "each of them once"
 
 
 async def test_a_sensor_that_comes_later_is_logged_once_and_acted_on(

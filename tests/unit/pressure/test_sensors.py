@@ -55,12 +55,50 @@ class TestAGateway:
         assert sensors.read().throttled == ("cpu:core_throttle_count (2 times more)",)
         assert sensors.read().throttled == ()
 
-    def test_a_cooling_device_that_is_no_fan_throttles(self, tmp_path: Path):
-        tree = sysfs.gateway(tmp_path)
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "Processor",
+            "intel_powerclamp",
+            "cpufreq-cpu0",
+            "thermal-cpufreq-0",
+            "thermal-idle-0",
+            "idle-cpu2",
+            "devfreq-17000000.gpu",
+            "38000000.gpu",
+            "gpu-throttle-alert",
+            "cpu-balanced",
+            "tegra-heavy",
+        ],
+    )
+    def test_a_cooling_device_that_holds_a_processor_back_throttles(self, kind: str, tmp_path: Path):
+        tree = Sysfs(tmp_path)
+        tree.cooling(0, kind, 0, 10)
         sensors = Sensors(tree.root, tmp_path)
-        tree.cooling(1, "Fan", 3, 3)
-        tree.cooling(0, "Processor", 4, 10)
-        assert sensors.read().throttled == ("cooling_device0:Processor (4 of 10)",)
+        assert sensors.read().throttled == ()
+        tree.cooling(0, kind, 4, 10)
+        assert sensors.read().throttled == (f"cooling_device0:{kind} (4 of 10)",)
+
+    @pytest.mark.parametrize(
+        ("kind", "state", "most"),
+        [
+            ("Fan", 3, 3),
+            ("pwm-fan", 2, 3),
+            ("gpu-fan", 2, 3),
+            ("LCD", 3, 10),  # a screen that is not at its brightest
+            ("TCC Offset", 10, 63),  # set by the firmware
+            ("hot-surface-alert", 1, 1),
+            ("iwlwifi_1", 2, 19),
+            ("intel_powerclamp", -1, 50),  # switched off
+            ("cpufreq-cpu0", 16, 15),  # none of its steps
+        ],
+    )
+    def test_a_cooling_device_that_holds_nothing_back_does_not(self, kind: str, state: int, most: int, tmp_path: Path):
+        tree = sysfs.gateway(tmp_path)
+        tree.cooling(0, kind, state, most)
+        sensors = Sensors(tree.root, tmp_path)
+        assert sensors.read().throttled == ()
+        assert probe(sensors, f"cooling_device0:{kind}").read() is not None, "it is shown all the same"
 
     def test_the_frequency_is_a_share_of_the_best(self, tmp_path: Path):
         assert probe(Sensors(sysfs.gateway(tmp_path).root, tmp_path), "cpu:frequency").read() == 50
@@ -93,11 +131,28 @@ class TestAJetson:
 
 
 class TestARaspberryPi:
-    def test_what_the_firmware_says(self, tmp_path: Path):
-        tree = sysfs.raspberry_pi(tmp_path, word=0x50005)
-        readings = Sensors(tree.root, tmp_path).read()
-        assert readings.throttled == ("raspberry-pi:throttled (throttled)",)
-        assert readings.power == Power(undervoltage=True)
+    @pytest.mark.parametrize(
+        ("word", "said", "undervoltage"),
+        [
+            (0x20002, "frequency capped", False),
+            (0x60006, "frequency capped, throttled", False),
+            (0x80008, "soft temperature limit", False),
+            (0x50005, "", True),  # held back for want of voltage
+            (0x70007, "", True),
+            (0xF000F, "frequency capped, throttled, soft temperature limit", True),
+        ],
+    )
+    def test_what_the_firmware_says(self, word: int, said: str, undervoltage: bool, tmp_path: Path):
+        readings = Sensors(sysfs.raspberry_pi(tmp_path, word).root, tmp_path).read()
+        assert readings.throttled == ((f"raspberry-pi:throttled ({said})",) if said else ())
+        assert readings.power == Power(undervoltage=undervoltage)
+
+    def test_a_later_one_says_it_elsewhere(self, tmp_path: Path):
+        tree = sysfs.raspberry_pi(tmp_path, word=0x4)
+        soc = tree.root / "sys/devices/platform/soc"
+        (soc / "soc:firmware").rename(soc / "soc@107c000000:firmware")
+        soc.rename(soc.with_name("soc@107c000000"))
+        assert Sensors(tree.root, tmp_path).read().throttled == ("raspberry-pi:throttled (throttled)",)
 
     def test_what_was_earlier_is_no_throttling_now(self, tmp_path: Path):
         readings = Sensors(sysfs.raspberry_pi(tmp_path, word=0xF0000).root, tmp_path).read()
