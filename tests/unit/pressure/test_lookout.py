@@ -39,6 +39,7 @@ async def lookout(models, tree, taken, tmp_path):
         life=Life(models.changes),
         busy_s=lambda: 0.0,
         idle_s=models.idle_s,
+        proven=lambda *_: False,
         take=taken.append,
     )
     made = Lookout(parts, Pressure(memory_reserve_mib=100))
