@@ -44,7 +44,7 @@ def _why_not(engine: Engine) -> str:
     """Why it cannot be imported; empty where it can."""
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, and a name of the table
-            [sys.executable, "-P", "-c", _IMPORT, engine.name],
+            [sys.executable, "-B", "-P", "-c", _IMPORT, engine.name],
             check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,
