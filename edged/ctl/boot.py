@@ -147,7 +147,7 @@ def _known(asked: Asked) -> tuple[dict[str, Any], Known]:
     serves = f"unix:{asked.settings.under(asked.root).listen.socket}" in status["listening"]
     known = Known(
         ready={name: ready for name, ready in answers.items() if ready is not None},
-        coming=frozenset(model["name"] for model in models if model["state"] == "loading"),
+        coming=frozenset(model["name"] for model in models if model["state"] == "loading" and not model["reason"]),
         of_image=frozenset(answers) - {model["name"] for model in models if model["source"] != _OF_IMAGE},
         settled=serves and status["state"] in ("serving", "degraded"),
     )

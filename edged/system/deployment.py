@@ -45,7 +45,7 @@ class Known(msgspec.Struct, frozen=True):
     ready: Mapping[str, bool]
     """Whether the revision that serves answers, now or as soon as it is asked."""
     coming: frozenset[str] = frozenset()
-    """Those of which some revision is on its way."""
+    """Those of which some revision is on its way, and has not failed before."""
     of_image: frozenset[str] = frozenset()
     """Those of which the image alone brought what is loaded."""
     settled: bool = True

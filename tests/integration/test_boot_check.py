@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,6 +120,26 @@ def test_as_a_good_boot_is_left_what_changed_since_is_recorded(running: Daemon) 
     deployment.record(running.root, Served("one", ("defects",)))  # which does not serve by now
     assert edgectl(running.root, "boot", "record", "--again")[0] == 0
     assert deployment.recall(running.root) == Served("one", ("digits",), ("digits",))
+
+
+def kill_worker(daemon: Daemon) -> None:
+    pid = daemon.wait_for(lambda status: status.models[0].ready).workers[0].pid
+    os.kill(pid, signal.SIGKILL)
+    daemon.wait_for(lambda status: all(each.pid != pid for each in status.workers))
+
+
+def test_a_model_that_crashes_again_and_again_is_not_held_against_the_next_deployment(tmp_path: Path) -> None:
+    settings = "[workers]\nrestart_min_s = 3600\nrestart_max_s = 3600\n"
+    with Daemon(tmp_path / "r", [DIGITS], settings) as daemon:
+        (daemon.root / "proc").mkdir(parents=True)
+        boot(daemon.root, "one")
+        deployment.record(daemon.root, Served("one", ("digits",)))
+        daemon.start()
+        kill_worker(daemon)
+        kill_worker(daemon)
+        daemon.wait_for(lambda status: "3600 s" in status.models[0].reason)
+        assert edgectl(daemon.root, "boot", "record", "--wait", "60")[0] == 0
+        assert deployment.recall(daemon.root) == Served("one", ())
 
 
 @pytest.mark.parametrize("noted", [[], [Boot("", "one", good=False)], [Boot("an earlier one", "one", good=True)]])
