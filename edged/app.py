@@ -262,6 +262,7 @@ class App:
                 life=self._life,
                 busy_s=self._service.busy_s,
                 idle_s=self._service.idle_s,
+                proven=self._service.proven,
                 take=self._take_limits,
                 tell=self._add_fact,
             ),

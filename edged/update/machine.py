@@ -173,6 +173,10 @@ REASONS: Mapping[Phase, frozenset[Reason]] = {
 }
 
 
+# What has come of a revision stays when its update ends for one of these: they may pass, and it goes on where it was.
+_MAY_PASS = (Reason.STORAGE_FULL, Reason.DOWNLOAD_FAILED, Reason.METADATA_EXPIRED)
+
+
 class Ref(msgspec.Struct, frozen=True):
     """One bundle, exactly: its revision and the digest of its manifest."""
 
@@ -230,6 +234,8 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     if rule is None or _is_late(state, happened):
         return state, ()
     effects = rule.effects
+    if happened.event is Event.FAILED and happened.reason in _MAY_PASS:
+        effects = tuple(effect for effect in effects if effect is not Effect.DISCARD)
     rests = state.deferred if happened.event is Event.CRASHED else ""  # its soak goes on when it did before
     new = msgspec.structs.replace(state, phase=rule.phase, deferred=rests)
     if rule.phase is not state.phase:
