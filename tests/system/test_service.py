@@ -18,6 +18,10 @@ def status(system: Container) -> dict[str, object]:
     return found
 
 
+# Some seconds.
+TURNS = 10 * A_WHILE
+
+
 def edit(system: Container, *lines: str) -> None:
     """Has the unit changed by a drop-in."""
     folder = system.files / "etc/systemd/system/edged.service.d"
@@ -49,17 +53,19 @@ def test_a_stop_ends_everything_and_takes_the_sockets_away(system: Container) ->
 
 def test_a_stop_answers_what_is_under_way_first(system: Container) -> None:
     counting_bundle(system.files / "tmp-model")
-    system.run("mkdir -p /etc/edged && echo '[paths]\nfactory = \"/srv/models\"' > /etc/edged/edged.toml")
+    settings = '[paths]\nfactory = "/srv/models"\n[serving]\ndrain_s = 60\n'
+    (system.files / "etc/edged").mkdir()
+    (system.files / "etc/edged/edged.toml").write_text(settings)
     system.run("mkdir -p /srv/models/counts && mv /tmp-model/counts /srv/models/counts/1 && chmod -R a+rX /srv")
-    edit(system, "TimeoutStopSec=1s")  # extended by edged, who knows how long it may take
+    edit(system, "TimeoutStopSec=1s")  # extended by edged, which knows how long it may take
     system.run("systemctl restart edged")
     system.wait("edgectl status --json | grep -q '\"ready\": true'")
-    asking = f"echo '{{\"turns\": [{2 * A_WHILE}]}}' | edgectl infer counts - --json --timeout 120 > /run/answer 2>&1"
+    asking = f"echo '{{\"turns\": [{TURNS}]}}' | edgectl infer counts - --json --timeout 120 > /run/answer 2>&1"
     system.run(f"systemd-run --unit=asking sh -c '{asking.replace(chr(39), chr(39) + chr(92) + chr(39) + chr(39))}'")
     system.wait("edgectl models --json | grep -q '\"executing\": 1'")
     system.run("systemctl stop edged", timeout_s=120)
     system.wait("! systemctl is-active -q asking")
-    assert str(2 * A_WHILE) in system.run("cat /run/answer"), system.journal()
+    assert str(TURNS) in system.run("cat /run/answer"), system.journal()
     assert "requests were still under way" not in system.journal()
     system.run("rm -r /srv/models /tmp-model")
 
