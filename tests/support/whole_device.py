@@ -144,7 +144,7 @@ class Life:
 
     async def start_worker(self, load: Load, *_: object) -> Hand:
         """In place of `edged.worker.process.start`."""
-        key = (Path(load.folder).parent.name, int(Path(load.folder).name))
+        key = (Path(load.source.folder).parent.name, int(Path(load.source.folder).name))
         hand = Hand(self, key)
         try:
             await asyncio.sleep(self.outside.load_s)
