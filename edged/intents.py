@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-Model = Annotated[str, Meta(min_length=1, max_length=128)]
+from edged.types import ModelName
+
 Revision = Annotated[int, Meta(ge=1, le=2**53)]
 
 
@@ -31,34 +32,34 @@ class Report(_Intent, frozen=True, tag="report"):
 class Install(_Intent, frozen=True, tag="install"):
     """Run this revision on this device, whatever the plan says, until it is unpinned."""
 
-    model: Model
+    model: ModelName
     revision: Revision
 
 
 class RollBack(_Intent, frozen=True, tag="rollback"):
     """Go back to a revision; 0: the one before."""
 
-    model: Model
+    model: ModelName
     revision: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
 class Pin(_Intent, frozen=True, tag="pin"):
     """Stay at this revision."""
 
-    model: Model
+    model: ModelName
     revision: Revision
 
 
 class Unpin(_Intent, frozen=True, tag="unpin"):
     """Follow the plan again."""
 
-    model: Model
+    model: ModelName
 
 
 class Hold(_Intent, frozen=True, tag="hold"):
     """No route of this model flips for so long."""
 
-    model: Model
+    model: ModelName
     seconds: Annotated[int, Meta(ge=1, le=86_400)]
 
 
@@ -71,7 +72,7 @@ class Release(_Intent, frozen=True, tag="release"):
 class RestartModel(_Intent, frozen=True, tag="restart_model"):
     """End this model's worker and start another."""
 
-    model: Model
+    model: ModelName
 
 
 class Diagnostics(_Intent, frozen=True, tag="diagnostics"):

@@ -78,6 +78,13 @@ class Comparison(msgspec.Struct, frozen=True, array_like=True):
     note: str = ""
 
 
+ModelName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z",
+        extra={"allowed": "1 to 64 of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit"},
+    ),
+]
 TensorName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Dimension = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 

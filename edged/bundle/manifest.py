@@ -14,20 +14,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edged.types import Level, TensorName, TensorSpec
+from edged.types import Level, ModelName, TensorName, TensorSpec
 
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
-_NAME = r"^[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9])?\Z"
-
-ModelName = Annotated[
-    str,
-    Meta(
-        pattern=_NAME,
-        extra={"allowed": "1 to 64 of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit"},
-    ),
-]
 VariantName = ModelName
 Revision = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", extra={"allowed": "a SHA-256 as 64 digits 0-9 and a-f"})]

@@ -14,8 +14,9 @@ import msgspec
 from edged import document, durable, schema
 from edged.bundle import paths, rules, toml
 from edged.bundle.folder import read_description
-from edged.bundle.manifest import Description, ModelName
+from edged.bundle.manifest import Description
 from edged.errors import Code, EdgedError
+from edged.types import ModelName
 
 if TYPE_CHECKING:
     from edged._pb.inference import model_config_pb2

@@ -11,8 +11,9 @@ from edged.ctl.client import Client, Reply
 
 _SERVICE = "edged.v1.Updates"
 
-# Looking at a repository over a slow link, and reading a whole store, take their time.
+# Looking at a repository over a slow link takes its time; reading a whole store, and fetching it again, takes longer.
 _PATIENT_S = 600.0
+_STORE_S = 6 * 3600.0
 
 
 class Updates:
@@ -64,7 +65,7 @@ class Updates:
 
     def store(self, *, verify: bool, repair: bool) -> pb.Store:
         """What the store holds."""
-        return self._ask("GetStore", pb.GetStoreRequest(verify=verify, repair=repair), pb.Store, _PATIENT_S)
+        return self._ask("GetStore", pb.GetStoreRequest(verify=verify, repair=repair), pb.Store, _STORE_S)
 
     def _ask(self, method: str, request: Message, reply: type[Reply], timeout_s: float | None = None) -> Reply:
         return self._client.ask(_SERVICE, method, request, reply, timeout_s)

@@ -19,9 +19,9 @@ import msgspec
 from msgspec import Meta
 
 from edged import document, durable, schema
-from edged.bundle.manifest import ModelName
 from edged.bundle.toml import emit
 from edged.errors import Code, EdgedError
+from edged.types import ModelName
 
 SETTINGS_NAME = "fleet.toml"
 

@@ -14,6 +14,7 @@ import msgspec
 from edged import clock
 from edged.bundle.manifest import Chunk
 from edged.errors import Code, EdgedError
+from edged.types import Operators
 from edged.update.assemble import check_chunks
 from edged.update.plan import ClassPlan
 from edged.update.repository import Repository
@@ -72,6 +73,7 @@ class _Reading:
         for path in listed:
             if named := _PLAN.fullmatch(path):
                 self._attempt(partial(self._plan, named["fleet"]))
+        self._attempt(self._operators)
         for done, (digest, chunk) in enumerate(sorted(self._chunks.items())):
             told(done, len(self._chunks))
             self._attempt(partial(self._repository.chunk, digest, chunk.length))
@@ -99,6 +101,14 @@ class _Reading:
             return
         self._found.revisions.append((model, revision))
         self._chunks.update({chunk.sha256: chunk for file in manifest.files for chunk in file.chunks})
+
+    def _operators(self) -> None:
+        raw = self._repository.operators()
+        try:
+            if raw is not None:
+                msgspec.json.decode(raw, type=Operators)
+        except msgspec.MsgspecError as error:
+            self._found.problems.append(f"operators.json is not what devices take: {error}")
 
     def _plan(self, fleet: str) -> None:
         for model, classes in self._repository.plan(fleet).models.items():

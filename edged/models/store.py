@@ -19,11 +19,12 @@ from pathlib import Path
 
 import msgspec
 
-from edged import durable
+from edged import durable, schema
 from edged.bundle.folder import parse_manifest, read_manifest
 from edged.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, File, Manifest
 from edged.errors import Code, EdgedError
 from edged.models import files
+from edged.types import ModelName
 
 _REVISION = re.compile(r"[1-9][0-9]{0,15}", re.ASCII)
 
@@ -48,6 +49,15 @@ class Collected(msgspec.Struct, frozen=True):
     bytes: int
 
 
+def check_model_name(name: str) -> str:
+    """The same, which is no path then. Raises EdgedError (invalid_argument)."""
+    try:
+        return msgspec.convert(name, ModelName)
+    except msgspec.ValidationError as error:
+        text = f"{schema.show(name)} is no model's name"
+        raise EdgedError(Code.INVALID_ARGUMENT, text, f"a name is {schema.describe(ModelName)}") from error
+
+
 class Store:
     """Everything below one folder. It blocks on the disk: call it from a thread. One process writes at a time."""
 
@@ -70,16 +80,16 @@ class Store:
         return sorted(map(int, found), reverse=True)
 
     def path(self, model: str, revision: int) -> Path:
-        """The folder of a revision, installed or not; a worker serves from it."""
-        return self.root / "revisions" / model / str(revision)
+        """The folder of a revision, installed or not; a worker serves from it. Raises EdgedError for a wrong name."""
+        return self.root / "revisions" / check_model_name(model) / str(revision)
 
     def manifest(self, model: str, revision: int) -> Manifest:
         """The manifest of an installed revision. Raises EdgedError when it is not there whole."""
         return read_manifest(self.path(model, revision))
 
     def staging(self, model: str, revision: int) -> Path:
-        """The folder into which a revision is fetched; the fetcher makes it."""
-        return self.root / "staging" / model / str(revision)
+        """The folder into which a revision is fetched; the fetcher makes it. Raises EdgedError for a wrong name."""
+        return self.root / "staging" / check_model_name(model) / str(revision)
 
     def blob(self, digest: str) -> Path:
         """Where the file of that digest lies, when it is here."""
@@ -191,6 +201,12 @@ class Store:
     def discard_staging(self, model: str, revision: int) -> None:
         """Gives up what was fetched of a revision. Raises OSError."""
         self._remove(self.staging(model, revision))
+
+    def discard_other_staging(self, model: str, revision: int) -> None:
+        """Gives up what was fetched of a model's other revisions. Raises OSError."""
+        for name in files.names(self.staging(model, revision).parent):
+            if name != str(revision):
+                self._remove(self.root / "staging" / model / name)
 
     def _remove(self, folder: Path) -> None:
         if not folder.exists():

@@ -38,6 +38,7 @@ class Updates:
         self._agent = agent
         self._administration = Administration(agent)
         self._watchers = 0
+        self._repairing: asyncio.Task[inventory.Held] | None = None
 
     def methods(self) -> Methods:
         """The calls by name."""
@@ -153,8 +154,19 @@ class Updates:
 
     async def _get_store(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         request = decode(pb.GetStoreRequest, data)
-        held = await inventory.store(self._agent, verify=request.verify or request.repair, repair=request.repair)
+        if request.repair:
+            held = await asyncio.shield(self._repair())
+        else:
+            held = await inventory.store(self._agent, verify=request.verify, repair=False)
         return _filled(pb.Store, held).SerializeToString()
+
+    def _repair(self) -> asyncio.Task[inventory.Held]:
+        """The repair that is under way: what it has taken out it fetches again, though who asked gives up."""
+        if self._repairing is None or self._repairing.done():
+            work = inventory.store(self._agent, verify=True, repair=True)
+            self._repairing = asyncio.create_task(work, name="repair of the store")
+            self._repairing.add_done_callback(lambda task: task.cancelled() or task.exception())  # told to who waits
+        return self._repairing
 
     def _status(self) -> pb.UpdatesStatus:
         agent = self._agent

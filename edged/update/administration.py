@@ -9,6 +9,7 @@ import msgspec
 
 from edged import clock
 from edged.errors import Code, EdgedError
+from edged.models.store import check_model_name
 from edged.update.agent import Agent
 from edged.update.fetcher import Order
 from edged.update.machine import Event, Happened, Phase, State
@@ -34,6 +35,7 @@ class Administration:
 
     async def pin(self, model: str, revision: int, cause: str) -> None:
         """Has a model go to a revision and stay there, whatever the plan says. Raises EdgedError."""
+        check_model_name(model)
         floor = self._agent.floor(model)
         if revision < floor:
             text = f"revision {revision} of model {model} lies below {floor}, the least that is signed as allowed"

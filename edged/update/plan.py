@@ -15,9 +15,10 @@ import msgspec
 from msgspec import Meta
 
 from edged import schema
-from edged.bundle.manifest import ModelName, Revision
+from edged.bundle.manifest import Revision
 from edged.config.kinds import HardwareClass
 from edged.errors import Code, EdgedError
+from edged.types import ModelName
 
 BUCKETS = 10_000
 """Into so many places a rollout divides the devices; a percent is a hundred of them."""

@@ -16,8 +16,9 @@ import msgspec
 from tuf.api.exceptions import DownloadError, DownloadHTTPError
 
 from edged.bundle.folder import parse_manifest
-from edged.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, ModelName, Revision
+from edged.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, Revision
 from edged.errors import Code, EdgedError
+from edged.types import ModelName
 from edged.update import chunks
 from edged.update.plan import MAX_PLAN_BYTES, Plan, decode
 from edged.update.transport import Transport

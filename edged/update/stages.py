@@ -74,6 +74,7 @@ class Stages:
         async with shop.fetching:
             self.progress = {}
             staging = store.staging(state.model, target.revision)
+            await asyncio.to_thread(store.discard_other_staging, state.model, target.revision)
             order = Order(
                 model=state.model,
                 revision=target.revision,

@@ -52,8 +52,11 @@ class Transport(Urllib3Fetcher):
     Proxies are those of the environment (`https_proxy`, `no_proxy` …), as the service manager sets them.
     """
 
-    def __init__(self, terms: Terms, heartbeat: Callable[[], None] = lambda: None) -> None:
-        """`heartbeat` is called while something goes on: a request begins or ends, bytes come, a wait for the rate."""
+    def __init__(self, terms: Terms, heartbeat: Callable[[bool], None] = lambda _: None) -> None:
+        """`heartbeat` is called while something goes on: a request begins or ends, bytes come, a wait for the rate.
+
+        It is told whether any request is under way.
+        """
         super().__init__(socket_timeout=terms.timeout_s)
         headers, authorities = {"User-Agent": f"edged/{__version__}"}, {"ca_certs": terms.ca} if terms.ca else {}
         self._proxy_env = ProxyEnvironment(headers=headers, maxsize=PARALLEL, **authorities)
@@ -61,6 +64,8 @@ class Transport(Urllib3Fetcher):
         self.received = 0
         """Bytes of bodies that came so far."""
         self._heartbeat = heartbeat
+        self._under_way = 0
+        """Requests that have not ended."""
         self._lock = threading.Lock()
         self._free_at = 0.0
         """When the rate allows the next request (monotonic)."""
@@ -68,7 +73,13 @@ class Transport(Urllib3Fetcher):
     def download_bytes(self, url: str, max_length: int) -> bytes:
         """The body behind `url`, of at most `max_length` bytes; nothing touches a disk. Raises DownloadError."""
         self._pace()
-        self._heartbeat()
+        self._turn(1)
+        try:
+            return self._read(url, max_length)
+        finally:
+            self._turn(-1)
+
+    def _read(self, url: str, max_length: int) -> bytes:
         parts: list[bytes] = []
         length = 0
         body = self.fetch(url)
@@ -76,7 +87,7 @@ class Transport(Urllib3Fetcher):
             for part in body:
                 length += len(part)
                 self._count(len(part))
-                self._heartbeat()
+                self._heartbeat(True)
                 if length > max_length:
                     found = f"{url} is larger than the {max_length} bytes that it may be"
                     raise DownloadLengthMismatchError(found)
@@ -87,8 +98,13 @@ class Transport(Urllib3Fetcher):
             close = getattr(body, "close", None)
             if close:
                 close()
-            self._heartbeat()
         return b"".join(parts)
+
+    def _turn(self, more: int) -> None:
+        """A request begins or ends."""
+        with self._lock:
+            self._under_way += more
+            self._heartbeat(self._under_way > 0)
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         parts = urlsplit(url)
@@ -134,7 +150,7 @@ class Transport(Urllib3Fetcher):
                 raise EdgedError(Code.DOWNLOAD_FAILED, found, "it goes on where it is once there is a new budget")
             free_at = self._free_at
         while (wait_s := free_at - time.monotonic()) > 0:
-            self._heartbeat()
+            self._heartbeat(True)
             time.sleep(min(wait_s, _LONGEST_SLEEP_S))
 
     def _count(self, length: int) -> None:

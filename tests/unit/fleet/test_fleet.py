@@ -283,6 +283,14 @@ class TestEditsThatWait:
         assert problems(fleet) == []
         assert not list(fleet.home.pending.iterdir())
 
+    def test_are_read_when_the_repository_is_verified(self, fleet):
+        operators.add(fleet.signing(), "alice", KEY, ["refresh"], [])
+        assert problems(fleet) == []
+        (kept,) = fleet.home.repository.rglob("*operators.json")
+        kept.write_bytes(kept.read_bytes().replace(b"alice", b"malon"))
+        (problem,) = problems(fleet)
+        assert "operators.json" in problem
+
     def test_do_not_hold_up_others(self, fleet):
         without(fleet, "targets")
         operators.add(fleet.signing(), "alice", KEY, ["refresh"], [])

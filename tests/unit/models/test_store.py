@@ -295,3 +295,26 @@ class TestRoom:
             assert store.verify() == []
         finally:
             subprocess.run(["umount", mount], check=True)
+
+
+class TestStaging:
+    def test_of_other_revisions_is_given_up_and_no_other_models(self, store):
+        for revision in (1, 2):
+            staged(store, revision)
+        other = store.staging("other", 1)
+        other.mkdir(parents=True)
+        store.discard_other_staging("digits", 2)
+        assert not store.staging("digits", 1).exists()
+        assert store.staging("digits", 2).exists()
+        assert other.exists()
+
+    def test_of_a_model_of_which_nothing_came_is_none(self, store):
+        store.discard_other_staging("digits", 2)
+
+
+@pytest.mark.parametrize("name", ["../revisions/digits", "/etc", "a/b", "", ".", "Digits", "x" * 65, "a\n"])
+def test_what_is_no_models_name_is_no_path(store, name):
+    for folder in (store.path, store.staging):
+        with pytest.raises(EdgedError, match="is no model's name") as caught:
+            folder(name, 1)
+        assert caught.value.code is Code.INVALID_ARGUMENT

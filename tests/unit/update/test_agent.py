@@ -192,3 +192,10 @@ class Stored:
     """Where a revision came from."""
 
     origin = "store"
+
+
+async def test_what_is_no_models_name_is_not_pinned(tmp_path: Path):
+    async with made(tmp_path) as agent:
+        with pytest.raises(EdgedError, match="is no model's name"):
+            await Administration(agent).pin("../revisions/m", 1, "pin")
+        assert agent.pins == {}

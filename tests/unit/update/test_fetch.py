@@ -16,7 +16,9 @@ from support.fleets import DIGITS, DIGITS_2, Device, Server, copy_fleet, served
 from edged import durable
 from edged.bundle.folder import read_manifest
 from edged.bundle.manifest import MANIFEST_NAME
+from edged.update import fetch
 from edged.update import plan as plans
+from edged.update.transport import Terms, Transport
 
 
 def same_files(folder, bundle):
@@ -425,3 +427,25 @@ class TestItsOwnMetadata:
     def test_a_state_folder_that_cannot_be_written_is_told(self, made_fleet, tmp_path):
         (tmp_path / "device").write_text("no folder")
         assert Device(tmp_path / "device", made_fleet.root, made_fleet.url).plan().code == "not_permitted"
+
+
+def test_the_time_for_a_repository_runs_while_it_is_asked_and_not_while_files_are_read(tmp_path, monkeypatch):
+    (tmp_path / "body").write_bytes(b"x")
+    left_s = []
+
+    def look(*_):
+        left_s.append(signal.getitimer(signal.ITIMER_REAL)[0])
+
+    handler = signal.getsignal(signal.SIGALRM)
+    alarm = fetch._Alarm(1)
+    try:
+        transport = Transport(Terms(), alarm.wind)
+        monkeypatch.setattr(transport, "_count", look)
+        look()
+        transport.download_bytes((tmp_path / "body").as_uri(), 1)
+        look()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    before, during, after = left_s
+    assert during <= 1 + fetch._STALL_S < min(before, after)

@@ -196,3 +196,10 @@ def test_only_a_commit_forgets_what_a_start_could_not_run():
     assert step(soaks, Happened(Event.PASSED))[0].intended is None
     for event in (Event.STARTED, Event.DEFERRED, Event.RESUMED, Event.SETTLED):
         assert step(state(Phase.COMMITTED, intended=THREE), Happened(event))[0].intended == THREE
+
+
+@pytest.mark.parametrize("reason", sorted(REASONS[Phase.FETCHING]))
+def test_what_has_come_stays_where_the_reason_may_pass(reason):
+    _, effects = step(state(Phase.FETCHING), Happened(Event.FAILED, "because", reason))
+    may_pass = reason in (Reason.DOWNLOAD_FAILED, Reason.METADATA_EXPIRED, Reason.STORAGE_FULL)
+    assert effects == (() if may_pass else (Effect.DISCARD,))
