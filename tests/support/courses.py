@@ -33,7 +33,7 @@ NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 def make_shop(folder: Path, **parts: Any) -> Shop:
     """With a journal and a store in `folder`; `parts` replace what it would have."""
     state = folder / "state"
-    state.mkdir()
+    state.mkdir(parents=True)
     changes = Changes()
     given: dict[str, Any] = {
         "settings": Update(),
@@ -137,9 +137,13 @@ class Running:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+        await self.shop.ledger.close()
+
+    async def stop(self) -> None:
+        """Ends it where it is."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        await self.shop.ledger.close()
 
     @property
     def state(self) -> State:
