@@ -135,12 +135,12 @@ MET: dict[str, Sequence[Step]] = {
         ("until", ("a", Phase.SOAKING)),
         *[("restart", ()), ("sleep", (2.0,))] * 8,
     ],
-    "a trial that waits for memory on a device that is switched off often": [
+    "a trial on a slow device that is switched off often": [
         ("sleep", (2.0,)),
-        ("fault", ("capacity", 1)),
+        ("fault", ("load_s", 5.0)),
         ("plan", ("a", 2)),
         ("until", ("a", Phase.TRIAL)),
-        *[("restart", ()), ("sleep", (2.0,))] * 5,
+        *[("restart", ()), ("sleep", (7.0,))] * 5,
     ],
     "a soak that rests between power cuts that are far from each other": [
         ("sleep", (2.0,)),
