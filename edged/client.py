@@ -49,6 +49,7 @@ class SharedRegion:
             os.fchmod(descriptor, _MODE)
             os.ftruncate(descriptor, byte_size)
             memory = mmap.mmap(descriptor, byte_size)
+            os.posix_fallocate(descriptor, 0, byte_size)  # where memory is full it fails here, and kills nobody later
         except BaseException:
             self._path.unlink()
             raise

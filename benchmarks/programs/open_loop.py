@@ -11,9 +11,7 @@ in the server scenario of MLPerf Inference); with an empty one, one after the ot
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import random
 import signal
 import sys
@@ -92,7 +90,5 @@ async def main(address: str, path: str, request: bytes, rate: float, seconds: fl
 
 if __name__ == "__main__":
     _, where, method, file, per_s, duration, lead, chance = sys.argv
-    with contextlib.suppress(PermissionError):  # a core for which this waits is no time that the server took
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     signal.alarm(int(float(duration) + float(lead)) + 2 * PATIENCE_S)
     uvloop.run(main(where, method, Path(file).read_bytes(), float(per_s), float(duration), float(lead), chance))

@@ -11,7 +11,7 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -72,6 +72,18 @@ def decode(kind: type[_Message], data: bytes) -> _Message:
         ) from error
 
 
+class _Refusal(NamedTuple):
+    """What a caller is told whose request is refused.
+
+    gRPC keeps the frame that refuses, until garbage is collected: what it is told is made of the error first, whose own
+    frames hold the request, and what it has of the request it lets go.
+    """
+
+    status: grpc.StatusCode
+    details: str
+    trailing: tuple[tuple[str, str], ...]
+
+
 def unary(method: Unary) -> grpc.RpcMethodHandler:
     """A method of one request and one reply."""
 
@@ -79,9 +91,11 @@ def unary(method: Unary) -> grpc.RpcMethodHandler:
         try:
             return await method(data, context)
         except EdgedError as error:
-            return await _abort(context, error)
+            refusal = _refusal(error)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
-            return await _abort(context, unexpected())
+            refusal = _refusal(unexpected())
+        del data
+        return await _abort(context, refusal)
 
     return grpc.unary_unary_rpc_method_handler(call)
 
@@ -94,9 +108,13 @@ def stream(method: Stream) -> grpc.RpcMethodHandler:
             async for reply in method(data, context):
                 yield reply
         except EdgedError as error:
-            await _abort(context, error)
+            refusal = _refusal(error)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
-            await _abort(context, unexpected())
+            refusal = _refusal(unexpected())
+        else:
+            return
+        del data
+        await _abort(context, refusal)
 
     return grpc.unary_stream_rpc_method_handler(call)
 
@@ -109,9 +127,12 @@ def chat(method: Chat) -> grpc.RpcMethodHandler:
             async for reply in method(data, context):
                 yield reply
         except EdgedError as error:
-            await _abort(context, error)
+            refusal = _refusal(error)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
-            await _abort(context, unexpected())
+            refusal = _refusal(unexpected())
+        else:
+            return
+        await _abort(context, refusal)
 
     return grpc.stream_stream_rpc_method_handler(call)
 
@@ -123,9 +144,12 @@ def duplex(method: Duplex) -> grpc.RpcMethodHandler:
         try:
             await method(data, context)
         except EdgedError as error:
-            await _abort(context, error)
+            refusal = _refusal(error)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
-            await _abort(context, unexpected())
+            refusal = _refusal(unexpected())
+        else:
+            return
+        await _abort(context, refusal)
 
     return grpc.stream_stream_rpc_method_handler(call)
 
@@ -136,14 +160,18 @@ def unexpected() -> EdgedError:
     return EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it")
 
 
-async def _abort(context: grpc.aio.ServicerContext, error: EdgedError) -> bytes:
+def _refusal(error: EdgedError) -> _Refusal:
     trailing = [(CODE_KEY, error.code.value)]
     if (pushback_ms := _PUSHBACK_MS.get(error.code)) is not None:
         trailing.append(("grpc-retry-pushback-ms", pushback_ms))
     details = str(error).encode(errors="replace")
     if len(details) > _MAX_DETAILS:
         details = details[:_MAX_DETAILS] + "…".encode()
-    await context.abort(STATUS[error.code], details.decode(errors="ignore"), tuple(trailing))
+    return _Refusal(STATUS[error.code], details.decode(errors="ignore"), tuple(trailing))
+
+
+async def _abort(context: grpc.aio.ServicerContext, refusal: _Refusal) -> bytes:
+    await context.abort(*refusal)
     raise AssertionError("unreachable: abort raises")
 
 

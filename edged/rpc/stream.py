@@ -17,6 +17,7 @@ import msgspec
 from edged.errors import Code, EdgedError
 from edged.rpc.answer import write_stream_answer, write_stream_error
 from edged.rpc.server import unexpected
+from edged.rpc.wire import read_address
 from edged.serving.request import Answer, Call
 from edged.types import Level
 
@@ -115,19 +116,21 @@ class _Stream:
     def _take(self, data: bytes) -> None:
         """Begins to answer one request."""
         self._under_way += 1
+        turn = _Turn()
         try:
             call = self._streams.read(data)
         except EdgedError as error:
-            self._replies.put_nowait(self._refusal(error, ""))
+            model, identity = read_address(data)
+            self._turns.setdefault(model, deque()).append(turn)
+            self._end(model, turn, self._refusal(error, identity))
             return
-        turn = _Turn()
         self._turns.setdefault(call.model, deque()).append(turn)
         task = asyncio.create_task(self._answer(call, turn), name=f"stream {call.model[:64]}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, call: Call, turn: _Turn) -> None:
-        """Has a request answered, and hands on what its model's turns allow by then."""
+        """Has a request answered."""
 
         def render(answer: Answer) -> bytes:
             return write_stream_answer(answer, call.id, self._streams.level())
@@ -139,12 +142,16 @@ class _Stream:
             reply = self._refusal(error, call.id)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
             reply = self._refusal(unexpected(), call.id)
+        self._end(call.model, turn, reply)
+
+    def _end(self, model: str, turn: _Turn, reply: Reply) -> None:
+        """One has its reply; those of its model go out in turn."""
         turn.reply = reply
-        turns = self._turns[call.model]
+        turns = self._turns[model]
         while turns and turns[0].reply is not None:
             self._replies.put_nowait(turns.popleft().reply)
         if not turns:
-            del self._turns[call.model]
+            del self._turns[model]
 
     def _kept(self, reply: bytes, call: Call) -> Reply:
         """The reply, or where what waits for this reader would be too much with it, a refusal."""

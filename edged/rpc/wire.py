@@ -5,6 +5,7 @@ The message is `ModelInferRequest` of `protos/inference/grpc_service.proto`; the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from edged import protowire
@@ -32,6 +33,18 @@ def read_request(data: bytes) -> Call:
             f"the request is no ModelInferRequest: {error}",
             "is the client's protocol the same?",
         ) from error
+
+
+def read_address(data: bytes) -> tuple[str, str]:
+    """The model and the id of a request that cannot be taken, as far as it can be read: for its refusal."""
+    found = {1: "", 3: ""}
+    try:
+        for number, kind, at, end in itertools.islice(protowire.fields(data), MAX_FIELDS):
+            if number in found and kind == BYTES:
+                found[number] = protowire.text(data, at, end, "address")
+    except (WireError, EdgedError):
+        pass  # what came before that is known
+    return found[1], found[3]
 
 
 def _read(data: bytes) -> Call:

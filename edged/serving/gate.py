@@ -94,7 +94,7 @@ class Gate:
                 waiter.turn.set_result(self._begin())
         if self._waiting:
             since = self._loop.time() - HELD_S
-            oldest = min(began for began in self._turns.values() if began > since)
+            oldest = min((began for began in self._turns.values() if began > since), default=since)
             self._timer = self._loop.call_at(oldest + HELD_S, self._let_in)
 
     def _next(self) -> _Waiter:

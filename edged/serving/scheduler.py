@@ -93,6 +93,10 @@ class Queue:
         """Requests that a worker has."""
         return len(self._executing)
 
+    def proven(self, within_s: float) -> bool:
+        """Whether requests show that the model has worked within so long."""
+        return self._execution.proven(within_s, at_work=bool(self._executing))
+
     def limit(self, limits: ModelLimits) -> None:
         """Takes what the model may do now. What waits below the lowest priority still served is turned away.
 
@@ -146,6 +150,7 @@ class Queue:
             self._deadlines.remove(pending)
             if pending.place:  # its caller gave up: the place is free again
                 self._waiting.remove(pending)
+            del answer, pending  # an error of theirs has this frame, and what was asked would stay with it
 
     def _check(self, level: int, deadline: float) -> None:
         """Raises EdgedError for a request that is not to be executed, however much room there is."""
@@ -303,7 +308,7 @@ class Queue:
             else:
                 await self._execution.run(batch)
         except EdgedError as error:
-            failure = error
+            failure = error.with_traceback(None)  # whose frames have the batch, and that would stay with its answers
         except Exception:  # noqa: BLE001 - a defect, which costs this batch and not those that wait
             _log.exception("a batch met a defect of edged", model=self.resident.name)
             failure = EdgedError(Code.INTERNAL, "a defect of edged; its log says more", "please report it")

@@ -169,6 +169,7 @@ class Stages:
         async with shop.trying:
             resident = await self.make(state.model, target)
             serving = self._check(state, resident)
+            trial.check_sound(resident, shop.residency.failed)
             self.foreseen = why = await swap.reason(resident, serving)
             if why:
                 gate = self._terms.gate(state.model)
@@ -203,6 +204,7 @@ class Stages:
         target, serving = _target(state), self.resident(state.model, state.serving)
         async with self._shop.trying:
             resident = await self.make(state.model, target)
+            trial.check_sound(resident, self._shop.residency.failed)
             await swap.reason(resident, serving)  # others may have taken the room since; nobody steps aside in vain
             try:
                 if serving is not None:

@@ -184,3 +184,20 @@ def test_a_thousand_streams_whose_answers_nobody_reads_cost_others_nothing_and_l
         assert grown < 2 * STREAMS * REQUESTS * len(asked) + 64 * 2**20
         daemon.wait_for(lambda status: all(not model.executing and not model.queued for model in status.models))
         ask(daemon)
+
+
+def test_large_requests_that_are_refused_leave_no_memory_behind(daemon: Daemon) -> None:
+    front = psutil.Process(daemon.pid)
+    refused = request("nobody", tensor("x", "UINT8", [8 * 2**20]), raw=[bytes(8 * 2**20)])
+
+    def ask() -> None:
+        with pytest.raises(grpc.RpcError) as caught:
+            daemon.infer(refused)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+    for _ in range(4):
+        ask()
+    before = front.memory_info().rss
+    for _ in range(40):
+        ask()
+    assert front.memory_info().rss - before < 10 * refused.ByteSize()

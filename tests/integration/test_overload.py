@@ -42,7 +42,8 @@ class Flood:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "benchmarks.programs.open_loop", f"unix:{daemon.socket}"),
-                *("/inference.GRPCInferenceService/ModelInfer", str(request), str(10 / self.took_s), str(seconds), "0"),
+                *("/inference.GRPCInferenceService/ModelInfer", str(request)),
+                *(str(10 / self.took_s), str(seconds), "0", ""),
             ],
             cwd=REPO,
             stdout=subprocess.PIPE,

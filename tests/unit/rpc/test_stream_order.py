@@ -107,6 +107,24 @@ async def test_models_overtake_each_other_and_themselves_never(streams, models):
     assert streams.held_bytes == 0
 
 
+async def test_what_cannot_be_taken_is_refused_by_its_id_and_in_its_turn(streams, models):
+    caller = Caller()
+    call = begin(streams, caller)
+    caller.say("a", "a1")
+    refused = pb.ModelInferRequest(
+        model_name="a", id="a2", parameters={"sequence_id": pb.InferParameter(int64_param=1)}
+    )
+    caller.said.put_nowait(refused.SerializeToString())
+    caller.said.put_nowait(b"\xff")
+    await settle()
+    assert caller.ids == [""], "what names no model waits for none"
+    models.asked["a1"].set_result(1)
+    caller.said.put_nowait(None)
+    await call
+    assert caller.ids == ["", "a1", "a2"]
+    assert streams.held_bytes == 0
+
+
 async def test_a_strict_error_comes_in_its_turn_and_ends_the_call(streams, models):
     caller = Caller(strict=True)
     call = begin(streams, caller)

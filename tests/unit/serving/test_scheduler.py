@@ -4,6 +4,8 @@ The worker is a stand-in that answers when the test says so, and the loop's cloc
 """
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 from support.queueing import FAR_S, Bench, code
@@ -65,6 +67,75 @@ class TestOneRequest:
         await settle()
         assert code(caller) is Code.INFERENCE_FAILED
         assert str(caller.exception()) == "model 'doubles', revision 1: the engine failed; see its log"
+
+
+class TestWhatIsRefused:
+    """Its request may hold megabytes, which are not to wait for the collector of garbage."""
+
+    @pytest.fixture(autouse=True)
+    def collected_never(self):
+        gc.collect()
+        gc.disable()
+        yield
+        gc.enable()
+
+    async def told(self, bench, ends, within_s=FAR_S):
+        """Asks, ends what waits for the worker by `ends`, and gives what is left of the request."""
+
+        def render(_):
+            return b""
+
+        left, request = weakref.ref(render), call(1)
+        admitted, deadline = admit(bench.resident.manifest, request), asyncio.get_running_loop().time() + within_s
+        caller = asyncio.create_task(bench.queue.run(admitted, request.contents, deadline, render))
+        del render
+        await settle()
+        await ends()
+        await settle()
+        assert isinstance(caller.exception(), EdgedError)
+        return left
+
+    async def test_by_its_worker_is_let_go_of(self, bench):
+        bench = bench()
+
+        async def fails():
+            bench.worker.asked.pop().fail(EdgedError(Code.INFERENCE_FAILED, "the engine failed"))
+
+        assert (await self.told(bench, fails))() is None
+
+    async def test_by_its_deadline_is_let_go_of(self, bench):
+        bench = bench()
+        await bench.busy()
+
+        async def passes():
+            bench.clock.forward(1)
+
+        assert (await self.told(bench, passes, 0.5))() is None
+        assert (bench.queue.statistics.expired, bench.executed) == (1, [[1]]), "it is counted, and never executed"
+
+
+class TestASecondBatch:
+    async def test_that_is_full_is_sent_before_those_of_the_first_go_on(self, bench):
+        """Its worker need not wait for their answers."""
+        bench = bench()
+        most = bench.resident.manifest.max_batch_size
+        await bench.busy()
+        told, request = [], call(1)
+
+        async def goes_on():
+            deadline = asyncio.get_running_loop().time() + FAR_S
+            await bench.queue.run(admit(bench.resident.manifest, request), request.contents, deadline, as_it_is)
+            told.append(len(bench.executed))
+
+        first = [asyncio.create_task(goes_on()) for _ in range(most)]
+        await settle()
+        for _ in range(most):
+            bench.send()
+        for _ in range(2):
+            bench.answer_all()
+            await settle()
+        await asyncio.gather(*first)
+        assert told == [3] * most
 
 
 class TestBatches:
