@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 from collections.abc import Sequence
@@ -204,6 +205,20 @@ def test_what_a_start_had_to_fall_back_on_is_in_the_journal(tmp_path: Path):
         assert [each and each.revision for each in (state.serving, state.intended)] == [1, 2]
         (row,) = [each for each in walking.life.journal.history("a") if each.event == Event.STARTED]
         assert "instead of 2" in row.text
+        walking.finish()
+
+
+def test_what_is_ordered_while_a_start_chooses_is_heard_by_the_course_that_it_begins(tmp_path: Path):
+    steps: list[Step] = [("sleep", (2.0,)), ("plan", ("a", 2)), ("until", ("a", Phase.COMMITTED)), ("sleep", (2.0,))]
+    with walked(tmp_path, [*steps, ("fault", ("load_s", 5.0)), ("restart", ()), ("sleep", (1.0,))]) as walking:
+        life = walking.life
+        assert "a" in life.residency.routes
+        assert "a" not in life.agent.courses
+        life.order(lambda: life.administration.pin("a", 1, "pin"))
+        life.pass_time(60.0)
+        assert [each.get_name() for each in asyncio.all_tasks(life.loop)].count("course of a") == 1
+        state = life.journal.states()["a"]
+        assert [each and each.revision for each in (state.serving, state.previous)] == [1, 2]
         walking.finish()
 
 
