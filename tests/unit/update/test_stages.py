@@ -165,3 +165,23 @@ async def test_what_waits_for_one_that_is_gone_back_on_is_handed_to_the_one_befo
     assert shop.residency.routes["m"].serving == 1
     assert handed_on == ([new] if expected else [])
     await shop.ledger.close()
+
+
+async def test_the_pause_between_two_tries_of_a_download_ends_for_somebody_who_asks(tmp_path: Path, monkeypatch):
+    brought = asyncio.Event()
+
+    async def bring_manifest(*_: object) -> None:
+        brought.set()
+        raise SHORT
+
+    monkeypatch.setattr("edged.update.policy.fetch_delay_s", lambda *_: 3600.0)
+    shop = make_shop(tmp_path, fetcher=SimpleNamespace(bring_manifest=bring_manifest))
+    terms = SimpleNamespace(origin=lambda: None, told=None)
+    stages = Stages(shop, terms, lambda _: None)  # type: ignore[arg-type]
+    fetching = asyncio.create_task(stages.fetch(State(model="m", phase=Phase.FETCHING, target=TWO, attempts=1)))
+    await until_async(lambda: stages._hurried._waiters, "it pauses")
+    assert not brought.is_set()
+    stages.hurry()
+    with pytest.raises(EdgedError, match="are missing"):
+        await fetching
+    await shop.ledger.close()
