@@ -6,8 +6,6 @@ It is used from one thread at a time, never from the loop's: a commit waits for 
 from __future__ import annotations
 
 import contextlib
-import errno
-import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -16,9 +14,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edged import durable
 from edged.errors import Code, EdgedError
-from edged.update import records
+from edged.update import journal_file, records
 from edged.update.machine import State
 from edged.update.markers import Markers, encode
 from edged.update.records import Committed, DamagedError, Pin, Quarantined, Transition
@@ -41,14 +38,10 @@ _MARKED = ("committed", "quarantined", "pinned")
 
 _HISTORY_KEPT = 2000
 _NONCES_KEPT = 10_000
-_SET_ASIDE_KEPT = 2
 _BUSY_S = 5.0
 _REBUILT = "rebuilt_at"
 
-_HEADER_BYTES, _LARGEST_PAGE = 100, 65536
-
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
@@ -73,7 +66,7 @@ class Journal:
             raise _unwritable(path, error) from error
 
     def _open(self, path: Path, runtime: Path) -> sqlite3.Connection:
-        if not _is_writable(path.parent):
+        if not journal_file.is_writable(path.parent):
             return self._open_copy(path, runtime, "it is read-only")
         try:
             return self._checked_or_rebuilt(path)
@@ -83,7 +76,7 @@ class Journal:
     def _open_copy(self, path: Path, runtime: Path, why: str) -> sqlite3.Connection:
         self.read_only = True
         self.problem = f"the journal in {path.parent} cannot be written: {why}; updates wait until it can"
-        return self._checked_or_rebuilt(_copy(path, runtime))
+        return self._checked_or_rebuilt(journal_file.copy(path, runtime))
 
     def _checked_or_rebuilt(self, path: Path) -> sqlite3.Connection:
         try:
@@ -91,7 +84,7 @@ class Journal:
         except (DamagedError, sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the last: a schema that is no text
             if isinstance(error, sqlite3.DatabaseError) and not _is_damage(error):
                 raise
-            _set_aside(path)
+            journal_file.set_aside(path)
             self.problem = f"the journal was damaged ({error}); it is set aside, and made anew from its markers"
         self._database = _connect(path)
         self._rebuild()
@@ -100,7 +93,7 @@ class Journal:
     def _checked(self, path: Path) -> sqlite3.Connection:
         """The database, after a look at all that counts. Raises DamagedError or sqlite3.Error."""
         existed = path.exists()
-        if existed and _is_cut(path):
+        if existed and journal_file.is_cut(path):
             raise DamagedError("it is shorter than it says")
         database = _connect(path)
         try:
@@ -318,68 +311,12 @@ def _make(database: sqlite3.Connection) -> None:
     database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
 
 
-def _is_cut(path: Path) -> bool:
-    """Whether the file ends before its last page, which SQLite may read as zeros without a word.
-
-    Its header says how many pages there are (https://sqlite.org/fileformat2.html#in_header_database_size); with a log
-    beside it that is not the last word.
-    """
-    log = path.with_name(path.name + "-wal")
-    if log.exists() and log.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        head = file.read(_HEADER_BYTES)
-    if len(head) < _HEADER_BYTES or head[24:28] != head[92:96]:
-        return False
-    page = int.from_bytes(head[16:18], "big")
-    return path.stat().st_size < (_LARGEST_PAGE if page == 1 else page) * int.from_bytes(head[28:32], "big")
-
-
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     """What is asked at the start is known to be right, so what is wrong with it is the file.
 
     Python gives no code where a text is none.
     """
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGED
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether files can be made there; root may, whatever the mode says, and nobody on a read-only file system."""
-    probe = folder / ".writable"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        return error.errno not in _READ_ONLY
-    return True
-
-
-def _copy(path: Path, runtime: Path) -> Path:
-    """The database as it was last committed: with its log, which a read-only folder would not let be read."""
-    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for suffix in ("", "-wal", "-shm"):
-        target = runtime / (path.name + suffix)
-        target.unlink(missing_ok=True)
-        source = path.with_name(path.name + suffix)
-        if suffix != "-shm" and source.exists():  # the index of the log is made anew
-            shutil.copyfile(source, target)
-    return runtime / path.name
-
-
-def _set_aside(path: Path) -> None:
-    """Under another name, with its log, for whoever wants to look; the oldest beyond a few go."""
-    number = 1 + max((int(old.suffix[1:]) for old in _asides(path)), default=0)
-    for suffix in ("-wal", "-shm", ""):
-        source = path.with_name(path.name + suffix)
-        if source.exists():
-            durable.place(source, path.with_name(f"{path.name}{suffix}.damaged.{number}"))
-    for old in _asides(path):
-        if int(old.suffix[1:]) <= number - _SET_ASIDE_KEPT:
-            old.unlink()
-
-
-def _asides(path: Path) -> list[Path]:
-    return [old for old in path.parent.glob(f"{path.name}*.damaged.*") if old.suffix[1:].isdigit()]
 
 
 def _name_of(kind: str, document: bytes) -> str:
