@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from edged.update.machine import REASONS, TABLE, Effect, Event, Phase
+from edged.update.machine import ASIDE, REASONS, TABLE, Effect, Event, Phase
 from edged.update.reasons import QUARANTINES
 
 TARGET = Path(__file__).parent.parent / "docs" / "update-machine.md"
 
-# What may happen in every phase that works, and leads nowhere else.
-_ASIDE = (Event.DEFERRED, Event.RESUMED)
+# What leads nowhere else.
+_STAYS = (Event.DEFERRED, Event.RESUMED, Event.STARTED, *ASIDE)
 
 
 def page() -> str:
@@ -30,7 +30,7 @@ def _lines() -> Iterator[str]:
     yield "stateDiagram-v2"
     yield "    [*] --> idle"
     for (phase, event), rule in TABLE.items():
-        if event not in (*_ASIDE, Event.STARTED) and (phase is not rule.phase or event is not Event.CRASHED):
+        if event not in _STAYS:
             yield f"    {phase} --> {rule.phase}: {event}"
     yield "```"
     yield ""

@@ -25,7 +25,7 @@ class Pressure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Meta(
             ge=40,
             le=120,
-            description="That temperature, for sensors that have no trip points.",
+            description="That temperature, for sensors whose trip points do not name it.",
             extra={"unit": "°C", "reload": True},
         ),
     ] = 85.0
@@ -52,7 +52,7 @@ class Pressure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Meta(
             ge=1,
             le=3600,
-            description="How long it must have been better before a level falls; at most one change in this time.",
+            description="How long it must have been better before a level falls; only new danger changes it sooner.",
             extra={"unit": "s", "reload": True},
         ),
     ] = 60.0

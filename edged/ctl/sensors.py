@@ -11,7 +11,7 @@ import msgspec
 from edged.ctl import output
 from edged.ctl.asked import Asked, common
 from edged.ctl.words import size
-from edged.pressure import trust
+from edged.pressure import stall, trust
 from edged.pressure.policy import Thresholds, doubts, policy_of, thresholds
 from edged.pressure.probe import Probe, Value
 from edged.pressure.readings import Readings, Trip
@@ -51,7 +51,7 @@ def sensors(asked: Asked) -> None:
         acts = probe.steers or probe.throttles
         said = (*_lies(probe, value), *doubts(trips))
         shown.append(Shown(probe.name, value, probe.unit, acts, probe.source, said, limits, trips))
-    readings = found.read(stalls=True)
+    readings = found.read(stall.system(asked.root))
     if asked.as_json:
         output.document(_data(shown, readings))
         return
@@ -100,8 +100,8 @@ def _rest(readings: Readings) -> list[tuple[str, str]]:
         words = {True: "on mains", False: "not on mains", None: "mains unknown"}[power.mains]
         charge = "" if power.charge_percent is None else f", battery {power.charge_percent:g} %"
         rows.append(("power", words + charge + (", voltage too low" if power.undervoltage else "")))
-    for resource, stall in readings.stalls.items():
-        rows.append((f"{resource} stalls", f"some {stall.some_percent:g} %, all {stall.full_percent:g} % of 10 s"))
+    for resource, found in readings.stalls.items():
+        rows.append((f"{resource} stalls", f"some {found.some_percent:g} %, all {found.full_percent:g} % of 10 s"))
     return rows or [("nothing", "this root has no /proc and no /sys")]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from edged.bundle.manifest import Manifest, Variant
 from edged.errors import Code, EdgedError
@@ -55,8 +55,8 @@ class Choice:
 
     @property
     def unbuilt(self) -> list[Variant]:
-        """Those that may run and are not built yet, best first."""
-        return [each for each in self.runnable if each.name in self._lacking]
+        """Those that may run and are not built yet, best first; not for what is broken."""
+        return [each for each in self.runnable if each.name in self._lacking and each.name not in self._avoided]
 
     @property
     def waiting(self) -> list[PassedOver]:
@@ -91,10 +91,13 @@ class Choice:
             self._preferred = variant
             self._changed()
 
-    def avoid(self, variants: Collection[str], why: str) -> None:
-        """Has others than `variants` run where there are any: what these run on is broken. Each call holds alone."""
-        if set(variants) != set(self._avoided):
-            self._avoided = dict.fromkeys(variants, why)
+    def avoid(self, variants: Mapping[str, str]) -> None:
+        """Has others than `variants` run where there are any: what these run on is broken, and why.
+
+        Each call holds alone.
+        """
+        if variants != self._avoided:
+            self._avoided = dict(variants)
             self._changed()
 
     def spare(self, variant: Variant, why: str) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from edged import clock
 from edged.bundle.manifest import Manifest, Variant
+from edged.errors import Code, EdgedError
 from edged.models.loading import start_worker
 from edged.models.resident import Resident
 from edged.types import Datatype, TensorSpec
-from edged.worker.messages import Form, InputPart
+from edged.worker.messages import Answered, Failed, Form, InputPart
+from edged.worker.placing import Parts
 from edged.worker.process import Batch, LostError, Worker
 
 # A BYTES element begins with its length, of which none follow here.
@@ -17,14 +20,24 @@ _LENGTH_BYTES = 4
 _GRACE_S = 2.0
 
 
-async def beat(worker: Worker, manifest: Manifest) -> float:
-    """How many seconds an inference took; what it gave, or that the model refused zeros, does not matter.
+class RefusedError(EdgedError):
+    """The worker lives, and answered with an error: of a model that refuses zeros, or of a device that is broken."""
 
-    Every free dimension is 1. Raises EdgedError where the worker crashed or hung.
+
+async def beat(worker: Worker, manifest: Manifest) -> float:
+    """How many seconds an inference took; what it gave does not matter.
+
+    Every free dimension is 1. Raises RefusedError, or another EdgedError where the worker crashed or hung.
     """
     begun = clock.monotonic()
-    await worker.infer(zeros(manifest), lambda *_: None)
+    refusal = await worker.infer(zeros(manifest), _refusal)
+    if refusal is not None:
+        raise RefusedError(Code(refusal.code), refusal.message, refusal.hint)
     return clock.monotonic() - begun
+
+
+def _refusal(_: Answered, parts: Sequence[Parts]) -> Failed | None:
+    return next((each for each in parts if isinstance(each, Failed)), None)
 
 
 async def try_out(resident: Resident, variant: Variant) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from edged.changes import Changes
 from edged.models.resident import Resident
@@ -18,10 +19,20 @@ class Residency:
         self._aside: set[tuple[str, int]] = set()
         """Those that are on trial or withdrawn: they may be loaded, and are not routed to."""
         self.routes: dict[str, Route] = {}
+        self.failed: Mapping[str, str] = {}
+        """The accelerators that have failed, and why, by kind."""
+
+    def avoid(self, failed: Mapping[str, str]) -> None:
+        """Has all models, and those that come, avoid what runs on these accelerators. Each call holds alone."""
+        self.failed = dict(failed)
+        for resident in self.known():
+            self._keep_off(resident)
+        self.changes.mark()
 
     def know(self, resident: Resident) -> None:
         """Takes in a revision that is on the device, without loading it; one that is known already stays."""
-        self._residents.setdefault((resident.name, resident.revision), resident)
+        if (resident.name, resident.revision) not in self._residents:
+            self._take_in(resident)
         if route := self.routes.get(resident.name):
             self._route(resident.name, route.serving, route.fallback)
         else:
@@ -34,7 +45,7 @@ class Residency:
 
     def add(self, resident: Resident) -> None:
         """Takes a resident in and starts it; the first of a model, or one of a higher revision, serves."""
-        self._residents[resident.name, resident.revision] = resident
+        self._take_in(resident)
         resident.start()
         route = self.routes.get(resident.name)
         if route is None or resident.revision > route.serving:
@@ -44,7 +55,7 @@ class Residency:
 
     def add_on_trial(self, resident: Resident, *, stands_by: str = "") -> None:
         """Takes a resident in and starts it, or with a reason has it stand by; no request reaches it."""
-        self._residents[resident.name, resident.revision] = resident
+        self._take_in(resident)
         self._aside.add((resident.name, resident.revision))
         if stands_by:
             resident.start_standing_by(stands_by)
@@ -112,6 +123,16 @@ class Residency:
     async def stop(self) -> None:
         """Ends all workers, at the same time."""
         await asyncio.gather(*(resident.stop("the daemon stops") for resident in self._residents.values()))
+
+    def _take_in(self, resident: Resident) -> None:
+        """Before it starts: an accelerator that has failed may hang whoever opens it."""
+        self._residents[resident.name, resident.revision] = resident
+        if self.failed:
+            self._keep_off(resident)
+
+    def _keep_off(self, resident: Resident) -> None:
+        needs = ((each.name, each.requires.accelerator) for each in resident.manifest.variants)
+        resident.choice.avoid({name: self.failed[kind] for name, kind in needs if kind in self.failed})
 
     def _route(self, model: str, serving: int, fallback: int = 0) -> None:
         """Sets a model's route: what is loaded may be named, but for what stands aside."""

@@ -6,8 +6,9 @@ A device without any is never woken for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from edged import clock
 from edged.bundle.manifest import Variant
@@ -17,7 +18,6 @@ from edged.models import heartbeat
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.pressure import reset, watchdog
-from edged.pressure.acting import IdleS
 from edged.pressure.governor import TRIP_POINTS
 from edged.pressure.watchdog import Action, Beat, Watched
 from edged.system import hardware
@@ -30,6 +30,11 @@ _RESET_S = 10.0
 # How the sensors of each kind begin.
 _SENSORS = {"nvidia": "nvidia", "edgetpu": "coral:"}
 
+User = tuple[Resident, Variant]
+
+Proven = Callable[[Resident, float], bool]
+"""Whether the callers of a resident show that it has worked within so many seconds."""
+
 
 class Accelerators:
     """One for the daemon."""
@@ -38,7 +43,7 @@ class Accelerators:
         self,
         root: Path,
         residency: Residency,
-        idle_s: IdleS,
+        proven: Proven,
         doubts: Callable[[], Mapping[str, str]],
         events: EventLog,
         life: Life,
@@ -48,13 +53,15 @@ class Accelerators:
         """`doubts`: the sensors that are not believed, and why. `deadline_s`: for a heartbeat."""
         self._root = root
         self._residency = residency
-        self._idle_s = idle_s
+        self._proven = proven
         self._doubts = doubts
         self._events = events
         self._life = life
         self._look_s = look_s
         self._deadline_s = deadline_s
         self._watched: dict[str, Watched] = {}
+        self._zeros: WeakKeyDictionary[Resident, dict[str, bool]] = WeakKeyDictionary()
+        """By variant, whether it has ever answered a heartbeat well; not there where it never answered one."""
         self._resetting: Child | None = None
 
     async def run(self) -> None:
@@ -63,6 +70,7 @@ class Accelerators:
         while True:
             count = changes.count
             kinds = {variant.requires.accelerator for _, variant in self._users()}
+            kinds |= {kind for kind, watched in self._watched.items() if watched.failed}
             for kind in sorted(kinds):
                 await self._look(kind)
             if kinds:
@@ -70,7 +78,7 @@ class Accelerators:
             else:
                 await changes.after(count)
 
-    def _users(self) -> Iterator[tuple[Resident, Variant]]:
+    def _users(self) -> Iterator[User]:
         """What runs on an accelerator now, or would if that worked."""
         for resident in self._residency.all():
             for variant in resident.choice.runnable if resident.loaded else ():
@@ -85,7 +93,8 @@ class Accelerators:
         watched = self._watched.get(kind, Watched())
         if watched.failed and watchdog.due(watched, clock.monotonic()) is not Action.RETRY:
             return
-        beat = await self._beat(kind, retry=bool(watched.failed))
+        users = [user for user in self._users() if user[1].requires.accelerator == kind]
+        beat = await self._beat(kind, users, retry=bool(watched.failed))
         if beat is None:
             return
         self._watched[kind], action = watchdog.step(watched, beat, clock.monotonic())
@@ -97,30 +106,64 @@ class Accelerators:
         if action is Action.FAIL:
             text = f"{_told(kind, why)}; it is tried again later"
             self._events.record(Severity.ERROR, "accelerator_failed", kind, text)
-            self._avoid(_told(kind, why))
         elif action is Action.RECOVER:
-            self._events.record(Severity.INFO, "accelerator_works", kind, f"accelerator {kind} works again")
-            self._avoid("")
+            found = "works again" if users else "may be used again: no model is left to try it with"
+            self._events.record(Severity.INFO, "accelerator_works", kind, f"accelerator {kind} {found}")
+        if was != why:
+            failed = {each: state.failed for each, state in self._watched.items() if state.failed}
+            self._residency.avoid({each: _told(each, text) for each, text in failed.items()})
 
-    async def _beat(self, kind: str, *, retry: bool) -> Beat | None:
+    async def _beat(self, kind: str, users: Sequence[User], *, retry: bool) -> Beat | None:
         """One look; None when there is nothing to be learned now."""
-        users = [(resident, variant) for resident, variant in self._users() if variant.requires.accelerator == kind]
         if not hardware.present(kind, self._root):
             return Beat(present=False)
         doubt = self._doubt(kind)
+        alive = Beat(answered_s=0.0, doubt=doubt)
+        if retry and not users:  # no model is left to try it with: the next one will tell
+            return alive
         if retry:
             await self._reset(kind)
-            trying = heartbeat.try_out(*users[0])  # bounded by what a worker may take to load
-            return Beat(answered_s=await _answered_s(trying, None), deadline_s=self._deadline_s, doubt=doubt)
-        for resident, _ in users:
-            worker = resident.worker
-            if not resident.steady or worker is None:
+            resident, variant = max(users, key=lambda user: self._has_answered(*user) is True)
+            trying = heartbeat.try_out(resident, variant)  # bounded by what a worker may take to load
+            return await self._hear(resident, variant, trying, None, doubt) or alive
+        steady = [(*user, worker) for user in users if user[0].steady and (worker := user[0].worker) is not None]
+        proven = any(self._proven(resident, self._look_s) for resident, *_ in steady)
+        for resident, variant, worker in steady:
+            if proven and self._has_answered(resident, variant) is not None:
                 continue
-            if self._idle_s(resident) < self._look_s:  # its callers would have noticed
-                return Beat(answered_s=0.0, doubt=doubt)
-            answered_s = await _answered_s(heartbeat.beat(worker, resident.manifest), self._deadline_s)
-            return Beat(answered_s=answered_s, deadline_s=self._deadline_s, doubt=doubt)
-        return None
+            beat = heartbeat.beat(worker, resident.manifest)  # its first one only teaches where callers are answered
+            heard = await self._hear(resident, variant, beat, self._deadline_s, doubt)
+            if heard is not None and not proven:
+                return heard
+        return alive if steady else None
+
+    def _has_answered(self, resident: Resident, variant: Variant) -> bool | None:
+        """Whether a heartbeat was ever answered well; None where none was answered."""
+        return self._zeros.get(resident, {}).get(variant.name)
+
+    async def _hear(
+        self,
+        resident: Resident,
+        variant: Variant,
+        answer: Coroutine[None, None, float],
+        limit_s: float | None,
+        doubt: str,
+    ) -> Beat | None:
+        """What comes of a heartbeat; None where it was refused by what never answered one well, which tells nothing."""
+        known = self._zeros.setdefault(resident, {})
+        answered_s, refused = None, ""
+        try:
+            async with asyncio.timeout(limit_s):
+                answered_s = await answer
+        except heartbeat.RefusedError as error:
+            if not known.setdefault(variant.name, False):
+                return None
+            refused = str(error)
+        except (EdgedError, OSError, TimeoutError):
+            pass
+        else:
+            known[variant.name] = True
+        return Beat(answered_s=answered_s, deadline_s=self._deadline_s, refused=refused, doubt=doubt)
 
     def _doubt(self, kind: str) -> str:
         """Why its temperature is not believed. Trip points that make no sense are no fault of the device."""
@@ -162,21 +205,6 @@ class Accelerators:
             elif each.variant and (each.worker or each.resting):
                 open_by.append(each.variant)
         return any(variant.requires.accelerator == kind for variant in open_by)
-
-    def _avoid(self, why: str) -> None:
-        """Has all models avoid what has failed, and nothing else."""
-        for resident in self._residency.known():
-            variants = [each.name for each in resident.manifest.variants if self._failed(each.requires.accelerator)]
-            resident.choice.avoid(variants, why)
-
-
-async def _answered_s(answer: Coroutine[None, None, float], limit_s: float | None) -> float | None:
-    """How long it took; None: it failed, or took longer than `limit_s`."""
-    try:
-        async with asyncio.timeout(limit_s):
-            return await answer
-    except (EdgedError, OSError, TimeoutError):
-        return None
 
 
 def _told(kind: str, why: str) -> str:

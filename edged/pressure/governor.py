@@ -133,9 +133,8 @@ class Governor(msgspec.Struct, frozen=True):
             duty = min(duty, judged.duty)
             for doubt in doubts(reading.trips):
                 distrusted.setdefault(reading.name + TRIP_POINTS, doubt)
-        if not sighted and state.sensors:
-            causes.append(Cause(THERMAL, Level.ELEVATED, "no temperature can be believed any more"))
-            duty = min(state.duty, heat.BLIND_DUTY)
+        if not sighted and any(sensor.past.believed for sensor in sensors.values()):
+            duty = min(state.duty, heat.BLIND_DUTY)  # no level: it may stay blind, and must still be updated
         if readings.throttled:
             texts = (f"{who} is being throttled" for who in readings.throttled)
             causes.extend(Cause(THERMAL, Level.CRITICAL, text) for text in texts)
@@ -183,7 +182,7 @@ class Governor(msgspec.Struct, frozen=True):
             wanted = Level.CRITICAL if name == "memory.full" else Level.ELEVATED
             causes.append(Cause(name.partition(".")[0], wanted, f"the kernel reports stalls: {name}"))
         for resource, stall in readings.stalls.items():
-            most = stall.full_percent if resource == MEMORY else stall.some_percent
+            most = stall.full_percent if resource == MEMORY else max(stall.some_percent, stall.full_percent)
             if resource in (CPU, IO, MEMORY) and most >= self.policy.stall_percent:
                 causes.append(Cause(resource, Level.ELEVATED, f"tasks waited for {resource} {most:g} % of 10 s"))
 

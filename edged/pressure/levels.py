@@ -37,18 +37,20 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
 def follow(held: Held, wanted: Level, now: float, dwell_s: float) -> Held:
     """The level after `wanted` was wanted at `now`.
 
-    It falls as far as nothing harder was wanted for `dwell_s`, in several steps where that is how the input fell. It
-    rises at once to a level harder than any held in the last `dwell_s`; to one that was held then, only when `dwell_s`
-    has passed since the last change. So an input that flaps at a threshold changes the level at most once in `dwell_s`,
-    a new danger is never waited for, and everything is back `dwell_s` after it was last needed.
+    It goes to what is wanted now, or stays. It rises at once to a level harder than any held in the last `dwell_s`; to
+    one that was held then, only when `dwell_s` has passed since the last change. It falls when nothing harder was
+    wanted for `dwell_s`: to a milder level that is wanted still, else once and all the way. So whatever the input does
+    changes the level at most once in `dwell_s`, but for a new danger, which is never waited for; and everything is back
+    `dwell_s` after it was last needed.
     """
     wanted_at = _mark(held.wanted_at, wanted, now)
     held_at = _mark(held.held_at, held.level, now)
-    target = _newest(wanted_at, now, dwell_s)
-    rises = severity(target) > severity(held.level)
-    settled = now - held.changed_at >= dwell_s
-    fresh = severity(target) > severity(_newest(held_at, now, dwell_s))
-    level = target if not rises or settled or fresh else held.level
+    if severity(wanted) > severity(held.level):
+        settled = now - held.changed_at >= dwell_s
+        moves = settled or severity(wanted) > severity(_newest(held_at, now, dwell_s))
+    else:
+        moves = wanted is _newest(wanted_at, now, dwell_s)
+    level = wanted if moves else held.level
     changed_at = held.changed_at if level is held.level else now
     return Held(level, changed_at, wanted_at, _mark(held_at, level, now))
 

@@ -14,7 +14,7 @@ from edged.events import EventLog
 from edged.facts import Fact
 from edged.models.memory import Memory
 from edged.models.residency import Residency
-from edged.pressure.accelerators import Accelerators
+from edged.pressure.accelerators import Accelerators, Proven
 from edged.pressure.acting import Acting, IdleS
 from edged.pressure.governor import Governor
 from edged.pressure.ladder import Ladders
@@ -49,6 +49,9 @@ class Parts(msgspec.Struct, frozen=True):
     """How long the workers have worked until now, for the governor's duty."""
 
     idle_s: IdleS
+    proven: Proven
+    """What spares an accelerator its heartbeats."""
+
     take: Callable[[Limits], None]
     """Carries limits out where requests are served, and tells of them."""
 
@@ -78,7 +81,7 @@ class Lookout:
             parts.root, parts.state, governor, parts.events, self._take, parts.busy_s, recorder, parts.tell
         )
         accelerators = Accelerators(
-            parts.root, parts.residency, parts.idle_s, lambda: monitor.distrusted, parts.events, parts.life
+            parts.root, parts.residency, parts.proven, lambda: monitor.distrusted, parts.events, parts.life
         )
         self._monitor = monitor
         self._in_background(stack, "pressure monitor", monitor.run())

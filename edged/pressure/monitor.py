@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+
+import msgspec
 
 from edged import clock, log
 from edged.events import EventLog, Severity
 from edged.facts import Fact
-from edged.pressure import stall, telling
+from edged.pressure import sensors_memory, stall, telling
 from edged.pressure.governor import CPU, IO, MEMORY, THERMAL, Cause, Decision, Governor, State
 from edged.pressure.levels import severity
 from edged.pressure.reader import Reader
 from edged.pressure.readings import Readings
+from edged.pressure.resources import Resources
 from edged.pressure.sensors import Sensors
-from edged.pressure.stall import Triggers
+from edged.pressure.stall import Kind, Triggers
 from edged.pressure.trace import Recorder
+from edged.pressure.tracing import Tracing
 from edged.types import Level, Limits
 
 # How long sensors may take together; what is slower is told, and decided without.
@@ -58,9 +62,13 @@ class Monitor:
         self._events = events
         self._take = take
         self._busy_s = busy_s
-        self._recorder = recorder
+        self._tracing = Tracing(recorder, events) if recorder else None
         self._tell_fact = tell
-        self._reader: Reader[Sensors | Readings] = Reader()
+        self._reader: Reader[Readings] = Reader()
+        # For what needs no driver, while one hangs.
+        self._spare: Reader[Readings] = Reader()
+        self._sensors: Sensors | None = None
+        self._resources: Resources | None = None
         self._state = State()
         self._limits = Limits()
         self.levels: dict[str, Level] = {}
@@ -72,7 +80,8 @@ class Monitor:
         self._looked_at = clock.monotonic()
         self._was_busy_s = 0.0
         self._unanswered = False
-        self._known: set[str] = set()
+        self._known: set[str] | None = None
+        self._failed: set[str] = set()
         self._log = log.get("pressure")
 
     @property
@@ -84,64 +93,71 @@ class Monitor:
         """Watches until it is cancelled."""
         triggers = Triggers(self._on_trigger)
         try:
-            sensors = await self._discover()
-            for trigger in stall.wanted(self._root, sensors.groups, environment):
+            for trigger in stall.wanted(self._root, sensors_memory.groups(self._root), environment):
                 triggers.arm(trigger)
-            self._tell_found(sensors, triggers)
             while True:
-                wait_s = await self._look(sensors, poll_stalls=not {MEMORY + ".some", CPU + ".some"} <= triggers.armed)
+                try:
+                    wait_s = await self._look(triggers)
+                except Exception as error:  # noqa: BLE001 - else the limits of the last look held for ever
+                    why = f"{type(error).__name__}: {error}"
+                    self._tell_failed("pressure", f"a look at the sensors failed: {why}; the limits stay as they are")
+                    wait_s = _AWAKE_S
                 await self._rest(wait_s)
         finally:
             triggers.close()
             self._reader.close()
-            if self._recorder:
-                self._recorder.close()
+            self._spare.close()
+            if self._tracing:
+                self._tracing.close()
 
     def govern(self, governor: Governor) -> None:
         """Other settings or ladders hold from the next look on, which is now."""
         self._governor = governor
-        if self._recorder:
-            self._recorder.govern(governor)
         self._woken.set()
 
-    async def _discover(self) -> Sensors:
-        while True:
-            try:
-                found = await self._reader.read(lambda: Sensors(self._root, self._state_folder), _SLOW_S)
-            except TimeoutError:
-                self._tell_unanswered()
-                continue
-            assert isinstance(found, Sensors)  # noqa: S101 - narrows the type
-            return found
-
-    async def _look(self, sensors: Sensors, *, poll_stalls: bool) -> float:
+    async def _look(self, triggers: Triggers) -> float:
         """Reads, decides, tells; how long it may rest now."""
         now = clock.monotonic()
         self._woken.clear()
-        fired, self._fired = tuple(sorted(self._fired)), set()
         busy_s = self._busy_s()
         passed_s = now - self._looked_at
         load = min(max((busy_s - self._was_busy_s) / passed_s, 0.0), 1.0) if passed_s > 0 else 0.0
         self._looked_at, self._was_busy_s = now, busy_s
-        try:
-            readings = await self._reader.read(lambda: sensors.read(load, fired, stalls=poll_stalls), _SLOW_S)
-        except TimeoutError:
-            self._tell_unanswered()
-            readings = Readings(load=load, fired=fired)
-        else:
-            self._unanswered = False
-        assert isinstance(readings, Readings)  # noqa: S101 - narrows the type
-        self._tell_new(sensors)
-        before = self._state
-        self._state, decision = self._governor.decide(before, readings, now)
-        self._record(before, now, readings, decision)
+        found = await self._read(tuple(triggers.silent))
+        fired, self._fired = tuple(sorted(self._fired)), set()
+        readings = msgspec.structs.replace(found, load=load, fired=fired)
+        self._tell_found(triggers)
+        before, governor = self._state, self._governor
+        self._state, decision = governor.decide(before, readings, now)
         for fact in telling.facts(readings, decision.distrusted):
             self._tell_fact(fact)
         self._tell(decision, readings)
         if decision.limits != self._limits:
             self._limits = decision.limits
             self._take(decision.limits)
-        return interval_s(decision, self._governor.closest_c(self._state, readings), load)
+        if self._tracing:
+            await self._tracing.record(governor, before, now, readings, decision)
+        return interval_s(decision, governor.closest_c(self._state, readings), load)
+
+    async def _read(self, stalls: Collection[Kind]) -> Readings:
+        """Everything, or what needs no driver while one hangs."""
+        try:
+            found = await self._reader.read(lambda: self._read_all(stalls), _SLOW_S)
+        except TimeoutError:
+            self._tell_unanswered()
+            return await self._spare.read(lambda: self._read_resources(stalls), _SLOW_S)
+        self._unanswered = False
+        return found
+
+    def _read_all(self, stalls: Collection[Kind]) -> Readings:
+        if self._sensors is None:
+            self._sensors = Sensors(self._root, self._state_folder)
+        return self._sensors.read(stalls)
+
+    def _read_resources(self, stalls: Collection[Kind]) -> Readings:
+        if self._resources is None:
+            self._resources = Resources(self._root, self._state_folder)
+        return self._resources.read(stalls)
 
     async def _rest(self, wait_s: float) -> None:
         """Until the time is over or a trigger fires, the latter not all too soon."""
@@ -161,38 +177,34 @@ class Monitor:
         """Background work is already paused for it: the next look is soon enough."""
         return self.levels.get(name.partition(".")[0], Level.NOMINAL) is not Level.NOMINAL
 
-    def _record(self, before: State, now: float, readings: Readings, decision: Decision) -> None:
-        if self._recorder is None:
+    def _tell_found(self, triggers: Triggers) -> None:
+        """Of all that was found first, and of each that came later; that one has vanished is the governor's to say."""
+        if self._sensors is None:  # looking for them has not ended
             return
-        if decision.limits.journal_only:
-            self._recorder.close()
-            return
-        try:
-            self._recorder.record(before, now, readings, decision)
-        except OSError as error:
-            self._recorder.close()
-            self._recorder = None
-            text = f"the trace of the governor ends here: {error}"
-            self._events.record(Severity.WARNING, "trace_ended", "pressure", text)
-
-    def _tell_found(self, sensors: Sensors, triggers: Triggers) -> None:
-        steering = [probe.name for probe in sensors.probes if probe.steers]
-        text = f"{len(sensors.probes)} sensors found; acting on {', '.join(steering) or 'no temperature'}"
-        self._log.info(
-            text,
-            triggers=", ".join(sorted(triggers.armed)) or "none",
-            not_armed="; ".join(f"{name}: {why}" for name, why in triggers.failed.items()) or "none",
-        )
-        self._known = {probe.name for probe in sensors.probes}
-        for probe in sensors.probes:
-            self._log.debug("sensor", name=probe.name, unit=probe.unit, source=probe.source)
-
-    def _tell_new(self, sensors: Sensors) -> None:
-        """Of what was found later; that one has vanished is the governor's to say."""
-        for probe in sensors.probes:
+        for source, why in list(self._sensors.faults.items()):
+            self._tell_failed(source, f"{source} cannot be read: {why}; it is decided without")
+        probes = self._sensors.probes
+        if self._known is None:
+            self._known = {probe.name for probe in probes}
+            steering = [probe.name for probe in probes if probe.steers]
+            text = f"{len(probes)} sensors found; acting on {', '.join(steering) or 'no temperature'}"
+            self._log.info(
+                text,
+                triggers=", ".join(sorted(triggers.armed)) or "none",
+                not_armed="; ".join(f"{name}: {why}" for name, why in triggers.failed.items()) or "none",
+            )
+            for probe in probes:
+                self._log.debug("sensor", name=probe.name, unit=probe.unit, source=probe.source)
+        for probe in probes:
             if probe.name not in self._known:
                 self._known.add(probe.name)
                 self._log.info("a sensor has come", name=probe.name, unit=probe.unit, source=probe.source)
+
+    def _tell_failed(self, what: str, text: str) -> None:
+        """Once: a defect of edged, or of a driver in a way that nobody thought of."""
+        if what not in self._failed:
+            self._failed.add(what)
+            self._events.record(Severity.ERROR, "sensor_failed", what, text)
 
     def _tell_unanswered(self) -> None:
         if not self._unanswered:

@@ -11,8 +11,7 @@ from edged.pressure.readings import Trip
 
 # A trip point outside of it is none: drivers write 0 or -274 for one that is switched off.
 _COLDEST_TRIP_C, _HOTTEST_TRIP_C = 40.0, 150.0
-# Where a zone names only the temperature at which it switches the device off, the kernel throttles nothing: the
-# governor keeps so far below it.
+# The governor keeps so far below a temperature at which the device is switched off.
 _BELOW_CRITICAL_C = 10.0
 
 
@@ -57,11 +56,14 @@ class Thresholds(msgspec.Struct, frozen=True):
 
 
 def thresholds(trips: Sequence[Trip], policy: Policy) -> Thresholds:
-    """From the trip points where there are any that can be, whatever their order; else from the settings."""
+    """From the trip points that can be, whatever their order; where none of them throttles, from the settings, too.
+
+    Where the only one switches the device off, somebody throttles before that who names none: a Raspberry Pi's firmware
+    does from 80 °C on, and its zone says 110 °C.
+    """
     throttling = [trip.celsius for trip in trips if trip.kind in ("passive", "hot") and _possible(trip)]
     ending = [trip.celsius for trip in trips if trip.kind == "critical" and _possible(trip)]
-    reached = [*throttling, *(celsius - _BELOW_CRITICAL_C for celsius in ending)]
-    throttle_c = min(reached, default=policy.throttle_c)
+    throttle_c = min([*(throttling or [policy.throttle_c]), *(celsius - _BELOW_CRITICAL_C for celsius in ending)])
     emergency_c = min([throttle_c + policy.margin_c, *(celsius - policy.margin_c for celsius in ending)])
     return Thresholds(
         throttle_c - policy.margin_c, throttle_c - policy.margin_c * 0.3, max(emergency_c, throttle_c - 1.0)

@@ -24,4 +24,4 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     steers: bool = False
     """The governor acts on it; the others are only shown."""
     throttles: bool = False
-    """It says, in words, that a processor is held back for its heat now; None or nothing: it is not."""
+    """It says, in words, that a processor is held back for its heat now; a number, None or nothing: it is not."""

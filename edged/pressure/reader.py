@@ -1,4 +1,4 @@
-"""A thread that reads sensors, since a driver may take long, or never answer."""
+"""A thread for what may take long, or never end: a driver that is asked, a disk that is written to."""
 
 from __future__ import annotations
 
@@ -13,34 +13,33 @@ _Found = TypeVar("_Found")
 
 
 class Reader(Generic[_Found]):
-    """Runs one call at a time on a daemon thread: one that hangs keeps nobody from ending the process."""
+    """Runs one call at a time on a daemon thread, made for the first: one that hangs keeps nobody from ending the
+    process."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="sensors", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
         self._pending: asyncio.Future[_Found] | None = None
 
     async def read(self, what: Callable[[], _Found], limit_s: float) -> _Found:
         """What it gives. Raises TimeoutError after `limit_s`, and whatever it raises.
 
-        The call goes on then; asked again meanwhile, this waits for that one and not for another.
+        The call goes on then. Until it has ended TimeoutError is raised at once, and what it gives is dropped: it is
+        old.
         """
-        if self._pending is None:
-            self._pending = self._start(what)
-        pending = self._pending
-        try:
-            async with asyncio.timeout(limit_s):
-                return await asyncio.shield(pending)
-        finally:
-            if pending.done():
-                self._pending = None
+        if self._pending is not None and not self._pending.done():
+            raise TimeoutError("an earlier call has not ended yet")
+        self._pending = self._start(what)
+        async with asyncio.timeout(limit_s):
+            return await asyncio.shield(self._pending)
 
-    def close(self) -> None:
-        """Ends the thread when what it does ends."""
-        self._jobs.put(None)
+    def close(self, last: Callable[[], None] = lambda: None) -> None:
+        """Ends the thread when what it does has ended, and `last` after that."""
         if self._pending is not None:
             self._pending.cancel()
+        if self._thread is not None:
+            self._jobs.put(last)
+            self._jobs.put(None)
 
     def _start(self, what: Callable[[], _Found]) -> asyncio.Future[_Found]:
         loop = asyncio.get_running_loop()
@@ -54,6 +53,9 @@ class Reader(Generic[_Found]):
             else:
                 _tell(loop, future, found=found)
 
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="sensors", daemon=True)
+            self._thread.start()
         self._jobs.put(job)
         return future
 

@@ -33,7 +33,7 @@ class Memory(msgspec.Struct, frozen=True, omit_defaults=True):
     limit_bytes: int
     available_bytes: int
     oom_kills: int = 0
-    """Processes that the kernel has ended for want of memory, in this group; only its growth means anything."""
+    """How often the kernel has ended processes for want of memory around here; only its growth means anything."""
 
 
 class Power(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,7 +54,7 @@ class Storage(msgspec.Struct, frozen=True, omit_defaults=True):
     free_inodes: int = 0
     writable: bool = True
     written_bytes: int | None = None
-    """What this process has written since it started, to any disk."""
+    """What this process and its children have written since it started, to any disk."""
 
 
 class Readings(msgspec.Struct, frozen=True, omit_defaults=True):

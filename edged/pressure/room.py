@@ -62,6 +62,12 @@ class Room:
             self._promised_bytes -= need.peak_bytes
 
     async def _admit(self, need: Need) -> None:
+        """Has others make room until it is there: sizes are estimates, and a worker that is lost keeps what it had."""
+        while going := await self._ask_to_go(need):
+            await self._wait_gone(need, going)
+
+    async def _ask_to_go(self, need: Need) -> Sequence[Resident]:
+        """Those that rest from now on for what is missing; none where enough is left. Raises EdgedError."""
         memory, taken_bytes = await asyncio.to_thread(self._read, self._pids())
         may_go = self._may_go(need)
         loaded = [self._loaded(called, each) for called, each in may_go.items()]
@@ -71,25 +77,31 @@ class Room:
         if not verdict.admitted:
             raise EdgedError(Code.MEMORY_SHORT, verdict.text, _HINT)
         if not verdict.evict:
-            return
+            return ()
         self._events.record(Severity.WARNING, "memory_made", manifest.name, verdict.text, **details)
         going = [may_go[called] for called in verdict.evict]
         for each in going:
             each.rest(f"it made room in memory for model {manifest.name}")
+        return going
+
+    async def _wait_gone(self, need: Need, going: Sequence[Resident]) -> None:
+        """Raises EdgedError (memory_short) where one of them still answers what it has."""
         try:
             async with asyncio.timeout(_EVICT_S):
                 while any(each.ready or each.variant is not None for each in going):
                     await self._residency.changes.after(self._residency.changes.count)
         except TimeoutError:
-            text = f"{verdict.text}; {', '.join(verdict.evict)} did not go within {_EVICT_S:g} s"
+            names = ", ".join(map(_called, going))
+            text = f"model {need.manifest.name!r} waited for room: {names} did not go within {_EVICT_S:g} s"
             raise EdgedError(Code.MEMORY_SHORT, text, _HINT) from None
 
     def _pids(self) -> list[int]:
-        """All of edged that lasts, where the settings bound what that takes: front, templates and workers."""
+        """All of edged that lasts, where the settings bound what that takes: front, templates, workers, lost ones."""
         if not self.settings.memory_limit_mib:
             return []
-        workers = [each.worker.pid for each in self._residency.all() if each.worker]
-        return [os.getpid(), *self._templates().values(), *workers]
+        workers = [each.worker for each in self._residency.all() if each.worker]
+        workers += [lost.worker for each in self._residency.all() for lost in each.lost]
+        return [os.getpid(), *self._templates().values(), *(worker.pid for worker in workers)]
 
     async def judge(self, need: Need, serving: int) -> Fit:
         """Whether what `need` says would be left now, or once revision `serving` of its model had no worker."""

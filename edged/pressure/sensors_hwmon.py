@@ -74,7 +74,7 @@ def _rails(chip: Path, name: str) -> list[Probe]:
             read=functools.partial(_watts, chip, channel),
         )
         for channel in _channels(chip, "curr")
-        if (chip / f"in{channel}_input").exists() and not given
+        if files.exists(chip / f"in{channel}_input") and not given
     ]
     return given + made
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from edged.pressure import files
-from edged.pressure.readings import Memory, Stall
+from edged.pressure.readings import Memory
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -34,7 +34,7 @@ def groups(root: Path) -> list[Group]:
             continue
         top, inside = mounts[version]
         below = path.removeprefix(inside.rstrip("/")).strip("/")  # as seen from what is mounted here
-        folder = top / below if below and (top / below).is_dir() else top
+        folder = top / below if below and files.exists(top / below) else top
         while True:
             found.append(Group(folder, version))
             if folder == top:
@@ -66,30 +66,13 @@ def read(root: Path, within: list[Group]) -> Memory | None:
     return msgspec.structs.replace(tightest, oom_kills=_oom_kills(within))
 
 
-def stalls(root: Path) -> dict[str, Stall]:
-    """Stalls of the whole machine, where the kernel keeps them (Documentation/accounting/psi.rst)."""
-    found = {}
-    for resource in ("cpu", "memory", "io"):
-        lines = (files.text(root / f"proc/pressure/{resource}") or "").splitlines()
-        shares = {}
-        for line in lines:
-            kind, _, rest = line.partition(" ")
-            average = rest.partition("avg10=")[2].partition(" ")[0]
-            try:
-                shares[kind] = float(average)
-            except ValueError:
-                continue
-        if shares:
-            found[resource] = Stall(shares.get("some", 0.0), shares.get("full", 0.0))
-    return found
-
-
 def _machine(root: Path) -> Memory | None:
     values = {}
     for line in (files.text(root / "proc/meminfo") or "").splitlines():
         name, _, rest = line.partition(":")
-        if name in ("MemTotal", "MemAvailable") and (number := rest.split()[:1]) and number[0].isdecimal():
-            values[name] = int(number[0]) * 1024
+        kib = files.whole(rest.strip().partition(" ")[0])
+        if name in ("MemTotal", "MemAvailable") and kib is not None:
+            values[name] = kib * 1024
     if len(values) < 2:
         return None
     return Memory(values["MemTotal"], values["MemAvailable"])
@@ -113,9 +96,16 @@ def _group(group: Group) -> Memory | None:
 
 
 def _oom_kills(within: list[Group]) -> int:
-    """In the innermost group of each version, and all below it."""
+    """Those in the innermost group of each version, and how often the limit of a group around it was the reason.
+
+    A worker is in a group beside the innermost: that it is ended at its own cap is no shortage of the device's.
+    """
     innermost: dict[int, Group] = {}
+    count = 0
     for group in within:
-        innermost.setdefault(group.version, group)
-    names = {1: "memory.oom_control", 2: "memory.events"}
-    return sum(files.table(group.folder / names[version]).get("oom_kill", 0) for version, group in innermost.items())
+        if innermost.setdefault(group.version, group) is group:
+            name = "memory.oom_control" if group.version == 1 else "memory.events"
+            count += files.table(group.folder / name).get("oom_kill", 0)
+        else:  # version 2 alone has it
+            count += files.table(group.folder / "memory.events.local").get("oom", 0)
+    return count

@@ -19,8 +19,13 @@ _MILLI = 1000
 # have trip points of their own at which the kernel acts.
 _OF_PROCESSORS = re.compile(r"cpu|gpu|soc|cv[0-9]|tj|pkg|core|npu|tpu|ddr|apss|acpitz|big|little", re.IGNORECASE)
 _HARMLESS = re.compile(r"^(INT3400|iwlwifi|.*batt|pmic|.*charger)", re.IGNORECASE)
-# A fan that turns is no throttling.
-_FAN = re.compile(r"fan|cooler|tachometer", re.IGNORECASE)
+# Cooling devices that hold a processor back, by what their drivers call them (drivers/acpi/processor_driver.c; in
+# drivers/thermal cpufreq_cooling.c, cpuidle_cooling.c, devfreq_cooling.c, intel/intel_powerclamp.c; Jetson's own).
+# Others are above 0 with nothing hot: a fan, a screen that is dimmed (`LCD`), an offset of the firmware (`TCC Offset`).
+_HOLDS_BACK = re.compile(
+    r"Processor|intel_powerclamp|(thermal-)?(cpufreq|cpuidle|devfreq|idle)\b.*|([0-9a-f]+\.)?gpu(?!.*fan).*"
+    r"|.+-(balanced|throttle-alert)|(tegra-)?heavy"
+)
 
 
 def zones(root: Path) -> list[Probe]:
@@ -42,7 +47,7 @@ def zones(root: Path) -> list[Probe]:
 
 
 def cooling(root: Path) -> list[Probe]:
-    """Every cooling device; those that are no fan say when they hold a processor back."""
+    """Every cooling device, of which some say when they hold a processor back."""
     found = []
     for device in files.numbered(root / "sys/class/thermal", "cooling_device"):
         kind = files.text(device / "type") or "unknown"
@@ -51,8 +56,8 @@ def cooling(root: Path) -> list[Probe]:
                 name=f"{device.name}:{kind}",
                 unit="step",
                 source=str(device / "cur_state"),
-                read=functools.partial(_state, str(device / "cur_state"), files.number(device / "max_state") or 0),
-                throttles=not _FAN.search(kind),
+                read=functools.partial(_state, device),
+                throttles=bool(_HOLDS_BACK.fullmatch(kind)),
             )
         )
     return found
@@ -73,7 +78,9 @@ def _acts(zone: Path) -> bool:
     return any(trip.kind != "active" for trip in _trips(zone))
 
 
-def _state(path: str, most: float) -> str | None:
-    """`2 of 5`."""
-    state = files.number(path)
-    return None if state is None else f"{state:.0f} of {most:.0f}"
+def _state(device: Path) -> str | float | None:
+    """`2 of 5`; the number alone where it cools nothing: 0, or none of its steps, as -1 of `intel_powerclamp`."""
+    state, most = files.number(device / "cur_state"), files.number(device / "max_state")
+    if state is None or most is None or not 0 < state <= most:
+        return state
+    return f"{state:.0f} of {most:.0f}"

@@ -13,7 +13,8 @@ from pathlib import Path
 from edged.pressure import files
 from edged.pressure.probe import Probe
 
-_PI_WORD = "sys/devices/platform/soc/soc:firmware/get_throttled"
+# A Pi 5's is called soc@107c000000.
+_PI_WORD = "sys/devices/platform/soc*/soc*:firmware/get_throttled"
 PI_UNDERVOLTAGE, PI_CAPPED, PI_THROTTLED, PI_SOFT_LIMIT = 0x1, 0x2, 0x4, 0x8
 _PI_HOT = {PI_CAPPED: "frequency capped", PI_THROTTLED: "throttled", PI_SOFT_LIMIT: "soft temperature limit"}
 
@@ -44,12 +45,13 @@ def _cpus(root: Path) -> list[Probe]:
     found = []
     cpus = files.numbered(root / "sys/devices/system/cpu", "cpu")
     for kind in ("core", "package"):
-        counters = [path for cpu in cpus if (path := cpu / f"thermal_throttle/{kind}_throttle_count").exists()]
+        counters = [cpu / f"thermal_throttle/{kind}_throttle_count" for cpu in cpus]
+        counters = [path for path in counters if files.exists(path)]
         if counters:
             source = str(root / f"sys/devices/system/cpu/cpu*/thermal_throttle/{kind}_throttle_count")
             name = f"cpu:{kind}_throttle_count"
             found.append(Probe(name=name, unit="", source=source, read=Counter(counters).read, throttles=True))
-    scaled = [cpu / "cpufreq" for cpu in cpus if (cpu / "cpufreq/scaling_cur_freq").exists()]
+    scaled = [cpu / "cpufreq" for cpu in cpus if files.exists(cpu / "cpufreq/scaling_cur_freq")]
     if scaled:
         read = functools.partial(_share_of_best, scaled)
         source = str(root / "sys/devices/system/cpu/cpu*/cpufreq/scaling_cur_freq")
@@ -69,8 +71,8 @@ def _share_of_best(cpus: list[Path]) -> float | None:
 
 
 def _pi(root: Path) -> list[Probe]:
-    path = root / _PI_WORD
-    if not path.exists():
+    path = _pi_path(root)
+    if path is None:
         return []
     return [
         Probe(
@@ -83,8 +85,14 @@ def _pi(root: Path) -> list[Probe]:
     ]
 
 
+def _pi_path(root: Path) -> Path | None:
+    return next(root.glob(_PI_WORD), None)
+
+
 def _pi_words(path: Path) -> str | None:
     word = pi_word(path)
+    if word & PI_UNDERVOLTAGE and not word & PI_SOFT_LIMIT:
+        word &= ~(PI_CAPPED | PI_THROTTLED)  # for the supply's sake, which `undervoltage` tells; it may be cold
     return ", ".join(text for bit, text in _PI_HOT.items() if word & bit) or None
 
 
@@ -98,7 +106,7 @@ def pi_word(path: Path) -> int:
 
 def undervoltage(root: Path) -> bool | None:
     """What the Pi says of its supply; None on anything else."""
-    if (path := root / _PI_WORD).exists():
+    if path := _pi_path(root):
         return bool(pi_word(path) & PI_UNDERVOLTAGE)
     for chip in files.numbered(root / "sys/class/hwmon", "hwmon"):
         if files.text(chip / "name") == "rpi_volt":

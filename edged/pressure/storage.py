@@ -55,11 +55,12 @@ def level(storage: Storage, reserve_bytes: int) -> Pressed:
 
 
 def follow(writes: Writes | None, total_bytes: int, now: float, budget_bytes: int) -> Writes:
-    """After `total_bytes` were written in all; the count begins anew when the daemon does."""
+    """After `total_bytes` were written in all. It is less for once where a child was reaped while that was read."""
     if writes is None:
         return Writes(now, total_bytes)
     drained = budget_bytes * (now - writes.at) / _DAY_S
-    owed = max(writes.owed_bytes - drained, 0.0) + max(total_bytes - writes.total_bytes, 0)
+    total_bytes = max(total_bytes, writes.total_bytes)
+    owed = max(writes.owed_bytes - drained, 0.0) + total_bytes - writes.total_bytes
     return Writes(now, total_bytes, owed)
 
 

@@ -32,12 +32,17 @@ class Past(msgspec.Struct, frozen=True, omit_defaults=True):
     jumped_at: float | None = None
     stuck: bool = False
     doubt: str = ""
+    moved: bool = False
+    """From one temperature that can be to another."""
+    believed: bool = False
+    """At some time; one that never moved, whatever the load did, is not counted."""
 
 
 def judge(past: Past | None, celsius: float, load: float, now: float) -> Past:
     """Takes the next reading of a sensor. `load` is from 0 to 1, `now` monotonic seconds."""
     if past is None:
-        return Past(celsius, now, now, load, load, load, doubt=_impossible(celsius))
+        doubt = _impossible(celsius)
+        return Past(celsius, now, now, load, load, load, doubt=doubt, believed=not doubt)
     smooth = past.load + (load - past.load) * -math.expm1(-(now - past.at) / _LOAD_S)
     same = celsius == past.celsius
     same_since = past.same_since if same else now
@@ -54,7 +59,9 @@ def judge(past: Past | None, celsius: float, load: float, now: float) -> Past:
         doubt = f"it jumped by {JUMP_C:g} °C or more between two readings"
     if not doubt and stuck:
         doubt = f"it has said exactly {celsius:g} °C for {STUCK_S:g} s while the load changed"
-    return Past(celsius, now, same_since, smooth, low, high, jumped_at, stuck, doubt)
+    moved = past.moved or (could_be and not same)
+    believed = (past.believed or not doubt) and (moved or not stuck)
+    return Past(celsius, now, same_since, smooth, low, high, jumped_at, stuck, doubt, moved, believed)
 
 
 def _impossible(celsius: float) -> str:

@@ -35,6 +35,8 @@ class Beat(msgspec.Struct, frozen=True):
     answered_s: float | None = None
     """How long the heartbeat took; None: it failed, or was given up."""
     deadline_s: float = 5.0
+    refused: str = ""
+    """The error that it was answered with, where there was none before; empty: none."""
     doubt: str = ""
     """Why its temperature is not believed; empty when it is, or where it has none."""
 
@@ -73,6 +75,8 @@ def due(watched: Watched, now: float) -> Action:
 def _fault(beat: Beat) -> str:
     if not beat.present:
         return "its device node is gone"
+    if beat.refused:
+        return f"it answered a heartbeat with an error: {beat.refused}"
     if beat.answered_s is None:
         return f"it did not answer a heartbeat within {beat.deadline_s:g} s"
     if beat.answered_s > beat.deadline_s:

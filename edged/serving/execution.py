@@ -42,11 +42,21 @@ class Execution:
         self._tell = tell
         self._rows = 0
         self._sent_ns = 0
+        self._answered_ns = 0
+        """When somebody was last answered well, by the monotonic clock; 0 before."""
 
     def left_s(self) -> float:
         """How long what the worker has will take yet."""
         spent_s = (clock.monotonic_ns() - self._sent_ns) / 1e9
         return max(self.forecast.batch_s(self._rows) - spent_s, 0.0)
+
+    def proven(self, within_s: float, *, at_work: bool) -> bool:
+        """Whether somebody was answered well within so long, or the batch that it is at takes longer.
+
+        That has a limit of its own, and says nothing before.
+        """
+        earliest_ns = clock.monotonic_ns() - round(within_s * 1e9)
+        return self._answered_ns > earliest_ns or (at_work and self._sent_ns <= earliest_ns)
 
     async def run(self, batch: Sequence[Pending]) -> None:
         """Executes a batch. Raises EdgedError when all of it failed; else each was told."""
@@ -175,6 +185,7 @@ class Execution:
         self._duty.spent(answered.infer_ns / 1e9, clock.monotonic())
 
     def _say(self, variant: Variant, rows: int, queue_s: tuple[float, ...], spent_ns: int) -> None:
+        self._answered_ns = clock.monotonic_ns()
         if self._tell is not None:
             resident, now_ms = self._resident, clock.wall_ms()
             self._tell(Executed(resident.name, resident.revision, variant.name, rows, queue_s, spent_ns / 1e9, now_ms))

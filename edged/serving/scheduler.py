@@ -93,6 +93,10 @@ class Queue:
         """Requests that a worker has."""
         return len(self._executing)
 
+    def proven(self, within_s: float) -> bool:
+        """Whether requests show that the model has worked within so long."""
+        return self._execution.proven(within_s, at_work=bool(self._executing))
+
     def limit(self, limits: ModelLimits) -> None:
         """Takes what the model may do now. What waits below the lowest priority still served is turned away.
 

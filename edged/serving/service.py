@@ -241,6 +241,10 @@ class Service:
         busy = queue.waiting or queue.executing
         return 0.0 if busy else (clock.monotonic_ns() - queue.asked_ns) / 1e9
 
+    def proven(self, resident: Resident, within_s: float) -> bool:
+        """Whether the requests of callers show that a resident has worked within so long."""
+        return self.queue(resident).proven(within_s)
+
     def residents(self, model: str, version: str) -> list[Resident]:
         """What is or was loaded: all of it, or of one model, or one revision of that. Raises EdgedError as `find`."""
         if model and version:

@@ -25,7 +25,6 @@ from edged.update.looking import Looking
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.pauses import SCARCE, Pauses
 from edged.update.policy import Decision, Wish
-from edged.update.reasons import Reason
 from edged.update.records import Committed, Pin, Quarantined
 from edged.update.shop import Shop
 from edged.update.start import Chosen
@@ -100,45 +99,34 @@ class Agent:
         factory = [Ref(each.manifest.revision, digest(each.manifest)) for each in library.factory(state.model)]
         floor = committed.floor if committed else 1
         # A floor that was raised since takes nothing out of service that serves already; nobody goes below it any more.
-        signed = self.floor(state.model)
+        signed, condemned = max(floor, self.floor(state.model)), self.quarantined.values()
         options = [
-            (
-                each,
-                start.objection(
-                    each,
-                    floor if each.ref == state.serving else max(floor, signed),
-                    self.quarantined.values(),
-                    environment,
-                ),
-            )
+            (each, start.objection(state, each, floor if each.ref == state.serving else signed, condemned, environment))
             for each in start.candidates(state, committed, factory)
         ]
         refs = [each.ref for each, _ in options]
         sources = [await asyncio.to_thread(library.find, state.model, ref.revision, ref.digest) for ref in refs]
+        course = Course(state, self._shop, self)
+        await course.count_start()
         chosen = self.chosen[state.model] = await start.choose(state, options, sources, self._shop)
         if chosen.degraded:
             self._degrade(chosen.degraded)
-        soaks_elsewhere = state.phase is Phase.SOAKING and chosen.ref != state.serving
-        state = start.pointing(state, chosen.ref)
-        course = self._course(state)
+        counted = course.state != state
+        course.state = start.pointing(course.state, chosen.ref)
         course.floor = floor
+        self._add(course)
         for (_, why_not), source in zip(options, sources, strict=True):
             if source is not None and not why_not and state.model in self._shop.residency.routes:
                 course.stages.know(source)
-        if soaks_elsewhere:
-            why = next((why for revision, why in chosen.passed_over), "it does not serve")
-            course.post(Happened(Event.FAILED, why, Reason.LOAD_FAILED))
-        elif start.serves_already(state):
-            course.post(Happened(Event.SUPERSEDED, "what was tried serves since the start", target=state.target))
-        else:
-            course.post(Happened(Event.STARTED))
+        course.post(start.happened(state, course.state, chosen, counted=counted))
 
     def _course(self, state: State) -> Course:
-        course = self.courses.get(state.model)
-        if course is None:
-            course = self.courses[state.model] = Course(state, self._shop, self)
-            task = asyncio.create_task(course.run(), name=f"course of {state.model}")
-            self._tasks[state.model] = self._told_of(task)
+        return self.courses.get(state.model) or self._add(Course(state, self._shop, self))
+
+    def _add(self, course: Course) -> Course:
+        model = course.state.model
+        self.courses[model] = course
+        self._tasks[model] = self._told_of(asyncio.create_task(course.run(), name=f"course of {model}"))
         return course
 
     def _told_of(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
@@ -249,7 +237,8 @@ class Agent:
         self.quarantined = await ledger.do(ledger.journal.quarantined)
         self._forget_troubles()
         wanted = self._wanted(followed)
-        for model in sorted({*wanted, *self.pins, *self.courses}):
+        choosing = {model for model, task in self._starts.items() if not task.done()}  # what it is told comes first
+        for model in sorted({*wanted, *self.pins, *self.courses} - choosing):
             course = self._course(State(model=model))
             found = wanted.get(model)
             hope = policy.wish(

@@ -12,7 +12,7 @@ from edged.bundle.manifest import digest
 from edged.errors import EdgedError
 from edged.events import Severity
 from edged.update import policy, trial
-from edged.update.machine import REASONS, Effect, Event, Happened, Phase, State, step
+from edged.update.machine import REASONS, RUNS, Effect, Event, Happened, Phase, Soaked, State, step
 from edged.update.reasons import QUARANTINES, Reason
 from edged.update.records import Committed, Quarantined, Transition
 from edged.update.said import Awaits, Said, Stage, Terms, deferred, said
@@ -26,8 +26,14 @@ _log = log.get("update")
 _PAUSE_S = 15.0
 _LONGEST_PAUSE_S = 3600.0
 
+# How long a soak has lasted is kept so often, after the first time: a power cut costs it no more than that.
+_KEPT_S = 3600.0
+
 # So long somebody who asked waits until a course has taken that in.
 _HEARD_S = 5.0
+
+# What no start needs to know: nothing is given up, and nothing waits, because it could not be kept.
+_FORGETTABLE = (Event.DEFERRED, Event.RESUMED, Event.LASTED)
 
 # Neither takes back what changed places: one begins it, the other ends it; before a start nothing had been begun.
 _SWAPPING = (Event.SWAPS, Event.SWAPPED, Event.STARTED)
@@ -52,8 +58,16 @@ class Course:
         self._awaits: Awaits | None = None
         self._pause_s = _PAUSE_S
         self._ending: set[asyncio.Task[None]] = set()
-        self._owed: tuple[State, State, Said] | None = None
-        """What happened and could not be kept, as that the route flipped back: what is written first."""
+        self._recorded: State | None = state
+        """What the journal says; None while that changes."""
+        self._owed: list[tuple[State, State, Said]] = []
+        """What happened and could not be kept, as that the route flipped back: what is written first, in this order.
+
+        No more than a soak's crashes and its end: what comes after is not begun before that.
+        """
+        self._waits: Said | None = None
+        """What was said, and could not be kept, and is not begun before it is."""
+        self._timer: asyncio.TimerHandle | None = None
         self._unkept = ""
         """Why the last step could not be kept, as it was told; empty where it was."""
 
@@ -67,7 +81,10 @@ class Course:
 
     def hurry(self) -> None:
         """Somebody asks who may have mended what stood in the way: what was to be tried again later is tried now."""
-        if self.state.deferred and self._awaits is Awaits.TIME:
+        self.stages.hurry()
+        if self._waits is not None:
+            self._said.put_nowait((self._waits, self._turn))
+        elif self.state.deferred and self._awaits is Awaits.TIME:
             self._pause_s = _PAUSE_S
             self.post(Happened(Event.RESUMED, "somebody asked"))
 
@@ -79,11 +96,12 @@ class Course:
 
     async def run(self) -> None:
         """Goes on until it is cancelled."""
+        self._time(policy.SURVIVED_S)
         try:
             while True:
                 found, turn = await self._said.get()
                 try:
-                    if self._owed is not None:
+                    if self._owed:
                         with contextlib.suppress(EdgedError):  # the next look is soon
                             await self._pay()
                         if found is not None and found.happened.event is Event.WANTED:
@@ -93,14 +111,56 @@ class Course:
                 finally:
                     self._said.task_done()
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            soaked = self.stages.soaked
             await self._stop_work()
+            with contextlib.suppress(EdgedError):  # the next start takes it for one after a crash
+                await self._leave(soaked)
             for task in self._ending:
                 task.cancel()
             await asyncio.gather(*self._ending, return_exceptions=True)
 
+    async def count_start(self) -> None:
+        """Keeps, before it is loaded, that a revision goes on soaking: this device may not survive that."""
+        old, found = self.state, said(Event.STARTED)
+        if old.phase is Phase.SOAKING and not policy.crash_loop(old):
+            new, _ = step(old, found.happened)
+            with contextlib.suppress(EdgedError):  # it is counted once it is loaded
+                await self._record(old, new, found)
+                self.state = new
+
+    async def _leave(self, soaked: Soaked | None) -> None:
+        """Keeps that this life ends as it should, unless what was being written then says more. Raises EdgedError."""
+        if self._recorded is not None:
+            await self._pay()
+            found = Said(Happened(Event.STOPPED, soaked=soaked))
+            new, _ = step(self.state, found.happened)
+            if new != self.state:
+                await self._record(self.state, new, found)
+
+    def _time(self, delay_s: float) -> None:
+        """Has what runs be told of as having lasted, in a while and then now and again."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._lasted) if self.state.phase in RUNS else None
+
+    def _lasted(self) -> None:
+        self.post(Happened(Event.LASTED))
+        self._time(_KEPT_S)
+
+    def _soaked(self, happened: Happened) -> Happened:
+        return msgspec.structs.replace(happened, soaked=self.stages.soaked)
+
+    def _fell_back(self, new: State) -> bool:
+        """Whether a start chose otherwise than the journal says, which is kept like anything that is decided."""
+        return self._recorded is not None and self._recorded.serving is not None and new != self._recorded
+
     def _changed(self) -> Said | None:
         """What follows for what is under way from how things are now."""
         state = self.state
+        if self._waits is not None:
+            return None  # for the journal alone; what it begins may rest then
         if why := self._terms.paused(state.phase):
             ended = self._work is not None and self._work.done()  # what it said comes next, and the one after it rests
             return None if ended or why == state.deferred else deferred(why, Awaits.PRESSURE)
@@ -108,15 +168,15 @@ class Course:
         return None if not state.deferred or shut or self._awaits is Awaits.TIME else said(Event.RESUMED)
 
     async def _advance(self, found: Said) -> None:
-        old = self.state
-        if found.happened.event is Event.STARTED and old.attempts >= policy.STARTS.get(old.phase, old.attempts + 1):
-            found = said(Event.FAILED, f"edged ended {old.attempts} times while it was {old.phase}", Reason.CRASH_LOOP)
-        new, effects = step(old, found.happened)
+        old, starts = self.state, found.happened.event is Event.STARTED
+        if starts and (why := policy.crash_loop(old)):
+            found = said(Event.FAILED, why, Reason.CRASH_LOOP)
+        new, effects = step(old, self._soaked(found.happened))
         flips = Effect.FLIP in effects and found.happened.event is not Event.SWAPPED
         if flips and (why := self._terms.gate(old.model)):  # which has been shut since the stage asked
             found = deferred(why, Awaits.GATE)
             new, effects = step(old, found.happened)
-        if new == old and not effects:
+        if new == old and not effects and not (starts and self._fell_back(new)):
             return
         if effects or new.phase is not old.phase:
             await self._stop_work()
@@ -130,18 +190,24 @@ class Course:
         except EdgedError as error:
             self._tell_unkept(error)
             event = found.happened.event
-            if Effect.FLIP_BACK in effects or event is Event.CRASHED:  # it has happened, whatever is kept
-                self._owed = (old, new, found)
-            elif event not in (Event.DEFERRED, Event.RESUMED):  # which no start needs to know
+            goes_on = starts and old.phase in (Phase.IDLE, Phase.SOAKING)
+            if Effect.FLIP_BACK in effects or event is Event.CRASHED or goes_on:  # it has happened, whatever is kept
+                self._owed.append((old, new, found))
+            elif event not in _FORGETTABLE:
                 if event is Event.SWAPPED:  # what cannot be kept is not begun, and requests wait
                     await self.stages.swap_back(old)
                     found = said(Event.RESUMED)
                 self.state, self._awaits = msgspec.structs.replace(old, deferred=str(error)), Awaits.TIME
                 self._shop.changes.mark()
                 self._begin(_after_pause(found))
+                self._waits = found
                 return
         self.state, self.text = new, found.happened.text
         self._shop.changes.mark()
+        if found is self._waits:
+            self._waits = None
+        if new.phase is not old.phase:
+            self._time(policy.SURVIVED_S)
         if found.happened.event not in (Event.DEFERRED, Event.RESUMED):
             self._pause_s = _PAUSE_S
         for effect in effects:
@@ -161,9 +227,9 @@ class Course:
 
     async def _pay(self) -> None:
         """Keeps what could not be kept before. Raises EdgedError."""
-        if self._owed is not None:
-            await self._record(*self._owed)
-            self._owed = None
+        while self._owed:
+            await self._record(*self._owed[0])
+            self._owed.pop(0)
 
     async def _journal(self, old: State, new: State, found: Said) -> None:
         """Raises EdgedError."""
@@ -172,6 +238,7 @@ class Course:
 
     async def _record(self, old: State, new: State, found: Said) -> None:
         happened, shop = found.happened, self._shop
+        quarantined, committed = await self._quarantined(old, found), self._committed(new)
         about = old.target or new.target or new.serving
         transition = Transition(
             at=clock.wall(),
@@ -185,10 +252,13 @@ class Course:
             text=happened.text,
             evidence=dict(found.evidence),
         )
-        await shop.ledger.do(
-            shop.ledger.journal.record, new, transition, self._quarantined(old, found), self._committed(new)
-        )
-        self._unkept = ""
+        before, self._recorded = self._recorded, None
+        try:
+            await shop.ledger.do(shop.ledger.journal.record, new, transition, quarantined, committed)
+        except EdgedError:
+            self._recorded = before
+            raise
+        self._recorded, self._unkept = new, ""
         severity = Severity.WARNING if happened.reason else Severity.INFO
         text = f"{old.phase} → {new.phase}" + (f": {happened.text}" if happened.text else "")
         details = {**found.evidence, "revision": transition.revision}
@@ -201,14 +271,14 @@ class Course:
         self.floor = max(self.floor, resident.manifest.min_revision if resident else 1)
         return Committed(model=new.model, serving=new.serving, previous=new.previous, floor=self.floor)
 
-    def _quarantined(self, old: State, found: Said) -> list[Quarantined]:
+    async def _quarantined(self, old: State, found: Said) -> list[Quarantined]:
         """What is not tried again: the variant that failed, or where it was none of them the one that would serve."""
         happened = found.happened
         if happened.event is not Event.FAILED or happened.reason not in QUARANTINES or old.target is None:
             return []
         if old.phase is Phase.SOAKING and old.previous is None:
             return []  # it goes on serving, since there is nothing else
-        source = self._shop.library.find(old.model, old.target.revision)
+        source = await asyncio.to_thread(self._shop.library.find, old.model, old.target.revision)
         manifest = source.manifest if source else self.stages.manifest
         if manifest is None or manifest.revision != old.target.revision:
             return []
@@ -281,7 +351,7 @@ class Course:
 
     async def _stop_work(self) -> None:
         """What is under way ends, and what it may have said already is not heard."""
-        work, self._work = self._work, None
+        work, self._work, self._waits = self._work, None, None
         self._turn += 1
         if work is not None:
             work.cancel()

@@ -53,6 +53,10 @@ class Event(StrEnum):
     SETTLED = "settled"
     STARTED = "started"
     """The daemon began and found the machine so."""
+    LASTED = "lasted"
+    """The phase has gone on for a while in this life of the daemon."""
+    STOPPED = "stopped"
+    """The daemon ends as it should."""
 
 
 class Effect(StrEnum):
@@ -87,6 +91,12 @@ WORK: Mapping[Phase, Effect] = {
     Phase.SHADOW: Effect.SHADOW,
     Phase.SOAKING: Effect.SOAK,
 }
+
+# The revision that is to serve runs in these, and may take the daemon, or the device, down with it.
+RUNS = (Phase.TRIAL, Phase.SHADOW, Phase.SOAKING)
+
+# These change nothing of what is under way.
+ASIDE = (Event.CRASHED, Event.LASTED, Event.STOPPED)
 
 _F, _E = Phase, Effect
 
@@ -127,6 +137,7 @@ TABLE: Mapping[tuple[Phase, Event], Rule] = {
     (_F.COMMITTED, Event.RESUMED): Rule(_F.COMMITTED, (_E.SETTLE,)),
     **{(phase, Event.DEFERRED): Rule(phase, (_E.PAUSE,)) for phase in WORK},
     **{(phase, Event.RESUMED): Rule(phase, (work,)) for phase, work in WORK.items()},
+    **{(phase, event): Rule(phase) for phase in RUNS for event in (Event.LASTED, Event.STOPPED)},
 }
 
 # The reasons for which each phase may end in nothing.
@@ -184,6 +195,13 @@ class Ref(msgspec.Struct, frozen=True):
     digest: str
 
 
+class Soaked(msgspec.Struct, frozen=True):
+    """What a soak has seen so far, in all lives of the daemon."""
+
+    lasted_s: float = 0.0
+    requests: int = 0
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """All that is persisted of one model's update; fields are only ever added."""
 
@@ -199,13 +217,19 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
     """Who wants the target: plan, pin, rollback."""
     attempts: int = 0
-    """How often this phase was begun again."""
+    """How often this phase was begun again: the comparison with its trial, which a start begins with."""
+    refetches: int = 0
+    """How often what was fetched was not what was signed."""
+    stopped: bool = False
+    """The daemon ended as it should since this was under way: the next start is no sign of anything."""
     crashes: int = 0
     """Of the revision that soaks, across restarts of the daemon."""
     allow_unproven: bool = True
     """Whether the soak may commit having seen too few requests."""
     least_soak_s: float = 0.0
     """How long it lasts at least."""
+    soaked: Soaked = Soaked()
+    """As far as the journal was told."""
     swaps: str = ""
     """Why the two revisions change places, or have, with none of them warm beside the other; empty: they do not."""
     deferred: str = ""
@@ -216,7 +240,7 @@ class Happened(msgspec.Struct, frozen=True):
     """An event with what belongs to it.
 
     `target`, `cause` and what the soak is held to come with WANTED, the whole `target` with TAKEN_IN, what was meant
-    with SUPERSEDED, and `reason` with FAILED.
+    with SUPERSEDED, `reason` with FAILED, and `soaked` with all that a soak goes on after.
     """
 
     event: Event
@@ -226,6 +250,7 @@ class Happened(msgspec.Struct, frozen=True):
     cause: str = ""
     allow_unproven: bool = True
     least_soak_s: float = 0.0
+    soaked: Soaked | None = None
 
 
 def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
@@ -233,12 +258,19 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     rule = TABLE.get((state.phase, happened.event))
     if rule is None or _is_late(state, happened):
         return state, ()
-    effects = rule.effects
+    effects, aside = rule.effects, happened.event in ASIDE
     if happened.event is Event.FAILED and happened.reason in _MAY_PASS:
         effects = tuple(effect for effect in effects if effect is not Effect.DISCARD)
-    rests = state.deferred if happened.event is Event.CRASHED else ""  # its soak goes on when it did before
-    new = msgspec.structs.replace(state, phase=rule.phase, deferred=rests)
-    if rule.phase is not state.phase:
+    soaks = rule.phase is state.phase is Phase.SOAKING
+    new = msgspec.structs.replace(
+        state,
+        phase=rule.phase,
+        deferred=state.deferred if aside else "",  # what is under way goes on when it did before
+        stopped=happened.event is Event.STOPPED,
+        soaked=(happened.soaked or state.soaked) if soaks else Soaked(),
+    )
+    tried = {state.phase, rule.phase} == {Phase.TRIAL, Phase.SHADOW}
+    if rule.phase is not state.phase and not tried:
         new = msgspec.structs.replace(new, attempts=0)
     match happened.event:
         case Event.WANTED:
@@ -249,6 +281,7 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
                 allow_unproven=happened.allow_unproven,
                 least_soak_s=happened.least_soak_s,
                 crashes=0,
+                refetches=0,
             )
         case Event.TAKEN_IN:
             new = msgspec.structs.replace(new, target=happened.target or state.target)
@@ -258,11 +291,14 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
             new = msgspec.structs.replace(new, deferred=happened.text)
         case Event.CRASHED:
             new = msgspec.structs.replace(new, crashes=state.crashes + 1)
-        case Event.RETRY:
+        case Event.RETRY if not tried:
+            again = state.phase is Phase.STAGED
+            new = msgspec.structs.replace(new, attempts=state.attempts + 1, refetches=state.refetches + again)
+        case Event.STARTED if rule.phase in WORK and not state.stopped:
             new = msgspec.structs.replace(new, attempts=state.attempts + 1)
-        case Event.STARTED if rule.phase in WORK:
-            new = msgspec.structs.replace(new, attempts=state.attempts + 1)
-    if rule.phase is not Phase.SOAKING and happened.event is not Event.SWAPS:
+        case Event.LASTED:
+            new = msgspec.structs.replace(new, attempts=0)
+    if rule.phase is not Phase.SOAKING and happened.event is not Event.SWAPS and not aside:
         new = msgspec.structs.replace(new, swaps="")
     if Effect.FLIP in effects:
         new = msgspec.structs.replace(new, serving=state.target, previous=state.serving, older=state.previous)
@@ -271,7 +307,7 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     if rule.phase is Phase.COMMITTED is not state.phase:
         new = msgspec.structs.replace(new, intended=None)
     if rule.phase in (Phase.IDLE, Phase.COMMITTED):
-        new = msgspec.structs.replace(new, target=None, cause="", older=None, crashes=0)
+        new = msgspec.structs.replace(new, target=None, cause="", older=None, crashes=0, refetches=0)
     return new, effects
 
 

@@ -18,8 +18,9 @@ _FETCH_LONGEST_S = 300.0
 # What is fetched and not what was signed is fetched once more.
 REFETCHES = 1
 
-# A phase that the daemon did not survive so often is what it does not survive.
+# A phase that the daemon did not survive so often is what it does not survive; one that has lasted so long is not.
 STARTS = {Phase.TRIAL: 3, Phase.SHADOW: 3, Phase.SOAKING: 5}
+SURVIVED_S = 600.0
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -80,6 +81,13 @@ def decide(
         if (found.model, found.revision) == (state.model, revision) and environment.holds(found):
             return Decision(give_up=give_up, why=f"revision {revision} is quarantined: {found.reason}: {found.text}")
     return Decision(go_for=revision, give_up=give_up, why=f"the {wanted.cause} wants revision {revision}")
+
+
+def crash_loop(state: State) -> str:
+    """Why what is under way is not begun again at a start; empty where it may be."""
+    if state.stopped or state.attempts < STARTS.get(state.phase, state.attempts + 1):
+        return ""
+    return f"edged ended {state.attempts} times while it was {state.phase}"
 
 
 def fetch_delay_s(attempts: int, share: float) -> float:

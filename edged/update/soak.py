@@ -17,6 +17,7 @@ import msgspec
 from edged.bundle.manifest import Soak as Rules
 from edged.errors import Code
 from edged.types import Outcome
+from edged.update.machine import Soaked
 from edged.update.reasons import Reason
 
 ALPHA = 1e-5
@@ -47,6 +48,9 @@ CRASHES = 3
 
 # A rate seen is bounded from above by Wilson's score interval (1927) at so many standard errors: P < 10⁻⁵.
 _SIGMAS = 4.27
+
+
+_NONE = Soaked()
 
 
 class Verdict(StrEnum):
@@ -126,10 +130,12 @@ class Soak:
         crashes: int = 0,
         least_s: float = 0.0,
         budget_s: float = 0.0,
+        before: Soaked = _NONE,
     ) -> None:
         """`began_s` on the clock that later times are of; `least_s`: no verdict that it is good before that time.
 
-        `budget_s`: what the author allows a request to take; within it nothing is slow.
+        `budget_s`: what the author allows a request to take; within it nothing is slow. `before`: how far it had come
+        when it was begun again; what it asks for is then less by that, while its tests begin anew.
         """
         may = allowed_rate(rules, old)
         self.old = old
@@ -142,6 +148,7 @@ class Soak:
         self._rules = rules
         self._began_s = began_s
         self._least_s = least_s
+        self._before = before
         self._errors = Sprt(may, min(max(may * _TIMES, may + _MORE), (1 + may) / 2))
         self._slowness = Sprt(_SLOW_MAY, _SLOW_IS)
         self._slow_s = max(old.median_s * _SLOW_TIMES, budget_s) if old.median_s else math.inf
@@ -175,6 +182,8 @@ class Soak:
         lasted = f"{now_s - self._began_s:.0f} s"
         after = f"after {self.requests} requests and {lasted}"
         so_far = f"{self.failed} of {self.requests} requests failed in {lasted}"
+        if self._before.lasted_s:
+            so_far += f", after {self._before.requests} requests in {self._before.lasted_s:.0f} s before it went on"
         if self.hangs:
             return Verdict.BAD, Reason.WORKER_HANG, f"its worker hung {after}"
         if self.crashes >= CRASHES:
@@ -185,20 +194,24 @@ class Soak:
         if self._slowness.verdict is Verdict.BAD:
             found = f"most requests took over {self._slow_s * 1e3:.1f} ms in {self.slow_windows} of {self.windows} s"
             return Verdict.BAD, Reason.LATENCY_BUDGET, found
-        enough = self.requests >= self._rules.min_requests and self._errors.verdict is Verdict.GOOD
-        enough = enough and self._slowness.ratio <= 0
-        if enough and now_s - self._began_s >= self._least_s:
+        enough = self.proven and self._errors.verdict is Verdict.GOOD and self._slowness.ratio <= 0
+        if enough and self.so_far(now_s).lasted_s >= self._least_s:
             return Verdict.GOOD, None, so_far
         return Verdict.OPEN, None, so_far
 
     def is_over(self, now_s: float) -> bool:
         """Whether the longest time has passed."""
-        return now_s - self._began_s >= max(self._rules.max_s, self._least_s)
+        return self.so_far(now_s).lasted_s >= max(self._rules.max_s, self._least_s)
 
     @property
     def proven(self) -> bool:
         """Whether it saw what its rules ask for."""
-        return self.requests >= self._rules.min_requests
+        return self._before.requests + self.requests >= self._rules.min_requests
+
+    def so_far(self, now_s: float) -> Soaked:
+        """What it has seen, with what it had before it was begun again."""
+        before = self._before
+        return Soaked(before.lasted_s + now_s - self._began_s, before.requests + self.requests)
 
     def evidence(self) -> dict[str, float]:
         """The numbers that the verdict rests on."""

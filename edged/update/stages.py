@@ -17,7 +17,7 @@ from edged.types import Level
 from edged.update import policy, swap, trial
 from edged.update.collecting import collect
 from edged.update.fetcher import Order, Origin
-from edged.update.machine import Effect, Event, Happened, Ref, State
+from edged.update.machine import Effect, Event, Happened, Ref, Soaked, State
 from edged.update.policy import Wish
 from edged.update.reasons import Reason
 from edged.update.said import Awaits, Said, Stage, Terms, deferred, said
@@ -47,6 +47,8 @@ class Stages:
         """What the shadow said, while the route may not flip; a new trial is compared anew."""
         self._found_no_room: Ref | None = None
         """What there was no room for once already, though the other one had stepped aside."""
+        self._watch: Watch | None = None
+        self._hurried = asyncio.Event()
 
     def of(self, effect: Effect) -> Stage:
         """The stage that an effect begins."""
@@ -67,7 +69,7 @@ class Stages:
         if source is not None:
             return said(Event.FETCHED, "it is here already")
         if state.attempts:
-            await asyncio.sleep(policy.fetch_delay_s(state.attempts, random.random()))  # noqa: S311 - spreads a fleet
+            await self._pause(policy.fetch_delay_s(state.attempts, random.random()))  # noqa: S311 - spreads a fleet
         store = shop.library.store
         async with shop.fetching:
             self.progress = {}
@@ -91,6 +93,16 @@ class Stages:
                     raise
                 return said(Event.RETRY, str(error))
         return said(Event.FETCHED, "", **self.progress)
+
+    async def _pause(self, longest_s: float) -> None:
+        self._hurried.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._hurried.wait()
+
+    def hurry(self) -> None:
+        """Somebody asks: what waits between two tries of a download waits no longer."""
+        self._hurried.set()
 
     async def foresee(self, state: State, revision: int, origin: Origin) -> str:
         """What would become of an update to a revision there, as far as its manifest tells. Raises EdgedError."""
@@ -139,7 +151,7 @@ class Stages:
             try:
                 await asyncio.to_thread(store.take_in, staging)
             except EdgedError as error:
-                if error.code is Code.DIGEST_MISMATCH and state.attempts < policy.REFETCHES:
+                if error.code is Code.DIGEST_MISMATCH and state.refetches < policy.REFETCHES:
                     return said(Event.RETRY, str(error))
                 raise
         source = await asyncio.to_thread(self._shop.library.find, state.model, target.revision, target.digest)
@@ -157,6 +169,7 @@ class Stages:
         async with shop.trying:
             resident = await self.make(state.model, target)
             serving = self._check(state, resident)
+            trial.check_sound(resident, shop.residency.failed)
             self.foreseen = why = await swap.reason(resident, serving)
             if why:
                 gate = self._terms.gate(state.model)
@@ -191,6 +204,7 @@ class Stages:
         target, serving = _target(state), self.resident(state.model, state.serving)
         async with self._shop.trying:
             resident = await self.make(state.model, target)
+            trial.check_sound(resident, self._shop.residency.failed)
             await swap.reason(resident, serving)  # others may have taken the room since; nobody steps aside in vain
             try:
                 if serving is not None:
@@ -266,10 +280,18 @@ class Stages:
         previous = state.previous
         old = self._shop.outcomes.record(state.model, previous.revision) if previous else Record()
         terms = self.wish or state
-        watch = Watch(resident, old, state.crashes, terms.least_soak_s, self._shop.outcomes)
-        event, reason, text = await watch.run(self._post, allow_unproven=terms.allow_unproven)
+        watch = self._watch = Watch(resident, old, state, terms.least_soak_s, self._shop.outcomes)
+        try:
+            event, reason, text = await watch.run(self._post, allow_unproven=terms.allow_unproven)
+        finally:
+            self._watch = None
         variant = resident.variant.name if resident.variant else ""
         return Said(Happened(event, text, reason), watch.evidence(), variant)
+
+    @property
+    def soaked(self) -> Soaked | None:
+        """What the soak under way has seen so far; None where there is none."""
+        return self._watch.soaked if self._watch else None
 
     async def settle(self, state: State) -> Said:
         """The revision before ends; what nothing needs any more is collected."""

@@ -12,9 +12,11 @@ from edged.errors import Code
 from edged.events import Severity
 from edged.models.resident import Resident
 from edged.models.states import Source, State
+from edged.update import policy
 from edged.update.environment import Environment
-from edged.update.machine import Phase, Ref
+from edged.update.machine import Event, Happened, Phase, Ref
 from edged.update.machine import State as Machine
+from edged.update.reasons import Reason
 from edged.update.records import Committed, Quarantined
 from edged.update.shop import Shop
 
@@ -55,8 +57,16 @@ def candidates(state: Machine, committed: Committed | None, factory: Sequence[Re
     return list(unique.values())
 
 
-def objection(candidate: Candidate, floor: int, quarantined: Iterable[Quarantined], environment: Environment) -> str:
-    """Why a candidate must not serve; nothing where it may. Pure."""
+def objection(
+    state: Machine, candidate: Candidate, floor: int, quarantined: Iterable[Quarantined], environment: Environment
+) -> str:
+    """Why a candidate must not serve; nothing where it may. Pure.
+
+    What a device does not survive is not loaded once more to find that out, where another revision is there.
+    """
+    judged = state.phase is Phase.SOAKING and candidate.ref == state.serving
+    if judged and state.previous is not None and (why := policy.crash_loop(state)):
+        return why
     if candidate.ref.revision < floor:
         return f"it lies below {floor}, the least that is signed as allowed"
     for found in quarantined:
@@ -103,6 +113,19 @@ class Chosen(msgspec.Struct):
     why: str = "there is nothing that could serve"
     passed_over: list[tuple[int, str]] = []
     degraded: str = ""
+
+
+def happened(found: Machine, course: Machine, chosen: Chosen, *, counted: bool) -> Happened:
+    """What a course is told: `found` was in the journal, `course` points at what was chosen. Pure.
+
+    `counted`: the journal has been told of this start.
+    """
+    if found.phase is Phase.SOAKING and chosen.ref != found.serving:
+        why = next((why for revision, why in chosen.passed_over), "it does not serve")
+        return Happened(Event.FAILED, why, Reason.CRASH_LOOP if policy.crash_loop(found) else Reason.LOAD_FAILED)
+    if serves_already(course):
+        return Happened(Event.SUPERSEDED, "what was tried serves since the start", target=course.target)
+    return Happened(Event.RESUMED if counted else Event.STARTED, chosen.degraded or chosen.why)
 
 
 async def choose(

@@ -67,6 +67,17 @@ def check_runnable(resident: Resident) -> None:
         raise FailedError(_REASONS.get(first.code, Reason.LOAD_FAILED), f"no variant can run here: {texts}")
 
 
+def check_sound(resident: Resident, failed: Mapping[str, str]) -> None:
+    """Whether what its variants run on works; `failed`: why not, by kind of accelerator. All of them are tried.
+
+    Raises EdgedError (model_unavailable): that is no fault of the revision, and is not held against it.
+    """
+    for variant in resident.choice.runnable:
+        if why := failed.get(variant.requires.accelerator):
+            text = f"variant {variant.name} of revision {resident.revision} cannot be tried: {why}"
+            raise EdgedError(Code.MODEL_UNAVAILABLE, text, "it is tried once that works; see `edgectl status`")
+
+
 async def try_spares(resident: Resident) -> dict[str, Any]:
     """Tries the variants behind the best, each in a worker of its own that then ends. Raises FailedError."""
     evidence = {}

@@ -10,7 +10,8 @@ from edged import clock
 from edged.models.resident import Resident
 from edged.models.states import State
 from edged.types import Outcome
-from edged.update.machine import Event, Happened
+from edged.update.machine import Event, Happened, Soaked
+from edged.update.machine import State as Machine
 from edged.update.outcomes import Outcomes
 from edged.update.reasons import Reason
 from edged.update.soak import Record, Soak, Verdict
@@ -22,17 +23,30 @@ _LOOK_S = 1.0
 class Watch:
     """One soak."""
 
-    def __init__(self, resident: Resident, old: Record, crashes: int, least_s: float, outcomes: Outcomes) -> None:
+    def __init__(self, resident: Resident, old: Record, state: Machine, least_s: float, outcomes: Outcomes) -> None:
         self._resident = resident
         self._outcomes = outcomes
         self._seen = resident.crashes
         rules, budget_s = resident.manifest.acceptance.soak, resident.manifest.acceptance.budgets.p99_ms / 1e3
-        self._soak = Soak(rules, old, clock.monotonic(), crashes=crashes, least_s=least_s, budget_s=budget_s)
+        self._soak = Soak(
+            rules,
+            old,
+            clock.monotonic(),
+            crashes=state.crashes,
+            least_s=least_s,
+            budget_s=budget_s,
+            before=state.soaked,
+        )
         self._judged = asyncio.Event()
 
     def evidence(self) -> dict[str, Any]:
         """The numbers that the verdict rests on."""
         return self._soak.evidence()
+
+    @property
+    def soaked(self) -> Soaked:
+        """What the soak has seen so far."""
+        return self._soak.so_far(clock.monotonic())
 
     async def run(self, post: Callable[[Happened], None], *, allow_unproven: bool) -> tuple[Event, Reason | None, str]:
         """Waits for the verdict: which event it is, why, and in words. Each crash is posted, so that it is kept."""

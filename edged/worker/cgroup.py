@@ -146,6 +146,14 @@ class Groups:
         return True
 
 
+def is_delegated(folder: Path) -> bool:
+    """Whether systemd has given this group away, to be divided."""
+    try:
+        return os.getxattr(folder, _DELEGATED) == b"1"
+    except OSError:
+        return False
+
+
 def _delegated(root: Path) -> Path:
     """The group that is this process's to divide, with its controllers on.
 
@@ -159,11 +167,7 @@ def _delegated(root: Path) -> Path:
     if not own or ".." in own.split("/"):
         raise LookupError("not in a control group of its own")
     inner = (mount / own).parent
-    try:
-        marked = os.getxattr(inner, _DELEGATED)
-    except OSError:
-        marked = b""
-    if marked != b"1":
+    if not is_delegated(inner):
         raise LookupError("no delegated control group; Delegate= and DelegateSubgroup= of the unit give one")
     offered = _words(inner / "cgroup.controllers")
     if "memory" not in offered:

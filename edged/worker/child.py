@@ -80,6 +80,11 @@ def is_held(pid: int) -> bool:
     return pid in _held
 
 
+def held() -> list[int]:
+    """The ids of all of these."""
+    return list(_held)
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name

@@ -13,7 +13,7 @@ from support.interpreter import hostile_interpreter
 from support.polling import until
 from support.updating import Updating
 
-HOT_C, COOL_C = 99.5, 51.0
+HOT_C, COOL_C = 85.5, 51.0
 SETTINGS = "[pressure]\ndwell_s = 1\n"
 
 

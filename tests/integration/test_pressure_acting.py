@@ -24,7 +24,7 @@ from support.polling import until
 from edged._pb.edged.v1 import admin_pb2
 from edged._pb.inference import grpc_service_pb2 as pb
 
-HOT_C, COOL_C = 99.5, 51.0
+HOT_C, COOL_C = 85.5, 51.0
 """Critical for a Raspberry Pi whose kernel ends it at 110 °C, and nothing at all."""
 
 SETTINGS = "[pressure]\ndwell_s = 1\n"

@@ -25,7 +25,7 @@ from edged._pb.edged.v1 import admin_pb2
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.update.plan import Rollout, Wave
 
-HOT_C, COOL_C = 99.5, 51.0
+HOT_C, COOL_C = 85.5, 51.0
 PRESSED = "the device is under pressure"
 
 

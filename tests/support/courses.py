@@ -20,7 +20,7 @@ from edged.types import Level
 from edged.update.course import Course
 from edged.update.environment import Environment
 from edged.update.journal import Journal
-from edged.update.machine import Effect, Event, Happened, Phase, Ref, State
+from edged.update.machine import Effect, Event, Happened, Phase, Ref, Soaked, State
 from edged.update.outcomes import Outcomes
 from edged.update.said import Said, Stage, said
 from edged.update.shop import Ledger, Shop
@@ -78,6 +78,7 @@ class Script:
     """Stages of which each waits for what the test has it say; what they were asked is kept in order."""
 
     manifest = None
+    soaked: Soaked | None = None
 
     def __init__(self) -> None:
         self.did: list[str] = []
@@ -118,6 +119,9 @@ class Script:
     def resident(self, *_: object) -> None:
         """There is none."""
 
+    def hurry(self) -> None:
+        """Nothing is downloaded."""
+
 
 class Running:
     """A course under way, from `state`."""
@@ -133,9 +137,13 @@ class Running:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+        await self.shop.ledger.close()
+
+    async def stop(self) -> None:
+        """Ends it where it is."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        await self.shop.ledger.close()
 
     @property
     def state(self) -> State:

@@ -29,7 +29,7 @@ def check_quiet(life: Life, *, blameless: bool) -> None:
             raise WalkError(f"a good revision is blamed: {each}")
     for model, course_ in life.agent.courses.items():
         state = course_.state
-        if model in life.recorded and states[model] != state:
+        if model in states and states[model] != state:
             raise WalkError(f"{model}: the journal says {states[model]}, the course {state}")
         if course_._ending:
             raise WalkError(f"{model}: the end of a trial does not come to an end")

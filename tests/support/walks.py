@@ -15,7 +15,7 @@ from edged.models import resident as residents
 from edged.models.renewing import renew
 from edged.models.states import State
 from edged.types import Limits
-from edged.update import course, journal
+from edged.update import course, journal, policy
 from edged.update.machine import Phase
 from edged.update.machine import State as Machine
 from support.hands import Outside
@@ -27,6 +27,9 @@ Step = tuple[str, tuple[Any, ...]]
 """What happens, and its particulars."""
 
 _REVISIONS = sorted({revision for _, revision in NATURES})
+
+# What is under way may be blamed for one more.
+MOST_CUTS = min(policy.STARTS.values()) - 1
 
 # So long nothing goes on by itself that has not come to an end: the longest pause is an hour.
 _LONG_S = 150.0
@@ -62,7 +65,6 @@ class Walk:
 
         def recorded(state: Machine, transition: Any, *rest: Any) -> None:
             record(state, transition, *rest)
-            life.recorded.add(state.model)
             self.trace.append(
                 f"  {life.loop.now_s:.3f} {transition.model} {transition.before}--{transition.event}-->"
                 f"{transition.after} s={_r(state.serving)} p={_r(state.previous)} t={_r(state.target)} "
@@ -214,6 +216,8 @@ class Walk:
         self.outside.runtime = "2.0" if self.outside.runtime == "1.0" else "1.0"
 
     def _cut(self) -> None:
+        courses = self.life.agent.courses.values()
+        self.blameless &= not any(each.state.attempts >= MOST_CUTS for each in courses)  # whatever cuts the power
         self.life.cut()
         self._raise_defects()
         self.life = self._begin()
@@ -331,6 +335,14 @@ def _r(ref: Any) -> int:
 
 def walk(folder: Path, steps: Sequence[Step], seed: int = 0) -> list[str]:
     """Takes all steps, then brings everything to an end; gives what happened. Raises WalkError."""
+    with walked(folder, steps, seed) as walking:
+        walking.finish()
+    return walking.trace
+
+
+@contextlib.contextmanager
+def walked(folder: Path, steps: Sequence[Step], seed: int = 0) -> Iterator[Walk]:
+    """A device to which all that has happened. Raises WalkError."""
     seed_chance(seed)
     with pytest.MonkeyPatch.context() as patch:
         connect = journal._connect
@@ -346,11 +358,10 @@ def walk(folder: Path, steps: Sequence[Step], seed: int = 0) -> list[str]:
         try:
             for step in steps:
                 walking.take(step)
-            walking.finish()
+            yield walking
         except Exception as error:
             error.add_note("\n".join(walking.trace))
             raise
         finally:
             if not walking.life.loop.is_closed():
                 walking.life.cut()
-    return walking.trace

@@ -96,8 +96,6 @@ class Life:
         self.ready = False
         self.ordered: set[str] = set()
         """Models of which somebody ordered what is loaded: that holds until the next start."""
-        self.recorded: set[str] = set()
-        """Models of which the journal was told: what a start chose alone is chosen so again."""
         self.loaded: dict[str, int] = {}
         """What they had loaded last, where nothing was unloaded since."""
         self.renewing: Counter[Resident] = Counter()
@@ -162,7 +160,7 @@ class Life:
 
     async def start_worker(self, load: Load, *_: object) -> Hand:
         """In place of `edged.worker.process.start`."""
-        key = (Path(load.folder).parent.name, int(Path(load.folder).name))
+        key = (Path(load.source.folder).parent.name, int(Path(load.source.folder).name))
         hand = Hand(self, key)
         try:
             await asyncio.sleep(self.outside.load_s)

@@ -37,13 +37,13 @@ def test_one_that_is_preferred_and_cannot_run_leaves_the_best(choice):
 
 
 def test_what_is_avoided_runs_only_where_there_is_nothing_else(choice, told):
-    choice.avoid(["best", "lesser"], "the chip is gone")
+    choice.avoid(dict.fromkeys(["best", "lesser"], "the chip is gone"))
     assert (choice.variant.name, choice.because, len(told)) == ("least", "the chip is gone", 1)
     choice.prefer("lesser", "it is hot")
     assert choice.variant.name == "least"
-    choice.avoid(["best", "lesser", "least"], "all are gone")
+    choice.avoid(dict.fromkeys(["best", "lesser", "least"], "all are gone"))
     assert choice.variant.name == "lesser"
-    choice.avoid([], "")
+    choice.avoid({})
     choice.prefer("", "")
     assert (choice.variant.name, choice.because) == ("best", "")
 
@@ -58,7 +58,7 @@ def test_each_has_its_chance_anew(choice):
 
 
 def test_a_variant_is_asked_for_again_also_where_the_others_are_avoided(choice, told):
-    choice.avoid(["lesser", "least"], "the chip is gone")
+    choice.avoid(dict.fromkeys(["lesser", "least"], "the chip is gone"))
     assert not choice.spare(choice.variant, "no memory")
     told.clear()
     choice.ask_again()
@@ -81,6 +81,10 @@ def test_what_is_not_built_yet_makes_way_and_runs_once_it_is(told):
     choice = Choice(bundle, Hardware("generic"), {"onnxruntime": "1.0"}, lambda: told.append(True), workshop)
     assert (choice.variant.name, choice.because) == ("least", "best is not built yet")
     assert [variant.name for variant in choice.unbuilt] == ["best", "lesser"]
+    choice.avoid({"best": "the chip is gone"})
+    assert [variant.name for variant in choice.unbuilt] == ["lesser"], "a chip that is gone builds nothing"
+    choice.avoid({})
+    told.clear()
     assert [(each.variant, each.code) for each in choice.waiting] == [("best", "not_built"), ("lesser", "not_built")]
     workshop.missing = {"lesser"}
     choice.look_again()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from onnx import helper
+from support.accelerators import Device
 from support.bundles import onnx_model
 from support.polling import PATIENCE_S
 
@@ -19,6 +21,7 @@ from edged.models.memory import Memory
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.models.states import Source
+from edged.pressure import accelerators
 from edged.runtimes.base import ENGINES
 from edged.system.hardware import Hardware
 from edged.worker.templates import spawned
@@ -57,7 +60,7 @@ class Models:
         pack(folder)
         source = Source(folder, read_manifest(folder), "factory")
         runtimes = {each: engine.version() for each, engine in ENGINES.items()}
-        hardware = Hardware("generic", accelerators=frozenset({"edgetpu"}))
+        hardware = Hardware("generic", accelerators=frozenset({"edgetpu", "nvidia"}))
         settings = Workers(restart_min_s=0.01)
         made = Resident(source, hardware, runtimes, settings, self.changes, self.events, spawned, memory=self.memory)
         if start:
@@ -86,3 +89,19 @@ async def models(tmp_path: Path) -> AsyncIterator[Models]:
     made = Models(tmp_path / "models")
     yield made
     await made.residency.stop()
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    """By how many seconds the clock is ahead, in a list of one."""
+    found = [0.0]
+    monkeypatch.setattr(accelerators.clock, "monotonic", lambda: time.monotonic() + found[0])
+    return found
+
+
+@pytest.fixture
+async def device(tmp_path, models):
+    made = Device(tmp_path, models)
+    yield made
+    made.task.cancel()
+    await asyncio.gather(made.task, return_exceptions=True)

@@ -4,66 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 
 import psutil
 import pytest
-from support.polling import until_async
+from support.accelerators import TPU, failed_and_due, moved, runs
 
 from edged.errors import Code
+from edged.models import heartbeat
 from edged.models.heartbeat import beat, zeros
 from edged.models.states import Lost
 from edged.pressure import accelerators as under_test
-from edged.pressure.accelerators import Accelerators
 from edged.pressure.governor import Governor, State
 from edged.pressure.policy import Policy
 from edged.pressure.readings import Readings, Temperature, Trip
-from edged.system.life import Life
 from edged.worker import process
 from edged.worker.messages import Form, InputPart
 
-TPU = 'requires = { accelerator = "edgetpu" }\ncaps = { inference_s = 1 }'
-LONG_S = 1e9
-
-
-@pytest.fixture
-def ahead(monkeypatch):
-    """By how many seconds the clock is ahead, in a list of one."""
-    found = [0.0]
-    monkeypatch.setattr(under_test.clock, "monotonic", lambda: time.monotonic() + found[0])
-    return found
-
-
-async def moved(models, resident, variant):
-    """Waits until it runs that variant, and the worker before has gone."""
-    await models.until(runs(resident, variant))
-    await until_async(lambda: resident.steady, "the worker before has gone")
-
-
-class Device:
-    """A root with the node of an Edge TPU, and the watch of it."""
-
-    def __init__(self, root, models):
-        self.node = root / "dev/apex_0"
-        self.node.parent.mkdir()
-        self.node.touch()
-        self.doubts = {}
-        self.life = Life(models.changes)
-        events, residency = models.events, models.residency
-        watch = Accelerators(root, residency, lambda _: LONG_S, lambda: self.doubts, events, self.life, 0.05, 0.5)
-        self.task = asyncio.create_task(watch.run())
-
-
-@pytest.fixture
-async def device(tmp_path, models):
-    made = Device(tmp_path, models)
-    yield made
-    made.task.cancel()
-    await asyncio.gather(made.task, return_exceptions=True)
-
-
-def runs(resident, variant):
-    return lambda: resident.ready and resident.variant.name == variant
+GPU = TPU.replace("edgetpu", "nvidia")
 
 
 async def test_one_that_vanishes_is_left_and_one_that_comes_back_is_used_again(models, device, ahead):
@@ -131,6 +88,65 @@ async def test_a_heartbeat_is_the_smallest_request(models):
     assert await beat(resident.worker, resident.manifest) > 0
 
 
+async def test_what_comes_later_never_runs_on_one_that_has_failed(models, device, ahead):
+    resident = await failed_and_due(models, device)
+    started = []
+    real = process.start
+    with pytest.MonkeyPatch.context() as patch:
+
+        async def start(*arguments):
+            started.append([each.name for each in models.memory.coming])
+            return await real(*arguments)
+
+        patch.setattr(process, "start", start)
+        later = models.add("later", tpu=TPU, cpu="")
+        await models.ready(later)
+    assert started == [["cpu"]]
+    assert later.choice.because.startswith("accelerator edgetpu has failed")
+    assert models.add("kept", tpu=TPU, cpu="", start=False).choice.variant.name == "cpu"
+    ahead[0] = 31.0
+    await models.until(lambda: runs(resident, "tpu")() and runs(later, "tpu")())
+
+
+async def test_one_that_no_model_is_left_for_counts_as_failed_no_longer_than_until_it_is_due(models, device, ahead):
+    """Else what comes for it would wait for ever."""
+    resident = await failed_and_due(models, device)
+    resident.leave("a test says so")
+    await resident.stop()
+    assert models.residency.failed
+    ahead[0] = 31.0
+    await models.until(lambda: not models.residency.failed)
+    assert models.recorded("accelerator_works") == [
+        "accelerator edgetpu may be used again: no model is left to try it with"
+    ]
+    assert device.life.degraded_reasons == []
+
+
+async def test_another_whose_models_go_meanwhile_does_not_end_the_watch(tmp_path, models, device, ahead, monkeypatch):
+    gpu = tmp_path / "dev/nvidia0"
+    gpu.touch()
+    resident, other = models.add("m", tpu=TPU, cpu=""), models.add("other", gpu=GPU, cpu="")
+    await models.ready(resident, other)
+    device.node.unlink()
+    gpu.unlink()
+    await models.until(lambda: len(models.recorded("accelerator_failed")) == 2)
+    await models.until(lambda: resident.steady and other.steady)
+    device.node.touch()
+    gpu.touch()
+    real = heartbeat.try_out
+
+    async def try_out(*user):
+        other.leave("a test says so")
+        await other.stop()
+        return await real(*user)
+
+    monkeypatch.setattr(heartbeat, "try_out", try_out)
+    ahead[0] = 31.0
+    await models.until(runs(resident, "tpu"))
+    await models.until(lambda: not models.residency.failed)
+    assert not device.task.done()
+
+
 async def test_one_that_has_failed_is_reset_before_it_is_tried_again(tmp_path, models, device, ahead):
     offered = tmp_path / "sys/class/apex/apex_0/device/reset"
     offered.parent.mkdir(parents=True)
@@ -159,16 +175,6 @@ async def test_one_is_not_reset_under_a_worker(tmp_path, models, device, ahead):
     ahead[0] = 31.0
     await models.until(lambda: models.recorded("accelerator_works"))
     assert offered.read_bytes() == b""
-
-
-async def failed_and_due(models, device):
-    """An accelerator that has failed, whose model has moved on, and that is to be tried again."""
-    resident = models.add("m", tpu=TPU, cpu="")
-    await models.ready(resident)
-    device.doubts["coral:apex_0"] = "says -89 °C"
-    await moved(models, resident, "cpu")
-    device.doubts.clear()
-    return resident
 
 
 async def test_one_is_not_reset_under_a_worker_that_was_lost(tmp_path, models, device, ahead):

@@ -15,7 +15,7 @@ from support.standins import settle
 from edged.config.pressure import Pressure
 from edged.errors import Code, EdgedError
 from edged.models.heartbeat import beat
-from edged.models.states import State
+from edged.models.states import Lost, State
 from edged.pressure.acting import Acting
 from edged.pressure.room import Room
 from edged.types import Level, Limits, ModelLimits
@@ -183,6 +183,17 @@ class TestRest:
         assert not resident.resting
 
 
+def frees(resident, device, left_mib):
+    """Has it give so much memory back when it rests."""
+    rest = resident.rest
+
+    def rests(why):
+        device.memory(4000, left_mib)
+        return rest(why)
+
+    resident.rest = rests
+
+
 class TestRoom:
     @pytest.fixture
     def device(self, models, tmp_path):
@@ -198,6 +209,7 @@ class TestRoom:
         minor, other = models.add("minor", priority=90), models.add("other", priority=10)
         await models.ready(minor, other)
         device.memory(4000, 300)
+        frees(minor, device, 350)
         major = models.add("major", priority=20, cpu="requires = { memory_mib = 201 }")
         await models.ready(major)
         assert minor.resting
@@ -205,6 +217,30 @@ class TestRoom:
         (made,) = models.recorded("memory_made")
         assert "model 'major' takes 201 MiB at its peak; 300 of 4000 MiB are left" in made
         assert "minor revision 1 made room" in made
+
+    async def test_is_looked_for_again_when_what_was_to_make_it_has_gone(self, models, device):
+        """Sizes are estimates, and a worker that is lost keeps what it had."""
+        least, minor = models.add("least", priority=95), models.add("minor", priority=90)
+        await models.ready(least, minor)
+        device.memory(4000, 300)
+        frees(minor, device, 350)
+        major = models.add("major", priority=20, cpu="requires = { memory_mib = 201 }")
+        await models.ready(major)
+        assert (least.resting, minor.resting) == (True, True)
+        first, second = models.recorded("memory_made")
+        assert "least revision 1 made room" in first
+        assert "300 of 4000 MiB are left" in second
+        assert "minor revision 1 made room" in second
+
+    async def test_that_nobody_has_made_in_the_end_is_refused(self, models, device):
+        minor = models.add("minor", priority=90)
+        await models.ready(minor)
+        device.memory(4000, 300)
+        major = models.add("major", priority=20, cpu="requires = { memory_mib = 201 }")
+        await models.until(lambda: models.recorded(Code.MEMORY_SHORT))
+        assert (minor.resting, major.ready) == (True, False)
+        (told,) = models.recorded(Code.MEMORY_SHORT)
+        assert "1 MiB are missing, and nothing matters less" in told
 
     async def test_that_cannot_be_made_is_refused_with_the_numbers_and_asked_for_again(self, models, device):
         device.memory(4000, 300)
@@ -246,6 +282,20 @@ class TestRoom:
             assert left[0] - left[1] >= 64 * MIB
         finally:
             template.communicate("", timeout=30)
+
+    async def test_that_the_settings_allow_is_shared_with_workers_that_were_lost(self, models, tmp_path):
+        settings = Pressure(memory_limit_mib=10_000, memory_reserve_mib=0)
+        room = Room(tmp_path, models.residency, models.idle_s, models.events, settings)
+        resident = models.add("m")
+        await models.ready(resident)
+        assert room._pids().count(resident.worker.pid) == 1
+        worker, resident.worker = resident.worker, None
+        resident.lost.append(Lost(resident.variant, worker))
+        try:
+            assert room._pids().count(worker.pid) == 1
+        finally:
+            resident.lost.clear()
+            resident.worker = worker
 
     async def test_that_was_promised_to_one_is_not_given_to_another(self, models, device):
         device.memory(4000, 300)

@@ -28,6 +28,7 @@ async def test_a_model_that_comes_later_is_governed_by_its_own_ladder(models, tm
         life=Life(models.changes),
         busy_s=lambda: 0.0,
         idle_s=models.idle_s,
+        proven=lambda *_: False,
         take=taken.append,
     )
     lookout = Lookout(parts, Pressure(memory_reserve_mib=100))

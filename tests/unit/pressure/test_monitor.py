@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,7 @@ from edged import clock, log
 from edged.events import EventLog
 from edged.pressure import monitor as monitors
 from edged.pressure import sensors as sensors_module
+from edged.pressure import tracing
 from edged.pressure.governor import Decision, Governor, State
 from edged.pressure.monitor import Monitor, interval_s
 from edged.pressure.policy import Policy
@@ -32,11 +34,11 @@ NOMINAL = {"thermal": Level.NOMINAL}
 class Watch:
     """A monitor that runs, and what it told."""
 
-    def __init__(self, root: Path, policy: Policy, **environment: str) -> None:
+    def __init__(self, root: Path, policy: Policy, recorder: type[Recorder] = Recorder, **environment: str) -> None:
         self.events = EventLog(100)
         self.taken: list[Limits] = []
         self.governor = Governor(policy)
-        self.recorder = Recorder(root, 2**20, self.governor)
+        self.recorder = recorder(root, 2**20, self.governor)
         self.monitor = Monitor(root, root, self.governor, self.events, self.taken.append, lambda: 0.0, self.recorder)
         self.task = asyncio.create_task(self.monitor.run(environment))
 
@@ -59,8 +61,10 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def watching(root: Path, policy: Policy | None = None, **environment: str) -> AsyncIterator[Watch]:
-    watch = Watch(root, policy or Policy(), **environment)
+async def watching(
+    root: Path, policy: Policy | None = None, recorder: type[Recorder] = Recorder, **environment: str
+) -> AsyncIterator[Watch]:
+    watch = Watch(root, policy or Policy(), recorder, **environment)
     try:
         yield watch
     finally:
@@ -104,7 +108,7 @@ async def test_triggers_that_never_end_do_not_keep_it_from_resting(tmp_path: Pat
     os.mkfifo(fifo)
     async with watching(tmp_path, MEMORY_PRESSURE_WATCH="/watch") as watch:
         await watch.until(fifo_is_read(fifo))
-        await watch.until(lambda: watch.monitor.level is Level.ELEVATED)
+        await watch.until(lambda: b'"memory":"elevated"' in traced(tmp_path))
         began, before = clock.monotonic(), looks(tmp_path)
         descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
         try:
@@ -118,7 +122,12 @@ async def test_triggers_that_never_end_do_not_keep_it_from_resting(tmp_path: Pat
 
 def looks(folder: Path) -> int:
     """How often it has looked: a line of its trace each."""
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.trace"))
+    return traced(folder).count(b"\n")
+
+
+def traced(folder: Path) -> bytes:
+    """What it has recorded; a decision is carried out before that."""
+    return b"".join(path.read_bytes() for path in folder.glob("*.trace"))
 
 
 def fifo_is_read(fifo: Path) -> Callable[[], bool]:
@@ -151,7 +160,7 @@ async def test_what_it_decided_can_be_replayed(tmp_path: Path):
     tree = sysfs.raspberry_pi(tmp_path)
     tree.zone(0, "cpu-thermal", 84.9, {"passive": 85.0})
     async with watching(tmp_path) as watch:
-        await watch.until(lambda: watch.monitor.level is not Level.NOMINAL)
+        await watch.until(lambda: watch.monitor.level is not Level.NOMINAL and looks(tmp_path) > 1)
     assert decided_the_same(tmp_path)
 
 
@@ -171,6 +180,29 @@ async def test_a_trace_that_cannot_be_written_ends_and_the_watching_goes_on(tmp_
         await watch.until(lambda: bool(watch.told("sensor_distrusted")))
 
 
+class HangingDisk(Recorder):
+    """Takes a line when `hang` is set, or this test has long ended."""
+
+    hang = threading.Event()
+
+    def record(self, *_: object) -> None:
+        self.hang.wait(PATIENCE_S)
+
+
+async def test_a_trace_whose_disk_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tracing, "_SLOW_S", 0.05)
+    tree = Sysfs(tmp_path)
+    tree.memory(8000, 6000)
+    try:
+        async with watching(tmp_path, recorder=HangingDisk) as watch:
+            await watch.until(lambda: bool(watch.told("trace_ended")))
+            assert "longer than 0.05 s" in watch.told("trace_ended")[0]
+            tree.memory(8000, 10)
+            await watch.until(lambda: watch.monitor.level is not Level.NOMINAL)
+    finally:
+        HangingDisk.hang.set()
+
+
 async def test_other_settings_hold_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(monitors, "_ASLEEP_S", 10 * PATIENCE_S)
     tree = Sysfs(tmp_path)
@@ -182,17 +214,73 @@ async def test_other_settings_hold_at_once(tmp_path: Path, monkeypatch: pytest.M
         await watch.until(lambda: watch.monitor.level is Level.ELEVATED)
 
 
-async def test_sensors_that_hang_are_told_and_decided_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(monitors, "_SLOW_S", 0.05)
-    sysfs.raspberry_pi(tmp_path)
+@pytest.mark.parametrize(("where", "absent"), [("sensors_coral.probes", []), ("sensors_power.read", None)])
+async def test_a_driver_that_hangs_is_told_and_blinds_nothing_but_sensors(
+    where: str, absent: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """While they are looked for, and later."""
+    monkeypatch.setattr(monitors, "_SLOW_S", 0.5)
+    monkeypatch.setattr(sensors_module, "_SLOWLY_S", -1.0)
+    tree = sysfs.raspberry_pi(tmp_path)
+    fifo = tmp_path / "watch"
+    os.mkfifo(fifo)
     hang = threading.Event()
-    async with watching(tmp_path) as watch:
-        try:
-            monkeypatch.setattr("edged.pressure.sensors.sensors_memory.read", lambda *_: hang.wait(PATIENCE_S) and None)
+
+    def ask(*_: object) -> object:
+        hang.wait(3 * PATIENCE_S)  # longer than this test waits
+        return absent
+
+    monkeypatch.setattr(f"edged.pressure.sensors.{where}", ask)
+    try:
+        async with watching(tmp_path, Policy(dwell_s=0.05), MEMORY_PRESSURE_WATCH="/watch") as watch:
             await watch.until(lambda: bool(watch.told("sensors_hang")))
             assert "have not answered" in watch.told("sensors_hang")[0]
-        finally:
+            await watch.until(fifo_is_read(fifo))
+            await watch.until(lambda: any("memory.watch" in each for each in watch.told("pressure_level")))
+            tree.memory(4000, 10)
+            await watch.until(lambda: watch.monitor.levels["memory"] is Level.EMERGENCY)
+            await asyncio.sleep(0.2)  # several looks
+            assert watch.monitor.levels["memory"] is Level.EMERGENCY
+            assert len(watch.told("sensors_hang")) == 1
+            tree.zone(0, "cpu-thermal", 95.0, {"passive": 85.0})
             hang.set()
+            await watch.until(lambda: watch.monitor.levels["thermal"] is Level.EMERGENCY)
+    finally:
+        hang.set()
+
+
+async def test_the_watch_survives_what_nobody_thought_of_and_tells_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object) -> None:
+        raise OverflowError("too large")
+
+    tree = Sysfs(tmp_path)
+    tree.memory(8000, 6000)
+    async with watching(tmp_path) as watch:
+        await watch.until(lambda: len(watch.monitor.levels) > 0)
+        with monkeypatch.context() as patched:
+            patched.setattr(Governor, "decide", fail)
+            await watch.until(lambda: bool(watch.told("sensor_failed")))
+            await asyncio.sleep(0.1)  # several looks
+        tree.memory(8000, 10)
+        await watch.until(lambda: watch.monitor.level is not Level.NOMINAL)
+        (told,) = watch.told("sensor_failed")
+        assert "OverflowError: too large" in told
+
+
+async def test_a_sensor_that_fails_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise AttributeError("of another version")
+
+    sysfs.raspberry_pi(tmp_path)
+    monkeypatch.setattr("edged.pressure.sensors.sensors_power.read", fail)
+    monkeypatch.setattr(sensors_module, "_SLOWLY_S", -1.0)
+    async with watching(tmp_path) as watch:
+        await watch.until(lambda: looks(tmp_path) > 3)
+        assert watch.told("sensor_failed") == [
+            "power cannot be read: AttributeError: of another version; it is decided without"
+        ]
 
 
 class TestHowOftenItLooks:
@@ -222,7 +310,7 @@ class TestHowOftenItLooks:
 
 
 class TestTheReader:
-    async def test_one_that_hangs_is_waited_for_and_not_joined_by_another(self):
+    async def test_one_that_hangs_is_not_joined_by_another_and_what_it_gives_late_is_dropped(self):
         hang, calls = threading.Event(), []
 
         def read() -> int:
@@ -230,14 +318,22 @@ class TestTheReader:
             hang.wait(PATIENCE_S)
             return len(calls)
 
+        async def read_again() -> int:
+            while True:
+                try:
+                    return await reader.read(read, PATIENCE_S)
+                except TimeoutError:
+                    assert hang.is_set(), "it is not waited for again"
+                    await asyncio.sleep(0)
+
         reader: Reader[int] = Reader()
         try:
             for _ in range(3):
                 with pytest.raises(TimeoutError):
                     await reader.read(read, 0.02)
             hang.set()
-            assert await reader.read(read, PATIENCE_S) == 1
-            assert await reader.read(read, PATIENCE_S) == 2
+            async with asyncio.timeout(PATIENCE_S):
+                assert await read_again() == 2
         finally:
             hang.set()
             reader.close()
@@ -255,6 +351,23 @@ class TestTheReader:
 
 def test_the_first_state_is_empty():
     assert State().sensors == {}
+
+
+async def test_what_was_found_is_logged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    log.configure("debug", "json")
+    sysfs.gateway(tmp_path)
+    os.mkfifo(tmp_path / "watch")
+    async with watching(tmp_path, MEMORY_PRESSURE_WATCH="/watch") as watch:
+        await watch.until(lambda: looks(tmp_path) > 5)
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in (captured.out + captured.err).splitlines()]
+    sensors = sensors_module.Sensors(tmp_path, tmp_path)
+    steering = ", ".join(each.name for each in sensors.read().temperatures)
+    (found,) = [line for line in lines if "sensors found" in str(line)]
+    assert f"{len(sensors.probes)} sensors found; acting on {steering}" in found.values()
+    assert found["triggers"] == "memory.watch"
+    told = [(line["name"], line["unit"], line["source"]) for line in lines if "source" in line]
+    assert told == [(each.name, each.unit, each.source) for each in sensors.probes], "each of them once"
 
 
 async def test_a_sensor_that_comes_later_is_logged_once_and_acted_on(

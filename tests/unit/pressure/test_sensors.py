@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from sim import sysfs
 from sim.sysfs import Sysfs
 
 from edged.pressure import sensors as sensors_module
-from edged.pressure import sensors_memory, sensors_nvml, sensors_power, sensors_storage, sensors_thermal
+from edged.pressure import sensors_memory, sensors_nvml, sensors_power, sensors_storage, sensors_thermal, stall
 from edged.pressure.readings import Memory, Power, Trip
 from edged.pressure.sensors import Sensors
+from edged.worker import child
 
 
 def temperatures(sensors: Sensors) -> dict[str, float | None]:
@@ -51,12 +55,50 @@ class TestAGateway:
         assert sensors.read().throttled == ("cpu:core_throttle_count (2 times more)",)
         assert sensors.read().throttled == ()
 
-    def test_a_cooling_device_that_is_no_fan_throttles(self, tmp_path: Path):
-        tree = sysfs.gateway(tmp_path)
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "Processor",
+            "intel_powerclamp",
+            "cpufreq-cpu0",
+            "thermal-cpufreq-0",
+            "thermal-idle-0",
+            "idle-cpu2",
+            "devfreq-17000000.gpu",
+            "38000000.gpu",
+            "gpu-throttle-alert",
+            "cpu-balanced",
+            "tegra-heavy",
+        ],
+    )
+    def test_a_cooling_device_that_holds_a_processor_back_throttles(self, kind: str, tmp_path: Path):
+        tree = Sysfs(tmp_path)
+        tree.cooling(0, kind, 0, 10)
         sensors = Sensors(tree.root, tmp_path)
-        tree.cooling(1, "Fan", 3, 3)
-        tree.cooling(0, "Processor", 4, 10)
-        assert sensors.read().throttled == ("cooling_device0:Processor (4 of 10)",)
+        assert sensors.read().throttled == ()
+        tree.cooling(0, kind, 4, 10)
+        assert sensors.read().throttled == (f"cooling_device0:{kind} (4 of 10)",)
+
+    @pytest.mark.parametrize(
+        ("kind", "state", "most"),
+        [
+            ("Fan", 3, 3),
+            ("pwm-fan", 2, 3),
+            ("gpu-fan", 2, 3),
+            ("LCD", 3, 10),  # a screen that is not at its brightest
+            ("TCC Offset", 10, 63),  # set by the firmware
+            ("hot-surface-alert", 1, 1),
+            ("iwlwifi_1", 2, 19),
+            ("intel_powerclamp", -1, 50),  # switched off
+            ("cpufreq-cpu0", 16, 15),  # none of its steps
+        ],
+    )
+    def test_a_cooling_device_that_holds_nothing_back_does_not(self, kind: str, state: int, most: int, tmp_path: Path):
+        tree = sysfs.gateway(tmp_path)
+        tree.cooling(0, kind, state, most)
+        sensors = Sensors(tree.root, tmp_path)
+        assert sensors.read().throttled == ()
+        assert probe(sensors, f"cooling_device0:{kind}").read() is not None, "it is shown all the same"
 
     def test_the_frequency_is_a_share_of_the_best(self, tmp_path: Path):
         assert probe(Sensors(sysfs.gateway(tmp_path).root, tmp_path), "cpu:frequency").read() == 50
@@ -89,11 +131,28 @@ class TestAJetson:
 
 
 class TestARaspberryPi:
-    def test_what_the_firmware_says(self, tmp_path: Path):
-        tree = sysfs.raspberry_pi(tmp_path, word=0x50005)
-        readings = Sensors(tree.root, tmp_path).read()
-        assert readings.throttled == ("raspberry-pi:throttled (throttled)",)
-        assert readings.power == Power(undervoltage=True)
+    @pytest.mark.parametrize(
+        ("word", "said", "undervoltage"),
+        [
+            (0x20002, "frequency capped", False),
+            (0x60006, "frequency capped, throttled", False),
+            (0x80008, "soft temperature limit", False),
+            (0x50005, "", True),  # held back for want of voltage
+            (0x70007, "", True),
+            (0xF000F, "frequency capped, throttled, soft temperature limit", True),
+        ],
+    )
+    def test_what_the_firmware_says(self, word: int, said: str, undervoltage: bool, tmp_path: Path):
+        readings = Sensors(sysfs.raspberry_pi(tmp_path, word).root, tmp_path).read()
+        assert readings.throttled == ((f"raspberry-pi:throttled ({said})",) if said else ())
+        assert readings.power == Power(undervoltage=undervoltage)
+
+    def test_a_later_one_says_it_elsewhere(self, tmp_path: Path):
+        tree = sysfs.raspberry_pi(tmp_path, word=0x4)
+        soc = tree.root / "sys/devices/platform/soc"
+        (soc / "soc:firmware").rename(soc / "soc@107c000000:firmware")
+        soc.rename(soc.with_name("soc@107c000000"))
+        assert Sensors(tree.root, tmp_path).read().throttled == ("raspberry-pi:throttled (throttled)",)
 
     def test_what_was_earlier_is_no_throttling_now(self, tmp_path: Path):
         readings = Sensors(sysfs.raspberry_pi(tmp_path, word=0xF0000).root, tmp_path).read()
@@ -119,11 +178,11 @@ class TestACoral:
 class TestWhatIsWrong:
     def test_nothing_at_all(self, tmp_path: Path):
         sensors = Sensors(tmp_path / "empty", tmp_path / "absent")
-        readings = sensors.read(stalls=True)
+        readings = sensors.read(stall.system(tmp_path / "empty"))
         assert sensors.probes == ()
         assert (readings.temperatures, readings.memory, readings.power, readings.storage) == ((), None, None, None)
 
-    @pytest.mark.parametrize("content", ["", "hot", "nan", "1e3", "\x00", "9" * 5000, "0x10"])
+    @pytest.mark.parametrize("content", ["", "hot", "nan", "1e3", "\x00", "9" * 400, "9" * 5000, "0x10"])
     def test_a_file_that_says_nonsense_is_absent(self, content: str, tmp_path: Path):
         tree = sysfs.raspberry_pi(tmp_path)
         tree.write({"temp": content}, "sys/class/thermal/thermal_zone0")
@@ -134,6 +193,29 @@ class TestWhatIsWrong:
         sensors = Sensors(tmp_path, tmp_path)
         tree.vanish(0)
         assert temperatures(sensors) == {"thermal_zone0:cpu-thermal": None}
+
+    def test_a_source_that_fails_costs_itself_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        def fail(*_: object) -> None:
+            raise AttributeError("of another version")
+
+        tree = sysfs.raspberry_pi(tmp_path)
+        sysfs.coral(tmp_path)
+        monkeypatch.setattr(sensors_module.sensors_hwmon, "probes", fail)
+        monkeypatch.setattr(sensors_module.sensors_power, "read", fail)
+        sensors = Sensors(tmp_path, tmp_path)
+        (coral,) = [index for index, each in enumerate(sensors._steering) if each.name.startswith("coral")]
+        sensors._steering[coral] = msgspec.structs.replace(sensors._steering[coral], read=fail)
+        readings = sensors.read()
+        assert {each.name: each.celsius for each in readings.temperatures} == {
+            "thermal_zone0:cpu-thermal": 51.1,
+            "coral:apex_0": None,
+        }
+        assert readings.memory
+        assert readings.storage
+        assert readings.power is None
+        assert sensors.faults == dict.fromkeys(("hwmon", "power", "coral:apex_0"), "AttributeError: of another version")
+        tree.memory(1000, 10)
+        assert sensors.read().memory == Memory(1000 * 2**20, 10 * 2**20)
 
     def test_a_folder_in_place_of_a_file(self, tmp_path: Path):
         (tmp_path / "sys/class/thermal/thermal_zone0/temp").mkdir(parents=True)
@@ -180,6 +262,25 @@ class TestMemory:
         tree.write(front, "sys/fs/cgroup/system.slice/edged.service/front")
         assert self.read(tree) == Memory(500 * 2**20, 300 * 2**20, oom_kills=3)
 
+    def test_what_the_limits_around_edged_cost_is_counted_and_the_own_caps_of_workers_are_not(self, tmp_path: Path):
+        """As the kernel counts it: what is called local knows of no group below."""
+        tree = Sysfs(tmp_path)
+        tree.memory(8000, 6000)
+        cgroups(tree, "0::/system.slice/edged.service/front", self.V2)
+        service = "sys/fs/cgroup/system.slice/edged.service"
+
+        def count(own: int, below: int) -> int:
+            tree.write({"memory.events": "oom 0\noom_kill 0"}, f"{service}/front")
+            tree.write({"memory.events": f"oom {own + below}\noom_kill {own + below}"}, service)
+            tree.write({"memory.events.local": f"oom {own}\noom_kill 0"}, service)
+            found = self.read(tree)
+            assert found is not None
+            return found.oom_kills
+
+        before = count(0, 0)
+        assert count(0, 5) == before
+        assert count(1, 5) == before + 1
+
     def test_memory_high_is_a_limit_too(self, tmp_path: Path):
         tree = Sysfs(tmp_path)
         cgroups(tree, "0::/edged", self.V2)
@@ -208,13 +309,6 @@ class TestMemory:
         found = self.read(Sysfs(Path("/")))
         assert found is not None
         assert 0 < found.available_bytes <= found.limit_bytes
-
-    def test_stalls_of_this_machine(self):
-        if not Path("/proc/pressure").is_dir():
-            pytest.skip("this kernel keeps no pressure stall information")
-        found = sensors_memory.stalls(Path("/"))
-        assert set(found) == {"cpu", "memory", "io"}
-        assert all(0 <= each.full_percent <= 100 for each in found.values())
 
 
 class TestPower:
@@ -257,6 +351,42 @@ def test_storage_is_what_the_file_system_says(tmp_path: Path):
     assert after is not None
     assert after.written_bytes is not None
     assert after.written_bytes >= before
+
+
+def test_what_children_write_counts_while_they_are_at_work_and_once_they_are_reaped(tmp_path: Path):
+    tree = Sysfs(tmp_path)
+
+    def written(own: int, **others: int) -> int | None:
+        tree.write({f"proc/{pid}/io": f"rchar: 9\nwrite_bytes: {count}" for pid, count in others.items()})
+        tree.write({"proc/self/io": f"wchar: 5\nwrite_bytes: {own}\ncancelled_write_bytes: 3"})
+        found = sensors_storage.read(tmp_path, tmp_path)
+        assert found is not None
+        return found.written_bytes
+
+    assert written(100, **{"7": 1000}) == 100, "another's"
+    child._held.add(7)
+    try:
+        assert written(100, **{"7": 1000}) == 1100
+        assert written(100, **{"7": 5000}) == 5100
+    finally:
+        child._held.discard(7)
+    assert written(5100) == 5100, "the kernel has added it to what its parent wrote"
+
+
+def test_the_kernel_adds_what_a_reaped_child_wrote_to_its_parents(tmp_path: Path):
+    """What the count rests on."""
+    script = "import os, sys; f = open(sys.argv[1], 'wb'); f.write(bytes(2**20)); f.flush(); os.fsync(f.fileno())"
+
+    def written() -> int:
+        found = sensors_storage.read(Path("/"), tmp_path)
+        assert found is not None
+        return found.written_bytes or 0
+
+    before = written()
+    subprocess.run([sys.executable, "-I", "-S", "-c", script, tmp_path / "file"], check=True)
+    if not written():
+        pytest.skip(f"nothing that is written to {tmp_path} is sent to a disk")
+    assert written() - before >= 2**20
 
 
 def test_without_the_package_or_a_driver_there_is_no_gpu():

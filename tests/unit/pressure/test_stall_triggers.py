@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import uvloop
 from sim.sysfs import Sysfs
+from support import cgroups
 from support.polling import PATIENCE_S
 
 from edged.pressure import sensors_memory, stall
+from edged.pressure.readings import Stall
 from edged.pressure.stall import Triggers, Wanted
 
 CPU = Path("/proc/pressure/cpu")
@@ -186,6 +188,20 @@ class TestWanted:
         paths = [each.path for each in self.names(tmp_path)["memory.full"]]
         assert paths == [tmp_path / "proc/pressure/memory", tmp_path / "sys/fs/cgroup/edged/memory.pressure"]
 
+    @pytest.mark.parametrize("delegated", [b"1", None])
+    def test_the_group_above_where_workers_have_groups_beside_the_own(self, delegated: bytes | None, tmp_path: Path):
+        service = cgroups.tree(tmp_path, delegated=delegated)
+        (tmp_path / "proc/self/mountinfo").write_text("25 20 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+        for group in (service, service / "front"):
+            for resource in ("cpu", "memory", "io"):
+                (group / f"{resource}.pressure").touch()
+        within = {name: wanted[-1].path for name, wanted in self.names(tmp_path).items()}
+        own = service if delegated else service / "front"
+        assert within["memory.some"] == within["memory.full"] == own / "memory.pressure"
+        assert within["io.some"] == own / "io.pressure"
+        assert within["cpu.full"] == own / "cpu.pressure"
+        assert within["cpu.some"] == tmp_path / "proc/pressure/cpu", "its own work makes its own wait"
+
     def test_what_systemd_names(self, tmp_path: Path):
         line = b"some 200000 2000000\0"
         write = base64.b64encode(line).decode()
@@ -196,6 +212,39 @@ class TestWanted:
     def test_what_systemd_switches_off(self, watch: str, tmp_path: Path):
         assert "memory.watch" not in self.names(tmp_path, MEMORY_PRESSURE_WATCH=watch)
 
-    def test_nonsense_from_the_environment(self, tmp_path: Path):
-        found = self.names(tmp_path, MEMORY_PRESSURE_WATCH="/w", MEMORY_PRESSURE_WRITE="no base64!")
+    @pytest.mark.parametrize("write", ["no base64!", "kein Maß"])
+    def test_nonsense_from_the_environment(self, write: str, tmp_path: Path):
+        found = self.names(tmp_path, MEMORY_PRESSURE_WATCH="/w", MEMORY_PRESSURE_WRITE=write)
         assert "memory.watch" not in found
+
+
+class TestAverages:
+    FILE = "some avg10={some} avg60=0.00 avg300=0.00 total=1\nfull avg10={full} avg60=0.00 avg300=0.00 total=1"
+
+    def test_of_what_no_trigger_tells_and_of_nothing_else(self, tmp_path: Path):
+        """A group's files are root's where systemd has delegated it; the system's may be written by all."""
+        tree = Sysfs(tmp_path)
+        tree.write({"system": self.FILE.format(some="30.00", full="2.50"), "own": self.FILE.format(some=90, full=4)})
+        silent = [("cpu.full", tmp_path / "own"), ("memory.some", tmp_path / "system"), ("io.some", tmp_path / "none")]
+        assert stall.averages(silent) == {"cpu": Stall(full_percent=4.0), "memory": Stall(some_percent=30.0)}
+
+    def test_the_highest_of_several_files(self, tmp_path: Path):
+        tree = Sysfs(tmp_path)
+        tree.write({"one": self.FILE.format(some=3, full=2), "other": self.FILE.format(some=1, full=7)})
+        kinds = [(f"memory.{kind}", tmp_path / file) for kind in ("some", "full") for file in ("one", "other")]
+        assert stall.averages(kinds) == {"memory": Stall(3.0, 7.0)}
+
+    def test_nonsense_is_absent(self, tmp_path: Path):
+        Sysfs(tmp_path).write({"file": "some avg10= total\nfull"})
+        assert stall.averages([("cpu.some", tmp_path / "file"), ("cpu.full", tmp_path / "file")]) == {}
+
+    async def test_what_could_not_be_armed_is_to_be_read(self, tmp_path: Path):
+        triggers = Triggers(lambda _: None)
+        triggers.arm(Wanted("io.some", tmp_path / "io", b"some 1 2000000"))
+        assert triggers.silent == {("io.some", tmp_path / "io")}
+
+    @needs_pressure
+    def test_of_this_machine(self):
+        found = stall.averages(stall.system(Path("/")))
+        assert set(found) == {"cpu", "memory", "io"}
+        assert all(0 <= each.full_percent <= 100 for each in found.values())

@@ -10,6 +10,7 @@ GOOD = Beat(answered_s=0.1)
 LATE = Beat(answered_s=9.0)
 HUNG = Beat()
 GONE = Beat(present=False)
+REFUSED = Beat(refused="onnxruntime failed: the chip says no")
 NONSENSE = Beat(answered_s=0.1, doubt="it says -89 °C, which cannot be")
 
 
@@ -19,7 +20,14 @@ def test_a_sound_one_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("beat", "why"), [(HUNG, "did not answer"), (LATE, "took 9.0 s"), (NONSENSE, "-89 °C"), (GONE, "gone")]
+    ("beat", "why"),
+    [
+        (HUNG, "did not answer"),
+        (LATE, "took 9.0 s"),
+        (REFUSED, "the chip says no"),
+        (NONSENSE, "-89 °C"),
+        (GONE, "gone"),
+    ],
 )
 def test_two_faults_in_a_row_fail_it_and_one_that_is_gone_fails_at_once(beat: Beat, why: str):
     watched, action = step(Watched(), beat, 0.0)

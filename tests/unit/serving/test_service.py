@@ -117,6 +117,31 @@ class TestWhoAnswers:
         assert bench(*revisions(3, 7)).service.versions("doubles") == (3, 7)
 
 
+class TestWhetherAModelIsProven:
+    async def test_by_an_answer_of_late(self, bench):
+        bench = bench(*revisions(3))
+        resident = bench.residency.get("doubles", 3)
+        assert not bench.service.proven(resident, 1.0), "nobody has asked yet"
+        await bench.answered(call())
+        assert bench.service.proven(resident, 600.0)
+        assert not bench.service.proven(resident, 0.0), "that was before"
+
+    async def test_not_by_one_that_is_an_error(self, bench):
+        bench = bench(*revisions(3))
+        caller = bench.send()
+        await settle()
+        assert not bench.service.proven(bench.residency.get("doubles", 3), 1.0), "it has only just begun"
+        bench.asked()[0].answer(failed={0: Failed("inference_failed", "it broke", "")})
+        await refusal(caller)
+        assert not bench.service.proven(bench.residency.get("doubles", 3), 1.0)
+
+    async def test_by_a_batch_that_takes_longer_than_that(self, bench):
+        bench = bench(*revisions(3))
+        bench.send()
+        await settle()
+        assert bench.service.proven(bench.residency.get("doubles", 3), 0.0)
+
+
 class TestARequestThatIsWrong:
     async def test_is_refused_before_it_waits(self, bench):
         bench = bench()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 from support.courses import ONE, TWO, Running
 
 from edged.errors import Code, EdgedError
-from edged.update import course
+from edged.update import course, policy
 from edged.update.journal import Journal
-from edged.update.machine import Event, Phase, State
+from edged.update.machine import Event, Phase, Soaked, State
 from edged.update.said import Awaits, deferred, said
 
 FULL, HELD = "the disk is full", "somebody holds it"
@@ -202,6 +203,133 @@ class TestAJournalThatTakesNothing:
             await running.until(lambda: running.state.phase is Phase.COMMITTED)
             assert running.steps() == ["started", "crashed", "passed"]
             assert running.script.did == ["soak", "settle"]
+
+    async def test_has_each_crash_kept_once_it_can_be(self, tmp_path: Path, full: list[bool]):
+        async with Running(tmp_path, state(Phase.SOAKING, previous=ONE)) as running:
+            for count in (1, 2):
+                running.post(Event.CRASHED)
+                await running.until(lambda count=count: running.state.crashes == count)
+            full[0] = False
+            running.course.look_again()
+            await running.course.heard()
+            assert running.steps() == ["crashed", "crashed"]
+            assert running.shop.ledger.journal.states()["m"] == running.state
+
+    async def test_has_what_happened_kept_at_the_end_too(self, tmp_path: Path, full: list[bool]):
+        async with Running(tmp_path, state(Phase.SOAKING, previous=ONE)) as running:
+            running.post(Event.CRASHED)
+            await running.until(lambda: running.state.crashes)
+            full[0] = False
+            await running.stop()
+            assert running.steps() == ["crashed", "stopped"]
+
+    async def test_has_a_soak_go_on_that_a_start_found(self, tmp_path: Path, full: list[bool]):
+        async with Running(tmp_path, state(Phase.SOAKING, previous=ONE)) as running:
+            running.post(Event.STARTED)
+            await running.until(lambda: running.script.did == ["soak"])
+            full[0] = False
+            running.script.say(Event.FAILED)
+            await running.until(lambda: running.state.phase is Phase.IDLE)
+            assert running.steps() == ["started", "failed"]
+
+    async def test_does_not_have_a_verdict_forgotten_for_somebody_who_asks(
+        self, tmp_path: Path, full: list[bool], monkeypatch
+    ):
+        monkeypatch.setattr(course, "_PAUSE_S", 3600.0)
+        async with Running(tmp_path, state(Phase.SOAKING, previous=ONE)) as running:
+            await self._wait_with_a_verdict(running)
+            full[0] = False
+            running.course.hurry()
+            await running.until(lambda: running.state.phase is Phase.COMMITTED)
+            assert running.steps() == ["passed"]
+
+    async def test_does_not_have_a_verdict_forgotten_under_pressure(
+        self, tmp_path: Path, full: list[bool], monkeypatch
+    ):
+        monkeypatch.setattr(course, "_PAUSE_S", 3600.0)
+        async with Running(tmp_path, state(Phase.SOAKING, previous=ONE)) as running:
+            await self._wait_with_a_verdict(running)
+            for pauses in ({Phase.SOAKING: "it is hot"}, {}):
+                running.terms.pauses = pauses
+                running.course.look_again()
+                await running.course.heard()
+            full[0] = False
+            running.course.hurry()
+            await running.until(lambda: running.state.phase is Phase.COMMITTED)
+            assert running.script.did == ["soak", "settle"]
+
+    async def _wait_with_a_verdict(self, running: Running) -> None:
+        running.post(Event.RESUMED)
+        running.script.say(Event.PASSED)
+        await running.until(lambda: running.state.deferred == FULL)
+
+
+class TestALifeOfTheDaemon:
+    async def test_that_ends_as_it_should_is_no_sign_of_anything(self, tmp_path: Path):
+        async with Running(tmp_path, state(Phase.SOAKING, previous=ONE, attempts=5)) as running:
+            running.script.soaked = Soaked(40.0, 7)
+            running.post(Event.RESUMED)
+            await running.until(lambda: running.script.did == ["soak"])
+            await running.stop()
+            kept = running.shop.ledger.journal.states()["m"]
+            assert (kept.attempts, kept.stopped, kept.soaked) == (5, True, Soaked(40.0, 7))
+        async with Running(tmp_path / "next", kept) as running:
+            running.post(Event.STARTED)
+            await running.until(lambda: running.script.did == ["soak"])
+            assert (running.state.attempts, running.state.soaked) == (5, Soaked(40.0, 7))
+
+    async def test_that_ends_while_a_step_is_kept_leaves_that_step(self, tmp_path: Path, monkeypatch):
+        """Its outcome is not waited for: to keep what was before it would take back a commit."""
+        record, begun, keeps = Journal.record, threading.Event(), threading.Event()
+
+        def record_late(journal: Journal, new: State, *rest: object) -> None:
+            if new.phase is Phase.COMMITTED:
+                begun.set()
+                assert keeps.wait(30)
+            record(journal, new, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Journal, "record", record_late)
+        async with Running(tmp_path, state(Phase.SOAKING, previous=ONE)) as running:
+            running.post(Event.RESUMED)
+            running.script.say(Event.PASSED)
+            await running.until(begun.is_set)
+            ends = asyncio.create_task(running.stop())
+            await asyncio.sleep(0)
+            keeps.set()
+            await ends
+            await running.until(lambda: running.steps()[-1:] == ["passed"])
+            assert running.shop.ledger.journal.states()["m"].phase is Phase.COMMITTED
+
+    async def test_in_which_a_phase_lasts_takes_back_what_counted_against_it_and_says_so_once(
+        self, tmp_path: Path, monkeypatch
+    ):
+        monkeypatch.setattr(policy, "SURVIVED_S", 0.001)
+        monkeypatch.setattr(course, "_KEPT_S", 0.001)
+        async with Running(tmp_path, state(Phase.TRIAL, attempts=2)) as running:
+            await running.until(lambda: not running.state.attempts)
+            posted, post = [], running.course.post
+            monkeypatch.setattr(running.course, "post", lambda happened: (posted.append(happened), post(happened)))
+            await running.until(lambda: posted)
+            await running.course.heard()
+            assert running.steps() == ["lasted"]
+
+    async def test_that_falls_back_on_another_revision_says_so_once(self, tmp_path: Path):
+        found = State(model="m", serving=TWO, previous=ONE)
+        async with Running(tmp_path, found) as running:
+            running.course.state = State(model="m", serving=ONE, previous=TWO, intended=TWO)
+            for _ in range(2):
+                running.post(Event.STARTED, "revision 2 does not load")
+                await running.course.heard()
+            assert [each.text for each in running.shop.ledger.journal.history()] == ["revision 2 does not load"]
+            assert running.shop.ledger.journal.states()["m"] == running.state
+
+    async def test_that_finds_the_bundles_of_its_image_has_nothing_to_say(self, tmp_path: Path):
+        """What an image brings is chosen anew with each, by what it brings then."""
+        async with Running(tmp_path, State(model="m")) as running:
+            running.course.state = State(model="m", serving=ONE)
+            running.post(Event.STARTED)
+            await running.course.heard()
+            assert running.steps() == []
 
 
 class TestATrialThatEnds:

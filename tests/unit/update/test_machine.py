@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.update.machine import REASONS, TABLE, WORK, Effect, Event, Happened, Phase, Ref, State, step
+from edged.update.machine import REASONS, TABLE, WORK, Effect, Event, Happened, Phase, Ref, Soaked, State, step
 from edged.update.reasons import Reason
 
 ONE, TWO, THREE = (Ref(number, str(number) * 64) for number in (1, 2, 3))
@@ -174,6 +174,45 @@ class TestCounting:
     def test_a_start_counts_in_what_is_under_way_and_not_in_what_waits(self):
         assert step(state(Phase.SOAKING), Happened(Event.STARTED))[0].attempts == 1
         assert step(state(Phase.IDLE), Happened(Event.STARTED))[0].attempts == 0
+
+    @pytest.mark.parametrize("phase", [Phase.TRIAL, Phase.SHADOW, Phase.SOAKING])
+    def test_a_start_after_an_end_as_it_should_be_does_not_count_and_the_next_one_does(self, phase):
+        now, _ = step(state(phase, attempts=2), Happened(Event.STOPPED))
+        now, _ = step(now, Happened(Event.STARTED))
+        assert now.attempts == 2
+        assert step(now, Happened(Event.STARTED))[0].attempts == 3
+
+    @pytest.mark.parametrize("phase", [Phase.TRIAL, Phase.SHADOW, Phase.SOAKING])
+    def test_what_has_lasted_is_not_what_the_starts_before_were_about(self, phase):
+        before = state(phase, attempts=2, deferred="somebody holds it", swaps="one has room")
+        now, effects = step(before, Happened(Event.LASTED))
+        assert (now, effects) == (msgspec.structs.replace(before, attempts=0), ())
+
+    def test_the_starts_of_a_trial_and_of_its_comparison_are_one_count(self):
+        """Each of them begins with the trial: what no comparison survives would pass its trial for ever."""
+        now = state(Phase.SHADOW)
+        for attempts in (1, 2, 3):
+            now, _ = step(now, Happened(Event.STARTED))
+            assert (now.phase, now.attempts) == (Phase.TRIAL, attempts)
+            now, _ = step(now, Happened(Event.PASSED))
+        assert step(now, Happened(Event.RETRY))[0].attempts == 3  # its worker was gone, and edged was not
+        assert step(now, Happened(Event.PASSED))[0].attempts == 0
+
+    def test_what_was_fetched_wrong_is_counted_until_another_is_wanted(self):
+        now = state(Phase.STAGED)
+        now, _ = step(now, Happened(Event.RETRY))
+        now, _ = step(now, Happened(Event.FETCHED))
+        assert (now.phase, now.attempts, now.refetches) == (Phase.STAGED, 0, 1)
+        assert step(now, happened(Event.FAILED))[0].refetches == 0
+        assert step(state(Phase.IDLE, refetches=1), happened(Event.WANTED))[0].refetches == 0
+
+    def test_a_soak_is_known_as_far_as_it_was_told_and_only_while_it_lasts(self):
+        now = state(Phase.SOAKING)
+        now, _ = step(now, Happened(Event.STOPPED, soaked=Soaked(90.0, 12)))
+        now, _ = step(now, Happened(Event.STARTED))
+        assert now.soaked == Soaked(90.0, 12)
+        for event in (Event.PASSED, Event.FAILED):
+            assert step(now, happened(event))[0].soaked == Soaked()
 
     def test_crashes_survive_a_start(self):
         now, _ = step(state(Phase.SOAKING), Happened(Event.CRASHED))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from support.standins import manifest
 
@@ -132,9 +133,20 @@ class TestTheChoiceOfTheStart:
 
     def test_passes_over_what_lies_below_the_floor_and_what_is_quarantined(self):
         candidate = start.Candidate(TWO, "it served last")
-        assert not start.objection(candidate, 2, [], HERE)
-        assert "below 3" in start.objection(candidate, 3, [], HERE)
-        assert "quarantined" in start.objection(candidate, 1, [quarantined(2)], HERE)
+        assert not start.objection(SERVES, candidate, 2, [], HERE)
+        assert "below 3" in start.objection(SERVES, candidate, 3, [], HERE)
+        assert "quarantined" in start.objection(SERVES, candidate, 1, [quarantined(2)], HERE)
+
+    def test_does_not_load_once_more_what_the_device_does_not_survive_where_something_else_may_serve(self):
+        candidate = start.Candidate(TWO, "it served last")
+        soaks = State(model="m", phase=Phase.SOAKING, serving=TWO, previous=ONE, target=TWO, attempts=5)
+        assert "ended 5 times" in start.objection(soaks, candidate, 1, [], HERE)
+        for may in ({"attempts": 4}, {"stopped": True}, {"previous": None}):
+            assert not start.objection(msgspec.structs.replace(soaks, **may), candidate, 1, [], HERE)
+        assert not start.objection(soaks, start.Candidate(ONE, "it served before"), 1, [], HERE)
+        fell_back = start.pointing(soaks, ONE)
+        told = start.happened(soaks, fell_back, start.Chosen(ONE, "", [(2, "it ended")]), counted=False)
+        assert (told.event, told.reason) == (Event.FAILED, Reason.CRASH_LOOP)
 
 
 class TestHolds:

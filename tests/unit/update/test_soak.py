@@ -11,6 +11,7 @@ import pytest
 from edged.bundle.manifest import Soak as Rules
 from edged.types import Outcome
 from edged.update import soak as under_test
+from edged.update.machine import Soaked
 from edged.update.outcomes import Outcomes
 from edged.update.reasons import Reason
 from edged.update.soak import Record, Soak, Verdict, allowed_rate
@@ -144,3 +145,24 @@ def test_a_soak_is_good_only_after_enough_requests_and_its_least_time():
         soak.add(outcome(True), 1.0)
     assert soak.judge(59.0)[0] is Verdict.OPEN
     assert soak.judge(60.0)[0] is Verdict.GOOD
+
+
+class TestASoakBegunAgain:
+    def test_asks_for_what_it_had_not_seen_yet(self):
+        rules = Rules(min_requests=1000, max_s=100, max_error_rate=0.9)
+        soak = Soak(rules, Record(), 500.0, least_s=90.0, before=Soaked(60.0, 990))
+        for _ in range(9):
+            soak.add(outcome(True), 510.0)
+        assert not soak.proven
+        soak.add(outcome(True), 510.0)
+        assert soak.proven
+        assert soak.judge(529.0)[0] is Verdict.OPEN
+        assert soak.judge(530.0)[0] is Verdict.GOOD
+        assert [soak.is_over(at_s) for at_s in (539.0, 540.0)] == [False, True]
+        assert soak.so_far(530.0) == Soaked(90.0, 1000)
+
+    def test_is_judged_by_what_it_sees_now(self):
+        soak = Soak(RULES, Record(), 0.0, before=Soaked(3000.0, 100_000))
+        for _ in range(int(documented("that always errs after"))):
+            soak.add(outcome(False), 1.0)
+        assert soak.judge(1.0)[:2] == (Verdict.BAD, Reason.ERROR_RATE)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from support.courses import ONE, TWO, Conditions, make_shop
+from support.polling import until_async
 
+from edged.bundle.manifest import Requires, Variant
 from edged.errors import Code, EdgedError
 from edged.models.routes import Route
 from edged.update import swap, trial
-from edged.update.machine import Phase, State
+from edged.update.course import Course
+from edged.update.machine import Event, Happened, Phase, State
 from edged.update.reasons import Reason
 from edged.update.stages import Stages
 
@@ -35,7 +40,7 @@ class Swapping:
         monkeypatch.setattr(swap, "step_aside", self._step_aside)
 
     async def _make(self, *_: object) -> object:
-        return SimpleNamespace(revision=2)
+        return SimpleNamespace(revision=2, choice=SimpleNamespace(runnable=[]))
 
     async def _reason(self, *_: object) -> str:
         if self.foreseen:
@@ -73,6 +78,57 @@ class TestASwap:
         await swapping.shop.ledger.close()
 
 
+class Unsound(Swapping):
+    """Stages of a revision of which one variant runs on an accelerator that has failed."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+        super().__init__(folder, monkeypatch)
+        runnable = [Variant(name="cpu", runtime="r", file="f")]
+        runnable.insert(place, Variant(name="tpu", runtime="r", file="f", requires=Requires(accelerator="edgetpu")))
+        self._resident = SimpleNamespace(revision=2, choice=SimpleNamespace(runnable=runnable))
+        monkeypatch.setattr(self.stages, "_check", lambda *_: None)
+        self.shop.residency.avoid({"edgetpu": "accelerator edgetpu has failed: its device node is gone"})
+
+    async def _make(self, *_: object) -> object:
+        return self._resident
+
+    async def _reason(self, *_: object) -> str:
+        return ""
+
+    async def _try(self, _: object) -> dict[str, object]:
+        self.did.append("try")
+        return {}
+
+
+@pytest.mark.parametrize("place", [0, 1])
+class TestATrialOnAnAcceleratorThatHasFailed:
+    async def test_waits_and_is_not_held_against_the_revision(self, tmp_path: Path, monkeypatch, place: int):
+        unsound = Unsound(tmp_path, monkeypatch, place)
+        state = msgspec.structs.replace(TRYING, swaps="")
+        course = Course(state, unsound.shop, Conditions())  # type: ignore[arg-type]
+        course.stages = unsound.stages
+        running = asyncio.create_task(course.run())
+        course.post(Happened(Event.STARTED))
+        await until_async(lambda: course.state.deferred, "it is put off")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert "variant tpu of revision 2 cannot be tried: accelerator edgetpu has failed" in course.state.deferred
+        assert (course.state.phase, unsound.did) == (Phase.TRIAL, [])
+        unsound.shop.residency.avoid({})
+        assert (await unsound.stages.attempt(state)).happened.event is Event.PASSED
+        await unsound.shop.ledger.close()
+
+    async def test_has_nobody_step_aside_for_it(self, tmp_path: Path, monkeypatch, place: int):
+        unsound = Unsound(tmp_path, monkeypatch, place)
+        with pytest.raises(EdgedError, match="variant tpu of revision 2 cannot be tried"):
+            await unsound.stages.swap(TRYING)
+        assert unsound.did == []
+        unsound.shop.residency.avoid({})
+        await unsound.stages.swap(TRYING)
+        assert unsound.did == ["step aside", "try"]
+        await unsound.shop.ledger.close()
+
+
 @pytest.mark.parametrize("ending", ["end", "end_trial", "settle"])
 async def test_nothing_ends_what_the_route_names(tmp_path: Path, ending: str):
     shop = make_shop(tmp_path)
@@ -108,4 +164,24 @@ async def test_what_waits_for_one_that_is_gone_back_on_is_handed_to_the_one_befo
     await Stages(shop, Conditions(), lambda _: None).flip_back(soaking, ONE)  # type: ignore[arg-type]
     assert shop.residency.routes["m"].serving == 1
     assert handed_on == ([new] if expected else [])
+    await shop.ledger.close()
+
+
+async def test_the_pause_between_two_tries_of_a_download_ends_for_somebody_who_asks(tmp_path: Path, monkeypatch):
+    brought = asyncio.Event()
+
+    async def bring_manifest(*_: object) -> None:
+        brought.set()
+        raise SHORT
+
+    monkeypatch.setattr("edged.update.policy.fetch_delay_s", lambda *_: 3600.0)
+    shop = make_shop(tmp_path, fetcher=SimpleNamespace(bring_manifest=bring_manifest))
+    terms = SimpleNamespace(origin=lambda: None, told=None)
+    stages = Stages(shop, terms, lambda _: None)  # type: ignore[arg-type]
+    fetching = asyncio.create_task(stages.fetch(State(model="m", phase=Phase.FETCHING, target=TWO, attempts=1)))
+    await until_async(lambda: stages._hurried._waiters, "it pauses")
+    assert not brought.is_set()
+    stages.hurry()
+    with pytest.raises(EdgedError, match="are missing"):
+        await fetching
     await shop.ledger.close()

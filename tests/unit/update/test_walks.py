@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.walks import Step, walk
+from support.walks import Step, walk, walked
 from support.walksteps import draw
 
-from edged.update.machine import Phase
+from edged.types import Limits
+from edged.update.machine import Event, Phase
+from edged.update.reasons import Reason
 
 # What walks have met once, cut down to what it takes.
 MET: dict[str, Sequence[Step]] = {
@@ -127,12 +129,82 @@ MET: dict[str, Sequence[Step]] = {
         ("sleep", (5.1,)),
         ("sleep", (40.0,)),
     ],
+    "a device that is switched off often": [
+        ("sleep", (2.0,)),
+        ("plan", ("a", 2)),
+        ("until", ("a", Phase.SOAKING)),
+        *[("restart", ()), ("sleep", (2.0,))] * 8,
+    ],
+    "a trial on a slow device that is switched off often": [
+        ("sleep", (2.0,)),
+        ("fault", ("load_s", 5.0)),
+        ("plan", ("a", 2)),
+        ("until", ("a", Phase.TRIAL)),
+        *[("restart", ()), ("sleep", (7.0,))] * 5,
+    ],
+    "a soak that rests between power cuts that are far from each other": [
+        ("sleep", (2.0,)),
+        ("plan", ("a", 2)),
+        ("until", ("a", Phase.SOAKING)),
+        *[("press", (Limits(background_paused=True),)), ("sleep", (700.0,)), ("cut", ()), ("sleep", (0.5,))] * 7,
+    ],
 }
 
 
 @pytest.mark.parametrize("steps", MET.values(), ids=MET.keys())
 def test_a_walk_that_went_wrong_once_goes_well(tmp_path: Path, steps: Sequence[Step]):
     walk(tmp_path, steps)
+
+
+def test_a_soak_goes_on_where_it_was_before_a_stop(tmp_path: Path):
+    off = [("sleep", (10.0,)), ("restart", ())]
+    steps: list[Step] = [("sleep", (2.0,)), ("plan", ("a", 2)), ("until", ("a", Phase.SOAKING)), *off * 4]
+    with walked(tmp_path, steps) as walking:
+        walking.take(("until", ("a", Phase.IDLE)))
+        rows = [each for each in walking.life.journal.history("a") if each.before == Phase.SOAKING]
+        assert [each.event for each in rows][-1] == Event.UNPROVEN
+        assert sum(each.event == Event.STARTED for each in rows) == 3
+
+
+def test_what_takes_the_device_down_as_it_is_loaded_is_given_up(tmp_path: Path):
+    cuts = [("cut", ()), ("sleep", (1.0,))]
+    begun: list[Step] = [("sleep", (2.0,)), ("plan", ("a", 2)), ("until", ("a", Phase.SOAKING))]
+    with walked(tmp_path, [*begun, ("fault", ("load_s", 5.0)), *cuts * 5]) as walking:
+        assert walking.life.journal.states()["a"].attempts == 5
+        walking.take(("cut", ()))
+        walking.take(("sleep", (6.0,)))
+        assert [each.key for each in walking.life.hands if each.key[0] == "a"] == [("a", 1)]
+        walking.take(("until", ("a", Phase.IDLE)))
+        (found,) = walking.life.journal.quarantined().values()
+        assert (found.model, found.revision, found.reason) == ("a", 2, Reason.CRASH_LOOP)
+        walking.blameless = False
+        walking.finish()
+
+
+def test_what_takes_the_device_down_as_it_is_compared_is_given_up(tmp_path: Path):
+    steps: list[Step] = [("sleep", (2.0,)), ("plan", ("a", 3)), *[("until", ("a", Phase.SHADOW)), ("cut", ())] * 4]
+    with walked(tmp_path, steps) as walking:
+        walking.take(("sleep", (5.0,)))
+        (found,) = walking.life.journal.quarantined().values()
+        assert (found.revision, found.reason) == (3, Reason.CRASH_LOOP)
+
+
+def test_what_is_fetched_wrong_is_fetched_once_more_and_then_rejected(tmp_path: Path):
+    steps: list[Step] = [("sleep", (2.0,)), ("fault", ("fetch", "damages")), ("plan", ("a", 2)), ("sleep", (14.0,))]
+    with walked(tmp_path, steps) as walking:
+        events = [each.event for each in walking.life.journal.history("a")]
+        assert events[: events.index(Event.FAILED)] == [Event.WANTED, Event.FETCHED, Event.RETRY, Event.FETCHED]
+        walking.finish()
+
+
+def test_what_a_start_had_to_fall_back_on_is_in_the_journal(tmp_path: Path):
+    steps: list[Step] = [("sleep", (2.0,)), ("plan", ("a", 2)), ("until", ("a", Phase.COMMITTED)), ("sleep", (2.0,))]
+    with walked(tmp_path, [*steps, ("break", ("a", 2)), ("restart", ()), ("sleep", (2.0,))]) as walking:
+        state = walking.life.journal.states()["a"]
+        assert [each and each.revision for each in (state.serving, state.intended)] == [1, 2]
+        (row,) = [each for each in walking.life.journal.history("a") if each.event == Event.STARTED]
+        assert "instead of 2" in row.text
+        walking.finish()
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(5000, marks=pytest.mark.slow)])
