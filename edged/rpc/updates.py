@@ -173,10 +173,10 @@ class Updates:
         return pb.UpdatesStatus(
             models=[self._model(course) for _, course in sorted(agent.courses.items())],
             repository=agent.shop.settings.repository,
-            last_look=agent.last_look,
+            last_look=agent.looking.last_look,
             busy=agent.busy,
             journal_problem=agent.shop.ledger.journal.problem,
-            fetcher_lacks=agent.heard.lacks,
+            fetcher_lacks=agent.looking.heard.lacks,
         )
 
     def _model(self, course: Course) -> pb.ModelUpdate:

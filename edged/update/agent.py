@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from edged import clock
+from edged import clock, log
 from edged.bundle.manifest import digest
 from edged.errors import Code, EdgedError
 from edged.events import Severity
@@ -21,14 +20,16 @@ from edged.update import pauses, peaks, plan, policy, start
 from edged.update.collecting import make_room
 from edged.update.course import Course
 from edged.update.fetcher import Origin
-from edged.update.heard import Heard
 from edged.update.holds import Holds
+from edged.update.looking import Looking
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.pauses import SCARCE, Pauses
 from edged.update.policy import Decision, Wish
 from edged.update.records import Committed, Pin, Quarantined
 from edged.update.shop import Shop
 from edged.update.start import Chosen
+
+_log = log.get("update")
 
 # What is deferred is looked at again so often: a window opens, a lease ends.
 _LOOK_S = 15.0
@@ -55,24 +56,16 @@ class Agent:
         self.quarantined: dict[str, Quarantined] = {}
         self.decisions: dict[str, Decision] = {}
         self.holds = Holds()
-        self.heard = Heard()
+        self.looking = Looking(shop, device.fleet, self.check_room)
         self.pauses = Pauses()
         self._collecting: asyncio.Task[None] | None = None
-        self.last_look = ""
-        """How the repository answered last."""
-        self.stick: Path | None = None
-        """A repository on a stick that is being looked at."""
         self._shop = shop
         self._device = device
         self._degrade = degrade
         self._recover = recover
-        self._plan: plan.Plan | None = None
-        self._floors: dict[str, int] = {}
         self._first_seen: dict[tuple[str, int], float] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._starts: dict[str, asyncio.Task[None]] = {}
-        self._nudged = asyncio.Event()
-        self._looking = asyncio.Lock()
 
     async def begin(self) -> None:
         """Begins the choice of the start for every model; returns when each has a route, ready or not."""
@@ -84,11 +77,11 @@ class Agent:
         self.pins = await ledger.do(ledger.journal.pins)
         self.quarantined = await ledger.do(ledger.journal.quarantined)
         await peaks.recall(shop.memory, ledger)
-        await self.heard.recall(ledger)
+        await self.looking.heard.recall(ledger)
         names = sorted({*states, *shop.library.models()})
         for name in names:
             begun = self._begin(states.get(name) or State(model=name), committed.get(name))
-            self._starts[name] = asyncio.create_task(begun, name=f"start of {name}")
+            self._starts[name] = self._told_of(asyncio.create_task(begun, name=f"start of {name}"))
         while any(not task.done() and name not in shop.residency.routes for name, task in self._starts.items()):
             count, under_way = shop.changes.count, [task for task in self._starts.values() if not task.done()]
             waits = [asyncio.ensure_future(shop.changes.after(count)), *under_way]
@@ -105,9 +98,10 @@ class Agent:
         library, environment = self._shop.library, self._shop.environment
         factory = [Ref(each.manifest.revision, digest(each.manifest)) for each in library.factory(state.model)]
         floor = committed.floor if committed else 1
-        self._floors[state.model] = floor
+        # A floor that was raised since takes nothing out of service that serves already; nobody goes below it any more.
+        signed, condemned = max(floor, self.floor(state.model)), self.quarantined.values()
         options = [
-            (each, start.objection(state, each, floor, self.quarantined.values(), environment))
+            (each, start.objection(state, each, floor if each.ref == state.serving else signed, condemned, environment))
             for each in start.candidates(state, committed, factory)
         ]
         refs = [each.ref for each, _ in options]
@@ -132,8 +126,19 @@ class Agent:
     def _add(self, course: Course) -> Course:
         model = course.state.model
         self.courses[model] = course
-        self._tasks[model] = asyncio.create_task(course.run(), name=f"course of {model}")
+        self._tasks[model] = self._told_of(asyncio.create_task(course.run(), name=f"course of {model}"))
         return course
+
+    def _told_of(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """The same, whose end by a defect is told, since nobody else would notice."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("a part of the update agent has ended by a defect", what=task.get_name(), exc_info=error)
+                self._degrade(f"the {task.get_name()} has ended, and is not updated until edged restarts: {error}")
+
+        task.add_done_callback(ended)
+        return task
 
     async def run(self) -> None:
         """Polls until it is cancelled; `begin` comes first."""
@@ -141,6 +146,7 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._poll())
             group.create_task(self._look_again())
+            group.create_task(self.looking.heard.keep_spending(self._shop.ledger))
             group.create_task(peaks.keep(self._shop.memory, self._shop.ledger))
 
     async def close(self) -> None:
@@ -151,107 +157,86 @@ class Agent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.looking.heard.keep(self._shop.ledger)
         await self._shop.ledger.close()
 
     async def _poll(self) -> None:
         while True:
-            await self._forget_stick()
-            if self._shop.settings.repository or self.stick:
-                with contextlib.suppress(EdgedError):  # it is told in `last_look` and in the events
-                    await self.look()
-            delay_s = policy.poll_delay_s(self._shop.settings.poll_s, random.random())  # noqa: S311 - spreads a fleet
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay_s):
-                    await self._nudged.wait()
-            self._nudged.clear()
-
-    async def _forget_stick(self) -> None:
-        """Goes back to the usual repository once a stick has been taken away, and nothing of it is under way."""
-        stick = self.stick
-        if stick and not self.busy and not await asyncio.to_thread((stick / "metadata").is_dir) and stick == self.stick:
-            self.stick = None
+            if not self.busy:
+                await self.looking.forget_stick()
+            if self.looking.anywhere:
+                # A repository's is told in `last_look` and in the events, the journal's by `_look_again`.
+                with contextlib.suppress(EdgedError):
+                    await self.looking.again()
+                    await self.reconsider()
+                    await self._taken_in()
+            await self.looking.due()
 
     async def _look_again(self) -> None:
+        told = ""
         while True:
             await asyncio.sleep(_LOOK_S)
-            await self.reconsider()
-
-    def nudge(self) -> None:
-        """Has the repository looked at now."""
-        self._nudged.set()
+            try:
+                await self.reconsider()
+                told = ""
+            except EdgedError as error:
+                if str(error) != told:
+                    told = str(error)
+                    self._shop.events.record(Severity.ERROR, error.code, "journal", told)
 
     async def look_at(self, stick: Path | None, *, begin: bool) -> None:
-        """Looks at the repository, or at the one on a stick, for somebody who waits. Raises EdgedError."""
+        """Looks at the repository, or at the one on a stick, for somebody who waits. Raises EdgedError.
+
+        To `begin`, its plan is followed from now on and passes over jitter; else it is only told of.
+        """
         if stick is None and not self._shop.settings.repository:
             text = "there is no repository to look at"
             raise EdgedError(Code.INVALID_ARGUMENT, text, "set update.repository, or name a folder with --from")
-        if self.busy and stick != self.stick:
+        if self.busy and stick != self.looking.stick:
             text = "an update from another repository is under way"
             raise EdgedError(Code.OVERLOADED, text, "wait until it is done; `edgectl update --watch` shows it")
-        self.stick = stick
-        await self.look(now=True, begin=begin)
+        found = await self.looking.at(stick, follow=begin)
+        if begin:
+            await self.reconsider(now=True)
+            await self._taken_in()
+        else:
+            await self._decide(found, now=True, begin=False)
+            await self._foresee(stick)
 
-    async def look(self, *, now: bool = False, begin: bool = True) -> None:
-        """Brings the plan and, to `begin`, sets courses by it; `now` passes over its jitter. Raises EdgedError."""
-        async with self._looking:
-            shop = self._shop
-            try:
-                self.check_room()
-                found, floors = await shop.fetcher.bring_plan(
-                    self.origin(), self._device.fleet, shop.state_folder / "plan", self.told
-                )
-            except EdgedError as error:
-                self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: {error}"
-                shop.events.record(Severity.WARNING, error.code, "repository", str(error))
-                raise
-            self._plan = found
-            for model, floor in floors.items():
-                self._floors[model] = max(floor, self._floors.get(model, 1))
-            self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: the plan is up to date"
-            await self.heard.keep(shop.ledger)
-        await self.reconsider(now=now, begin=begin)
-        if not begin:
-            await self._foresee()
-            return
+    async def _taken_in(self) -> None:
+        """Waits until each course has heard what was decided."""
         await asyncio.gather(*(course.heard() for course in self.courses.values()))
 
-    async def _foresee(self) -> None:
+    async def _foresee(self, stick: Path | None) -> None:
         """Says of what would be gone for what its manifest tells. Raises EdgedError."""
         for model, decision in list(self.decisions.items()):
             if decision.go_for and model in self.courses:
                 course = self.courses[model]
                 async with self._shop.fetching:
-                    found = await course.stages.foresee(course.state, decision.go_for)
+                    found = await course.stages.foresee(course.state, decision.go_for, self.looking.origin(stick))
                 if found:
                     self.decisions[model] = msgspec.structs.replace(decision, why=f"{decision.why}; {found}")
 
     def told(self, facts: Mapping[str, Any]) -> None:
         """Takes what the fetcher tells."""
-        self.heard.take(facts)
+        self.looking.heard.take(facts)
 
     def origin(self) -> Origin:
         """The repository that is to be asked now."""
-        settings, folder = self._shop.settings, self._shop.state_folder
-        return Origin(
-            url=f"file://{self.stick}" if self.stick else settings.repository,
-            root=Path(settings.root),
-            metadata=folder / "metadata",
-            rate_bytes=settings.rate_kib * 1024,
-            budget_bytes=-1 if self.stick else self.heard.budget_bytes(settings.daily_mib),
-            floors=self.heard.roles,
-            ca=Path(settings.ca),
-            build_time=self._shop.build_time,
-        )
+        return self.looking.origin(self.looking.stick)
 
-    async def reconsider(self, *, now: bool = False, begin: bool = True) -> None:
-        """Decides what is wanted and allowed of each model now and, to `begin`, sets its course by that.
+    async def reconsider(self, *, now: bool = False) -> None:
+        """Decides what is wanted and allowed of each model now, and sets its course by that. Raises EdgedError.
 
         `now`: somebody asked, who does not wait for jitter or for what is to be tried again later.
         """
+        await self._decide(self.looking.plan, now=now, begin=True)
+
+    async def _decide(self, followed: plan.Plan | None, *, now: bool, begin: bool) -> None:
         ledger = self._shop.ledger
         self.quarantined = await ledger.do(ledger.journal.quarantined)
         self._forget_troubles()
-        wanted = self._wanted()
+        wanted = self._wanted(followed)
         choosing = {model for model, task in self._starts.items() if not task.done()}  # what it is told comes first
         for model in sorted({*wanted, *self.pins, *self.courses} - choosing):
             course = self._course(State(model=model))
@@ -266,7 +251,7 @@ class Agent:
                 self.floor(model),
                 self.quarantined.values(),
                 self._shop.environment,
-                planned=self._plan is not None,
+                planned=followed is not None,
             )
             if decision.go_for and found and not now and hope and hope.cause == "plan":
                 decision = self._after_jitter(decision, found)
@@ -291,8 +276,8 @@ class Agent:
                 self._recover(chosen.degraded)
                 chosen.degraded = ""
 
-    def _wanted(self) -> dict[str, plan.Wanted]:
-        if self._plan is None:
+    def _wanted(self, followed: plan.Plan | None) -> dict[str, plan.Wanted]:
+        if followed is None:
             return {}
         taken = {
             name: ref.revision
@@ -300,12 +285,12 @@ class Agent:
             if (ref := course.state.target or course.state.serving) is not None
         }
         device = self._device
-        found = plan.evaluate(self._plan, device.name, device.hardware_class, self._now(), taken)
+        found = plan.evaluate(followed, device.name, device.hardware_class, self._now(), taken)
         return {each.model: each for each in found}
 
     def _now(self) -> datetime:
         """The system's time, or what is known to be later: the image's build time, the newest signed issue time."""
-        return clock.trusted(clock.wall(), self._shop.build_time, self.heard.issued)
+        return clock.trusted(clock.wall(), self._shop.build_time, self.looking.heard.issued)
 
     def _after_jitter(self, decision: Decision, found: plan.Wanted) -> Decision:
         seen_s = self._first_seen.setdefault((found.model, found.revision), clock.monotonic())
@@ -323,7 +308,7 @@ class Agent:
         if lease is not None:
             return f"{lease.owner} holds it for {lease.ends_s - now_s:.0f} s more"
         local = clock.wall().astimezone()
-        found = self._wanted().get(model)
+        found = self._wanted(self.looking.plan).get(model)
         if found is not None and not plan.within(found.windows, local):
             return "it waits for the maintenance window of the plan"
         if not policy.in_window(self._shop.settings.window, f"{local:%H:%M}"):
@@ -332,7 +317,8 @@ class Agent:
 
     def floor(self, model: str) -> int:
         """The lowest revision of a model that is signed as allowed."""
-        return max(self._floors.get(model, 1), self.courses[model].floor if model in self.courses else 1)
+        signed = self.looking.heard.floors.get(model, 1)
+        return max(signed, self.courses[model].floor if model in self.courses else 1)
 
     def take(self, limits: Limits) -> None:
         """Does no more in the background than these limits allow, and collects where they ask for space."""
@@ -343,13 +329,15 @@ class Agent:
             self._collecting = asyncio.create_task(make_room(self._shop, SCARCE), name="collection")
             self._collecting.add_done_callback(self._collected)
         if before.full and not self.pauses.full:
-            self.nudge()
+            self.looking.nudge()
 
     def _collected(self, _: asyncio.Task[None]) -> None:
         self._collecting = None
 
     def paused(self, phase: Phase) -> str:
         """Why nothing is done in a phase now; nothing when it is."""
+        if self._shop.ledger.journal.stands_in and phase in pauses.BEFORE_THE_SOAK:
+            return pauses.STANDS_IN
         return self.pauses.of(phase)
 
     def check_room(self) -> None:

@@ -13,7 +13,12 @@ from edged.update.shop import Shop
 
 
 async def collect(shop: Shop) -> Collected:
-    """What is `_needed` stays, the rest is forgotten too. Raises OSError and EdgedError."""
+    """What is `_needed` stays, the rest is forgotten too. Raises OSError and EdgedError.
+
+    Nothing is taken out by a journal that stands in: the one that survives may need it.
+    """
+    if shop.ledger.journal.stands_in:
+        return Collected((), 0, 0)
     keep = await _needed(shop)
     for each in shop.residency.known():
         if each.source.origin == STORE and (each.name, each.revision) not in keep:

@@ -78,16 +78,19 @@ def run(arguments: Sequence[str], confine: Confine | None = None) -> int:
         parser.error("give --target-name, --target-dir and --target-base-url")
     if given.daemon:
         tie_to(given.daemon)
+    transport = Transport(_terms(given), _Alarm(given.timeout).wind)
     try:
         if confine is not None:
             _tell("confined", lacks=confine(*_needs(given)))
-        given.do(given, _Alarm(given.timeout))
+        given.do(given, transport)
     except EdgedError as error:
-        return _refuse(error)
+        return _refuse(error, transport)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code = Code.STORAGE_FULL if error.errno in files.FULL else Code.NOT_PERMITTED
-        return _refuse(EdgedError(code, f"{where}{error.strerror or error}", "look at the state folder and its disk"))
+        return _refuse(
+            EdgedError(code, f"{where}{error.strerror or error}", "look at the state folder and its disk"), transport
+        )
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return 0
@@ -111,8 +114,8 @@ def _tell(event: str, **facts: Any) -> None:
     sys.stdout.flush()
 
 
-def _refuse(error: EdgedError) -> int:
-    _tell("refused", code=error.code, message=error.message, hint=error.hint)
+def _refuse(error: EdgedError, transport: Transport) -> int:
+    _tell("refused", code=error.code, message=error.message, hint=error.hint, received=transport.received)
     return 1
 
 
@@ -138,13 +141,16 @@ class _Alarm:
         raise EdgedError(Code.DOWNLOAD_FAILED, found, "it is tried again later; what has come is kept")
 
 
+def _terms(given: argparse.Namespace) -> Terms:
+    ca = str(given.ca) if given.ca and os.access(given.ca, os.F_OK) else ""
+    return Terms(rate=given.rate, budget=given.budget, timeout_s=given.timeout, ca=ca)
+
+
 class _Session:
     """One connection to a repository, its metadata brought up to date."""
 
-    def __init__(self, given: argparse.Namespace, alarm: _Alarm) -> None:
-        ca = str(given.ca) if given.ca and given.ca.exists() else ""
-        terms = Terms(rate=given.rate, budget=given.budget, timeout_s=given.timeout, ca=ca)
-        self.transport = Transport(terms, alarm.wind)
+    def __init__(self, given: argparse.Namespace, transport: Transport) -> None:
+        self.transport = transport
         root = given.root.read_bytes() if given.root else None
         floors = dict(floor.split("=", 1) for floor in given.floor)
         self.trusted = Trusted(
@@ -169,18 +175,17 @@ class _Session:
         )
 
 
-def _init(given: argparse.Namespace, alarm: _Alarm) -> None:
-    terms = Terms(timeout_s=given.timeout)
+def _init(given: argparse.Namespace, transport: Transport) -> None:
     root = given.trusted_root.read_bytes()
-    Trusted(given.metadata_dir, "", Transport(terms, alarm.wind), root=root, system_time=clock.wall())
+    Trusted(given.metadata_dir, "", transport, root=root, system_time=clock.wall())
 
 
-def _refresh(given: argparse.Namespace, alarm: _Alarm) -> None:
-    _Session(given, alarm).tell()
+def _refresh(given: argparse.Namespace, transport: Transport) -> None:
+    _Session(given, transport).tell()
 
 
-def _download(given: argparse.Namespace, alarm: _Alarm) -> None:
-    session = _Session(given, alarm)
+def _download(given: argparse.Namespace, transport: Transport) -> None:
+    session = _Session(given, transport)
     for name in given.target_name:
         copy = given.target_dir / quote(name, "")
         content = session.trusted.target(name, given.target_base_url, _MAX_TARGET_BYTES, copy)
@@ -189,8 +194,8 @@ def _download(given: argparse.Namespace, alarm: _Alarm) -> None:
             raise EdgedError(Code.REVISION_NOT_FOUND, f"{name}: is not published", "is it the right name?")
 
 
-def _plan(given: argparse.Namespace, alarm: _Alarm) -> None:
-    session = _Session(given, alarm)
+def _plan(given: argparse.Namespace, transport: Transport) -> None:
+    session = _Session(given, transport)
     plan = session.repository.plan(given.fleet)
     floors = {model: session.repository.min_revision(model) for model in plan.models}
     operators = session.repository.operators()
@@ -206,8 +211,8 @@ def _plan(given: argparse.Namespace, alarm: _Alarm) -> None:
     _tell("plan", path=str(path), floors=floors)
 
 
-def _manifest(given: argparse.Namespace, alarm: _Alarm) -> None:
-    session = _Session(given, alarm)
+def _manifest(given: argparse.Namespace, transport: Transport) -> None:
+    session = _Session(given, transport)
     manifest = session.repository.manifest(given.model, given.revision)
     session.tell()
     files.make_folder(given.into)
@@ -215,8 +220,8 @@ def _manifest(given: argparse.Namespace, alarm: _Alarm) -> None:
     _tell("manifest", path=str(given.into / MANIFEST_NAME))
 
 
-def _fetch(given: argparse.Namespace, alarm: _Alarm) -> None:
-    session = _Session(given, alarm)
+def _fetch(given: argparse.Namespace, transport: Transport) -> None:
+    session = _Session(given, transport)
     manifest = session.repository.manifest(given.model, given.revision)
     session.tell()
     files.make_folder(given.staging)

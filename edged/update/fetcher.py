@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import msgspec
 from edged.bundle.folder import parse_manifest
 from edged.bundle.manifest import MANIFEST_NAME, Manifest
 from edged.errors import Code, EdgedError
+from edged.models import files
 from edged.update import plan as plans
 from edged.worker.child import spawn
 
@@ -67,15 +68,20 @@ class Fetcher:
 
     async def bring_plan(self, origin: Origin, fleet: str, into: Path, tell: Tell) -> tuple[plans.Plan, dict[str, int]]:
         """The fleet's plan, verified, and each model's signed floor. Raises EdgedError with the reason."""
-        told = await self._run(origin, ["plan", "--fleet", fleet, "--into", str(into)], into, tell)
-        raw = await asyncio.to_thread((into / _PLAN_NAME).read_bytes)
-        return plans.decode(raw), {str(model): int(floor) for model, floor in told["floors"].items()}
+        with _as_refusal():
+            told = await self._run(origin, ["plan", "--fleet", fleet, "--into", str(into)], into, tell)
+            raw = await asyncio.to_thread((into / _PLAN_NAME).read_bytes)
+        try:
+            return plans.decode(raw), msgspec.convert(told.get("floors"), dict[str, int])
+        except msgspec.ValidationError as error:
+            raise _no_message() from error
 
     async def bring_manifest(self, origin: Origin, model: str, revision: int, into: Path, tell: Tell) -> Manifest:
         """What a revision says of itself, verified; kept in `into`. Raises EdgedError with the reason."""
         arguments = ["manifest", "--model", model, "--revision", str(revision), "--into", str(into)]
-        await self._run(origin, arguments, into.parent, tell)
-        raw = await asyncio.to_thread((into / MANIFEST_NAME).read_bytes)
+        with _as_refusal():
+            await self._run(origin, arguments, into.parent, tell)
+            raw = await asyncio.to_thread((into / MANIFEST_NAME).read_bytes)
         return parse_manifest(raw, into / MANIFEST_NAME)
 
     async def bring_revision(self, origin: Origin, order: Order, tell: Tell) -> None:
@@ -90,10 +96,11 @@ class Fetcher:
         }
         arguments = ["fetch", *(part for name, value in given.items() for part in (f"--{name}", str(value)))]
         arguments += [part for folder in order.have for part in ("--have", str(folder))]
-        await self._run(origin, arguments, order.staging.parent, tell)
+        with _as_refusal():
+            await self._run(origin, arguments, order.staging.parent, tell)
 
     async def _run(self, origin: Origin, arguments: Sequence[str], scratch: Path, tell: Tell) -> dict[str, Any]:
-        """Runs the fetcher to its end; gives the last thing that it told. Raises EdgedError."""
+        """Runs the fetcher to its end; gives the last thing that it told. Raises EdgedError, and OSError."""
         await asyncio.to_thread(_make_scratch, scratch)
         options = ["--metadata-dir", str(origin.metadata), "--root", str(origin.root), "--repository", origin.url]
         options += ["--daemon", str(os.getpid()), *(["--ca", str(origin.ca)] if origin.ca else [])]
@@ -112,10 +119,22 @@ class Fetcher:
                 child.kill()
                 how = await asyncio.shield(child.ended)
         if last.get("event") == "refused":
-            raise EdgedError(_code(str(last["code"])), str(last["message"]), str(last["hint"]))
+            raise EdgedError(_code(str(last.get("code"))), str(last.get("message")), str(last.get("hint")))
         if how.text != _DONE:
             raise EdgedError(Code.DOWNLOAD_FAILED, f"the fetcher ended: {how.text}", "its log says more")
         return last
+
+
+@contextlib.contextmanager
+def _as_refusal() -> Iterator[None]:
+    """What this device's own disk or kernel refuses is told as what a fetcher refuses is."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = Code.STORAGE_FULL if error.errno in files.FULL else Code.NOT_PERMITTED
+        text = f"no fetcher could be run: {where}{error.strerror or error}"
+        raise EdgedError(code, text, "look at the state folder and its disk; it is tried again") from error
 
 
 @contextlib.asynccontextmanager
@@ -144,9 +163,13 @@ async def _listen(reader: asyncio.StreamReader, tell: Tell) -> dict[str, Any]:
         while line := await reader.readline():
             last = msgspec.json.decode(line, type=dict[str, Any])
             tell(last)
-    except (ValueError, msgspec.DecodeError) as error:
-        raise EdgedError(Code.DOWNLOAD_FAILED, "the fetcher said what is no message", "its log says more") from error
+    except (ValueError, TypeError, AttributeError, LookupError, msgspec.DecodeError) as error:
+        raise _no_message() from error  # what it parses may have made it say anything
     return last
+
+
+def _no_message() -> EdgedError:
+    return EdgedError(Code.DOWNLOAD_FAILED, "the fetcher said what is no message", "its log says more")
 
 
 def _make_scratch(folder: Path) -> None:

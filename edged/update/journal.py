@@ -6,8 +6,6 @@ It is used from one thread at a time, never from the loop's: a commit waits for 
 from __future__ import annotations
 
 import contextlib
-import errno
-import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -16,12 +14,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edged import durable
+from edged import log
 from edged.errors import Code, EdgedError
-from edged.update import records
+from edged.update import journal_file, records
 from edged.update.machine import State
 from edged.update.markers import Markers, encode
 from edged.update.records import Committed, DamagedError, Pin, Quarantined, Transition
+
+_log = log.get("update")
 
 DATABASE = "journal.db"
 
@@ -41,14 +41,10 @@ _MARKED = ("committed", "quarantined", "pinned")
 
 _HISTORY_KEPT = 2000
 _NONCES_KEPT = 10_000
-_SET_ASIDE_KEPT = 2
 _BUSY_S = 5.0
 _REBUILT = "rebuilt_at"
 
-_HEADER_BYTES, _LARGEST_PAGE = 100, 65536
-
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
@@ -63,7 +59,10 @@ class Journal:
         """
         self._now = now
         self.problem = ""
-        self.read_only = False
+        self.stands_in = False
+        """Whether it is one for this start alone: what it is told is forgotten at the next one."""
+        self._unmarked: set[str] = set()
+        """The kinds of which a marker could not be written."""
         self._markers = Markers(folder / "markers")
         self._folder = folder
         path = folder / DATABASE
@@ -73,7 +72,7 @@ class Journal:
             raise _unwritable(path, error) from error
 
     def _open(self, path: Path, runtime: Path) -> sqlite3.Connection:
-        if not _is_writable(path.parent):
+        if not journal_file.is_writable(path.parent):
             return self._open_copy(path, runtime, "it is read-only")
         try:
             return self._checked_or_rebuilt(path)
@@ -81,9 +80,13 @@ class Journal:
             return self._open_copy(path, runtime, str(error))
 
     def _open_copy(self, path: Path, runtime: Path, why: str) -> sqlite3.Connection:
-        self.read_only = True
-        self.problem = f"the journal in {path.parent} cannot be written: {why}; updates wait until it can"
-        return self._checked_or_rebuilt(_copy(path, runtime))
+        self.stand_in(f"the journal in {path.parent} cannot be written: {why}")
+        return self._checked_or_rebuilt(journal_file.copy(path, runtime))
+
+    def stand_in(self, why: str) -> None:
+        """It is to be used in place of the one that survives, for this start alone."""
+        self.stands_in = True
+        self.problem = f"{why}; updates wait for a start at which it can be"
 
     def _checked_or_rebuilt(self, path: Path) -> sqlite3.Connection:
         try:
@@ -91,7 +94,7 @@ class Journal:
         except (DamagedError, sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the last: a schema that is no text
             if isinstance(error, sqlite3.DatabaseError) and not _is_damage(error):
                 raise
-            _set_aside(path)
+            journal_file.set_aside(path)
             self.problem = f"the journal was damaged ({error}); it is set aside, and made anew from its markers"
         self._database = _connect(path)
         self._rebuild()
@@ -100,7 +103,7 @@ class Journal:
     def _checked(self, path: Path) -> sqlite3.Connection:
         """The database, after a look at all that counts. Raises DamagedError or sqlite3.Error."""
         existed = path.exists()
-        if existed and _is_cut(path):
+        if existed and journal_file.is_cut(path):
             raise DamagedError("it is shorter than it says")
         database = _connect(path)
         try:
@@ -114,11 +117,8 @@ class Journal:
                 _make(database)
             self._database = database
             self._check_rows()
-            for kind in _MARKED:
-                documents = dict(self._documents(kind))
-                if not self.read_only:
-                    with contextlib.suppress(OSError):  # they are made good at the next start
-                        self._markers.put_all(kind, documents)
+            self._unmarked.update(_MARKED)
+            self._mark_all()
         except BaseException:
             database.close()
             raise
@@ -133,23 +133,25 @@ class Journal:
             ((there, found),) = self._database.execute(counts, (kind,)).fetchall()
             if there != found or len(dict(self._documents(kind))) != found:
                 raise DamagedError(f"of {there} documents of the kind {kind}, {found} are found")
-        known = self.states().keys() & dict(self._documents("committed")).keys()
-        for document in self._markers.read("committed"):
-            if (model := _name_of("committed", document)) not in known:
-                raise DamagedError(f"it knows nothing of {model!r}, which a marker says was committed")
+        known = {kind: {name for name, _ in self._documents(kind)} for kind in _MARKED}
+        known["committed"] &= self._states().keys()
+        for kind in _MARKED:
+            for name, _ in self._markers.read(kind):
+                if name not in known[kind]:
+                    raise DamagedError(f"it knows nothing of {name!r}, which a marker says was {kind}")
 
     def _rebuild(self) -> None:
         """A new database that knows what the markers know."""
         _make(self._database)
         with self._transaction():
             for kind in _MARKED:
-                for document in self._markers.read(kind):
+                for name, document in self._markers.read(kind):
                     with contextlib.suppress(DamagedError):
-                        self._put(kind, _name_of(kind, document), document)
                         if kind == "committed":
                             found = records.read(document, Committed)
-                            state = State(model=found.model, serving=found.serving, previous=found.previous)
-                            self._put("state", found.model, encode(state))
+                            state = State(model=name, serving=found.serving, previous=found.previous)
+                            self._put("state", name, encode(state))
+                        self._put(kind, name, document)
             self._put("fact", _REBUILT, msgspec.json.encode(self._now))
 
     def close(self) -> None:
@@ -163,7 +165,11 @@ class Journal:
         return None if document is None else msgspec.json.decode(document, type=datetime)
 
     def states(self) -> dict[str, State]:
-        """Each model's state. Raises DamagedError."""
+        """Each model's state. Raises EdgedError."""
+        with self._reading():
+            return self._states()
+
+    def _states(self) -> dict[str, State]:
         return {name: records.read_state(document) for name, document in self._documents("state")}
 
     def record(
@@ -187,14 +193,13 @@ class Journal:
             self._database.execute(
                 "DELETE FROM history WHERE sequence <= (SELECT max(sequence) FROM history) - ?", (_HISTORY_KEPT,)
             )
-        for kind, name, document in marked:
-            self._mark(kind, name, document)
+        self._mark(*marked)
 
     def history(self, model: str = "", limit: int = 100) -> list[Transition]:
-        """The newest transitions, of one model or all, oldest first."""
-        rows = self._database.execute(
-            "SELECT sequence, row FROM history WHERE ? IN ('', model) ORDER BY sequence DESC LIMIT ?", (model, limit)
-        ).fetchall()
+        """The newest transitions, of one model or all, oldest first. Raises EdgedError."""
+        newest = "SELECT sequence, row FROM history WHERE ? IN ('', model) ORDER BY sequence DESC LIMIT ?"
+        with self._reading():
+            rows = self._database.execute(newest, (model, limit)).fetchall()
         found = []
         for sequence, row in reversed(rows):
             with contextlib.suppress(DamagedError):  # it is told, nothing is decided by it
@@ -202,25 +207,25 @@ class Journal:
         return found
 
     def committed(self) -> dict[str, Committed]:
-        """What each model last committed."""
+        """What each model last committed. Raises EdgedError."""
         return self._read_all("committed", Committed)
 
     def pins(self) -> dict[str, Pin]:
-        """The local overrides, by model."""
+        """The local overrides, by model. Raises EdgedError."""
         return self._read_all("pinned", Pin)
 
     def pin(self, pin: Pin) -> None:
         """Overrides the plan for a model."""
         with self._transaction():
             self._put("pinned", pin.model, encode(pin))
-        self._mark("pinned", pin.model, encode(pin))
+        self._mark(("pinned", pin.model, encode(pin)))
 
     def unpin(self, model: str) -> None:
         """Lets the plan decide again."""
         self._remove("pinned", model)
 
     def quarantined(self) -> dict[str, Quarantined]:
-        """What is not tried again, by the name of its key."""
+        """What is not tried again, by the name of its key. Raises EdgedError."""
         return self._read_all("quarantined", Quarantined)
 
     def release(self, name: str) -> None:
@@ -228,8 +233,12 @@ class Journal:
         self._remove("quarantined", name)
 
     def fact(self, name: str) -> bytes | None:
-        """A small document that some part keeps here, as JSON: accepted role versions, today's downloads."""
-        return dict(self._documents("fact")).get(name)
+        """A small document that some part keeps here, as JSON: accepted role versions, today's downloads.
+
+        Raises EdgedError.
+        """
+        with self._reading():
+            return dict(self._documents("fact")).get(name)
 
     def keep_fact(self, name: str, document: bytes) -> None:
         """Keeps such a document."""
@@ -249,8 +258,10 @@ class Journal:
         return done.rowcount == 1
 
     def _read_all(self, kind: str, record: type[_Record]) -> dict[str, _Record]:
+        with self._reading():
+            documents = dict(self._documents(kind))
         found = {}
-        for name, document in self._documents(kind):
+        for name, document in documents.items():
             with contextlib.suppress(DamagedError):  # what a later release wrote otherwise
                 found[name] = records.read(document, record)
         return found
@@ -271,21 +282,54 @@ class Journal:
         )
 
     def _remove(self, kind: str, name: str) -> None:
-        with self._transaction():
-            self._database.execute("DELETE FROM documents WHERE kind = ? AND name = ?", (kind, name))
-        if not self.read_only:
+        """The marker first: one without its row would be damage, and is never left."""
+        if not self.stands_in:
             try:
                 self._markers.remove(kind, name)
             except OSError as error:
                 raise _unwritable(self._folder, error) from error
-
-    def _mark(self, kind: str, name: str, document: bytes) -> None:
-        if self.read_only:
-            return
         try:
-            self._markers.put(kind, name, document)
-        except OSError as error:
-            raise _unwritable(self._folder, error) from error
+            with self._transaction():
+                self._database.execute("DELETE FROM documents WHERE kind = ? AND name = ?", (kind, name))
+        except EdgedError:
+            self._unmarked.add(kind)
+            raise
+
+    def _mark(self, *marked: tuple[str, str, bytes]) -> None:
+        """Writes markers of what has been committed, which stands whatever becomes of them.
+
+        What cannot be written now is with the next change, or at the next start.
+        """
+        if self._unmarked:
+            self._unmarked.update(kind for kind, _, _ in marked)
+            self._mark_all()
+            return
+        for kind, name, document in marked:
+            try:
+                if not self.stands_in:
+                    self._markers.put(kind, name, document)
+            except OSError as error:
+                _log.warning("a marker cannot be written", kind=kind, name=name, error=str(error))
+                self._unmarked.add(kind)
+
+    def _mark_all(self) -> None:
+        """Makes the markers of the kinds that lack one say what the rows do."""
+        for kind in sorted(self._unmarked):
+            with contextlib.suppress(OSError, sqlite3.Error, DamagedError):
+                if not self.stands_in:
+                    self._markers.put_all(kind, dict(self._documents(kind)))
+                self._unmarked.discard(kind)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, DamagedError) as error:
+            raise EdgedError(
+                Code.JOURNAL_UNWRITABLE,
+                f"{self._folder / DATABASE}: what was decided cannot be read: {error}",
+                "check that its disk is healthy, then restart edged, which looks it over; updates wait until then",
+            ) from error
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -318,74 +362,12 @@ def _make(database: sqlite3.Connection) -> None:
     database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
 
 
-def _is_cut(path: Path) -> bool:
-    """Whether the file ends before its last page, which SQLite may read as zeros without a word.
-
-    Its header says how many pages there are (https://sqlite.org/fileformat2.html#in_header_database_size); with a log
-    beside it that is not the last word.
-    """
-    log = path.with_name(path.name + "-wal")
-    if log.exists() and log.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        head = file.read(_HEADER_BYTES)
-    if len(head) < _HEADER_BYTES or head[24:28] != head[92:96]:
-        return False
-    page = int.from_bytes(head[16:18], "big")
-    return path.stat().st_size < (_LARGEST_PAGE if page == 1 else page) * int.from_bytes(head[28:32], "big")
-
-
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     """What is asked at the start is known to be right, so what is wrong with it is the file.
 
     Python gives no code where a text is none.
     """
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGED
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether files can be made there; root may, whatever the mode says, and nobody on a read-only file system."""
-    probe = folder / ".writable"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        return error.errno not in _READ_ONLY
-    return True
-
-
-def _copy(path: Path, runtime: Path) -> Path:
-    """The database as it was last committed: with its log, which a read-only folder would not let be read."""
-    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for suffix in ("", "-wal", "-shm"):
-        target = runtime / (path.name + suffix)
-        target.unlink(missing_ok=True)
-        source = path.with_name(path.name + suffix)
-        if suffix != "-shm" and source.exists():  # the index of the log is made anew
-            shutil.copyfile(source, target)
-    return runtime / path.name
-
-
-def _set_aside(path: Path) -> None:
-    """Under another name, with its log, for whoever wants to look; the oldest beyond a few go."""
-    number = 1 + max((int(old.suffix[1:]) for old in _asides(path)), default=0)
-    for suffix in ("-wal", "-shm", ""):
-        source = path.with_name(path.name + suffix)
-        if source.exists():
-            durable.place(source, path.with_name(f"{path.name}{suffix}.damaged.{number}"))
-    for old in _asides(path):
-        if int(old.suffix[1:]) <= number - _SET_ASIDE_KEPT:
-            old.unlink()
-
-
-def _asides(path: Path) -> list[Path]:
-    return [old for old in path.parent.glob(f"{path.name}*.damaged.*") if old.suffix[1:].isdigit()]
-
-
-def _name_of(kind: str, document: bytes) -> str:
-    if kind == "quarantined":
-        return records.read(document, Quarantined).key.name
-    return records.read(document, Pin).model if kind == "pinned" else records.read(document, Committed).model
 
 
 def _unwritable(path: Path, error: Any) -> EdgedError:

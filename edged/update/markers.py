@@ -51,21 +51,26 @@ class Markers:
             if there.get(file_name) != _content(kind, name, document):
                 self.put(kind, name, document)
 
-    def read(self, kind: str) -> Iterator[bytes]:
-        """The documents of a kind; a marker that was damaged too is passed over."""
+    def read(self, kind: str) -> Iterator[tuple[str, bytes]]:
+        """The names and documents of a kind; a marker that was damaged too, or cannot be read, is passed over."""
         for _, content in self._contents(kind):
             head, _, document = content.partition(b"\n")
             seal, _, name = head.partition(b" ")
-            if records.seal(kind, name.decode(errors="replace"), document).encode() == seal:
-                yield document
+            told = name.decode(errors="replace")
+            if records.seal(kind, told, document).encode() == seal:
+                yield told, document
 
     def _contents(self, kind: str) -> Iterator[tuple[str, bytes]]:
         folder = self._folder / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if not path.is_file() or path.is_symlink():
                 continue
-            with path.open("rb") as file:
-                yield path.name, file.read(_MAX_BYTES)
+            try:
+                with path.open("rb") as file:
+                    content = file.read(_MAX_BYTES)
+            except OSError:
+                continue
+            yield path.name, content
 
 
 def _content(kind: str, name: str, document: bytes) -> bytes:

@@ -27,7 +27,7 @@ class Obeying:
         match intent:
             case Refresh():
                 await self._agent.look_at(None, begin=True)
-                return Done(self._agent.last_look)
+                return Done(self._agent.looking.last_look)
             case Install(model=model, revision=revision) | Pin(model=model, revision=revision):
                 await self._administration.pin(model, revision, "command")
                 return Done(f"model {model} goes to revision {revision} and stays there, whatever the plan says")

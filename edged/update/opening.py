@@ -88,8 +88,10 @@ def _journal(state: Path, runtime: Path, parts: Parts) -> Journal:
         journal = Journal(state, runtime, clock.wall())
     except EdgedError as error:
         parts.events.record(Severity.ERROR, error.code, "journal", str(error))
-        parts.degrade(f"the journal cannot be opened, and is forgotten at the next start: {error.message}")
-        return Journal(runtime, runtime, clock.wall())
+        journal = Journal(runtime, runtime, clock.wall())
+        journal.stand_in(f"the journal cannot be opened: {error.message}")
+        parts.degrade(journal.problem)
+        return journal
     if journal.problem:
         parts.events.record(Severity.ERROR, "journal_problem", "journal", journal.problem)
         parts.degrade(journal.problem)

@@ -9,7 +9,11 @@ from edged.update.machine import WORK, Phase
 
 _PRESSED = "the device is under pressure"
 SCARCE = "the disk of the state folder is nearly full"
+STANDS_IN = "the journal cannot be written, so an update would be forgotten: mend that, and restart edged"
 _FULL = "what is left on the disk of the state folder is kept for the journal"
+
+BEFORE_THE_SOAK = frozenset(WORK) - {Phase.SOAKING}
+"""These rest where nothing can be kept; what serves already is judged all the same."""
 
 # These fill the disk. What has been taken in is tried and judged all the same: its commit is what frees space.
 _FILLING = (Phase.FETCHING, Phase.STAGED)

@@ -16,7 +16,7 @@ from edged.models.states import Source
 from edged.types import Level
 from edged.update import policy, swap, trial
 from edged.update.collecting import collect
-from edged.update.fetcher import Order
+from edged.update.fetcher import Order, Origin
 from edged.update.machine import Effect, Event, Happened, Ref, Soaked, State
 from edged.update.policy import Wish
 from edged.update.reasons import Reason
@@ -85,7 +85,7 @@ class Stages:
                 reserve_bytes=store.reserve_bytes,
             )
             try:
-                manifest = await self._bring_manifest(state.model, target.revision, staging)
+                manifest = await self._bring_manifest(self._terms.origin(), state.model, target.revision, staging)
                 self.foreseen = await self._foresee(state, Source(staging, manifest, "repository"))
                 await shop.fetcher.bring_revision(self._terms.origin(), order, self._follow)
             except EdgedError as error:
@@ -104,20 +104,20 @@ class Stages:
         """Somebody asks: what waits between two tries of a download waits no longer."""
         self._hurried.set()
 
-    async def foresee(self, state: State, revision: int) -> str:
-        """What would become of an update to a revision, as far as its manifest tells. Raises EdgedError."""
+    async def foresee(self, state: State, revision: int, origin: Origin) -> str:
+        """What would become of an update to a revision there, as far as its manifest tells. Raises EdgedError."""
         source = await asyncio.to_thread(self._shop.library.find, state.model, revision)
         if source is None:
             # Two deep: the fetcher may write to the folder above it as well.
             folder = self._shop.state_folder / "foreseen/manifest"
-            source = Source(folder, await self._bring_manifest(state.model, revision, folder), "repository")
+            source = Source(folder, await self._bring_manifest(origin, state.model, revision, folder), "repository")
         try:
             return await self._foresee(state, source)
         except trial.FailedError as error:
             return f"it cannot serve here: {error.text}"
 
-    async def _bring_manifest(self, model: str, revision: int, into: Path) -> Manifest:
-        found = await self._shop.fetcher.bring_manifest(self._terms.origin(), model, revision, into, self._terms.told)
+    async def _bring_manifest(self, origin: Origin, model: str, revision: int, into: Path) -> Manifest:
+        found = await self._shop.fetcher.bring_manifest(origin, model, revision, into, self._terms.told)
         self.manifest = found
         return found
 

@@ -26,8 +26,8 @@ WRITERS = {
     "edged.models.store._take_blob",
     "edged.system.folders.make_folder",
     "edged.update.fetcher._make_scratch",
-    "edged.update.journal._is_writable",
     "edged.update.journal._transaction",
+    "edged.update.journal_file.is_writable",
     "edged.update.markers.put",
 }
 # Who may change the cache folder, of which the same holds.

@@ -33,7 +33,7 @@ NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 def make_shop(folder: Path, **parts: Any) -> Shop:
     """With a journal and a store in `folder`; `parts` replace what it would have."""
     state = folder / "state"
-    state.mkdir(parents=True)
+    state.mkdir(parents=True, exist_ok=True)
     changes = Changes()
     given: dict[str, Any] = {
         "settings": Update(),

@@ -126,7 +126,7 @@ class Walk:
         self._order(lambda life: life.agent.look_at(None, begin=True))
 
     def _nudge(self) -> None:
-        self.life.agent.nudge()
+        self.life.agent.looking.nudge()
 
     def _pin(self, model: str, revision: int) -> None:
         self._order(lambda life: life.administration.pin(model, revision, "pin"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -30,6 +31,7 @@ from edged.update.administration import Administration
 from edged.update.agent import Agent, Device
 from edged.update.environment import Environment
 from edged.update.journal import Journal
+from edged.update.markers import Markers
 from edged.update.outcomes import Outcomes
 from edged.update.shop import Ledger, Shop
 from edged.worker.messages import Load
@@ -40,27 +42,43 @@ from support.virtual_time import VirtualLoop
 
 
 class FailingJournal(Journal):
-    """Of which a test may have every write fail: before it was made to survive, or after, at the marker."""
+    """Of which a test may have every write fail: before it was made to survive, or at the markers alone."""
 
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
         state = outside.folder / "state"
         state.mkdir(exist_ok=True)
         super().__init__(state, outside.folder / "runtime", NOW)
+        self._markers = FailingMarkers(state / "markers", outside)
 
     @contextlib.contextmanager
     def _transaction(self):  # type: ignore[no-untyped-def]
-        self._fail("rows")
+        if self._outside.journal_fails == "rows":
+            raise EdgedError(Code.JOURNAL_UNWRITABLE, "so the test wants it: rows")
         with super()._transaction():
             yield
 
-    def _mark(self, kind: str, name: str, document: bytes) -> None:
-        self._fail("markers")
-        super()._mark(kind, name, document)
 
-    def _fail(self, where: str) -> None:
-        if self._outside.journal_fails == where:
-            raise EdgedError(Code.JOURNAL_UNWRITABLE, f"so the test wants it: {where}")
+class FailingMarkers(Markers):
+    """As the journal that they belong to."""
+
+    def __init__(self, folder: Path, outside: Outside) -> None:
+        super().__init__(folder)
+        self._outside = outside
+
+    def put(self, kind: str, name: str, document: bytes) -> None:
+        """Fails, or writes it."""
+        self._fail()
+        super().put(kind, name, document)
+
+    def remove(self, kind: str, name: str) -> None:
+        """Fails, or removes it."""
+        self._fail()
+        super().remove(kind, name)
+
+    def _fail(self) -> None:
+        if self._outside.journal_fails == "markers":
+            raise OSError(errno.EIO, "so the test wants it: markers")
 
 
 class Life:

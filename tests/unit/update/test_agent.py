@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from support.courses import ONE, TWO, make_shop
+from support.courses import NOW, ONE, TWO, make_shop
 from support.polling import until_async
 
 from edged.config.update import Update
 from edged.errors import Code, EdgedError
+from edged.events import EventLog
 from edged.types import Limits
-from edged.update import inventory, plan
+from edged.update import agent as agents
+from edged.update import inventory, opening, plan
 from edged.update.administration import Administration
 from edged.update.agent import Agent, Device
-from edged.update.machine import WORK, Phase, State
+from edged.update.collecting import collect
+from edged.update.journal import DATABASE
+from edged.update.machine import WORK, Phase, Ref, State
+from edged.update.records import Transition
 
 PLAN = plan.Plan(fleet="f", models={"m": {"c": plan.ClassPlan(revision=2)}})
 
@@ -28,21 +34,27 @@ class Repository:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.brought: list[str] = []
+        self.floors: dict[str, int] = {}
+        self.refuses = ""
 
     async def bring_plan(self, origin, *_):
         """The plan."""
         self.asked.append(origin.url)
-        return PLAN, {}
+        if self.refuses in origin.url and self.refuses:
+            raise EdgedError(Code.METADATA_EXPIRED, "so the test wants it")
+        return PLAN, self.floors
 
-    async def bring_manifest(self, *_):
+    async def bring_manifest(self, origin, *_):
         """Never comes."""
+        self.brought.append(origin.url)
         await asyncio.Event().wait()
 
 
 @contextlib.asynccontextmanager
-async def made(folder: Path, **parts) -> AsyncIterator[Agent]:
+async def made(folder: Path, degrade: Callable[[str], None] = lambda _: None, **parts: Any) -> AsyncIterator[Agent]:
     shop = make_shop(folder, fetcher=Repository(), **parts)
-    agent = Agent(shop, Device("d", "f", "c"), lambda _: None, lambda _: None)
+    agent = Agent(shop, Device("d", "f", "c"), degrade, lambda _: None)
     agent._course(State(model="m", serving=ONE))
     try:
         yield agent
@@ -100,36 +112,6 @@ async def test_who_goes_back_is_answered_once_the_route_has(tmp_path: Path, monk
         assert flipped == [ONE]
 
 
-class TestAStick:
-    async def polled(self, agent: Agent) -> str:
-        polls = asyncio.create_task(agent._poll())
-        asked = agent.shop.fetcher.asked
-        count = len(asked)
-        await until_async(lambda: asked, "it has asked", holds=lambda asked: len(asked) > count)
-        polls.cancel()
-        return asked[-1]
-
-    async def test_that_was_taken_away_is_looked_at_no_more(self, tmp_path: Path):
-        stick = tmp_path / "stick"
-        (stick / "metadata").mkdir(parents=True)
-        async with made(tmp_path, settings=Update(repository="https://r")) as agent:
-            agent.courses["m"].state = State(model="m", serving=TWO)  # what the plan wants
-            await agent.look_at(stick, begin=True)
-            assert await self.polled(agent) == f"file://{stick}"
-            (stick / "metadata").rmdir()
-            assert await self.polled(agent) == "https://r"
-            assert agent.stick is None
-
-    async def test_of_which_something_is_under_way_is_kept(self, tmp_path: Path):
-        stick = tmp_path / "stick"
-        (stick / "metadata").mkdir(parents=True)
-        async with made(tmp_path, settings=Update(repository="https://r")) as agent:
-            await agent.look_at(stick, begin=True)
-            assert agent.busy
-            (stick / "metadata").rmdir()
-            assert await self.polled(agent) == f"file://{stick}"
-
-
 class TestARepair:
     @pytest.fixture(autouse=True)
     def damaged(self, monkeypatch) -> None:
@@ -169,6 +151,99 @@ class TestARepair:
             assert not looked
             await inventory.store(agent, verify=True, repair=False)
             assert looked == [{"verify": True, "repair": False}]
+
+
+class TestAJournalThatStandsIn:
+    async def test_begins_nothing_that_the_next_start_would_not_know_of(self, tmp_path: Path):
+        async with made(tmp_path, settings=Update(repository="https://r")) as agent:
+            agent.shop.ledger.journal.stand_in("the disk is full")
+            assert {phase for phase in Phase if agent.paused(phase)} == set(WORK) - {Phase.SOAKING}
+            assert "journal" in agent.gate("m")
+            await agent.look_at(None, begin=True)
+            course = agent.courses["m"]
+            await until_async(lambda: course.state.deferred, "it waits")
+            assert "restart edged" in course.state.deferred
+            assert agent.shop.fetcher.brought == []
+
+    async def test_takes_nothing_out_of_the_store(self, tmp_path: Path):
+        async with made(tmp_path) as agent:
+            store = agent.shop.library.store
+            store.path("m", 1).mkdir(parents=True)
+            agent.shop.ledger.journal.stand_in("the disk is full")
+            assert (await collect(agent.shop)).revisions == ()
+            assert store.revisions("m") == [1]
+
+    def test_is_also_one_in_the_runtime_folder(self, tmp_path: Path):
+        (tmp_path / "state" / DATABASE).mkdir(parents=True)
+        degraded: list[str] = []
+        parts = SimpleNamespace(events=EventLog(10), degrade=degraded.append)
+        journal = opening._journal(tmp_path / "state", tmp_path / "run", parts)
+        assert journal.stands_in
+        assert degraded == [journal.problem]
+        assert "updates wait" in journal.problem
+        journal.close()
+
+
+class TestWhatGoesWrong:
+    async def test_with_the_journal_ends_no_loop_and_is_told_once(self, tmp_path: Path, monkeypatch):
+        monkeypatch.setattr(agents, "_LOOK_S", 0.0)
+        async with made(tmp_path) as agent:
+            journal, events = agent.shop.ledger.journal, agent.shop.events
+            asked: list[str] = []
+            fails = True
+
+            def quarantined() -> dict[str, object]:
+                asked.append("")
+                if fails:
+                    raise EdgedError(Code.JOURNAL_UNWRITABLE, "so the test wants it")
+                return {}
+
+            monkeypatch.setattr(journal, "quarantined", quarantined)
+            loop = asyncio.create_task(agent._look_again())
+            await until_async(lambda: len(asked) > 3, "it goes on")
+            assert [each.code for each in events.after(0)] == ["journal_unwritable"]
+            fails, count = False, len(asked)
+            await until_async(lambda: len(asked) > count + 1, "it goes on")
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+            assert len(events.after(0)) == 1
+
+    async def test_with_a_course_is_told(self, tmp_path: Path, monkeypatch):
+        degraded: list[str] = []
+        async with made(tmp_path, degrade=degraded.append) as agent:
+
+            def paused(_: Phase) -> str:
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(agent, "paused", paused)
+            agent.courses["m"].look_again()
+            await until_async(lambda: degraded, "it is told")
+            assert "course of m" in degraded[0]
+
+
+def transition(state: State) -> Transition:
+    return Transition(at=NOW, model=state.model, revision=1, before="idle", event="started", after="idle")
+
+
+async def test_a_signed_floor_holds_after_a_restart(tmp_path: Path):
+    settings = Update(repository="https://r")
+    async with made(tmp_path, settings=settings) as agent:
+        agent.shop.fetcher.floors = {"m": 2}
+        await agent.look_at(None, begin=True)
+        state = State(model="m", serving=Ref(1, "1" * 64), previous=Ref(0, "0" * 64))
+        await agent.shop.ledger.do(agent.shop.ledger.journal.record, state, transition(state))
+    shop = make_shop(tmp_path, settings=settings)
+    agent = Agent(shop, Device("d", "f", "c"), lambda _: None, lambda _: None)
+    try:
+        await agent.begin()
+        with pytest.raises(EdgedError) as raised:
+            await Administration(agent).pin("m", 1, "pin")
+        assert raised.value.code is Code.ROLLBACK_ATTACK
+        passed = dict(agent.chosen["m"].passed_over)
+        assert "lies below 2" in passed[0]
+        assert "lies below" not in passed[1], "what serves is not taken out of service"
+    finally:
+        await agent.close()
 
 
 class TestCollecting:

@@ -354,6 +354,7 @@ class TestLimits:
         assert answered.code == "download_failed"
         assert "used up" in answered.message
         assert 2**20 <= server.body_bytes <= 2 * 2**20
+        assert answered.event("refused")["received"] >= 2**20
         device.options = []
         server.reset()
         assert device.fetch(1, "big").status == 0

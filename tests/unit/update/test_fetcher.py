@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import uvloop
 from support.descriptors import count
 
+from edged.errors import Code, EdgedError
 from edged.update import fetcher
+from edged.update.fetcher import Fetcher, Order, Origin
+from edged.update.heard import Heard
 
 
 @pytest.fixture
@@ -55,3 +59,49 @@ def test_what_it_reads_a_child_from_closes_nobody_elses_files(loop, readers):
         runner.run(run())
     assert not readers
     assert count("socket:") == before
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Origin:
+    return Origin(url="file:///nowhere", root=tmp_path / "root.json", metadata=tmp_path / "metadata")
+
+
+@pytest.mark.parametrize(
+    "bring",
+    [
+        lambda asked, origin, into: asked.bring_plan(origin, "f", into, print),
+        lambda asked, origin, into: asked.bring_manifest(origin, "m", 1, into / "deep", print),
+        lambda asked, origin, into: asked.bring_revision(
+            origin, Order(model="m", revision=1, staging=into / "deep", store=into), print
+        ),
+    ],
+    ids=["plan", "manifest", "revision"],
+)
+async def test_what_this_devices_disk_refuses_is_refused_with_a_reason(
+    tmp_path: Path, origin: Origin, bring: Callable[..., Awaitable[object]]
+):
+    (tmp_path / "file").touch()
+    with pytest.raises(EdgedError, match="Not a directory") as raised:
+        await bring(Fetcher(), origin, tmp_path / "file/in")
+    assert raised.value.code is Code.NOT_PERMITTED
+
+
+async def test_a_process_that_cannot_be_started_is_no_end_of_the_agent(tmp_path: Path, origin: Origin, monkeypatch):
+    def spawn(*_: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(fetcher, "spawn", spawn)
+    with pytest.raises(EdgedError, match="Resource temporarily unavailable"):
+        await Fetcher().bring_plan(origin, "f", tmp_path / "in", print)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"no message", b"[]", b'{"event": "metadata"}', b'{"event": "metadata", "roles": 3}', b'{"received": "many"}'],
+)
+async def test_whatever_a_child_says_is_refused_at_worst(line: bytes):
+    reader = asyncio.StreamReader()
+    reader.feed_data(line + b"\n")
+    reader.feed_eof()
+    with pytest.raises(EdgedError, match="no message"):
+        await fetcher._listen(reader, Heard().take)

@@ -217,7 +217,7 @@ class TestDamage:
         check_filled(journal)
         journal.close()
 
-    @pytest.mark.parametrize("kind", ["state", "committed"])
+    @pytest.mark.parametrize("kind", ["state", "committed", "pinned", "quarantined"])
     def test_of_which_nothing_but_a_marker_tells(self, filled, kind):
         executed(filled / DATABASE, "UPDATE documents SET kind = 'another' WHERE kind = ?", (kind,))
         journal = self.damaged(filled)
@@ -343,8 +343,9 @@ class TestAFolderThatCannotBeWritten:
 
     def test_is_read_with_its_log(self, read_only, tmp_path):
         journal = Journal(read_only, tmp_path / "run", NOW)
-        assert journal.read_only
+        assert journal.stands_in
         assert "read-only" in journal.problem
+        assert "updates wait" in journal.problem
         assert journal.states() == {"m": SOAKING}
         journal.record(SETTLED, transition())
         journal.pin(PIN)
@@ -389,20 +390,110 @@ class TestAFullDisk:
         journal.close()
         fill(full)
         journal = Journal(full, tmp_path / "run", NOW)
-        assert journal.states() == {"m": SETTLED}
+        assert (journal.states(), journal.stands_in) == ({"m": SETTLED}, True)
         journal.close()
 
 
-def test_a_marker_that_cannot_be_written_is_told(filled, monkeypatch):
-    journal = opened(filled)
+class TestMarkersOnAFailingDisk:
+    @pytest.fixture
+    def failing(self, monkeypatch) -> Iterator[pytest.MonkeyPatch]:
+        """Nothing is written or removed beside the database."""
 
-    def fail(*_: object) -> None:
-        raise OSError(5, "Input/output error")
+        def fail(*_: object) -> None:
+            raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(durable, "write", fail)
-    with pytest.raises(EdgedError, match="Input/output error"):
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, "write", fail)
+            patch.setattr(Path, "unlink", fail)
+            yield patch
+
+    def rebuilt(self, folder: Path) -> Journal:
+        """What the markers alone know."""
+        (folder / DATABASE).write_bytes(b"")
+        return opened(folder)
+
+    def test_what_is_committed_stands_and_is_marked_with_the_next_change(self, folder, failing):
+        journal = opened(folder)
+        journal.record(SETTLED, transition(), [FOUND], COMMITTED)
         journal.pin(PIN)
-    journal.close()
+        assert (len(journal.history()), journal.pins()) == (1, {"m": PIN})
+        failing.undo()
+        journal.record(SETTLED, transition())
+        journal.close()
+        journal = self.rebuilt(folder)
+        check_filled(journal)
+        journal.close()
+
+    def test_what_is_to_be_taken_back_stays_where_its_marker_does(self, filled, failing):
+        journal = opened(filled)
+        with pytest.raises(EdgedError, match="Input/output error"):
+            journal.unpin("m")
+        assert journal.pins() == {"m": PIN}
+        failing.undo()
+        journal.unpin("m")
+        journal.close()
+        journal = self.rebuilt(filled)
+        assert journal.pins() == {}
+        journal.close()
+
+    def test_what_could_not_be_taken_back_is_marked_again(self, filled, monkeypatch):
+        journal = opened(filled)
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, "_transaction", Unwritable)
+            with pytest.raises(EdgedError):
+                journal.unpin("m")
+        journal.record(SETTLED, transition())
+        journal.close()
+        journal = self.rebuilt(filled)
+        check_filled(journal)
+        journal.close()
+
+    def test_a_power_cut_between_the_two_leaves_no_damage(self, filled, monkeypatch):
+        journal = opened(filled)
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, "_transaction", Unwritable)
+            with pytest.raises(EdgedError):
+                journal.unpin("m")
+        journal.close()
+        journal = opened(filled)
+        assert journal.problem == ""
+        check_filled(journal)
+        journal.close()
+
+
+class Unwritable:
+    """A transaction that the disk refuses."""
+
+    def __enter__(self) -> None:
+        raise EdgedError(Code.JOURNAL_UNWRITABLE, "so the test wants it")
+
+    def __exit__(self, *_: object) -> None:
+        """Never reached."""
+
+
+class TestWhatIsReadWhileItIsOpen:
+    @pytest.mark.parametrize(
+        "spoiling", ["UPDATE documents SET document = zeroblob(9)", "ALTER TABLE documents RENAME TO elsewhere"]
+    )
+    @pytest.mark.parametrize(
+        "read",
+        [Journal.states, Journal.committed, Journal.pins, Journal.quarantined, lambda journal: journal.fact("roles")],
+        ids=["states", "committed", "pins", "quarantined", "fact"],
+    )
+    def test_is_refused_with_a_reason_where_it_is_spoilt(self, filled, read, spoiling):
+        journal = opened(filled)
+        executed(filled / DATABASE, spoiling)
+        with pytest.raises(EdgedError) as raised:
+            read(journal)
+        assert raised.value.code is Code.JOURNAL_UNWRITABLE
+        journal.close()
+
+    def test_of_the_history_too(self, filled):
+        journal = opened(filled)
+        executed(filled / DATABASE, "DROP TABLE history")
+        with pytest.raises(EdgedError, match="cannot be read"):
+            journal.history()
+        journal.close()
 
 
 class TestNonces:

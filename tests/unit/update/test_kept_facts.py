@@ -6,9 +6,10 @@ import asyncio
 from pathlib import Path
 
 from support.courses import make_shop
-from support.polling import until_async
+from support.polling import PATIENCE_S, until_async
 
 from edged.errors import Code, EdgedError
+from edged.update import heard as heards
 from edged.update import peaks
 from edged.update.heard import Heard
 
@@ -18,6 +19,49 @@ def test_a_role_that_a_repository_does_not_tell_of_keeps_what_was_accepted():
     heard.take({"event": "metadata", "roles": {"root": 3, "targets": 7, "snapshot": 9}})
     heard.take({"event": "metadata", "roles": {"root": 4, "snapshot": 9}})
     assert heard.roles == {"root": "4", "targets": "7", "snapshot": "9"}
+
+
+def test_no_floor_is_ever_lowered():
+    heard = Heard()
+    heard.raise_floors({"m": 3})
+    heard.raise_floors({"m": 2, "n": 1})
+    assert heard.floors == {"m": 3, "n": 1}
+
+
+class TestADaysBudget:
+    async def test_is_kept_while_it_is_spent_and_after_each_fetch(self, tmp_path: Path, monkeypatch):
+        monkeypatch.setattr(heards, "_GATHER_S", 0.0)
+        shop = make_shop(tmp_path)
+        journal, heard = shop.ledger.journal, Heard()
+
+        async def left() -> int:
+            """What a start that follows now would have."""
+            found = Heard()
+            await found.recall(shop.ledger)
+            return found.budget_bytes(10)
+
+        async def until_left(bytes_left: int) -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while await left() != bytes_left:
+                    continue
+
+        writes: list[str] = []
+        keep = journal.keep_fact
+        monkeypatch.setattr(journal, "keep_fact", lambda *fact: (writes.append(fact[0]), keep(*fact)))
+        task = asyncio.create_task(heard.keep_spending(shop.ledger))
+        heard.take({"event": "confined", "lacks": []})
+        heard.take({"event": "progress", "received": 2**20})
+        await until_left(9 * 2**20)
+        heard.take({"event": "progress", "received": 2**20 + 5})
+        heard.take({"event": "refused", "received": 2**20 + 7})
+        await until_left(9 * 2**20 - 7)
+        heard.take({"event": "confined", "lacks": []})  # another fetcher, which ended before it had any metadata
+        heard.take({"event": "refused", "received": 3})
+        await until_left(9 * 2**20 - 10)
+        assert writes.count("roles") == 1, "what is as it was is not written again"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await shop.ledger.close()
 
 
 async def test_what_workers_took_is_written_once_the_disk_takes_it_again(tmp_path: Path, monkeypatch):
