@@ -1,8 +1,9 @@
-"""What this device is: read once at start from /proc and /dev."""
+"""What this device is: read once at start from /proc, /dev and /sys."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,10 @@ _ACCELERATOR_NODES = {
     "intel-npu": ("accel/accel0",),
     "edgetpu": ("apex_0",),
 }
+
+# Those on USB have a node of no name of their own and show by vendor and product: an Edge TPU first by those of its
+# maker, then by Google's once its firmware is loaded (libedgetpu: kTargetDfuVendorId, kTargetAppVendorId).
+_ACCELERATORS_ON_USB = {"edgetpu": (("1a6e", "089a"), ("18d1", "9302"))}
 
 
 class Hardware(msgspec.Struct, frozen=True):
@@ -39,8 +44,17 @@ def read(hardware_class: str, root: Path = Path("/")) -> Hardware:
 
 
 def present(accelerator: str, root: Path = Path("/")) -> bool:
-    """Whether a device node of that kind of accelerator is there."""
-    return any((_own(root, "dev") / node).exists() for node in _ACCELERATOR_NODES.get(accelerator, ()))
+    """Whether a device of that kind of accelerator is there."""
+    nodes, on_usb = _ACCELERATOR_NODES.get(accelerator, ()), _ACCELERATORS_ON_USB.get(accelerator, ())
+    return any((_own(root, "dev") / node).exists() for node in nodes) or any(
+        found in on_usb for found in (_usb_devices(_own(root, "sys")) if on_usb else ())
+    )
+
+
+def _usb_devices(sys: Path) -> Iterator[tuple[str, ...]]:
+    """Vendor and product of each."""
+    for folder in (sys / "bus/usb/devices").glob("*"):
+        yield tuple("".join(_lines(folder / name)).strip() for name in ("idVendor", "idProduct"))
 
 
 def _own(root: Path, folder: str) -> Path:
