@@ -1,7 +1,7 @@
 """Work on a simulated device: requests of two models with opposite priorities, served one after the other.
 
 It stands in for the scheduler with what matters here: the higher priority first, bounded queues, deadlines, work past
-its deadline never begun, and the limits as edged/types.py means them.
+its deadline never begun, and the limits as edged/types.py means them. Who has to rest is said by edged's own code.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 
 from edged.pressure.governor import Decision, Governor, State
 from edged.pressure.readings import Readings, Temperature, Trip
+from edged.serving.duty import Duty
 from edged.types import Level, Limits
 from tests.sim.device import Device
 
-# How far the first priority may run ahead of the duty, and what the others may save up.
-_AHEAD_S, _SAVED_S = 2.0, 0.1
 SAMPLE_S = 1.0
 
 
@@ -94,7 +93,7 @@ class Run:
         self._arrivals: list[tuple[float, int]] = []
         for number in range(len(self.models)):
             self._next_arrival(number, 0.0)
-        self._allowance_s = 0.0
+        self._duty = Duty()
         self._busy_s = 0.0
         self._answered = 0
         self._sampled_at = 0.0
@@ -133,33 +132,33 @@ class Run:
             waiting = self._waiting[model.name]
             while waiting and self.device.now - waiting[0].came > model.deadline_s:
                 waiting.popleft()
-            allowed = self._allowance_s > (-_AHEAD_S if model.priority == 1 else 0.0)
-            if waiting and (allowed or self.limits.duty >= 1):
+            if waiting and not self._rest_s(model):
                 return waiting.popleft()
         return None
 
     def _wait_s(self) -> float:
-        """How long until there is something to do besides arrivals: the allowance is positive again."""
-        if self._allowance_s > 0 or not any(self._waiting.values()):
-            return 1.0
-        return -self._allowance_s / max(self.limits.duty, 1e-3) + 1e-3
+        """How long until there is something to do besides arrivals: somebody has rested enough."""
+        return min((self._rest_s(model) for model in self.models if self._waiting[model.name]), default=1.0)
+
+    def _rest_s(self, model: Model) -> float:
+        return self._duty.rest_s(self.device.now, ahead=model.priority == 1)
 
     def _serve(self, request: Request) -> None:
         light = request.model.light if self.limits.of(request.model.name).variant else 1.0
         work_s = request.worked_s = request.model.work_s * light
+        began = self.device.now
         while work_s > 1e-9:
             step_s = min(work_s / self.device.speed, 0.05)
             work_s -= step_s * self.device.speed
             self._pass(step_s, busy=True)
         request.answered = self.device.now
+        self._duty.spent(self.device.now - began, self.device.now)
         self._answered += 1
 
     def _pass(self, seconds: float, *, busy: bool) -> None:
         self.device.advance(seconds, 1.0 if busy else 0.0)
         if busy:
             self._busy_s += seconds
-            self._allowance_s -= seconds
-        self._allowance_s = min(max(self._allowance_s + seconds * self.limits.duty, -_AHEAD_S), _SAVED_S)
         if self.device.now - self._sampled_at >= SAMPLE_S:
             self._sample()
 
@@ -175,6 +174,7 @@ class Run:
         if self.governor:
             self._state, decision = self.governor.decide(self._state, readings, device.now)
             self.limits, self.level = decision.limits, decision.limits.level
+            self._duty.share = decision.limits.duty
             self.decisions.append((device.now, readings, decision))
         sample = Sample(device.now, celsius, self.limits.duty, self.level, self._answered, device.throttle_steps > 0)
         self.samples.append(sample)

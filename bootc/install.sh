@@ -16,3 +16,4 @@ put greenboot/required.sh /usr/lib/greenboot/check/required.d/50-edged.sh 0755
 put greenboot/wanted.sh /usr/lib/greenboot/check/wanted.d/50-edged.sh 0755
 put greenboot/green.sh /usr/lib/greenboot/green.d/50-edged.sh 0755
 put greenboot/red.sh /usr/lib/greenboot/red.d/50-edged.sh 0755
+put greenboot/healthcheck.conf /usr/lib/systemd/system/greenboot-healthcheck.service.d/50-edged.conf 0644

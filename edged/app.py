@@ -53,6 +53,9 @@ from edged.worker.templates import Templates
 # READY=1 waits for the first loads to come to an end, but not for ever: a slow model must not fail the start.
 _FIRST_LOADS_S = 20.0
 
+# What follows the drain at the end: workers are ended, telemetry is kept, the broker hears of it.
+_AFTER_DRAIN_S = 50.0
+
 # What a reply holds beside its tensors: names, shapes, parameters.
 _MESSAGE_MARGIN_BYTES = 64 * 1024
 
@@ -125,7 +128,8 @@ class App:
             if self._starts:
                 self._starts.settle()
             self._life.enter(Phase.DRAINING)
-            self._notifier.stopping("answering what is under way")
+            within_s = self._current.settings.serving.drain_s + _AFTER_DRAIN_S
+            self._notifier.stopping("answering what is under way", within_s)
 
     def _take_folders(self, stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> None:
         listen = self._placed.listen

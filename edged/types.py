@@ -120,7 +120,7 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
 
     level: Level = Level.NOMINAL
     duty: float = 1.0
-    """The share of time in which inferences may run. Priority 1 may run ahead of it; the others pay it back."""
+    """The share of time in which inferences may run. Priority 1 may run ahead of it by 2 s; the others pay it back."""
     max_concurrency: int = 0
     """Batches of all models that may be computed at the same time; 0: any number."""
     background_paused: bool = False

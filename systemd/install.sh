@@ -13,8 +13,8 @@ put() { # SOURCE TARGET
   chmod 0644 "$to$2"
 }
 
-for unit in edged.service edged-os.path edged-os.service edged-os.timer edged-stick.service edged-verify.service \
-  edged-verify.timer run-edgedstick.mount; do
+for unit in edged.service edged-boot.service edged-os.path edged-os.service edged-os.timer edged-stick.service \
+  edged-verify.service edged-verify.timer run-edgedstick.mount; do
   put "$unit" "/usr/lib/systemd/system/$unit"
 done
 put 90-edged-stick.rules /usr/lib/udev/rules.d/90-edged-stick.rules

@@ -178,6 +178,10 @@ class Queue(_Table, frozen=True, kw_only=True):
         """
         return min(max(asked or self.default_priority or (self.levels + 1) // 2, best), self.levels)
 
+    def is_first(self, level: int) -> bool:
+        """Whether a request of `level` goes before others; where no priorities are told apart, none does."""
+        return level == 1 < self.levels
+
 
 class Drift(_Table, frozen=True, kw_only=True):
     """The distribution of one output on the validation set, against which live ones are held."""

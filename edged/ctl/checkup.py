@@ -6,7 +6,7 @@ a device can be looked at from outside too, and a broken one be made for a test.
 
 from __future__ import annotations
 
-import grp
+import contextlib
 import os
 import pwd
 import re
@@ -27,6 +27,7 @@ from edged.document import DocumentError
 from edged.models.selection import select
 from edged.runtimes.base import ENGINES
 from edged.system import hardware
+from edged.update.environment import build_time
 
 UNIT = "usr/lib/systemd/system/edged.service"
 _DROP_INS = ("usr/lib/systemd/system/edged.service.d", "etc/systemd/system/edged.service.d")
@@ -35,14 +36,8 @@ _DROP_INS = ("usr/lib/systemd/system/edged.service.d", "etc/systemd/system/edged
 _FREE_BYTES = 64 * 2**20
 _FREE_INODES = 256
 
-# The nodes by which the hardware classes of our own images reach their accelerators; any one of a line will do.
-_NODES = {
-    "intel-lowpower-detector": ("dev/dri/renderD*", "dev/accel/accel*"),
-    "factory-gateway-gpu": ("dev/nvidia[0-9]*", "dev/nvidiactl"),
-    "jetson-vision-standard": ("dev/nvmap", "dev/nvhost-gpu", "dev/nvgpu/*/*"),
-    "raspberry-pi": ("dev/vcio",),
-    "coral": ("dev/apex_*", "dev/bus/usb/*/*"),
-}
+# Where accounts stand; nss-altfiles(8) reads the second too, in which images have those of their packages.
+_ACCOUNTS = ("etc", "usr/lib")
 
 
 class Grade(StrEnum):
@@ -69,6 +64,8 @@ class Subject(msgspec.Struct, frozen=True):
     settings: Settings
     """As far as they can be read, paths not yet under the root."""
     now: datetime
+    synchronized: bool | None = None
+    """Whether the kernel holds the time to be right; None where the root is not this machine's own."""
 
     def placed(self, path: str) -> Path:
         """A path of the settings, below the root."""
@@ -99,29 +96,27 @@ def accounts(subject: Subject) -> Iterator[Finding]:
     """The user and groups that the unit names; one that is missing fails its start."""
     if not (subject.root / UNIT).exists():
         return
-    users = _names(subject.root / "etc/passwd")
-    groups = _names(subject.root / "etc/group")
+    users = {entry[0] for entry in entries(subject.root, "passwd")}
+    groups = {entry[0] for entry in entries(subject.root, "group")}
     if "edged" not in users:
         yield _fault("accounts", "the user edged does not exist", "run `systemd-sysusers` as root")
     for group in ("edged", "edged-admin"):
         if group not in groups:
             yield _fault("accounts", f"the group {group} does not exist", "run `systemd-sysusers` as root")
-    for path in _drop_ins(subject.root):
-        for line in re.findall(r"^SupplementaryGroups=(.*)$", path.read_text(errors="replace"), re.MULTILINE):
-            for group in line.split():
-                if group not in groups:
-                    where = path.relative_to(subject.root)
-                    yield _fault(
-                        "accounts",
-                        f"/{where} names the group {group}, which does not exist, so edged cannot start",
-                        f"`groupadd --system {group}`, or remove the drop-in where the device has no such hardware",
-                    )
+    for path, group in supplementary_groups(subject.root):
+        if group not in groups:
+            where = path.relative_to(subject.root)
+            yield _fault(
+                "accounts",
+                f"/{where} names the group {group}, which does not exist, so edged cannot start",
+                f"`groupadd --system {group}`, or remove the drop-in where the device has no such hardware",
+            )
 
 
 def folders(subject: Subject) -> Iterator[Finding]:
     """State, cache, sockets: there, edged's own, writable, with room."""
     state = subject.placed(subject.settings.paths.state)
-    owner = _owner(subject.root)
+    owner = edged_id(subject.root)
     if state.exists():
         found = state.stat()
         if owner is not None and found.st_uid != owner:
@@ -203,28 +198,6 @@ def _runnable(manifest: Manifest, device: hardware.Hardware, versions: dict[str,
     yield _fault("models", f"no variant of {manifest.name} revision {manifest.revision} runs here ({why})", remedy)
 
 
-def devices(subject: Subject) -> Iterator[Finding]:
-    """The device nodes of the hardware class: there, and within reach of edged."""
-    hardware_class = subject.settings.device.hardware_class
-    patterns = _NODES.get(hardware_class, ())
-    nodes = sorted(path for pattern in patterns for path in subject.root.glob(pattern))
-    if patterns and not nodes:
-        yield _fault(
-            "devices",
-            f"the class {hardware_class} needs /{' or /'.join(patterns)}, and there is none",
-            "load its driver, make the nodes before edged starts, or set another device.hardware_class",
-        )
-    groups = _groups_of_edged(subject.root)
-    for node in nodes if groups is not None else ():
-        mode, group = node.stat().st_mode, node.stat().st_gid
-        if not mode & stat.S_IWOTH and not (mode & stat.S_IWGRP and group in (groups or ())):
-            yield _fault(
-                "devices",
-                f"edged may not use {node}, which is for the group {_group(group)}",
-                "install the drop-in of the hardware class (systemd/classes), or add SupplementaryGroups= in one",
-            )
-
-
 def kernel(subject: Subject) -> Iterator[Finding]:
     """What the kernel must offer for edged to keep all of its promises."""
     root = subject.root
@@ -252,21 +225,18 @@ def kernel(subject: Subject) -> Iterator[Finding]:
 
 def clock(subject: Subject) -> Iterator[Finding]:
     """Certificates and signed metadata are judged by the time; serving is not."""
-    try:
-        built = datetime.fromtimestamp((Path(__file__)).stat().st_mtime, subject.now.tzinfo)
-    except OSError:
-        return
-    if subject.now < built:
+    built = build_time(subject.root)
+    if built is not None and subject.now < built:
         yield _fault(
             "clock",
-            f"it is {subject.now:%Y-%m-%d} by the clock, and edged was installed on {built:%Y-%m-%d}",
+            f"it is {subject.now:%Y-%m-%d} by the clock, and this image was built on {built:%Y-%m-%d}",
             "set the clock: certificates count as not yet valid",
         )
-    elif (subject.root / "run/systemd/timesync").exists() and not (
-        subject.root / "run/systemd/timesync/synchronized"
-    ).exists():
+    elif subject.synchronized is False:
         yield _warning(
-            "clock", "the clock has not been set from the network since boot", "see `timedatectl timesync-status`"
+            "clock",
+            "the clock is not kept by the network's time",
+            "see `chronyc tracking` or `timedatectl timesync-status`, whichever keeps it",
         )
 
 
@@ -283,45 +253,26 @@ def service(subject: Subject) -> Iterator[Finding]:
         yield _fault("service", "edged.service is masked", "`systemctl unmask edged`")
 
 
-def _names(path: Path) -> set[str]:
-    try:
-        return {line.partition(":")[0] for line in path.read_text(errors="replace").splitlines()}
-    except OSError:
-        return set()
+def entries(root: Path, table: str) -> Iterator[list[str]]:
+    """The fields of each line of `passwd` or `group`."""
+    for folder in _ACCOUNTS:
+        with contextlib.suppress(FileNotFoundError):
+            for line in (root / folder / table).read_text(errors="replace").splitlines():
+                yield line.split(":")
 
 
-def _drop_ins(root: Path) -> list[Path]:
-    return [path for folder in _DROP_INS for path in sorted((root / folder).glob("*.conf"))]
-
-
-def _entry(path: Path, name: str) -> list[str]:
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-    return next((line.split(":") for line in lines if line.startswith(f"{name}:")), [])
-
-
-def _owner(root: Path) -> int | None:
+def edged_id(root: Path) -> int | None:
     """edged's user id; None where there is no such user."""
-    entry = _entry(root / "etc/passwd", "edged")
-    return int(entry[2]) if len(entry) > 2 and entry[2].isdigit() else None
+    found = (entry[2] for entry in entries(root, "passwd") if entry[0] == "edged" and len(entry) > 2)
+    number = next(found, "")
+    return int(number) if number.isdigit() else None
 
 
-def _groups_of_edged(root: Path) -> set[int] | None:
-    """The group ids that edged runs with; None where there is no such user."""
-    if _owner(root) is None:
-        return None
-    wanted = {"edged"}
-    for path in _drop_ins(root):
+def supplementary_groups(root: Path) -> Iterator[tuple[Path, str]]:
+    """The groups that drop-ins give edged, and by which."""
+    for path in (path for folder in _DROP_INS for path in sorted((root / folder).glob("*.conf"))):
         for line in re.findall(r"^SupplementaryGroups=(.*)$", path.read_text(errors="replace"), re.MULTILINE):
-            wanted.update(line.split())
-    found = set()
-    for line in (root / "etc/group").read_text(errors="replace").splitlines():
-        name, _, number, members, *_ = [*line.split(":"), "", "", ""]
-        if number.isdigit() and (name in wanted or "edged" in members.split(",")):
-            found.add(int(number))
-    return found
+            yield from ((path, group) for group in line.split())
 
 
 def _user(number: int) -> str:
@@ -331,19 +282,11 @@ def _user(number: int) -> str:
         return f"user {number}"
 
 
-def _group(number: int) -> str:
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)
-
-
 CHECKS: dict[str, Check] = {
     "settings": settings,
     "accounts": accounts,
     "folders": folders,
     "models": models,
-    "devices": devices,
     "kernel": kernel,
     "clock": clock,
     "service": service,

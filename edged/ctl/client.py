@@ -108,6 +108,16 @@ class Client:
         request = grpc_service_pb2.ServerMetadataRequest()
         return self.ask(_INFERENCE, "ServerMetadata", request, grpc_service_pb2.ServerMetadataResponse)
 
+    def ready(self, model: str) -> bool | None:
+        """Whether a model answers who names no revision; None where nobody is to ask it, as when it is on trial."""
+        request = grpc_service_pb2.ModelReadyRequest(name=model)
+        try:
+            return self.ask(_INFERENCE, "ModelReady", request, grpc_service_pb2.ModelReadyResponse).ready
+        except RefusedError as error:
+            if error.code is Code.MODEL_NOT_FOUND:
+                return None
+            raise
+
     def metadata(self, model: str, revision: int | None) -> grpc_service_pb2.ModelMetadataResponse:
         """What a model takes and gives."""
         request = grpc_service_pb2.ModelMetadataRequest(name=model, version=str(revision or ""))

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
 from edged import clock
-from edged.ctl import certificates, checkup, faults, output, reachable
+from edged.ctl import certificates, checkup, engines, faults, nodes, output, reachable
 from edged.ctl.asked import Asked, common
 from edged.ctl.checkup import Finding, Grade, Subject
 from edged.errors import EdgedError
 
 _DAEMON = "daemon"
-_CHECKS = {**checkup.CHECKS, "certificates": certificates.check, **reachable.CHECKS}
+_CHECKS = {
+    **checkup.CHECKS,
+    "engines": engines.check,
+    "devices": nodes.check,
+    "certificates": certificates.check,
+    **reachable.CHECKS,
+}
 TOPICS = (*_CHECKS, _DAEMON)
 
 
@@ -48,7 +55,8 @@ def doctor(asked: Asked, topics: tuple[str, ...]) -> int:
 
 
 def _look(asked: Asked, topic: str) -> Iterator[Finding]:
-    subject = Subject(asked.root, asked.files, asked.settings, clock.wall())
+    synchronized = clock.synchronized() if asked.root == Path("/") else None
+    subject = Subject(asked.root, asked.files, asked.settings, clock.wall(), synchronized)
     if topic == _DAEMON:
         yield from _daemon(asked)
         return

@@ -120,6 +120,10 @@ class Residency:
         """Every revision that is on the device, by model name and revision."""
         return [self._residents[key] for key in sorted(self._residents)]
 
+    def routed(self) -> list[Resident]:
+        """Every revision on the device that is neither on trial nor withdrawn, by model name and revision."""
+        return [each for each in self.known() if (each.name, each.revision) not in self._aside]
+
     async def stop(self) -> None:
         """Ends all workers, at the same time."""
         await asyncio.gather(*(resident.stop("the daemon stops") for resident in self._residents.values()))

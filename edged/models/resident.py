@@ -186,9 +186,9 @@ class Resident:
             return True
         return False
 
-    def wake(self, *, takes_over: bool = False) -> None:
-        """Loads again what rests, and what stands by only where it takes over; nothing otherwise."""
-        if self._rests and (takes_over or not self._rests.stands_by):
+    def wake(self, *, takes_over: bool = False, why: str = "") -> None:
+        """Loads again what rests, where `why` is given only for that; what stands by only where it takes over."""
+        if self._rests and (takes_over or not self._rests.stands_by) and why in ("", self._rests.why):
             self._rests.end()
             self._delay_s = 0.0
             if not self.ready:

@@ -15,13 +15,12 @@ from edged import log
 from edged.config.load import load
 from edged.errors import EdgedError
 from edged.oshelper.helper import Helper
-from edged.oshelper.memory import FOLDER
 from edged.system import identity
 from edged.update.environment import build_time
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Takes what waits, then leaves what bootc says for the daemon to read."""
+    """Takes what waits, and leaves what bootc says for the daemon to read, whatever fails of that."""
     parser = argparse.ArgumentParser(prog="python -m edged.oshelper", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("/"), help="folder under which every path lies")
     root = parser.parse_args(arguments).root.absolute()
@@ -29,11 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load(root).settings
         log.configure(settings.log.level, settings.log.format)
         settings = identity.named(settings.under(root), root)
-        helper = Helper(settings, root / FOLDER, build_time(root))
+        helper = Helper(settings, root, build_time(root))
         try:
-            helper.run()
+            helper.tell_status()  # first too: an order may take hours
         finally:
-            helper.tell_status()
+            try:
+                helper.run()
+            finally:
+                helper.tell_status()
     except (EdgedError, OSError) as error:
         sys.stderr.write(f"edged-os: {error}\n")
         return 1

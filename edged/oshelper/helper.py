@@ -14,8 +14,8 @@ from edged.errors import Code, EdgedError
 from edged.intents import Intent, OsRollBack, OsSwitch, OsUpgrade
 from edged.oshelper import trust
 from edged.oshelper.mailbox import Mailbox, Request
-from edged.oshelper.memory import Memory, Order
-from edged.system import bootc
+from edged.oshelper.memory import FOLDER, Memory, Order, Staged
+from edged.system import bootc, deployment
 from edged.system.os_requests import OsResult
 from edged.telemetry.commands import Context, RejectedError, Rejection, intent_of, judge
 from edged.telemetry.messages import Command
@@ -41,12 +41,12 @@ _VOCABULARY: dict[type[Intent], Callable[[Intent], None]] = {
 class Helper:
     """One run: what waits is taken, and carried out where it is time for that."""
 
-    def __init__(self, settings: Settings, folder: Path, built: datetime | None = None) -> None:
-        """`settings` have their paths under the root and the device's name in them; `folder` is root's own.
-
-        `built`: when the image was built.
-        """
+    def __init__(self, settings: Settings, root: Path, built: datetime | None = None) -> None:
+        """`settings` have their paths under `root` and the device's name in them. `built`: when the image was built."""
+        folder = root / FOLDER
         self._settings = settings
+        self._root = root
+        self._boot = deployment.boot_id(root)
         self._trust = folder / "trust"
         self._built = built
         self._mailbox = Mailbox(Path(settings.paths.state))
@@ -62,13 +62,19 @@ class Helper:
             if order.begun:
                 text = "it was interrupted; os_status tells how far it came. Sign it anew where it is still wanted"
                 self._end(order, "refused", Rejection.FAILED, text)
+            elif order.staged and order.staged.boot != self._boot:
+                self._conclude(order, order.staged)
         taken = {order.command.nonce for order in waited}
         for request in self._mailbox.requests():
             if request.name not in taken:  # else it is back: a power cut undid its removal, and not what was remembered
                 self._take(request)
-        for order in self._memory.waiting():
-            if self._carry_out(order):
-                self._restart()
+        waiting = self._memory.waiting()
+        for order in waiting:
+            if order.staged and order.staged.boot == self._boot:  # nothing else before the device has restarted
+                self._restart(order, order.staged)
+                return
+        for order in waiting:
+            if not order.staged and self._carry_out(order):
                 return
 
     def tell_status(self) -> None:
@@ -79,7 +85,7 @@ class Helper:
             if error.code is not Code.UNSUPPORTED:
                 raise
             found = bootc.Host()
-        self._mailbox.tell_status(bootc.images(found, clock.wall_ms()))
+        self._mailbox.tell_status(bootc.images(found, clock.wall_ms(), self._boot))
 
     def _take(self, request: Request) -> None:
         try:
@@ -138,7 +144,7 @@ class Helper:
         self._looked = True
 
     def _carry_out(self, order: Order) -> bool:
-        """Carries an order out, where it is time; says whether the device is to restart for it."""
+        """Carries an order out, where it is time; says whether it waits for the device's restart now."""
         try:
             self._learn_operators()
         except RejectedError as rejected:
@@ -148,21 +154,33 @@ class Helper:
         except RejectedError as rejected:
             self._end(order, "refused", rejected.code, rejected.text)
             return False
-        if not self._looked or not in_window(self._settings.update.window, f"{clock.wall().astimezone():%H:%M}"):
+        if not self._looked or not self._in_window():
             return False
         self._memory.begin(order)
         intent, name = intent_of(order.command), order.command.command
         _log.info("a command is carried out", command=name, operator=order.operator, nonce=order.command.nonce)
         try:
             _VOCABULARY[type(intent)](intent)
-            text, restart = _next_boot(bootc.status())
+            found = bootc.status()
         except EdgedError as error:
             _log.error("a command failed", command=name, why=str(error))
             code = Rejection.UNSUPPORTED if error.code is Code.UNSUPPORTED else Rejection.FAILED
             self._end(order, "refused", code, str(error))
             return False
-        self._end(order, "done", text=text)
-        return restart
+        entry = found.next
+        if entry is None:
+            text = f"there is nothing newer than {found.booted}" if found.booted else "nothing has changed"
+            self._end(order, "done", text=text)
+            return False
+        staged = Staged(self._boot, entry.name, str(entry))
+        order = self._memory.stage(order, staged)
+        when = "now" if self._in_window() else f"in the maintenance window {self._settings.update.window}"
+        self._tell(order, f"the device restarts into {staged.text} {when}")
+        self._restart(order, staged)
+        return True
+
+    def _in_window(self) -> bool:
+        return in_window(self._settings.update.window, f"{clock.wall().astimezone():%H:%M}")
 
     def _check(self, order: Order) -> None:
         """Whether an order still holds, as far as that can be told. Raises RejectedError."""
@@ -188,6 +206,10 @@ class Helper:
         self._say(_result(order.command.nonce, order.command.command, status, code, text))
         self._memory.end(order)
 
+    def _tell(self, order: Order, text: str) -> None:
+        """Tells how far an order is that goes on."""
+        self._say(_result(order.command.nonce, order.command.command, "accepted", text=text))
+
     def _say(self, result: OsResult) -> None:
         """A result that cannot be left costs nothing else: the daemon's folder is not to be relied on."""
         try:
@@ -195,10 +217,41 @@ class Helper:
         except OSError as error:
             _log.warning("a result cannot be left", nonce=result.nonce, why=error.strerror)
 
-    def _restart(self) -> None:
-        """Requests under way are drained by the daemon's own stop."""
-        _log.info("the device restarts into what was staged")
-        subprocess.run(["systemctl", "--no-block", "reboot"], check=False, timeout=_RESTART_S)  # noqa: S607 - the unit sets the path
+    def _restart(self, order: Order, staged: Staged) -> None:
+        """Has the device restart, where it is time: the window may have closed since it opened for the download.
+
+        Requests under way are drained by the daemon's own stop. The next boot tells what became of it.
+        """
+        if not self._in_window():
+            return
+        _log.info("the device restarts", into=staged.text)
+        try:
+            done = subprocess.run(["systemctl", "--no-block", "reboot"], check=False, timeout=_RESTART_S)  # noqa: S607 - the unit sets the path
+            why = f"systemctl ended with status {done.returncode}" if done.returncode else ""
+        except (OSError, subprocess.TimeoutExpired) as error:
+            why = str(error)
+        if why:
+            _log.error("the device cannot be restarted", why=why)
+            text = f"{staged.text} is staged, and the device cannot be restarted ({why}); it is tried again"
+            self._tell(order, text)
+
+    def _conclude(self, order: Order, staged: Staged) -> None:
+        """The device has restarted since: what runs now is what became of the order."""
+        if any(each.boot == self._boot and not each.good for each in deployment.boots(self._root)):
+            return  # greenboot is not content with this boot, and may go back: the next one is looked at
+        try:
+            booted = bootc.status().booted
+        except EdgedError as error:
+            _log.warning("what became of a command cannot be told yet", nonce=order.command.nonce, why=str(error))
+            return
+        if booted is not None and booted.name == staged.name:
+            self._end(order, "done", text=f"the device runs {booted}")
+            return
+        text = (
+            f"the device runs {booted or 'something else'} and not {staged.text}: that did not start or did not pass "
+            "its boot check; see `edgectl boot evidence --show` and `journalctl --boot=-1` on the device"
+        )
+        self._end(order, "refused", Rejection.FAILED, text)
 
     def _now_ms(self) -> int:
         return _ms(clock.trusted(clock.wall(), self._trusted_now))
@@ -207,19 +260,6 @@ class Helper:
 def _result(nonce: str, command: str, status: Status, code: str = "", text: str = "") -> OsResult:
     at_ms = clock.wall_ms()
     return OsResult(nonce=nonce, command=command, status=status, code=code, text=text[:_MAX_TEXT], at_ms=at_ms)
-
-
-def _next_boot(host: bootc.Host) -> tuple[str, bool]:
-    """What the next boot is of, in words, and whether that is something else than what is booted."""
-    if host.rollback_queued and host.rollback:
-        return f"the device restarts into {_named(host.rollback)}, from before", True
-    if host.staged and not host.staged.download_only:
-        return f"the device restarts into {_named(host.staged)}", True
-    return f"there is nothing newer than {_named(host.booted)}" if host.booted else "nothing has changed", False
-
-
-def _named(entry: bootc.Entry) -> str:
-    return " ".join(filter(None, (entry.image, entry.version, entry.digest))) or entry.deployment
 
 
 def _ms(moment: datetime) -> int:

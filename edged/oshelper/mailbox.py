@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -61,21 +61,19 @@ class Mailbox:
 
     def _take(self) -> Iterator[Request]:
         with os.scandir(self._requests) as found:
-            some = itertools.islice(found, _MOST_FILES)
-            entries = sorted(some, key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
-        self._sweep([entry for entry in entries if entry.name.startswith(".")])
-        waiting = [entry for entry in entries if not entry.name.startswith(".")]
+            entries = sorted(_dated(itertools.islice(found, _MOST_FILES)), key=lambda one: one[0])
+        self._sweep([(at_s, entry) for at_s, entry in entries if entry.name.startswith(".")])
+        waiting = [entry for _, entry in entries if not entry.name.startswith(".")]
         for entry in waiting[:MOST_REQUESTS]:
             named = _NAME.fullmatch(entry.name)
             data = self._read(entry.name) if named else None
             if self._remove(entry) and named and data is not None:
                 yield Request(named[1], data)
 
-    def _sweep(self, hidden: list[os.DirEntry[str]]) -> None:
+    def _sweep(self, hidden: list[tuple[float, os.DirEntry[str]]]) -> None:
         now_s = clock.wall().timestamp()
-        for entry in hidden:
-            age_s = now_s - entry.stat(follow_symlinks=False).st_mtime
-            if abs(age_s) > _STALE_S:  # either way: the clock may be behind what it was at the writing
+        for at_s, entry in hidden:
+            if abs(now_s - at_s) > _STALE_S:  # either way: the clock may be behind what it was at the writing
                 self._remove(entry)
 
     def _read(self, name: str) -> bytes | None:
@@ -113,3 +111,13 @@ class Mailbox:
             path = self._state / STATUS
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             durable.write(path, msgspec.json.encode(status), 0o644)
+
+
+def _dated(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[float, os.DirEntry[str]]]:
+    """When each was written; what was withdrawn meanwhile is left out."""
+    for entry in entries:
+        try:
+            at_s = entry.stat(follow_symlinks=False).st_mtime
+        except OSError:
+            continue
+        yield at_s, entry

@@ -19,6 +19,17 @@ _MARK = "waiting"
 _MOST_NONCES = 4096
 
 
+class Staged(msgspec.Struct, frozen=True):
+    """What the device is to restart into for an order."""
+
+    boot: str
+    """The kernel's name for the boot in which it was staged."""
+    name: str
+    """As bootc tells a deployment from others: `bootc.Entry.name`."""
+    text: str
+    """For people."""
+
+
 class Order(msgspec.Struct, frozen=True):
     """A command that was found to be in order, to be carried out in the maintenance window."""
 
@@ -28,6 +39,8 @@ class Order(msgspec.Struct, frozen=True):
     """The operator's, by which it was found to be in order."""
     begun: bool = False
     """It was begun and not ended: the power went, or this process."""
+    staged: Staged | None = None
+    """It was carried out as far as that goes without a restart."""
 
 
 class _Content(msgspec.Struct):
@@ -80,6 +93,13 @@ class Memory:
         """It is carried out now. Raises OSError."""
         self._content.waiting[order.command.nonce] = msgspec.structs.replace(order, begun=True)
         self._write()
+
+    def stage(self, order: Order, staged: Staged) -> Order:
+        """It waits for the device's restart now; gives it as it stands. Raises OSError."""
+        order = msgspec.structs.replace(order, begun=False, staged=staged)
+        self._content.waiting[order.command.nonce] = order
+        self._write()
+        return order
 
     def end(self, order: Order) -> None:
         """It waits no more. Raises OSError."""

@@ -25,17 +25,26 @@ class Acting:
         self._residency = residency
         self._idle_s = idle_s
         self._limits = Limits()
+        self._idle: dict[Resident, str] = {}
+        """What was told to rest since nobody asks for it, and the words that it was told."""
         self._told = asyncio.Event()
 
     def take(self, limits: Limits) -> None:
         """These limits hold from now on; when idle models may stay, those that rest are loaded again."""
         relieved = self._limits.unload_idle and not limits.unload_idle
         self._limits = limits
-        for resident in self._residency.known():
-            resident.choice.prefer(limits.of(resident.name).variant, f"the device's pressure is {limits.level}")
-            if relieved:
-                resident.wake()
+        self.prefer()
+        if relieved:
+            for resident, why in self._idle.items():
+                resident.wake(why=why)
+            self._idle.clear()
         self._told.set()
+
+    def prefer(self) -> None:
+        """Has the variants run that the limits ask for, also by what came since they did; not by what is on trial."""
+        for resident in self._residency.routed():
+            variant = self._limits.of(resident.name).variant
+            resident.choice.prefer(variant, f"the device's pressure is {self._limits.level}")
 
     async def run(self) -> None:
         """Lets idle models rest, until it is cancelled."""
@@ -56,7 +65,9 @@ class Acting:
                 continue
             idle_s = self._idle_s(resident)
             if idle_s >= self.idle_limit_s:
-                resident.rest(rest_text(idle_s, self._limits.level))
+                why = rest_text(idle_s, self._limits.level)
+                if resident.rest(why):
+                    self._idle[resident] = why
             else:
                 wait_s = min(wait_s, self.idle_limit_s - idle_s)
         return max(wait_s, 1.0)

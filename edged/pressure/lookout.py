@@ -85,7 +85,7 @@ class Lookout:
         )
         self._monitor = monitor
         self._in_background(stack, "pressure monitor", monitor.run())
-        self._in_background(stack, "ladders of models", self._follow_ladders())
+        self._in_background(stack, "models under pressure", self._follow_models())
         self._in_background(stack, "rest of idle models", self._acting.run())
         self._in_background(stack, "accelerator watchdog", accelerators.run())
 
@@ -111,13 +111,14 @@ class Lookout:
         """By the revisions that answer, not by those on trial."""
         return {resident.name: resident.manifest.degradation for resident in self._parts.residency.serving()}
 
-    async def _follow_ladders(self) -> None:
-        """Governs anew when an update brings a model another ladder."""
+    async def _follow_models(self) -> None:
+        """Governs anew when an update brings a model another ladder; what comes later runs what the level asks."""
         changes = self._parts.residency.changes
         while True:
             count = changes.count
             if self._declared() != self._ladders:
                 self.govern()
+            self._acting.prefer()
             await changes.after(count)
 
     def _take(self, limits: Limits) -> None:

@@ -1,12 +1,17 @@
 """Keeps inferences to a share of the time. Pure.
 
-Whoever has computed for t seconds at a share of d owes t·(1/d - 1) seconds of rest. Priority 1 need not wait for it;
-what it adds, the others wait for as well. Debts are bounded, so that a change of the share is soon felt.
+Whoever has computed for t seconds at a share of d owes t·(1 - d) seconds of computing, which rest pays back at d a
+second: t·(1/d - 1) seconds of it. The first priority may go on while no more than 2 s are owed, and the others wait for
+what it adds as well; beyond that it rests too, so that the share holds whoever asks. Models that compute at the same
+time owe each for itself.
 """
 
 from __future__ import annotations
 
-_MOST_OWED_S = 2.0
+# How far the first priority may run ahead, in seconds of computing.
+_AHEAD_S = 2.0
+# Inferences of several seconds are not paid for in full, so that nobody has to rest for minutes.
+_MOST_OWED_S = 2 * _AHEAD_S
 
 
 class Duty:
@@ -14,14 +19,30 @@ class Duty:
 
     def __init__(self) -> None:
         self.share = 1.0
-        self._free_at = 0.0
+        """Above 0."""
+        self._owed_s = 0.0
+        self._at = 0.0
+        """When the last inference ended."""
 
     def spent(self, seconds: float, now: float) -> None:
-        """An inference of so many seconds has just ended."""
-        if self.share < 1.0:
-            owed = max(self._free_at - now, 0.0) + seconds * (1.0 / max(self.share, 0.01) - 1.0)
-            self._free_at = now + min(owed, _MOST_OWED_S)
+        """An inference of so many seconds has just ended, in which nobody rested."""
+        began = max(now - seconds, self._at)
+        self._owed_s = min(self._owed(began) + seconds * (1.0 - self.share), _MOST_OWED_S)
+        self._at = now
 
-    def rest_s(self, level: int, now: float) -> float:
-        """How long a batch led by a request of `level` has to wait."""
-        return 0.0 if level == 1 or self.share >= 1.0 else max(self._free_at - now, 0.0)
+    def rest_s(self, now: float, *, ahead: bool = False) -> float:
+        """How long the next inference has to wait; less where it may run `ahead` of the share."""
+        if self.share >= 1.0:
+            return 0.0
+        return max(self._owed(now) - (_AHEAD_S if ahead else 0.0), 0.0) / self.share
+
+    def takes_s(self, work_s: float, now: float, *, ahead: bool = False) -> float:
+        """How long so many seconds of computing take, with the rest before and between them."""
+        if self.share >= 1.0:
+            return work_s
+        free_s = max(_AHEAD_S - self._owed(now), 0.0) / (1.0 - self.share) if ahead else 0.0
+        at_once_s = min(work_s, free_s)
+        return self.rest_s(now, ahead=ahead) + at_once_s + (work_s - at_once_s) / self.share
+
+    def _owed(self, now: float) -> float:
+        return max(self._owed_s - self.share * (now - self._at), 0.0)

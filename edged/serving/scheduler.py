@@ -34,6 +34,9 @@ from edged.types import ModelLimits
 
 _log = log.get("serving")
 
+# Whoever has to rest longer looks again after so long: the share may be greater by then, or nobody may wait any more.
+_REST_S = 1.0
+
 
 class HandedOnError(EdgedError):
     """What waited is to ask for its model again, until `deadline` on the loop's clock."""
@@ -162,13 +165,16 @@ class Queue:
 
     def _make_room(self, level: int, size: int, deadline: float) -> None:
         """Raises EdgedError when there is no room for a request; may turn others away for it."""
-        if self._bucket is not None and not self._bucket.take(clock.monotonic()):
-            raise self._overloaded(f"may answer {self._bucket.rate:g} requests a second now")
-        waiting = self._waiting
+        waiting, skipped = self._waiting, None
+        first = self.resident.manifest.queue.is_first(level)
+        if self._bucket is not None and not self._bucket.take(clock.monotonic(), ahead=first):
+            skipped = waiting.stalest(level)
+            if skipped is None:
+                raise self._too_many()
         if not waiting.count:
             return
         count, rows = waiting.before(level)
-        ahead = Ahead(count, len(self._executing), self._wait_s(rows))
+        ahead = Ahead(count, len(self._executing), self._wait_s(rows, first=first))
         now = self._loop.time()
         why = self._patience.too_long(level, now, ahead, self.bounds, deadline - now)
         if why:
@@ -178,13 +184,16 @@ class Queue:
             raise self._overloaded(f"has {waiting.count} requests of {waiting.size} bytes waiting")
         if shed:
             self._shed(shed, self._overloaded("turned it away for requests of higher priority"))
+        if skipped is not None and skipped.place:
+            self._shed([skipped], self._too_many())
 
-    def _wait_s(self, rows: int) -> float:
+    def _wait_s(self, rows: int, *, first: bool) -> float:
         """How long a new request waits that `rows` rows go before, and what a worker has."""
         left_s = self._execution.left_s() if self._executing else 0.0
         in_parts = [each.division for each in self._executing if each.division is not None]
         rows += sum(max(division.left - self._max_rows, 0) for division in in_parts)
-        return (left_s + self._forecast.wait_s(rows, self._rows_at_most())) / self._duty.share
+        work_s = left_s + self._forecast.wait_s(rows, self._rows_at_most())
+        return self._duty.takes_s(work_s, clock.monotonic(), ahead=first)
 
     def _rows_at_most(self) -> int:
         """How many rows a batch may have now; who declares how long batches wait declares how large too."""
@@ -192,6 +201,10 @@ class Queue:
 
     def _overloaded(self, why: str) -> EdgedError:
         return EdgedError(Code.OVERLOADED, f"model {self.resident.name!r} {why}", "send less, or try again later")
+
+    def _too_many(self) -> EdgedError:
+        rate = self._bucket.rate if self._bucket else 0.0
+        return self._overloaded(f"may answer {rate:g} requests a second now")
 
     def _too_low(self) -> EdgedError:
         return self._overloaded(f"answers only priorities up to {self._min_priority} now")
@@ -266,19 +279,25 @@ class Queue:
         closing.begin(waiting.count, clock.monotonic_ns())
         leader, seen, full = None, -1, False
         while True:
-            if waiting.count != seen:
+            rests = self._duty.share < 1 and self._duty.rest_s(clock.monotonic()) > 0
+            if waiting.count != seen or waiting.fair is rests:
+                waiting.fair = not rests  # whoever has to rest is not put before one that need not
                 leader, seen, full = waiting.leader(), waiting.count, waiting.full(closing.rows(self._rows_at_most()))
             if leader is None:
                 return
-            rest_s = self._duty.rest_s(leader.level, clock.monotonic()) if self._duty.share < 1 else 0.0
+            rest_s = self._rest_s(leader) if rests else 0.0
             if rest_s:
-                await self._pause(round(rest_s * 1e9), 0)  # whoever comes may be more urgent
+                await self._pause(round(min(rest_s, _REST_S) * 1e9), 0)  # whoever comes may be more urgent
                 seen = -1
                 continue
             left_ns = 0 if full else closing.wait_ns(seen, leader.arrived_ns, clock.monotonic_ns())
             if not left_ns:
                 return
             await self._pause(left_ns, seen + 1 if closing.declared else closing.enough)
+
+    def _rest_s(self, leader: Pending) -> float:
+        ahead = self.resident.manifest.queue.is_first(leader.level)
+        return self._duty.rest_s(clock.monotonic(), ahead=ahead)
 
     async def _pause(self, wait_ns: int, until: int) -> None:
         """Waits for so long, or until so many requests wait."""

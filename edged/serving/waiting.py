@@ -83,6 +83,8 @@ class Waiting:
         self._rows: dict[int, int] = {}
         self._rows_of: dict[BatchKey, int] = {}
         self._unfair = 0
+        self.fair = True
+        """Whether the oldest of all ever leads: not while all but the best would have to rest."""
 
     def __iter__(self) -> Iterator[Pending]:
         """All that wait, in the order in which they would lead."""
@@ -200,6 +202,16 @@ class Waiting:
                 return
             yield from reversed(self._lines[other].values())
 
+    def stalest(self, level: int) -> Pending | None:
+        """The oldest of the lowest priority, of those that are not better than `level` and were not begun."""
+        for other in reversed(self._levels):
+            if other < level:
+                break
+            for pending in self._lines[other].values():
+                if pending.division is None:
+                    return pending
+        return None
+
     def leader(self) -> Pending | None:
         """Who leads the next batch; None when nothing waits."""
         return self._leader(choose=False)
@@ -218,7 +230,7 @@ class Waiting:
         leader = next(iter(self._lines[self._levels[0]].values()))
         if len(self._levels) > 1:
             oldest = min((next(iter(self._lines[level].values())) for level in self._levels), key=_place)
-            if self._unfair >= FAIR_BATCHES - 1:
+            if self.fair and self._unfair >= FAIR_BATCHES - 1:
                 leader = oldest
             if choose and not leader.answer.done():
                 self._unfair = 0 if leader is oldest else self._unfair + 1

@@ -39,6 +39,15 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     download_only: bool = False
     """A restart does not boot it yet."""
 
+    @property
+    def name(self) -> str:
+        """By what it is told from others, staged or booted; empty where bootc does not say."""
+        return self.digest or self.deployment
+
+    def __str__(self) -> str:
+        """For people."""
+        return " ".join(filter(None, (self.image, self.version, self.digest))) or self.deployment
+
 
 class Host(msgspec.Struct, frozen=True, omit_defaults=True):
     """The operating system as bootc sees it."""
@@ -51,6 +60,13 @@ class Host(msgspec.Struct, frozen=True, omit_defaults=True):
     rollback: Entry | None = None
     rollback_queued: bool = False
     """The next boot is to be of `rollback`."""
+
+    @property
+    def next(self) -> Entry | None:
+        """What the next boot is of; None: of what is booted."""
+        if self.rollback_queued and self.rollback:
+            return self.rollback
+        return self.staged if self.staged and not self.staged.download_only else None
 
 
 class _Reference(msgspec.Struct, frozen=True):
@@ -128,9 +144,10 @@ def parse(printed: bytes) -> Host:
     )
 
 
-def images(host: Host, at_ms: int) -> OsStatus:
-    """What the daemon, and by it an operator, is told. Pure."""
-    return OsStatus(at_ms=at_ms, booted=_image(host.booted), staged=_image(host.staged), rollback=_image(host.rollback))
+def images(host: Host, at_ms: int, boot: str) -> OsStatus:
+    """What the daemon, and by it an operator, is told; `boot` is the kernel's name for this boot. Pure."""
+    booted, staged, rollback = _image(host.booted), _image(host.staged), _image(host.rollback)
+    return OsStatus(at_ms=at_ms, boot=boot, booted=booted, staged=staged, rollback=rollback)
 
 
 def _image(entry: Entry | None) -> OsImage | None:

@@ -2,13 +2,16 @@
 
 The kernel's command line says where the deployment is (ostree-prepare-root(1), `ostree=`). That is a place and no
 name: OSTree gives a deployment another place with each new one beside it, and its place to others; so the name is what
-the place links to, `<commit>.<serial>`. The record is written after a boot that was good, by root, and outlives the
-deployment: /var does not roll back.
+the place links to, `<commit>.<serial>`. The record is written by root, after a boot that was good and again when that
+boot is left, and outlives the deployment: /var does not roll back.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -23,6 +26,8 @@ _BOOTS_KEPT = 8
 # Evidence of red boots that is kept; a device that flaps must not fill its disk.
 _EVIDENCE_KEPT = 3
 _EVIDENCE_BYTES = 256 * 1024
+_LINE_CHARACTERS = 1_000
+_WRONG_KEPT = 20
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -30,6 +35,21 @@ class Served(msgspec.Struct, frozen=True):
 
     deployment: str
     models: tuple[str, ...]
+    of_image: tuple[str, ...] = ()
+    """Those of them of which the image alone had brought revisions: a later image may leave them out."""
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What edged says of its models, those that are on trial and nothing more apart."""
+
+    ready: Mapping[str, bool]
+    """Whether the revision that serves answers, now or as soon as it is asked."""
+    coming: frozenset[str] = frozenset()
+    """Those of which some revision is on its way, and has not failed before."""
+    of_image: frozenset[str] = frozenset()
+    """Those of which the image alone brought what is loaded."""
+    settled: bool = True
+    """It has chosen what serves: it is neither starting nor ending, nor up for administrators only."""
 
 
 class Boot(msgspec.Struct, frozen=True):
@@ -94,35 +114,96 @@ def record(root: Path, served: Served) -> None:
         durable.write(root / _RECORD, msgspec.json.encode(served), 0o644)
 
 
-def amiss(last: Served | None, deployment: str, models: dict[str, bool]) -> list[str]:
+def held(last: Served | None, deployment: str, known: Known | None) -> Served:
+    """What the next deployment is to be held against, by what edged says under this one, which is good. Pure.
+
+    `known`: None where it says nothing. What served before stays, unless edged says that it does not any more: a model
+    that failed under this deployment is not the next one's fault, and one that is only loading is no failure.
+    """
+    before = last or Served("", ())
+    known = known or Known({}, settled=False)
+    ready = {name for name, is_ready in known.ready.items() if is_ready}
+    waiting = set(before.models) - ready
+    if known.settled:
+        waiting &= known.coming
+    of_image = (known.of_image & ready) | (waiting & set(before.of_image))
+    return Served(deployment, tuple(sorted(ready | waiting)), tuple(sorted(of_image)))
+
+
+def amiss(last: Served | None, deployment: str, ready: Mapping[str, bool], left_out: Collection[str] = ()) -> list[str]:
     """Why this boot is not as good as the last one was, for people; none when it is. Pure.
 
-    `models`: all that edged knows, and whether each is ready. A deployment that was good before stays so: a bad model
-    on an unchanged operating system is never that system's fault. A model that edged no longer knows was taken away by
-    a plan or by this image; only when none is left of those that served is that put down to the deployment.
+    `ready`: as `Known` has it; `left_out`: those that this image has no folder for. A deployment that was good before
+    stays so: a bad model on an unchanged operating system is never that system's fault. A model that edged does not
+    know is missed, unless an image had brought it and this one left it out, and left some other that served.
     """
     if last is None or last.deployment == deployment or not last.models:
         return []
-    if not any(name in models for name in last.models):
+    if not any(name in ready for name in last.models):
         return [f"none of the models that served is known any more: {', '.join(last.models)}"]
     return [
-        f"model {name!r} served under the last deployment and does not under this one"
+        f"model {name!r} served under the last deployment and "
+        + ("does not under this one" if name in ready else "is not known under this one")
         for name in last.models
-        if models.get(name) is False
+        if not ready.get(name, name in last.of_image and name in left_out)
     ]
 
 
-def leave_evidence(root: Path, name: str, content: bytes) -> Path:
+class Evidence(msgspec.Struct, frozen=True):
+    """What tells why a boot was red."""
+
+    at: str
+    """The time of day, which may be wrong (RFC 3339)."""
+    deployment: str
+    wrong: list[str]
+    status: dict[str, Any] | None = None
+    """All that edged said of itself, where it did."""
+    log: list[str] = []
+    """The end of its log."""
+
+
+def leave_evidence(root: Path, left: Evidence) -> Path:
     """Keeps what tells why a boot was red; the newest few stay. Raises OSError."""
     folder = root / FOLDER
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    path = folder / f"red-{name}.json"
-    durable.write(path, content[:_EVIDENCE_BYTES], 0o600)
-    for old in evidence(root)[:-_EVIDENCE_KEPT]:
+    # By number: clocks go back, mostly where something else is wrong too.
+    path = folder / f"red-{max(map(_number, _evidence_files(root)), default=0) + 1:08d}.json"
+    durable.write(path, _bounded(left), 0o600)
+    for old in _evidence_files(root)[:-_EVIDENCE_KEPT]:
         old.unlink(missing_ok=True)
     return path
 
 
-def evidence(root: Path) -> list[Path]:
-    """What red boots left, oldest first."""
-    return sorted((root / FOLDER).glob("red-*.json"))
+def evidence(root: Path) -> list[Evidence]:
+    """What red boots left, oldest first; what cannot be read is passed over."""
+    found = []
+    for path in _evidence_files(root):
+        with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            found.append(msgspec.json.decode(path.read_bytes(), type=Evidence))
+    return found
+
+
+def _evidence_files(root: Path) -> list[Path]:
+    return sorted((root / FOLDER).glob("red-*.json"), key=lambda path: (_number(path), path.name))
+
+
+def _number(path: Path) -> int:
+    number = path.stem.removeprefix("red-")
+    return int(number) if number.isdecimal() else 0
+
+
+def _bounded(left: Evidence) -> bytes:
+    """As a document within the bound: of the log the end, of all else what it is mostly about."""
+    log, left = left.log, msgspec.structs.replace(left, log=[])
+    if len(msgspec.json.encode(left)) > _EVIDENCE_BYTES // 2:
+        left = msgspec.structs.replace(left, status=None)
+    if len(msgspec.json.encode(left)) > _EVIDENCE_BYTES // 2:
+        left = msgspec.structs.replace(left, wrong=[line[:_LINE_CHARACTERS] for line in left.wrong[:_WRONG_KEPT]])
+    room = _EVIDENCE_BYTES - len(msgspec.json.encode(left))
+    kept: list[str] = []
+    for line in reversed(log):
+        room -= len(msgspec.json.encode(line[:_LINE_CHARACTERS])) + len(",")
+        if room < 0:
+            break
+        kept.insert(0, line[:_LINE_CHARACTERS])
+    return msgspec.json.encode(msgspec.structs.replace(left, log=kept))

@@ -38,9 +38,9 @@ class Notifier:
         """Settings are being read again; `Type=notify-reload` wants to know since when."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}", _PATIENCE_S)
 
-    def stopping(self, status: str) -> None:
-        """The daemon is on its way out."""
-        self._send(f"STOPPING=1\nSTATUS={_line(status)}", _PATIENCE_S)
+    def stopping(self, status: str, within_s: float) -> None:
+        """The daemon is on its way out, and takes so long at most, whatever the unit's TimeoutStopSec= is."""
+        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within_s * 1e6)}\nSTATUS={_line(status)}", _PATIENCE_S)
 
     async def keep_alive(self) -> None:
         """Feeds the watchdog at half its interval while the loop turns; returns at once where there is none."""

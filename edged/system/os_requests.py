@@ -7,7 +7,7 @@ byte for byte as it came over MQTT, at most 16 KiB. A systemd path unit starts t
 empty (`DirectoryNotEmpty=`). `<nonce>` is that of the signed command: 16 to 64 of `0-9A-Za-z_-`. The name is only a
 name: what counts is what the envelope says, which the helper verifies anew (`telemetry.commands.judge`) against an
 operators.json that it trusts by itself and not because the daemon wrote it, and with a memory of nonces of its own.
-The helper *takes* a request by moving it out of the folder; one that is gone was withdrawn, and is not carried out.
+The helper *takes* a request by removing it; one that is gone by then was withdrawn, and is not carried out.
 
 `os/results/<nonce>.json` is written by the helper, whole or not at all, mode 0644, at most 64 KiB; a later one
 replaces an earlier one of the same nonce. The daemon removes the last one when it has been told to the operator:
@@ -15,23 +15,27 @@ replaces an earlier one of the same nonce. The daemon removes the last one when 
     {"schema": 1, "nonce": "8s0mT7cQ1l3uZ5yKp2hV9w", "command": "os_upgrade", "status": "accepted", "code": "",
      "text": "edge-os 42 is staged; the device restarts between 02:00 and 04:00", "details": {}, "at_ms": 1790000000000}
 
-- `status`: `accepted`: taken, and another result follows, if only after a restart of the device; `done`: carried out;
+- `status`: `accepted`: taken, and another result follows, if only after a restart of the device; `done`: carried out,
+  and where that needs a restart, this is told by the boot after it;
   `refused`: not carried out, and it will not be.
 - `code`, only with `refused`: `malformed`, `too_large`, `unsigned`, `signature_invalid`, `wrong_scope`, `not_allowed`,
   `validity_too_long`, `not_yet_valid`, `expired`, `replayed`, `unknown_command`, `invalid_arguments`, `unsupported`
-  (the system has no bootc), `failed` (bootc did not do it; `text` says what it said).
+  (the system has no bootc), `failed` (bootc did not do it, and `text` says what it said; or it did, and the device
+  runs something else after its restart).
 - `text`: for people, at most 2000 characters. `details`: an object of at most 32 KiB, such as the status after it.
 
-`os/status.json` is written by the helper at each start of the device and after each command, mode 0644, at most
-64 KiB; an image that there is not is null. `built_ms` is the image's own time stamp, 0 where it has none:
+`os/status.json` is written by the helper after each start of the device and before and after commands, mode 0644, at
+most 64 KiB; an image that there is not is null. `boot` is the kernel's name for the boot that it was written in: what
+was written in another one is not believed. `built_ms` is the image's own time stamp, 0 where it has none:
 
-    {"schema": 1, "at_ms": 1790000000000,
+    {"schema": 1, "at_ms": 1790000000000, "boot": "2b6d1c6e-…",
      "booted": {"image": "registry.example/edge-os:41", "version": "41.20261101", "digest": "sha256:…",
                 "built_ms": 1789000000000},
      "staged": null, "rollback": null}
 
-The daemon makes both folders, 0700, when it starts. All of it is the daemon's to write, so the helper follows no link
-there: it opens the folders with O_NOFOLLOW and works below their descriptors.
+The daemon makes both folders, 0700, when it first needs them. All of it is the daemon's to write, so what the helper
+does there it does as the daemon's user: no link leads it further than the daemon gets
+(docs/decisions/0021-the-operating-systems-helper-believes-no-daemon.md).
 """
 
 from __future__ import annotations
@@ -88,6 +92,7 @@ class OsStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: int = 1
     at_ms: int = 0
+    boot: str = ""
     booted: OsImage | None = None
     staged: OsImage | None = None
     rollback: OsImage | None = None
@@ -96,7 +101,9 @@ class OsStatus(msgspec.Struct, frozen=True, kw_only=True):
 class OsRequests:
     """The daemon's side. None of it is for the loop: it reads and writes files."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, boot: str) -> None:
+        """`boot` is the kernel's name for this boot."""
+        self._boot = boot
         self._requests = state / REQUESTS
         self._results = state / RESULTS
         self._status = state / STATUS
@@ -142,9 +149,9 @@ class OsRequests:
         (self._results / _name(nonce)).unlink(missing_ok=True)
 
     def status(self) -> OsStatus | None:
-        """What the helper last said of the images; None where it never did."""
+        """What the helper last said of the images; None where it has not in this boot."""
         found: OsStatus | None = _read(self._status, OsStatus)
-        return found
+        return found if found is None or found.boot == self._boot else None
 
 
 def _name(nonce: str) -> str:

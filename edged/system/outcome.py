@@ -1,7 +1,8 @@
 """What became of this boot of the operating system, told once: which image is booted, what greenboot said, and why one
 that was new is not booted any more.
 
-greenboot's verdict comes after the daemon's start, or not at all where there is no greenboot.
+greenboot's verdict and what the helper says of the images come after the daemon's start, or not at all where there is
+no greenboot or no helper.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from edged.system.deployment import Boot
 from edged.system.os_requests import OsImage, OsRequests
 
 _LOOK_S = 10.0
-# Longer than greenboot's own checks wait.
+# Longer than greenboot's own checks wait, and than the helper takes to look.
 _LONGEST_S = 900.0
 
 _TOLD = "os/told.json"
@@ -66,18 +67,18 @@ def _why(boot: Boot) -> str:
 
 
 async def report(root: Path, state: Path, events: EventLog) -> None:
-    """Tells of this boot, once its verdict is there or has not come for long; at once where it was told before."""
+    """Tells of this boot, once verdict and images are there or have not come for long; nothing where it has before."""
     now = Told(deployment.boot_id(root), deployment.booted(root))
     before = await asyncio.to_thread(_recall, state)
     if not now.deployment or before.boot == now.boot:
         return
-    end = clock.monotonic() + _LONGEST_S
+    requests, end = OsRequests(state, now.boot), clock.monotonic() + _LONGEST_S
     while True:
         boots = await asyncio.to_thread(deployment.boots, root)
-        if any(each.boot == now.boot for each in boots) or clock.monotonic() >= end:
+        status = await asyncio.to_thread(requests.status)
+        if (status and any(each.boot == now.boot for each in boots)) or clock.monotonic() >= end:
             break
         await asyncio.sleep(_LOOK_S)
-    status = await asyncio.to_thread(OsRequests(state).status)
     telling = outcome(now, before, boots, status.booted if status else None)
     if telling is not None:
         events.record(telling.severity, telling.code, "operating system", telling.text, deployment=now.deployment)

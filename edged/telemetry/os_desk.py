@@ -70,7 +70,7 @@ class OsDesk:
         if isinstance(intent, OsStatus):
             status = await asyncio.to_thread(self._requests.status)
             if status is None:
-                text = "nobody has told what the operating system is; is edged-os.service enabled here?"
+                text = "nobody has told in this boot what the operating system is; is edged-os.timer enabled here?"
                 raise RejectedError(Rejection.UNSUPPORTED, text)
             return Done("", msgspec.to_builtins(status))
         nonce = order.command.nonce

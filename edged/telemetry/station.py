@@ -20,7 +20,7 @@ from edged.events import Event, EventLog, Severity
 from edged.facts import Fact, LevelEntered, Reading, UpdatePhase, WorkerRestarted
 from edged.intents import Done, Intent
 from edged.models.residency import Residency
-from edged.system import hardware, identity
+from edged.system import deployment, hardware, identity
 from edged.system.os_requests import OsRequests, OsStatus
 from edged.telemetry.answers import Answers
 from edged.telemetry.carrying import Carrying, Executor
@@ -94,7 +94,7 @@ class Station:
             parts.updates,
             parts.root,
         )
-        self._os_requests = OsRequests(state)
+        self._os_requests = OsRequests(state, deployment.boot_id(parts.root))
         folder = state / "telemetry"
         told = settings.telemetry
         self.recorder = Recorder(folder, told.spool_mib * 2**20, told.window_s, told.daily_write_mib * 2**20)

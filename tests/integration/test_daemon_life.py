@@ -226,7 +226,8 @@ class TestStop:
         answer = under_way.result()
         assert int.from_bytes(answer.raw_output_contents[0], "little") == A_WHILE
         assert daemon.wait_end() == 0
-        assert daemon.wait_told("STOPPING=1") == "STOPPING=1\nSTATUS=answering what is under way"
+        stopping = "STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000\nSTATUS=answering what is under way"
+        assert daemon.wait_told("STOPPING=1") == stopping
         assert not daemon.socket.exists()
         assert not daemon.admin_socket.exists()
         assert len(workers) == 1

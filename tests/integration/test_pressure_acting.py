@@ -27,6 +27,9 @@ from edged._pb.inference import grpc_service_pb2 as pb
 HOT_C, COOL_C = 85.5, 51.0
 """Critical for a Raspberry Pi whose kernel ends it at 110 °C, and nothing at all."""
 
+HOTTEST_C = 95.0
+"""An emergency for it."""
+
 SETTINGS = "[pressure]\ndwell_s = 1\n"
 
 
@@ -60,20 +63,20 @@ def model(status: admin_pb2.Status, name: str) -> admin_pb2.Model:
 
 
 class Callers:
-    """Callers of digits who go on until they are left; every one of their answers counts."""
+    """Callers, of digits where nothing is said, who go on until they are left; every one of their answers counts."""
 
-    def __init__(self, daemon: Daemon, count: int = 3) -> None:
+    def __init__(self, daemon: Daemon, ask: pb.ModelInferRequest | None = None, count: int = 3) -> None:
         self.answers: Counter[tuple[str, str, bool]] = Counter()
         """By level, variant, and whether that is told to be degraded."""
         self._daemon = daemon
+        self._ask = ask or request("digits", tensor("image", "FP32", [1, 1, 8, 8]), raw=[bytes(256)])
         self._stop = Event()
         self._pool = ThreadPoolExecutor(count)
         self._callers = [self._pool.submit(self._call) for _ in range(count)]
 
     def _call(self) -> None:
-        image = request("digits", tensor("image", "FP32", [1, 1, 8, 8]), raw=[bytes(256)])
         while not self._stop.is_set():
-            told = self._daemon.infer(image).parameters
+            told = self._daemon.infer(self._ask).parameters
             variant, degraded = told["edged_variant"].string_param, told["edged_degraded"].bool_param
             self.answers[told["edged_level"].string_param, variant, degraded] += 1
 
@@ -136,6 +139,50 @@ def test_heat_brings_the_lighter_variant_and_its_end_the_best_and_no_request_fai
         assert (down.details["variant"], up.details["variant"]) == ("int8", "fp32")
         assert down.message.endswith("instead of fp32: the device's pressure is critical")
         daemon.wait_for(lambda status: len(status.workers) == 2)
+
+
+def test_of_two_models_with_opposite_priorities_one_pays_for_the_heat_and_the_other_notices_nothing(
+    pi: sysfs.Sysfs, tmp_path: Path
+):
+    alarm, quality = asked("alarm", priority=1), asked("quality", priority=3)
+    with watchful(pi.root, [neg(tmp_path, "alarm"), neg(tmp_path, "quality")], SETTINGS).start() as daemon:
+        daemon.infer(quality)
+        with Callers(daemon, alarm) as callers:
+            callers.until("")
+            pi.set_temperature(0, HOT_C)
+            daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_CRITICAL)
+            callers.until("")
+            pi.set_temperature(0, HOTTEST_C)
+            daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_EMERGENCY)
+            with pytest.raises(grpc.RpcError) as raised:
+                daemon.infer(quality)
+            assert refusal(raised.value).code == "overloaded"
+            assert "answers only priorities up to 1 now" in refusal(raised.value).message
+            callers.until("")
+            pi.set_temperature(0, COOL_C)
+            daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_NOMINAL)
+            daemon.infer(quality)
+            callers.until("")
+        cool = daemon.status()
+        assert {"critical", "emergency"} <= {level for level, _, _ in callers.answers}
+        assert model(cool, "alarm").requests_failed == model(cool, "alarm").requests_refused == 0
+        assert model(cool, "quality").requests_refused == 1
+
+
+def test_a_rate_that_heat_allows_is_given_to_the_first_priority_first(pi: sysfs.Sysfs, tmp_path: Path):
+    """One request an hour, and as much ahead of that."""
+    camera = neg(tmp_path, "camera", f"[degradation.critical]\nmax_rate = {1 / 3600}\n")
+    with watchful(pi.root, [camera], SETTINGS).start() as daemon:
+        pi.set_temperature(0, HOT_C)
+        daemon.wait_for(lambda status: status.level == admin_pb2.LEVEL_CRITICAL)
+        daemon.infer(asked("camera", priority=3))
+        with pytest.raises(grpc.RpcError) as raised:
+            daemon.infer(asked("camera", priority=3))
+        assert refusal(raised.value).code == "overloaded"
+        daemon.infer(asked("camera", priority=1))
+        with pytest.raises(grpc.RpcError) as raised:
+            daemon.infer(asked("camera", priority=1))
+        assert refusal(raised.value).code == "overloaded"
 
 
 def test_a_request_of_more_rows_than_a_level_allows_is_answered_as_before_to_the_bit(pi: sysfs.Sysfs, tmp_path: Path):

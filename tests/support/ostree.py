@@ -1,7 +1,8 @@
 """Deployments of an operating system by OSTree, on the disk of a virtual machine.
 
-The trees, commits and deployments are OSTree's own. Stand-ins: for the boot loader, whatever reads `entries`; for
-greenboot's runner, which Debian has not, `guest/greenboot.sh`, which calls the same folders in the same order.
+The trees, commits and deployments are OSTree's own. Stand-ins: for the boot loader, `next_entry`, which goes by the
+count of tries as GRUB does; for greenboot's runner, which Debian has not, `guest/greenboot.sh`, which calls the same
+folders in the same order, from a unit with the name of greenboot's own, so that what edged adds to that one holds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from support.container import run
 
 OS = "edged"
 PACKAGES = ("ostree", "ostree-boot")
+HEALTH_CHECK = "greenboot-healthcheck.service"
 
 # What lies outside of /usr and /etc is no part of a deployment.
 _STATE = ("home", "root", "opt", "srv", "mnt", "media")
@@ -55,10 +57,10 @@ def add_greenboot(root: Path) -> None:
     """Has a root folder run greenboot's checks at boot."""
     shutil.copyfile(vm.GUEST / "greenboot.sh", root / "usr/lib/greenboot.sh")
     units = root / "usr/lib/systemd/system"
-    shutil.copyfile(vm.GUEST / "greenboot.service", units / "greenboot.service")
+    shutil.copyfile(vm.GUEST / HEALTH_CHECK, units / HEALTH_CHECK)
     wants = units / "multi-user.target.wants"
     wants.mkdir(exist_ok=True)
-    (wants / "greenboot.service").symlink_to("../greenboot.service")
+    (wants / HEALTH_CHECK).symlink_to(f"../{HEALTH_CHECK}")
 
 
 class Sysroot:
@@ -102,3 +104,14 @@ def entries(image: Path) -> list[str]:
         said = dict(re.findall(r"^(\S+) +(.*)$", text, re.MULTILINE))
         found.append((int(said["version"]), said["options"]))
     return [options for _, options in sorted(found, reverse=True)]
+
+
+def deploying(branch: str, tries: int = 1) -> str:
+    """What deploys a branch in the machine, to be tried so often: greenboot sets the count where a deployment waits."""
+    return f"ostree admin deploy --os={OS} {branch} && echo {tries} > /var/boot_counter"
+
+
+def next_entry(image: Path) -> str:
+    """What a boot loader boots: the first entry, or the one after where the first has had its tries."""
+    left = run("debugfs", "-R", f"cat /ostree/deploy/{OS}/var/boot_counter", image).stdout.strip()
+    return entries(image)[1 if left == "0" else 0]

@@ -7,9 +7,12 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from support import container, quadlet
 from support.daemon import REPO
+
+from edged.config.settings import Serving
 
 pytestmark = [
     pytest.mark.skipif(bool(container.missing()), reason=container.missing() or "it can be had"),
@@ -40,11 +43,17 @@ def test_models_come_from_where_the_drop_in_says(tmp_path: Path, how: str, model
     (run,) = re.findall(r"^ExecStart=/usr/bin/podman run (.*)$", told, re.MULTILINE)
     mounted = re.findall(r"-v (\S+)", run)
     assert [each for each in mounted if "/usr/share/edged/models" in each] == ([models] if models else [])
-    assert {"/run/edged:/run/edged", "/run/edged-admin:/run/edged-admin", "edged-state:/var/lib/edged:U"} <= set(
-        mounted
-    )
+    hosts = {"/run/edged:/run/edged:z", "/run/edged-admin:/run/edged-admin:z", "/etc/edged:/etc/edged:ro,z"}
+    assert hosts | {"edged-state:/var/lib/edged:U"} <= set(mounted)
     for option in ("--read-only", "--cap-drop all", "--security-opt=no-new-privileges", "--user 961:961"):
         assert option in run
     assert run.endswith(" localhost/edged:latest")
     assert made in told
     assert re.search(r"^Type=notify$", told, re.MULTILINE)
+
+
+def test_a_stop_leaves_time_for_the_longest_drain() -> None:
+    unit = (OURS / "edged.container").read_text()
+    limits = dict(re.findall(r"^(StopTimeout|TimeoutStopSec)=([0-9]+)s?$", unit, re.MULTILINE))
+    longest_s = msgspec.json.schema(Serving)["$defs"]["Serving"]["properties"]["drain_s"]["maximum"]
+    assert longest_s < int(limits["StopTimeout"]) < int(limits["TimeoutStopSec"])

@@ -1,6 +1,7 @@
 #!/bin/sh
 # What greenboot's runner does, in short: required checks decide, wanted ones are told; then what follows a green boot
-# or a red one. A red boot ends here, where greenboot would try again as often as GRUB's counter lets it.
+# or a red one. The count of tries, which greenboot keeps in grubenv for GRUB, is a file for the boot loader's stand-in.
+tries=/var/boot_counter
 colour=green
 for check in /usr/lib/greenboot/check/required.d/*; do
   "$check" || colour=red
@@ -12,4 +13,9 @@ for step in /usr/lib/greenboot/$colour.d/*; do
   "$step" || echo "$step failed"
 done
 echo "this boot is $colour"
-test $colour = green || systemctl --no-block reboot
+if [ $colour = green ]; then
+  rm -f $tries
+elif [ -e $tries ]; then
+  echo $(($(cat $tries) - 1)) > $tries
+  systemctl --no-block reboot
+fi

@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from support.fleets import Server
 
 from edged.config.load import load
 from edged.config.settings import Settings
-from edged.ctl import certificates, reachable
+from edged.ctl import certificates, nodes, reachable
 from edged.ctl.checkup import CHECKS, Finding, Grade, Subject
 from edged.ctl.main import run
 from edged.document import DocumentError
@@ -57,15 +58,15 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def find(root: Path, now: datetime = NOW) -> list[Finding]:
+def find(root: Path, now: datetime = NOW, *, synchronized: bool | None = True) -> list[Finding]:
     try:
         settings = load(root).settings
     except DocumentError:
         settings = Settings()
-    subject = Subject(root, (), settings, now)
+    subject = Subject(root, (), settings, now, synchronized)
     return [
         finding
-        for check in (*CHECKS.values(), certificates.check, *reachable.CHECKS.values())
+        for check in (*CHECKS.values(), nodes.check, certificates.check, *reachable.CHECKS.values())
         for finding in check(subject)
     ]
 
@@ -100,6 +101,18 @@ def in_class(name: str, *nodes: str) -> Break:
             os.chown(root / node, -1, 9)
 
     return change
+
+
+def usb(root: Path, name: str, vendor: str, product: str, node: str) -> None:
+    bus, number = node.split("/")
+    told = {"idVendor": vendor, "idProduct": product, "busnum": int(bus), "devnum": int(number)}
+    for attribute, value in told.items():
+        put(f"sys/bus/usb/devices/{name}/{attribute}", f"{value}\n")(root)
+    in_class("coral", f"dev/bus/usb/{node}")(root)
+
+
+def coral_stick(vendor: str, product: str) -> Break:
+    return lambda root: usb(root, "1-2", vendor, product, "001/004")
 
 
 def masked(root: Path) -> None:
@@ -156,6 +169,11 @@ def fetching(url: str, *, trusting: bool = True) -> Break:
 
 DROP_IN = "etc/systemd/system/edged.service.d/50.conf"
 
+ENGINES_BROKEN = [
+    ("raise ImportError('libmissing.so.1: cannot open shared object file')", "libmissing.so.1"),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
+]
+
 BROKEN: list[tuple[str, Break, str, str]] = [
     ("a setting that does not exist", put("etc/edged/edged.toml", "[log]\nlevle = 'x'\n"), "levle", "mend it"),
     ("no user", put("etc/passwd", "root:x:0:0::/:/bin/sh\n"), "the user edged does not exist", "systemd-sysusers"),
@@ -185,6 +203,20 @@ BROKEN: list[tuple[str, Break, str, str]] = [
     ),
     ("a missing engine", absent_engine, "no variant of digits revision 1 runs here", "publish a variant"),
     ("a class without its nodes", in_class("jetson-vision-standard"), "needs /dev/nvmap", "load its driver"),
+    (
+        "a GPU without the node for its memory",
+        in_class("factory-gateway-gpu", "dev/nvidia0", "dev/nvidiactl"),
+        "needs /dev/nvidia-uvm, and there is none",
+        "make the nodes before edged starts",
+    ),
+    (
+        "a class of USB sticks without one",
+        in_class("coral", "dev/bus/usb/001/001"),  # a hub
+        "needs /dev/apex_*, or a USB Coral",
+        "set another device.hardware_class",
+    ),
+    ("a stick that edged may not use", coral_stick("18d1", "9302"), "may not use", "SupplementaryGroups="),
+    ("one without its firmware", coral_stick("1a6e", "089a"), "may not use", "SupplementaryGroups="),
     ("a node that edged may not use", in_class("coral", "dev/apex_0"), "may not use", "SupplementaryGroups="),
     ("no pressure information", remove("proc/pressure/memory"), "tells nothing of memory pressure", "psi=1"),
     ("no Landlock", put("sys/kernel/security/lsm", "capability"), "Landlock is off", "lsm=landlock"),
@@ -196,12 +228,6 @@ BROKEN: list[tuple[str, Break, str, str]] = [
         "systemctl enable edged",
     ),
     ("masked", masked, "is masked", "systemctl unmask edged"),
-    (
-        "a clock that the network has not set",
-        lambda root: (root / "run/systemd/timesync").mkdir(parents=True),
-        "has not been set",
-        "timesync-status",
-    ),
     ("an expired certificate", tls(-2), "expired on", "renew it"),
     ("a certificate that expires soon", tls(5), "expires on", "renew it"),
     ("a certificate that is none", no_certificate, "no certificate in PEM form", "replace it"),
@@ -255,10 +281,63 @@ def test_there_are_twenty_of_them() -> None:
     assert len(BROKEN) >= 20
 
 
-def test_a_clock_before_the_installation_is_a_fault(root: Path) -> None:
-    (found,) = find(root, datetime(1970, 1, 2, tzinfo=UTC))
+def test_hubs_beside_a_coral_are_nobodys_concern(root: Path) -> None:
+    usb(root, "usb1", "1d6b", "0002", "001/001")
+    put("sys/bus/usb/devices/1-2:1.0/bInterfaceClass", "ff\n")(root)
+    usb(root, "1-2", "18d1", "9302", "001/004")
+    (root / "dev/bus/usb/001/004").chmod(0o666)
+    assert find(root) == []
+
+
+def test_accounts_of_the_image_itself_are_found(root: Path) -> None:
+    """As nss-altfiles has them: what packages brought stands in /usr/lib, what was made later in /etc."""
+    put(DROP_IN, "[Service]\nSupplementaryGroups=render\n")(root)
+    in_class("intel-lowpower-detector", "dev/dri/renderD128")(root)
+    put("usr/lib/group", "render:x:9:\n")(root)
+    assert find(root) == []
+    for name in ("passwd", "group"):
+        (root / "etc" / name).rename(root / f"usr/lib/{name}")
+    (root / "usr/lib/group").write_text((root / "usr/lib/group").read_text() + "render:x:9:\n")
+    assert find(root) == []
+
+
+@pytest.mark.parametrize(("content", "why"), ENGINES_BROKEN, ids=["a library", "a crash"])
+def test_an_engine_whose_libraries_are_missing_is_named(root: Path, tmp_path: Path, content: str, why: str) -> None:
+    """Its package is installed, as far as the metadata goes; what is imported in its place is not whole."""
+    broken = tmp_path / "broken/onnxruntime"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "edged.ctl.main", "--root", root, "doctor", "--only", "engines"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(broken.parent)},
+    )
+    assert done.returncode == 1
+    assert why in done.stdout
+    assert "edged[onnxruntime]" in done.stdout
+
+
+def test_engines_that_can_be_imported_are_no_finding(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--root", str(root), "doctor", "--only", "engines"]) == 0
+    assert capsys.readouterr().out == "nothing is wrong\n"
+
+
+def test_a_clock_before_the_image_was_built_is_a_fault(root: Path) -> None:
+    """By what the image says of itself: OSTree gives all its files the same time."""
+    put("usr/lib/edged/built", f"{NOW:%Y-%m-%dT%H:%M:%SZ}\n")(root)
+    (found,) = find(root, NOW - timedelta(days=1))
     assert found.grade is Grade.FAULT
-    assert "it is 1970-01-02 by the clock" in found.found
+    assert "this image was built on" in found.found
+    assert find(root, NOW + timedelta(days=1)) == []
+
+
+def test_a_clock_that_nobody_keeps_is_a_warning(root: Path) -> None:
+    (found,) = find(root, synchronized=False)
+    assert (found.topic, found.grade) == ("clock", Grade.WARNING)
+    assert "chronyc tracking" in found.remedy
+    assert find(root, synchronized=None) == []  # a root folder that is no machine's
 
 
 def test_a_full_and_a_read_only_state_folder_are_faults(root: Path) -> None:

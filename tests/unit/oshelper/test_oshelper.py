@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from support.daemon import REPO
 from support.fleets import Device, Fleet, copy_fleet, make_fleet, overwrite
 from support.quick_disk import unsynced
 
+from edged import clock
 from edged.fleet import command as commands
 from edged.fleet import operators
 from edged.oshelper.__main__ import main
+from edged.system import deployment
 from edged.system.os_requests import MOST_REQUESTS, OsRequests, OsResult
 from edged.telemetry.commands import MAX_BYTES, PAYLOAD_TYPE, pae
 from edged.telemetry.messages import Command
@@ -61,9 +64,20 @@ class Machine:
         trust = self.root / "usr/share/edged/trust/root.json"
         trust.parent.mkdir(parents=True)
         shutil.copy(fleet.root, trust)
-        self.requests = OsRequests(self.state)
         self.requests.make_folders()
         self.fetch()
+
+    @property
+    def requests(self) -> OsRequests:
+        """The daemon's side, in this boot."""
+        return OsRequests(self.state, deployment.boot_id(self.root))
+
+    def boots(self, boot: str, number: int) -> None:
+        """It has restarted, into the image's build `number`."""
+        path = self.root / "proc/sys/kernel/random/boot_id"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{boot}\n")
+        self.bootc.says(host(booted=slot(number)))
 
     def set(self, more: str) -> None:
         path = self.root / "etc/edged/edged.toml"
@@ -140,10 +154,96 @@ def test_a_true_command_runs_exactly_its_words_and_restarts_the_device(machine: 
     machine.drop(signed(wanted), wanted.nonce)
     assert machine.run() == 0
     assert machine.bootc.changes == [line, "systemctl --no-block reboot"]
+    assert machine.result(wanted.nonce).status == "accepted"
+    assert digest(2) in machine.result(wanted.nonce).text
+    assert not list((machine.state / "os/requests").iterdir())
+    machine.boots("b2", 2)
+    assert machine.run() == 0
     found = machine.result(wanted.nonce)
     assert (found.status, found.command) == ("done", name)
     assert digest(2) in found.text
-    assert not list((machine.state / "os/requests").iterdir())
+    assert machine.run() == 0
+    assert machine.bootc.changes == [line, "systemctl --no-block reboot"], "once"
+    assert not (machine.root / "var/lib/edged-os/waiting").exists()
+
+
+def staged(machine: Machine) -> Command:
+    """An upgrade that is to be booted next."""
+    machine.bootc.after("upgrade", STAGED)
+    wanted = command()
+    machine.drop(signed(wanted), wanted.nonce)
+    machine.run()
+    return wanted
+
+
+def test_what_does_not_run_after_the_restart_is_told(machine: Machine) -> None:
+    """As where its kernel panics: no check found anything, and nobody else tells."""
+    wanted = staged(machine)
+    machine.boots("b2", 1)
+    machine.run()
+    found = machine.result(wanted.nonce)
+    assert (found.status, found.code) == ("refused", "failed")
+    assert f"runs registry.example/edge-os:stable 42.1 {digest(1)} and not" in found.text
+    assert digest(2) in found.text
+
+
+def test_a_boot_that_its_check_found_red_is_not_the_last_word(machine: Machine) -> None:
+    wanted = staged(machine)
+    machine.boots("b2", 2)
+    deployment.note(machine.root, deployment.Boot("b2", "two", good=False))
+    machine.run()
+    assert machine.result(wanted.nonce).status == "accepted"
+    machine.boots("b3", 1)
+    machine.run()
+    assert machine.result(wanted.nonce).code == "failed"
+
+
+def test_where_bootc_does_not_say_what_runs_the_next_run_tells(machine: Machine) -> None:
+    wanted = staged(machine)
+    machine.boots("b2", 2)
+    machine.bootc.fails("status", "busy")
+    machine.run()
+    assert machine.result(wanted.nonce).status == "accepted"
+    machine.bootc.fails("status", "")
+    machine.run()
+    assert machine.result(wanted.nonce).status == "done"
+
+
+def test_a_restart_waits_for_the_next_window_where_this_one_has_closed_meanwhile(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The download takes three hours of a window of two."""
+    real = clock.wall
+    hour = real().astimezone().hour
+    machine.set(f'[update]\nwindow = "{(hour - 1) % 24:02}:00-{(hour + 2) % 24:02}:00"\n')
+    took = timedelta(hours=3)
+    monkeypatch.setattr(clock, "wall", lambda: real() + (took if machine.bootc.changes else timedelta()))
+    wanted = staged(machine)
+    found = machine.result(wanted.nonce)
+    assert (found.status, machine.bootc.changes) == ("accepted", ["bootc upgrade --quiet"])
+    assert "in the maintenance window" in found.text
+    other = command("os_rollback")
+    machine.drop(signed(other), other.nonce)
+    machine.run()
+    assert machine.bootc.changes == ["bootc upgrade --quiet"]
+    assert machine.result(wanted.nonce) == found, "it is told once"
+    took = timedelta(hours=24)
+    machine.run()
+    assert machine.bootc.changes == ["bootc upgrade --quiet", "systemctl --no-block reboot"], "before anything else"
+
+
+def test_a_restart_that_fails_is_told_and_tried_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.bootc.fails("--no-block", "Access denied")
+    wanted = staged(machine)
+    found = machine.result(wanted.nonce)
+    assert found.status == "accepted"
+    assert "cannot be restarted (systemctl ended with status 1)" in found.text
+    machine.bootc.fails("--no-block", "")
+    machine.run()
+    assert machine.bootc.changes[1:] == ["systemctl --no-block reboot"] * 2
+    monkeypatch.setattr("edged.oshelper.helper._RESTART_S", 0.0)
+    assert machine.run() == 0
+    assert "timed out" in machine.result(wanted.nonce).text
 
 
 def test_where_there_is_nothing_newer_the_device_does_not_restart(machine: Machine) -> None:
@@ -549,6 +649,40 @@ def test_what_bootc_says_is_left_for_the_daemon(machine: Machine) -> None:
     assert found is not None
     assert found.rollback is not None
     assert found.rollback.digest == digest(3)
+
+
+def test_which_images_there_are_is_told_before_an_order_that_may_take_hours(machine: Machine) -> None:
+    machine.boots("b2", 1)
+    assert machine.requests.status() is None, "what the boot before was is not this one"
+    machine.drop(signed(found := command()), found.nonce)
+    before = len(machine.bootc.asked)
+    machine.run()
+    asked = machine.bootc.asked[before:]
+    assert asked.index("bootc status --format=json") < asked.index("bootc upgrade --quiet")
+    assert asked[-1] == "bootc status --format=json"
+    assert machine.requests.status() is not None
+
+
+def test_a_request_that_is_withdrawn_while_others_are_looked_at_costs_them_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, wanted = command(), command()
+    for each in (gone, wanted):
+        machine.drop(signed(each), each.nonce)
+    real = os.scandir
+
+    def scandir(path: str | Path) -> Iterator[os.DirEntry[str]]:
+        found = real(path)
+        if Path(path) == machine.state / "os/requests":
+            entries = list(found)
+            machine.requests.withdraw(gone.nonce)
+            return contextlib.nullcontext(entries)  # type: ignore[return-value]
+        return found
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    machine.run()
+    assert machine.requests.result(gone.nonce) is None
+    assert machine.result(wanted.nonce).status == "done"
 
 
 def test_a_system_without_bootc_answers_so(machine: Machine) -> None:

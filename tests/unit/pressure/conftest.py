@@ -46,11 +46,20 @@ class Models:
         """As serving tells it."""
         return self.idle.get(resident.name, 0.0)
 
-    def add(self, name: str, *, priority: int = 50, file: bytes = NEG, start: bool = True, **variants: str) -> Resident:
+    def add(
+        self,
+        name: str,
+        *,
+        revision: int = 1,
+        priority: int = 50,
+        file: bytes = NEG,
+        start: bool = True,
+        **variants: str,
+    ) -> Resident:
         """Starts a model of these variants, best first, each with what its table says beside name, runtime and file."""
-        folder = self._folder / name
+        folder = self._folder / f"{name}-{revision}"
         folder.mkdir(parents=True)
-        text = f'name = "{name}"\nrevision = 1\nmax_batch_size = 4\npriority = {priority}\n'
+        text = f'name = "{name}"\nrevision = {revision}\nmax_batch_size = 4\npriority = {priority}\n'
         for kind, tensor in (("inputs", "x"), ("outputs", "y")):
             text += f'[[{kind}]]\nname = "{tensor}"\ndatatype = "FP32"\nshape = [-1, 2]\n'
         (folder / "model.onnx").write_bytes(file)

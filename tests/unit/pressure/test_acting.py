@@ -127,6 +127,25 @@ class TestTheLighterVariant:
         await models.ready(resident)
         assert resident.variant.name == "lighter"
 
+    async def test_is_loaded_by_what_comes_later(self, models):
+        acts = acting(models)
+        acts.take(LIGHTER)
+        resident = models.add("m", best="", lighter="")
+        acts.prefer()
+        await models.ready(resident)
+        assert resident.variant.name == "lighter"
+
+    async def test_is_for_no_revision_on_trial_until_that_serves(self, models):
+        resident = models.add("m", best="", lighter="", start=False)
+        models.residency.add_on_trial(resident)
+        acts = acting(models)
+        acts.take(LIGHTER)
+        await models.ready(resident)
+        assert resident.choice.variant.name == resident.variant.name == "best"
+        models.residency.flip("m", 1)
+        acts.prefer()
+        await models.until(lambda: resident.variant.name == "lighter")
+
     async def test_is_stopped_in_the_middle_of_its_way_and_nothing_is_left(self, models):
         resident = models.add("m", best="", lighter="")
         await models.ready(resident)
@@ -153,6 +172,36 @@ class TestRest:
             assert asked.ready
             acts.take(Limits())
             await models.ready(idle)
+
+    async def test_of_what_made_room_for_another_outlasts_the_pressure(self, models):
+        idle, minor = models.add("idle"), models.add("minor")
+        await models.ready(idle, minor)
+        models.idle = {"idle": 61.0}
+        async with running(acting(models)) as acts:
+            acts.take(Limits(level=Level.CRITICAL, unload_idle=True))
+            await models.until(lambda: idle.state is State.UNAVAILABLE)
+            minor.rest("it made room in memory for model 'major'")
+            await models.until(lambda: minor.state is State.UNAVAILABLE)
+            acts.take(Limits())
+            await models.ready(idle)
+            assert minor.resting
+            assert minor.state is State.UNAVAILABLE
+
+    async def test_for_room_is_not_ended_by_relief_where_it_had_rested_for_idleness(self, models):
+        resident = models.add("m")
+        await models.ready(resident)
+        models.idle = {"m": 61.0}
+        async with running(acting(models)) as acts:
+            acts.take(Limits(level=Level.CRITICAL, unload_idle=True))
+            await models.until(lambda: resident.state is State.UNAVAILABLE)
+            models.idle = {}
+            resident.wake()
+            await models.ready(resident)
+            resident.rest("it made room in memory for model 'major'")
+            await models.until(lambda: resident.state is State.UNAVAILABLE)
+            acts.take(Limits())
+            await settle()
+            assert resident.resting
 
     async def test_ends_when_somebody_asks(self, models):
         resident = models.add("m")

@@ -12,7 +12,7 @@ import math
 import pytest
 from sim.device import PROFILES, Device, Profile
 
-from benchmarks.hotwork import MODELS, Run
+from benchmarks.hotwork import MODELS, Model, Run
 from benchmarks.thermal import most_at_full_clock, swing
 from edged.pressure.governor import Governor
 from edged.pressure.policy import Policy
@@ -51,6 +51,14 @@ def test_the_priorities_hold_under_heat(profile: Profile):
     run = governed(profile, 40.0)
     run.advance(900)
     assert met(run, 1) >= 0.995 > met(run, MODELS[1].priority)
+
+
+@each_profile
+def test_the_kernel_need_not_throttle_either_where_all_that_comes_is_of_the_first_priority(profile: Profile):
+    greedy = Model("greedy", priority=1, work_s=0.02, share=2.0, deadline_s=1.0, queue=16)
+    run = Run(Device(profile, 40.0), Governor(Policy()), (greedy,))
+    run.advance(900)
+    assert run.device.throttled_s < 0.01 * 900
 
 
 @each_profile

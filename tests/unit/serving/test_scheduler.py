@@ -643,6 +643,18 @@ class TestWhatCannotBeginInTime:
         await settle()
         assert not best.done()
 
+    async def test_counts_the_rest_that_a_duty_asks_of_all_but_the_highest(self, bench, took):
+        bench = bench(of=manifest(max_batch_size=1))
+        await self.measured(bench, took, 1.0)
+        bench.duty.share = 0.1
+        await bench.busy()
+        bench.send()
+        await settle()
+        best, other = bench.send(level=1, within_s=4.0), bench.send(level=2, within_s=4.0)
+        await settle()
+        assert not best.done()
+        assert code(other) is Code.OVERLOADED
+
     async def test_more_than_a_few_wait_no_longer_than_the_bound(self, bench, took):
         bench = bench(of=manifest(max_batch_size=1), delay_s=2.5)
         await self.measured(bench, took, 1.0)
@@ -712,14 +724,73 @@ class TestLimits:
         monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
         bench = bench()
         bench.queue.limit(ModelLimits(max_rate=30))
-        callers = [bench.send() for _ in range(5)]
+        callers = [bench.send(level=2) for _ in range(3)]
         await settle()
-        assert [caller.done() for caller in callers] == [False] * 3 + [True] * 2
-        assert "may answer 30 requests a second now" in str(callers[4].exception())
+        assert bench.executed == [[1, 1, 1]]
+        refused = bench.send(level=2)
+        await settle()
+        assert not any(caller.done() for caller in callers)
+        assert "may answer 30 requests a second now" in str(refused.exception())
         bench.queue.limit(ModelLimits())
         free = bench.send()
         await settle()
         assert not free.done()
+
+    async def test_of_rate_let_the_highest_run_ahead_and_the_others_wait_for_it(self, bench, monkeypatch):
+        now = [100.0]
+        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+        bench = bench()
+        bench.queue.limit(ModelLimits(max_rate=1))
+        first = [bench.send(level=1) for _ in range(3)]
+        await settle()
+        bench.answer_all()
+        await settle()
+        assert all(caller.done() and not caller.exception() for caller in first)
+        too_many = bench.send(level=1)
+        await settle()
+        now[0] += 2.5
+        other = bench.send(level=2)
+        await settle()
+        assert code(too_many) is code(other) is Code.OVERLOADED
+        now[0] += 0.5
+        other = bench.send(level=2)
+        await settle()
+        assert not other.done()
+
+    async def test_of_rate_skip_the_oldest_of_the_lowest_for_what_is_newer_and_no_worse(self, bench, monkeypatch):
+        monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
+        bench = bench(of=manifest(max_batch_size=1))
+        bench.queue.limit(ModelLimits(max_rate=40))
+        await bench.busy()
+        middle = bench.send(level=2)
+        old, recent = bench.send(level=3), bench.send(level=3)
+        await settle()
+        newest = bench.send(level=3)
+        await settle()
+        assert [each.done() for each in (middle, old, recent, newest)] == [False, True, False, False]
+        assert "may answer 40 requests a second now" in str(old.exception())
+        for _ in range(2):
+            bench.send(level=2)
+            await settle()
+        assert code(recent) is code(newest) is Code.OVERLOADED
+        worse = bench.send(level=3)
+        await settle()
+        assert code(worse) is Code.OVERLOADED
+        assert not middle.done()
+        assert bench.queue.statistics.shed == 3
+        assert bench.queue.waiting == 3
+
+    async def test_of_rate_skip_nobody_for_what_is_not_taken_in(self, bench, monkeypatch):
+        monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
+        bench = bench(requests=2, of=manifest(max_batch_size=1))
+        bench.queue.limit(ModelLimits(max_rate=30))
+        await bench.busy()
+        waits = [bench.send(level=2) for _ in range(2)]
+        await settle()
+        refused = bench.send(level=2)
+        await settle()
+        assert code(refused) is Code.OVERLOADED
+        assert not any(caller.done() for caller in waits)
 
     async def test_of_duty_make_all_but_the_highest_rest(self, bench, monkeypatch):
         now = [100.0]
@@ -741,6 +812,68 @@ class TestLimits:
         await settle()
         assert len(bench.executed) == 2
 
+    async def test_of_duty_hold_the_highest_too_once_it_has_run_ahead(self, bench, monkeypatch):
+        now = [100.0]
+        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+        bench = bench()
+        bench.duty.share = 0.5
+        bench.duty.spent(5.0, now[0])
+        bench.send(level=1)
+        await settle()
+        assert bench.executed == []
+        now[0] += 1.0
+        bench.clock.forward(1.0)
+        await settle()
+        assert bench.executed == [[1]]
+
+    async def test_of_duty_are_looked_at_again_each_second_of_a_long_rest(self, bench, monkeypatch):
+        monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
+        bench = bench()
+        bench.duty.share = 0.05
+        bench.duty.spent(60.0, 100.0)
+        bench.send(level=2)
+        await settle()
+        bench.duty.share = 1.0
+        bench.clock.forward(1.0)
+        await settle()
+        assert bench.executed == [[1]]
+
+    async def test_of_duty_hold_all_of_a_model_that_tells_no_priorities_apart(self, bench, monkeypatch):
+        now = [100.0]
+        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+        bench = bench(of=manifest(queue=Rules(preserve_ordering=True)))
+        bench.duty.share = 0.5
+        bench.duty.spent(0.25, now[0])
+        bench.send(level=1)
+        await settle()
+        assert bench.executed == []
+        now[0] += 0.25
+        bench.clock.forward(0.25)
+        await settle()
+        assert bench.executed == [[1]]
+
+    async def test_of_duty_put_nobody_who_has_to_rest_before_the_highest(self, bench, monkeypatch):
+        """Not even whoever waits longest, whose turn it would be."""
+        now = [100.0]
+        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+        bench = bench(of=manifest(max_batch_size=1))
+        bench.duty.share = 0.5
+        bench.duty.spent(1.0, now[0])
+        oldest = bench.send(columns=3, level=2)
+        for number in range(12):
+            bench.send(level=1)
+            await settle()
+            assert len(bench.executed) == number + 1
+            bench.answer_all()
+            await settle()
+        assert not oldest.done()
+        now[0] += 1.0
+        bench.clock.forward(1.0)
+        await settle()
+        assert bench.executed[-1] == [1]
+        bench.answer_all()
+        await oldest
+
     async def test_of_duty_do_not_hold_up_the_highest_that_comes_in_the_place_of_another(self, bench, monkeypatch):
         monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
         bench = bench()
@@ -757,12 +890,12 @@ class TestLimits:
     async def test_of_rate_do_not_turn_away_what_was_taken_in_before(self, bench):
         bench = bench()
         bench.queue.limit(ModelLimits(max_rate=0.001))
-        bench.send()
+        bench.send(level=2)
         await settle()
-        refused = bench.send()
+        refused = bench.send(level=2)
         await settle()
         assert code(refused) is Code.OVERLOADED
-        handed_on = bench.send(handed_on=True)
+        handed_on = bench.send(level=2, handed_on=True)
         await settle()
         assert not handed_on.done()
 

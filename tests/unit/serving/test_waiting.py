@@ -64,6 +64,25 @@ class TestALine:
         order = list(itertools.chain.from_iterable(iter(lambda: waiting.take(most), [])))
         assert order == every
 
+    @given(ROWS, st.integers(1, LEVELS))
+    def test_who_is_skipped_is_the_oldest_of_the_lowest_that_is_no_better_and_was_not_begun(self, requests, level):
+        waiting, every = self.filled(requests)
+        leader = next(iter(waiting.take(0)), None)
+        if leader is not None:
+            leader.division = Division(leader.admitted, leader.contents, None, 0)
+            waiting.give_back(leader)
+        may_go = [each for each in every if each.place and each.level >= level and each is not leader]
+        lowest = max((each.level for each in may_go), default=0)
+        expected = next((each for each in may_go if each.level == lowest), None)
+        assert waiting.stalest(level) is expected
+
+    @given(ROWS, st.integers(1, 8))
+    def test_where_it_is_not_fair_nobody_has_anybody_of_better_priority_behind(self, requests, most):
+        waiting, _ = self.filled(requests)
+        waiting.fair = False
+        while batch := waiting.take(most):
+            assert not [each for each in waiting if each.level < batch[0].level]
+
     @given(st.integers(0, 20), st.integers(2, LEVELS))
     def test_however_much_of_the_best_comes_the_least_is_executed_within_the_bound(self, older, level):
         waiting = Waiting()

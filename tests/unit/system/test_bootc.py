@@ -99,6 +99,21 @@ def test_a_deployment_that_was_not_made_from_an_image_has_a_checksum_alone() -> 
 
 
 @pytest.mark.parametrize(
+    ("document", "number"),
+    [
+        (host(booted=slot(1)), 0),
+        (host(booted=slot(1), staged=slot(2), rollback=slot(3)), 2),
+        (host(booted=slot(1), staged=slot(2, downloadOnly=True)), 0),
+        (host(booted=slot(1), rollback=slot(3), rollbackQueued=True), 3),
+        (host(booted=slot(1), rollback=OF_OSTREE, rollbackQueued=True), -1),
+    ],
+)
+def test_what_is_booted_next_has_a_name(document: dict[str, object], number: int) -> None:
+    found = parse(json.dumps(document).encode()).next
+    assert (found.name if found else "") == {0: "", -1: "c" * 64}.get(number, digest(number))
+
+
+@pytest.mark.parametrize(
     "document", [host(), {"kind": "BootcHost"}, {"kind": "BootcHost", "spec": None, "status": None}]
 )
 def test_a_host_that_is_none_of_bootcs_has_nothing(document: dict[str, object]) -> None:
@@ -130,10 +145,10 @@ def test_no_section_makes_another_error(section: object) -> None:
 
 
 def test_what_an_operator_is_told_has_the_images_own_time() -> None:
-    told = bootc.images(parse(json.dumps(host(booted=slot(1), rollback=OF_OSTREE)).encode()), 7)
+    told = bootc.images(parse(json.dumps(host(booted=slot(1), rollback=OF_OSTREE)).encode()), 7, "b1")
     assert told.booted is not None
     assert told.booted.built_ms == datetime(2026, 11, 1, 4, 5, 6, tzinfo=UTC).timestamp() * 1000
-    assert (told.at_ms, told.booted.digest, told.booted.version) == (7, digest(1), "42.1")
+    assert (told.at_ms, told.boot, told.booted.digest, told.booted.version) == (7, "b1", digest(1), "42.1")
     assert told.rollback is not None
     assert told.rollback.built_ms == 0
     assert told.staged is None

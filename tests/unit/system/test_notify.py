@@ -56,8 +56,8 @@ class TestStates:
         assert before <= int(at) <= after
 
     def test_stopping(self, manager):
-        Notifier(manager.environment).stopping("answering what is under way")
-        assert manager.told() == ["STOPPING=1\nSTATUS=answering what is under way"]
+        Notifier(manager.environment).stopping("answering what is under way", 350.5)
+        assert manager.told() == ["STOPPING=1\nEXTEND_TIMEOUT_USEC=350500000\nSTATUS=answering what is under way"]
 
     def test_a_status_is_told_when_it_changes(self, manager):
         notifier = Notifier(manager.environment)
@@ -84,9 +84,10 @@ class TestAStatus:
     def test_is_one_line_whatever_is_in_it(self, manager, text, line):
         notifier = Notifier(manager.environment)
         notifier.ready(text)
-        notifier.stopping(text)
+        notifier.stopping(text, 1.0)
         Notifier(manager.environment).status(text)
-        assert manager.told() == [f"READY=1\nSTATUS={line}", f"STOPPING=1\nSTATUS={line}", f"STATUS={line}"]
+        extend = "EXTEND_TIMEOUT_USEC=1000000"
+        assert manager.told() == [f"READY=1\nSTATUS={line}", f"STOPPING=1\n{extend}\nSTATUS={line}", f"STATUS={line}"]
 
 
 class TestNobodyListens:
@@ -96,7 +97,7 @@ class TestNobodyListens:
         notifier.ready("serving")
         notifier.status("other")
         notifier.reloading()
-        notifier.stopping("")
+        notifier.stopping("", 1.0)
 
     @pytest.mark.parametrize("address", ["/nowhere/at/all", "@edged-nobody", "relative", "/" + "x" * 200])
     def test_at_the_address_given(self, address):
@@ -124,7 +125,7 @@ class TestAManagerThatIsSlow:
         [
             (lambda notifier: notifier.ready(""), "READY=1"),
             (lambda notifier: notifier.reloading(), "RELOADING=1"),
-            (lambda notifier: notifier.stopping(""), "STOPPING=1"),
+            (lambda notifier: notifier.stopping("", 1.0), "STOPPING=1"),
         ],
     )
     def test_does_not_miss_what_it_waits_for(self, manager, tell, line, monkeypatch):

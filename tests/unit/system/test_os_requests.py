@@ -16,7 +16,7 @@ RESULT = OsResult(nonce=NONCE, command="os_upgrade", status="done", text="done",
 
 @pytest.fixture
 def desk(tmp_path) -> OsRequests:
-    found = OsRequests(tmp_path)
+    found = OsRequests(tmp_path, "b2")
     found.make_folders()
     return found
 
@@ -95,6 +95,7 @@ def test_no_link_or_pipe_is_followed_and_nothing_hangs(tmp_path, desk):
 
 def test_the_status_is_what_the_helper_said_last(tmp_path, desk):
     assert desk.status() is None
-    status = OsStatus(at_ms=7, booted=OsImage("registry.example/os:41", "41", "sha256:0", 1))
+    status = OsStatus(at_ms=7, boot="b2", booted=OsImage("registry.example/os:41", "41", "sha256:0", 1))
     (tmp_path / "os/status.json").write_bytes(msgspec.json.encode(status))
     assert desk.status() == status
+    assert OsRequests(tmp_path, "b3").status() is None, "in another boot it is not believed"

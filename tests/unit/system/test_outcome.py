@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
+from support.polling import until_async
 
-from edged.events import EventLog
+from edged.events import Event, EventLog
 from edged.system import deployment, outcome
 from edged.system.deployment import Boot
-from edged.system.os_requests import OsImage
+from edged.system.os_requests import STATUS, OsImage, OsRequests, OsStatus
 from edged.system.outcome import Told
 
 ONE, TWO = "/ostree/boot.1/default/aaaa/0", "/ostree/boot.0/default/bbbb/0"
@@ -65,12 +68,24 @@ def boot(root: Path, name: str, where: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "boot_id").write_text(f"{name}\n")
     (root / "proc/cmdline").write_text(f"ostree={where} rw\n")
+    says(root, name, IMAGE)
+
+
+def says(root: Path, boot: str, image: OsImage) -> None:
+    """What the helper says of the images."""
+    path = root / "var/lib/edged" / STATUS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.encode(OsStatus(boot=boot, booted=image)))
 
 
 async def told(root: Path) -> list[str]:
+    return [event.code for event in await events_of(root)]
+
+
+async def events_of(root: Path) -> list[Event]:
     events = EventLog(10)
     await outcome.report(root, root / "var/lib/edged", events)
-    return [event.code for event in events.after(0)]
+    return list(events.after(0))
 
 
 async def test_over_three_boots_each_is_told_once(tmp_path: Path) -> None:
@@ -100,6 +115,37 @@ async def test_a_verdict_that_does_not_come_is_not_waited_for_for_ever(
 async def test_where_there_are_no_deployments_nothing_is_kept(tmp_path: Path) -> None:
     assert await told(tmp_path) == []
     assert not (tmp_path / "var").exists()
+
+
+async def test_the_image_is_this_boots_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcome, "_LOOK_S", 0.01)
+    boot(tmp_path, "b1", ONE)
+    deployment.note(tmp_path, Boot("b1", ONE, good=True))
+    assert await told(tmp_path) == []
+    boot(tmp_path, "b2", TWO)
+    says(tmp_path, "b1", IMAGE)
+    deployment.note(tmp_path, Boot("b2", TWO, good=True))
+    looked, status = [], OsRequests.status
+    monkeypatch.setattr(OsRequests, "status", lambda requests: looked.append(1) or status(requests))
+    telling = asyncio.create_task(events_of(tmp_path))
+    await until_async(lambda: len(looked) > 2, "it has looked again")
+    assert not telling.done()
+    says(tmp_path, "b2", OsImage(image="registry.example/edge-os:stable", version="42.2", digest="sha256:2"))
+    (event,) = await asyncio.wait_for(telling, 60)
+    assert (event.code, "sha256:2" in event.message) == ("os_changed", True)
+
+
+async def test_an_image_that_nobody_tells_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcome, "_LONGEST_S", 0.0)
+    boot(tmp_path, "b1", ONE)
+    assert await told(tmp_path) == []
+    boot(tmp_path, "b2", TWO)
+    says(tmp_path, "b1", IMAGE)
+    (event,) = await events_of(tmp_path)
+    assert f"deployment {TWO}" in event.message
+    assert IMAGE.digest not in event.message
 
 
 def test_verdicts_are_few_and_one_over_the_same_boot_replaces_the_other(tmp_path: Path) -> None:

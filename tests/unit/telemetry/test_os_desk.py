@@ -27,7 +27,7 @@ class Desk:
 
     def __init__(self, state: Path) -> None:
         self.results = state / RESULTS
-        self.requests = OsRequests(state)
+        self.requests = OsRequests(state, "")
         self.requests.make_folders()
         self.keeps = True
         self.known: set[str] | None = set()

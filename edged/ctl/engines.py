@@ -1,0 +1,61 @@
+"""Tries whether the installed engines can be imported, each in a process of its own. `edgectl doctor` tells it.
+
+An engine is a package and the libraries that it links: a package can be there and its libraries not, and an engine may
+end the process that imports it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from edged.ctl.checkup import Finding, Grade, Subject
+from edged.runtimes.base import ENGINES, Engine
+
+# An engine of some hundred MiB, off slow flash.
+_LIMIT_S = 45.0
+
+_IMPORT = """
+import sys
+from edged.errors import EdgedError
+from edged.runtimes.base import load_runtime
+try:
+    load_runtime(sys.argv[1])
+except EdgedError as error:
+    sys.exit(error.message)
+"""
+
+
+def check(_: Subject) -> Iterator[Finding]:
+    """Every engine that is installed beside this edgectl."""
+    for engine in ENGINES.values():
+        if engine.version() is not None and (why := _why_not(engine)):
+            remedy = (
+                f"install the library that is named, or the engine anew: `pip install 'edged[{engine.extra}]'`"
+                " in the image's environment"
+            )
+            yield Finding("engines", Grade.FAULT, why, remedy)
+
+
+def _why_not(engine: Engine) -> str:
+    """Why it cannot be imported; empty where it can."""
+    try:
+        done = subprocess.run(  # noqa: S603 - this interpreter, and a name of the table
+            [sys.executable, "-B", "-P", "-c", _IMPORT, engine.name],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LIMIT_S,
+            env={**os.environ, **engine.environment},
+        )
+    except subprocess.TimeoutExpired:
+        return f"{engine.name} was not imported within {_LIMIT_S:g} s"
+    except OSError as error:
+        return f"{engine.name} cannot be tried: {error.strerror}"
+    if done.returncode < 0:
+        return f"{engine.name} ended the process that imported it ({signal.Signals(-done.returncode).name})"
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return (said[-1] if said else f"{engine.name} cannot be imported") if done.returncode else ""
