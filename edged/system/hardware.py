@@ -45,16 +45,23 @@ def read(hardware_class: str, root: Path = Path("/")) -> Hardware:
 
 def present(accelerator: str, root: Path = Path("/")) -> bool:
     """Whether a device of that kind of accelerator is there."""
-    nodes, on_usb = _ACCELERATOR_NODES.get(accelerator, ()), _ACCELERATORS_ON_USB.get(accelerator, ())
-    return any((_own(root, "dev") / node).exists() for node in nodes) or any(
-        found in on_usb for found in (_usb_devices(_own(root, "sys")) if on_usb else ())
-    )
+    nodes = _ACCELERATOR_NODES.get(accelerator, ())
+    return any((_own(root, "dev") / node).exists() for node in nodes) or any(on_usb(accelerator, root))
 
 
-def _usb_devices(sys: Path) -> Iterator[tuple[str, ...]]:
-    """Vendor and product of each."""
-    for folder in (sys / "bus/usb/devices").glob("*"):
-        yield tuple("".join(_lines(folder / name)).strip() for name in ("idVendor", "idProduct"))
+def on_usb(accelerator: str, root: Path = Path("/")) -> Iterator[Path]:
+    """The nodes of accelerators of that kind on USB, by what sysfs tells of each device."""
+    wanted = _ACCELERATORS_ON_USB.get(accelerator, ())
+    for device in sorted((_own(root, "sys") / "bus/usb/devices").glob("*")) if wanted else ():
+        if (_told(device, "idVendor"), _told(device, "idProduct")) in wanted:
+            bus, number = _told(device, "busnum").zfill(3), _told(device, "devnum").zfill(3)
+            if (node := _own(root, "dev") / "bus/usb" / bus / number).exists():
+                yield node
+
+
+def _told(device: Path, name: str) -> str:
+    """An attribute; empty where there is none, as of an interface, or the device has just gone."""
+    return "".join(_lines(device / name)).strip()
 
 
 def _own(root: Path, folder: str) -> Path:

@@ -128,8 +128,7 @@ class TestAccelerators:
         ],
     )
     def test_on_usb_show_by_what_they_are_and_not_by_their_bus(self, tree, vendor, product, found):
-        device = "sys/bus/usb/devices/1-1"
-        root = tree(
-            {f"{device}/idVendor": f"{vendor}\n", f"{device}/idProduct": f"{product}\n", "dev/bus/usb/001/002": ""}
-        )
+        told = {"idVendor": vendor, "idProduct": product, "busnum": "1", "devnum": "2"}
+        files = {f"sys/bus/usb/devices/1-1/{name}": f"{value}\n" for name, value in told.items()}
+        root = tree({**files, "dev/bus/usb/001/002": "", "sys/bus/usb/devices/1-1:1.0/bInterfaceNumber": "00\n"})
         assert hardware.read("generic", root).accelerators == found
