@@ -51,6 +51,7 @@ def faults(root: Path) -> Iterator[str]:
     yield from _environment(root / "usr/lib/edged/venv", root)
     yield from _edged(root)
     yield from _trust(root)
+    yield from _greenboot(root)
 
 
 def _usr_merged(root: Path) -> Iterator[str]:
@@ -186,6 +187,14 @@ def _edged(root: Path) -> Iterator[str]:
     wants = (root / "etc/systemd/system").glob("*.wants")
     if not any((folder / "edged.service").is_symlink() for folder in wants):
         yield "edged.service is not enabled: run `systemctl preset edged.service` in the image"
+
+
+def _greenboot(root: Path) -> Iterator[str]:
+    """It comes with the base; where it is there and not enabled, no bad system is ever gone back from."""
+    unit = "greenboot-healthcheck.service"
+    folders = (root / "etc/systemd/system").glob("*.*/")
+    if (root / "usr/lib/systemd/system" / unit).exists() and not any((each / unit).is_symlink() for each in folders):
+        yield f"{unit} is not enabled, so that no boot is judged: run `systemctl enable {unit}` in the base"
 
 
 def _trust(root: Path) -> Iterator[str]:

@@ -113,6 +113,7 @@ WRONG = [
         put("usr/lib/edged/edged.toml.d/60.toml", '[update]\nrepository = "https://models.example"\n'),
         "no root of trust:",
     ),
+    (put("usr/lib/systemd/system/greenboot-healthcheck.service"), "greenboot-healthcheck.service is not enabled"),
     (remove("usr/lib/edged/edged.toml"), "/usr/lib/edged/edged.toml is missing"),
     (remove("usr/bin/edgectl"), "/usr/bin/edgectl is missing"),
     (remove("usr/share/edged/models/digits/1/manifest.json"), "nothing to serve"),
@@ -130,4 +131,13 @@ def test_what_is_wrong_is_told_and_nothing_else(root: Path, change: Callable[[Pa
 def test_a_repository_with_its_root_of_trust_is_no_fault(root: Path) -> None:
     put("usr/lib/edged/edged.toml", '[update]\nrepository = "https://models.example"\n')(root)
     put("usr/share/edged/trust/root.json", '{"signed": {"_type": "root"}}')(root)
+    assert list(CHECK.faults(root)) == []
+
+
+def test_a_greenboot_that_judges_boots_is_no_fault(root: Path) -> None:
+    unit = "systemd/system/greenboot-healthcheck.service"
+    put(f"usr/lib/{unit}")(root)
+    wants = root / "etc/systemd/system/boot-complete.target.requires"
+    wants.mkdir()
+    (wants / "greenboot-healthcheck.service").symlink_to(f"/usr/lib/{unit}")
     assert list(CHECK.faults(root)) == []
