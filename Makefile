@@ -52,6 +52,7 @@ EPOCH = $(shell git log -1 --format=%ct)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' edged/__init__.py)+$(shell git rev-parse --short HEAD)
 
 image: ## the bootable image edged, with BASE=… (needs podman): docs/operations.md
+	@test -n "$(BASE)" || { echo "say on which bootc image, by its digest: make image BASE=…@sha256:…" >&2; exit 1; }
 	podman build -f bootc/Containerfile --timestamp $(EPOCH) --build-arg SOURCE_DATE_EPOCH=$(EPOCH) \
 	  --build-arg VERSION=$(VERSION) --build-arg BASE=$(BASE) -t edged .
 
