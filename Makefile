@@ -7,7 +7,7 @@ QUIET := --quiet --quiet --disable-pip-version-check
 PIP := $(VENV)/bin/pip $(QUIET)
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-slow test-conformance bench check format generate lock clean
+.PHONY: help demo test test-slow test-conformance bench check format generate image lock clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -46,6 +46,15 @@ generate: $(VENV)/.installed-dev ## makes the generated files anew
 	$(RUN) tools/generate_protos.py
 	$(RUN) tools/generate_settings_doc.py
 	$(RUN) tools/generate_update_diagram.py
+
+# The time of the commit: it makes the image the same again, and is the earliest that a device takes the time for.
+EPOCH = $(shell git log -1 --format=%ct)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' edged/__init__.py)+$(shell git rev-parse --short HEAD)
+
+image: ## the bootable image edged, with BASE=… (needs podman): docs/operations.md
+	@test -n "$(BASE)" || { echo "say on which bootc image, by its digest: make image BASE=…@sha256:…" >&2; exit 1; }
+	podman build -f bootc/Containerfile --timestamp $(EPOCH) --build-arg SOURCE_DATE_EPOCH=$(EPOCH) \
+	  --build-arg VERSION=$(VERSION) --build-arg BASE=$(BASE) -t edged .
 
 lock: ## pins all packages anew (needs uv)
 	uv pip compile pyproject.toml --extra onnxruntime $(LOCK) -o requirements.lock

@@ -7,6 +7,7 @@ Uses nothing but the standard library.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import stat
@@ -18,6 +19,19 @@ from pathlib import Path
 # bootc, "Filesystem: /var": an image's content there is copied at the first boot only, and never updated.
 # These are made by base images and package managers, and hold nothing of ours.
 VAR_KNOWN = {"cache", "lib", "log", "tmp", "spool", "mail", "opt", "local", "lock", "run", "backups"}
+VAR_LIB_KNOWN = {
+    *("apt", "dpkg", "dnf", "rpm", "rpm-state", "selinux", "authselect", "alternatives"),
+    *("dbus", "misc", "pam", "private", "python", "systemd", "shells.state", "ucf"),
+}
+
+# As systemd/edged.sysusers.conf has them: the state of devices belongs to these over all releases.
+IDS = {"edged": "961", "edged-admin": "962"}
+
+# Compilers and linkers, by any name: gcc-14, x86_64-linux-gnu-ld, clang++-19.
+_BUILDS = re.compile(
+    r"([\w.]+-)*(cc|c\+\+|gcc|g\+\+|clang|clang\+\+|cpp|as|ld|ld\.(bfd|gold|lld)|make|cargo|rustc)(-[\d.]+)?"
+)
+_BUILDS_INSIDE = {"cc1", "cc1plus", "collect2", "lto1"}
 
 _ID = re.compile(r"^[ugm]\S*\s+(\S+)", re.MULTILINE)
 
@@ -36,6 +50,8 @@ def faults(root: Path) -> Iterator[str]:
     yield from _no_compiler(root)
     yield from _environment(root / "usr/lib/edged/venv", root)
     yield from _edged(root)
+    yield from _trust(root)
+    yield from _greenboot(root)
 
 
 def _usr_merged(root: Path) -> Iterator[str]:
@@ -62,6 +78,9 @@ def _var(root: Path) -> Iterator[str]:
     for path in sorted((root / "var").iterdir() if (root / "var").is_dir() else []):
         if path.name not in VAR_KNOWN:
             yield f"/{path.relative_to(root)} comes with the image; make it by tmpfiles.d"
+    for path in sorted((root / "var/lib").iterdir() if (root / "var/lib").is_dir() else []):
+        if path.name not in VAR_LIB_KNOWN | {"edged"} and any(not each.is_dir() for each in (path, *path.rglob("*"))):
+            yield f"/{path.relative_to(root)} has content; it would be copied once and never updated"
 
 
 def _kernel_arguments(root: Path) -> Iterator[str]:
@@ -93,8 +112,10 @@ def _users(root: Path) -> Iterator[str]:
         for line in path.read_text().splitlines() if path.exists() else []:
             name, _, number, *_ = [*line.split(":"), "", ""]
             # Ids below 100 are the distribution's own, from 1000 on people's, and 65534 nobody's.
-            if number.isdigit() and name.startswith("edged") and name not in declared:
+            if number.isdigit() and 100 <= int(number) < 1000 and name not in declared:
                 yield f"{name} of /etc/{file} has no line in sysusers.d: another base would number it otherwise"
+            if number != IDS.get(name, number):
+                yield f"{name} of /etc/{file} is {number}, not {IDS[name]}, whose the state of devices is"
 
 
 def _permissions(root: Path) -> Iterator[str]:
@@ -112,9 +133,13 @@ def _permissions(root: Path) -> Iterator[str]:
 
 
 def _no_compiler(root: Path) -> Iterator[str]:
-    for name in ("cc", "gcc", "g++", "clang", "cargo", "rustc", "make"):
-        if (root / "usr/bin" / name).exists():
-            yield f"/usr/bin/{name} has no business on a device"
+    for path in sorted((root / "usr/bin").iterdir() if (root / "usr/bin").is_dir() else []):
+        if _BUILDS.fullmatch(path.name):
+            yield f"/usr/bin/{path.name} has no business on a device"
+    for folder in (root / "usr/libexec/gcc", root / "usr/lib/gcc"):
+        for path in sorted(folder.rglob("*")):
+            if path.name in _BUILDS_INSIDE:
+                yield f"/{path.relative_to(root)} has no business on a device"
 
 
 def _environment(environment: Path, root: Path) -> Iterator[str]:
@@ -146,6 +171,8 @@ def _edged(root: Path) -> Iterator[str]:
         "usr/lib/systemd/system/edged.service",
         "usr/lib/sysusers.d/edged.conf",
         "usr/lib/tmpfiles.d/edged.conf",
+        "usr/lib/edged/edged.toml",
+        "usr/lib/edged/built",
         "usr/share/edged/sbom.spdx.json",
     )
     for name in needed:
@@ -160,6 +187,35 @@ def _edged(root: Path) -> Iterator[str]:
     wants = (root / "etc/systemd/system").glob("*.wants")
     if not any((folder / "edged.service").is_symlink() for folder in wants):
         yield "edged.service is not enabled: run `systemctl preset edged.service` in the image"
+
+
+def _greenboot(root: Path) -> Iterator[str]:
+    """It comes with the base; where it is there and not enabled, no bad system is ever gone back from."""
+    unit = "greenboot-healthcheck.service"
+    folders = (root / "etc/systemd/system").glob("*.*/")
+    if (root / "usr/lib/systemd/system" / unit).exists() and not any((each / unit).is_symlink() for each in folders):
+        yield f"{unit} is not enabled, so that no boot is judged: run `systemctl enable {unit}` in the base"
+
+
+def _trust(root: Path) -> Iterator[str]:
+    """Settings by which models are fetched are worth nothing without what they are believed by."""
+    trust = root / "usr/share/edged/trust/root.json"
+    if trust.is_file():
+        try:
+            kind = json.loads(trust.read_text())["signed"]["_type"]
+        except (ValueError, KeyError, TypeError):
+            kind = None
+        if kind != "root":
+            yield f"/{trust.relative_to(root)} is no root of trust: it is root.json of the fleet's folder"
+        return
+    for path in [root / "usr/lib/edged/edged.toml", *sorted((root / "usr/lib/edged/edged.toml.d").glob("*.toml"))]:
+        # What is wrong with settings `edged --check-config` tells, in the image's last step.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if tomllib.loads(path.read_text()).get("update", {}).get("repository"):
+                yield (
+                    f"/{path.relative_to(root)} sets update.repository, and there is no root of trust: put the fleet's "
+                    "root.json into bootc/trust before the build"
+                )
 
 
 def main() -> int:

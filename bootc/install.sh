@@ -10,6 +10,7 @@ put() { # SOURCE TARGET MODE
   chmod "$3" "$to$2"
 }
 
+put edged.toml /usr/lib/edged/edged.toml 0644
 put kargs.d/50-edged.toml /usr/lib/bootc/kargs.d/50-edged.toml 0644
 put greenboot/required.sh /usr/lib/greenboot/check/required.d/50-edged.sh 0755
 put greenboot/wanted.sh /usr/lib/greenboot/check/wanted.d/50-edged.sh 0755

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edged.ctl.checkup import Finding, Grade, Subject, edged_id, entries, supplementary_groups
+from edged.system import hardware
 
 # What the hardware classes of our own images reach their accelerators by: each line of a class is needed, and of a line
 # any node will do.
@@ -18,9 +19,6 @@ _NODES: dict[str, tuple[tuple[str, ...], ...]] = {
     "raspberry-pi": (("dev/vcio",),),
 }
 _CORAL = "coral"
-
-# A USB Coral before and after its firmware was loaded, as lsusb(8) shows it: vendor and product.
-_CORAL_STICKS = {("1a6e", "089a"), ("18d1", "9302")}
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -33,7 +31,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             yield _missing(hardware_class, "/" + " or /".join(patterns))
         nodes += found
     if hardware_class == _CORAL:
-        nodes = [*sorted(subject.root.glob("dev/apex_*")), *_coral_sticks(subject.root)]
+        nodes = [*sorted(subject.root.glob("dev/apex_*")), *hardware.on_usb("edgetpu", subject.root)]
         if not nodes:
             yield _missing(hardware_class, "/dev/apex_*, or a USB Coral")
     groups = _groups_of_edged(subject.root)
@@ -51,24 +49,6 @@ def _missing(hardware_class: str, what: str) -> Finding:
         f"the class {hardware_class} needs {what}, and there is none",
         "load its driver, make the nodes before edged starts, or set another device.hardware_class",
     )
-
-
-def _coral_sticks(root: Path) -> Iterator[Path]:
-    """The nodes of USB Corals, by what sysfs tells of each device."""
-    for device in sorted((root / "sys/bus/usb/devices").glob("*")):
-        if (_told(device, "idVendor"), _told(device, "idProduct")) not in _CORAL_STICKS:
-            continue
-        node = root / "dev/bus/usb" / _told(device, "busnum").zfill(3) / _told(device, "devnum").zfill(3)
-        if node.exists():
-            yield node
-
-
-def _told(device: Path, name: str) -> str:
-    """An attribute; empty where there is none, as of an interface, or the device has just gone."""
-    try:
-        return (device / name).read_text(errors="replace").strip()
-    except OSError:
-        return ""
 
 
 def _groups_of_edged(root: Path) -> set[int] | None:

@@ -1,8 +1,9 @@
-"""What this device is: read once at start from /proc and /dev."""
+"""What this device is: read once at start from /proc, /dev and /sys."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,10 @@ _ACCELERATOR_NODES = {
     "intel-npu": ("accel/accel0",),
     "edgetpu": ("apex_0",),
 }
+
+# Those on USB have a node of no name of their own and show by vendor and product: an Edge TPU first by those of its
+# maker, then by Google's once its firmware is loaded (libedgetpu: kTargetDfuVendorId, kTargetAppVendorId).
+_ACCELERATORS_ON_USB = {"edgetpu": (("1a6e", "089a"), ("18d1", "9302"))}
 
 
 class Hardware(msgspec.Struct, frozen=True):
@@ -39,8 +44,24 @@ def read(hardware_class: str, root: Path = Path("/")) -> Hardware:
 
 
 def present(accelerator: str, root: Path = Path("/")) -> bool:
-    """Whether a device node of that kind of accelerator is there."""
-    return any((_own(root, "dev") / node).exists() for node in _ACCELERATOR_NODES.get(accelerator, ()))
+    """Whether a device of that kind of accelerator is there."""
+    nodes = _ACCELERATOR_NODES.get(accelerator, ())
+    return any((_own(root, "dev") / node).exists() for node in nodes) or any(on_usb(accelerator, root))
+
+
+def on_usb(accelerator: str, root: Path = Path("/")) -> Iterator[Path]:
+    """The nodes of accelerators of that kind on USB, by what sysfs tells of each device."""
+    wanted = _ACCELERATORS_ON_USB.get(accelerator, ())
+    for device in sorted((_own(root, "sys") / "bus/usb/devices").glob("*")) if wanted else ():
+        if (_told(device, "idVendor"), _told(device, "idProduct")) in wanted:
+            bus, number = _told(device, "busnum").zfill(3), _told(device, "devnum").zfill(3)
+            if (node := _own(root, "dev") / "bus/usb" / bus / number).exists():
+                yield node
+
+
+def _told(device: Path, name: str) -> str:
+    """An attribute; empty where there is none, as of an interface, or the device has just gone."""
+    return "".join(_lines(device / name)).strip()
 
 
 def _own(root: Path, folder: str) -> Path:

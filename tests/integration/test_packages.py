@@ -112,8 +112,13 @@ def test_the_daemon_answers(programs: Path, tmp_path: Path) -> None:
 
 
 def test_an_image_can_be_laid_out_from_the_sdist(sources: Path, tmp_path: Path) -> None:
-    run("sh", sources / "systemd/install.sh", tmp_path / "image", "coral-usb", cwd=tmp_path)
+    (sources / "bootc/trust/root.json").write_text("{}")
+    run("sh", sources / "systemd/install.sh", tmp_path / "image", "coral-usb", "factory-gateway-gpu", cwd=tmp_path)
     run("sh", sources / "bootc/install.sh", tmp_path / "image", cwd=tmp_path)
     units = tmp_path / "image/usr/lib/systemd/system"
     assert {path.name for path in units.glob("edged*.service")} >= {"edged.service", "edged-os.service"}
     assert (tmp_path / "image/usr/share/edged/models/digits/1/manifest.json").is_file()
+    assert (units / "edged-nodes.service").is_file()
+    for name in ("udev/rules.d/60-edged-coral-usb.rules", "sysusers.d/edged-coral-usb.conf", "edged/edged.toml"):
+        assert (tmp_path / "image/usr/lib" / name).is_file(), name
+    assert (tmp_path / "image/usr/share/edged/trust/root.json").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 from support import container
 from support.container import CACHE
 from support.daemon import REPO
+
+# What the images of the tests are built for: the time and the version of a commit.
+EPOCH, VERSION = "1767225600", "0.1.0+tests"
 
 # Works without the right to raise limits, without a network of its own, and without a logging service.
 _SETTINGS = """
@@ -19,6 +23,20 @@ default_ulimits = ["nofile=1024:1024", "nproc=1024:1024", "memlock=65536:65536"]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
+
+
+def build_context(into: Path, root_of_trust: Path) -> Path:
+    """The part of the checkout that a build sees, with a fleet's root of trust in it."""
+    wanted = re.findall("^!(.+)$", (REPO / ".containerignore").read_text(), re.MULTILINE)
+    for path in sorted(path for pattern in wanted for path in REPO.glob(pattern)):
+        to = into / path.relative_to(REPO)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            shutil.copytree(path, to, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(path, to)
+    shutil.copy(root_of_trust, into / "bootc/trust/root.json")
+    return into
 
 
 def missing() -> str:
@@ -60,10 +78,12 @@ class Images:
 
     def build(self, containerfile: Path, name: str, *locks: str, context: Path = REPO, **arguments: str) -> None:
         """Builds an image of the checkout, or of `context`, with packages from a folder of wheels that `locks` pin."""
-        given = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheelhouse", "LINT": "true", **arguments}
+        own = {"SOURCE_DATE_EPOCH": EPOCH, "VERSION": VERSION, "LINT": "true"}
+        given = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheelhouse", **own, **arguments}
         options = [part for key, value in given.items() for part in ("--build-arg", f"{key}={value}")]
         wheels = f"{container.wheels(*locks)}:/wheelhouse:ro"
-        self.buildah("build", "--isolation=chroot", "-v", wheels, *options, "-f", containerfile, "-t", name, context)
+        how = ("--isolation=chroot", "--timestamp", EPOCH, "-v", wheels)
+        self.buildah("build", *how, *options, "-f", containerfile, "-t", name, context)
 
     def mount(self, name: str) -> Path:
         """What is in an image, as a folder."""

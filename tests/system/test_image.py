@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from support import image
 from support.container import Container
 from support.daemon import REPO
+from support.fleets import make_fleet
 from support.image import Images
 
 from edged.bundle.folder import pack
@@ -31,12 +33,19 @@ OVERLAYS = [path for path in sorted((REPO / "bootc/overlays").glob("*.Containerf
 
 
 @pytest.fixture(scope="module")
-def images() -> Iterator[Images]:
+def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an image is built from, with the root of trust of a fleet."""
+    folder = tmp_path_factory.mktemp("image")
+    return image.build_context(folder / "context", make_fleet(folder / "shops").root)
+
+
+@pytest.fixture(scope="module")
+def images(context: Path) -> Iterator[Images]:
     """A store with `localhost/edged` in it."""
     store = image.store()
     try:
         store.make_base("localhost/base")
-        store.build(REPO / "bootc/Containerfile", "localhost/edged", BASE="localhost/base")
+        store.build(REPO / "bootc/Containerfile", "localhost/edged", context=context, BASE="localhost/base")
         yield store
     finally:
         store.remove()
@@ -55,6 +64,32 @@ def check(root: Path) -> tuple[int, str]:
 
 def test_the_image_passes_its_own_check(root: Path) -> None:
     assert check(root) == (0, "no fault found\n")
+
+
+def test_what_devices_believe_and_start_from_lies_below_usr(images: Images, root: Path, context: Path) -> None:
+    trust = root / "usr/share/edged/trust/root.json"
+    assert trust.read_bytes() == (context / "bootc/trust/root.json").read_bytes()
+    assert (root / "usr/lib/edged/edged.toml").read_bytes() == (REPO / "bootc/edged.toml").read_bytes()
+    built = datetime.fromisoformat((root / "usr/lib/edged/built").read_text().strip())
+    assert built == datetime.fromtimestamp(int(image.EPOCH), UTC)
+    labels = json.loads(images.buildah("inspect", "--type=image", "localhost/edged"))["OCIv1"]["config"]["Labels"]
+    assert labels["org.opencontainers.image.version"] == image.VERSION
+
+
+def listing(root: Path) -> dict[str, tuple[object, ...]]:
+    """Of everything in an image: kind and permissions, owners, time, and what it holds."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in root.rglob("*"):
+        about = path.lstat()
+        held = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        found[str(path.relative_to(root))] = (about.st_mode, about.st_uid, about.st_gid, int(about.st_mtime), held)
+    return found
+
+
+def test_the_same_commit_makes_the_same_image(images: Images, root: Path, context: Path) -> None:
+    images.build(REPO / "bootc/Containerfile", "localhost/again", context=context, BASE="localhost/base")
+    first, again = listing(root), listing(images.mount("localhost/again"))
+    assert sorted(name for name in first.keys() | again.keys() if first.get(name) != again.get(name)) == []
 
 
 def test_the_bill_of_materials_names_what_is_installed(root: Path) -> None:
@@ -88,6 +123,26 @@ def test_an_overlay_names_its_class_and_its_devices_and_the_unit_stays_without_f
         booted.wait("systemctl is-active edged")
         assert json.loads(booted.run("edgectl status --json"))["hardware_class"] == hardware_class
         assert booted.run("systemd-analyze verify edged.service 2>&1") == ""
+        rules = booted.shell("ls /usr/lib/udev/rules.d/60-edged-*.rules").stdout.split()
+        assert not rules or f"Success: {len(rules)}" in booted.run(f"udevadm verify {' '.join(rules)} 2>&1")
+    finally:
+        booted.stop()
+
+
+def test_the_nodes_of_nvidia_cards_are_made_before_edged_starts(images: Images) -> None:
+    """A program that notes how it was called stands for NVIDIA's, which makes nodes where there is a card."""
+    path = REPO / "bootc/overlays/factory-gateway-gpu.Containerfile"
+    images.build(path, "localhost/gateway", EDGED="localhost/edged")
+    root = images.mount("localhost/gateway")
+    program = root / "usr/bin/nvidia-modprobe"
+    program.write_text('#!/bin/sh\ntest -S /run/edged/edged.sock && exit 1\necho "$@" >> /run/nodes\n')
+    program.chmod(0o755)
+    booted = Container(root)
+    try:
+        booted.wait("systemctl is-active edged")
+        assert booted.run("systemd-analyze verify edged-nodes.service 2>&1") == ""
+        assert booted.run("cat /run/nodes").splitlines() == ["-c 0", "-c 0 -u"]
+        assert booted.run("systemctl show edged-nodes.service -p Result --value") == "success"
     finally:
         booted.stop()
 

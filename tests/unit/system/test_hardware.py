@@ -1,4 +1,4 @@
-"""What the device is, read from a tree laid out as /proc and /dev are."""
+"""What the device is, read from a tree laid out as /proc, /dev and /sys are."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_a_device_as_a_whole(tree):
 
 
 def test_what_cannot_be_read_is_absent(tmp_path):
-    for folder in ("proc", "dev"):
+    for folder in ("proc", "dev", "sys"):
         (tmp_path / folder).mkdir()
     assert hardware.read("generic", tmp_path) == Hardware("generic", frozenset(), 0, frozenset())
 
@@ -117,3 +117,18 @@ class TestAccelerators:
     @pytest.mark.parametrize("node", ["dev/nvidiactl", "dev/nvidia-uvm", "dev/dri/card0", "dev/null"])
     def test_do_not_show_by_others(self, tree, node):
         assert hardware.read("generic", tree({node: ""})).accelerators == frozenset()
+
+    @pytest.mark.parametrize(
+        ("vendor", "product", "found"),
+        [
+            ("1a6e", "089a", {"edgetpu"}),
+            ("18d1", "9302", {"edgetpu"}),
+            ("18d1", "4ee1", set()),  # a telephone of the same vendor
+            ("1d6b", "0002", set()),  # a hub
+        ],
+    )
+    def test_on_usb_show_by_what_they_are_and_not_by_their_bus(self, tree, vendor, product, found):
+        told = {"idVendor": vendor, "idProduct": product, "busnum": "1", "devnum": "2"}
+        files = {f"sys/bus/usb/devices/1-1/{name}": f"{value}\n" for name, value in told.items()}
+        root = tree({**files, "dev/bus/usb/001/002": "", "sys/bus/usb/devices/1-1:1.0/bInterfaceNumber": "00\n"})
+        assert hardware.read("generic", root).accelerators == found
