@@ -168,6 +168,8 @@ class Agent:
                 # A repository's is told in `last_look` and in the events, the journal's by `_look_again`.
                 with contextlib.suppress(EdgedError):
                     await self.looking.again()
+                    for course in self.courses.values():
+                        course.put_off = 0
                     await self.reconsider()
                     await self._taken_in()
             await self.looking.due()
@@ -253,6 +255,9 @@ class Agent:
                 self._shop.environment,
                 planned=followed is not None,
             )
+            if decision.go_for and decision.go_for == course.put_off and not now:
+                why = f"{decision.why}; what failed may pass, and is tried again with the next look at the repository"
+                decision = msgspec.structs.replace(decision, go_for=0, why=why)
             if decision.go_for and found and not now and hope and hope.cause == "plan":
                 decision = self._after_jitter(decision, found)
             self.decisions[model] = decision

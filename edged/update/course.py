@@ -12,7 +12,7 @@ from edged.bundle.manifest import digest
 from edged.errors import EdgedError
 from edged.events import Severity
 from edged.update import policy, trial
-from edged.update.machine import REASONS, RUNS, Effect, Event, Happened, Phase, Soaked, State, step
+from edged.update.machine import MAY_PASS, REASONS, RUNS, Effect, Event, Happened, Phase, Soaked, State, step
 from edged.update.reasons import QUARANTINES, Reason
 from edged.update.records import Committed, Quarantined, Transition
 from edged.update.said import Awaits, Said, Stage, Terms, deferred, said
@@ -47,6 +47,8 @@ class Course:
         self.floor = 1
         self.text = ""
         """What happened last, in words."""
+        self.put_off = 0
+        """A revision that ended for what may pass: it is wanted again with the next look at the repository; 0: none."""
         self.stages = Stages(shop, terms, self.post)
         self._shop = shop
         self._terms = terms
@@ -203,6 +205,8 @@ class Course:
                 self._waits = found
                 return
         self.state, self.text = new, found.happened.text
+        if found.happened.reason in MAY_PASS and old.target is not None:
+            self.put_off = old.target.revision
         self._shop.changes.mark()
         if found is self._waits:
             self._waits = None

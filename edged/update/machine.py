@@ -185,7 +185,7 @@ REASONS: Mapping[Phase, frozenset[Reason]] = {
 
 
 # What has come of a revision stays when its update ends for one of these: they may pass, and it goes on where it was.
-_MAY_PASS = (Reason.STORAGE_FULL, Reason.DOWNLOAD_FAILED, Reason.METADATA_EXPIRED)
+MAY_PASS = (Reason.STORAGE_FULL, Reason.DOWNLOAD_FAILED, Reason.METADATA_EXPIRED)
 
 
 class Ref(msgspec.Struct, frozen=True):
@@ -259,7 +259,7 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     if rule is None or _is_late(state, happened):
         return state, ()
     effects, aside = rule.effects, happened.event in ASIDE
-    if happened.event is Event.FAILED and happened.reason in _MAY_PASS:
+    if happened.event is Event.FAILED and happened.reason in MAY_PASS:
         effects = tuple(effect for effect in effects if effect is not Effect.DISCARD)
     soaks = rule.phase is state.phase is Phase.SOAKING
     new = msgspec.structs.replace(

@@ -23,7 +23,8 @@ from edged.update.administration import Administration
 from edged.update.agent import Agent, Device
 from edged.update.collecting import collect
 from edged.update.journal import DATABASE
-from edged.update.machine import WORK, Phase, Ref, State
+from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
+from edged.update.reasons import Reason
 from edged.update.records import Transition
 
 PLAN = plan.Plan(fleet="f", models={"m": {"c": plan.ClassPlan(revision=2)}})
@@ -95,6 +96,28 @@ async def test_a_look_tells_of_what_it_began_and_under_pressure_of_why_that_wait
         agent.take(Limits())
         await course.heard()
         assert not course.state.deferred
+
+
+async def test_what_failed_for_what_may_pass_is_wanted_again_with_the_next_look_or_when_somebody_asks(tmp_path: Path):
+    async with made(tmp_path, settings=Update(repository="https://r")) as agent:
+        course = agent.courses["m"]
+        course.post(Happened(Event.WANTED, target=TWO))
+        course.post(Happened(Event.FAILED, "it was silent", Reason.DOWNLOAD_FAILED))
+        await course.heard()
+        agent.looking.plan = PLAN
+        await agent.reconsider()
+        await course.heard()
+        assert course.state.phase is Phase.IDLE
+        assert "with the next look" in agent.decisions["m"].why
+        await agent.reconsider(now=True)
+        await course.heard()
+        assert course.state.phase is Phase.FETCHING
+        course.post(Happened(Event.FAILED, "it was silent", Reason.DOWNLOAD_FAILED))
+        await course.heard()
+        polls = asyncio.create_task(agent._poll())
+        await until_async(lambda: course.state.phase is Phase.FETCHING, "it was looked, and is fetched again")
+        polls.cancel()
+        await asyncio.gather(polls, return_exceptions=True)
 
 
 async def test_who_goes_back_is_answered_once_the_route_has(tmp_path: Path, monkeypatch):
