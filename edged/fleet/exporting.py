@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from datetime import timedelta
@@ -53,6 +54,7 @@ def export(home: Home, signing: Signing, to: Path, models: Sequence[str], valid:
         _copy_target(home, listing, to, f"models/{model}/{revision}.json", exported)
         for digest in {chunk.sha256 for file in manifest.files for chunk in file.chunks}:
             _copy(home.repository, to, chunks.place(digest), exported)
+    os.sync()  # who reads that it is done pulls the stick out
     return exported
 
 

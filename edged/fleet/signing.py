@@ -102,7 +102,7 @@ class Signing:
             metadata.signatures.clear()
             metadata.signed.version = self.version(role) + 1
             metadata.signed.expires = self.expires(role)
-            (passing / f"{metadata.signed.version}.{role}.json").write_bytes(packed(metadata))
+            durable.write(passing / f"{metadata.signed.version}.{role}.json", packed(metadata))
         edit = self.home.pending / f"{max(numbers, default=0) + 1:04}"
         durable.place(passing, edit)
         return self.settle()

@@ -348,6 +348,15 @@ def test_a_hold_keeps_the_route_until_it_is_released(tmp_path, fleet, updating):
     updating.wait_idle_at(2)
 
 
+def test_a_model_that_there_is_not_can_be_neither_held_nor_pinned_as_a_path(updating):
+    with pytest.raises(grpc.RpcError) as caught:
+        hold = up.HoldUpdatesRequest(owner="a test", model="nobody", seconds=600)
+        updating.call("HoldUpdates", hold, up.HoldUpdatesResponse)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.RpcError, match="is no model's name"):
+        updating.call("Pin", up.PinRequest(model="../revisions/scale", revision=1), up.PinResponse)
+
+
 def test_a_pin_overrides_the_plan_until_it_is_released(tmp_path, fleet, updating):
     fleet.publish(scale_bundle(tmp_path / "bundles", 2), scale_bundle(tmp_path / "bundles", 3))
     fleet.plan("scale", 2)
