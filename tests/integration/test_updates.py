@@ -349,8 +349,8 @@ def test_a_hold_keeps_the_route_until_it_is_released(tmp_path, fleet, updating):
 
 
 def test_a_model_that_there_is_not_can_be_neither_held_nor_pinned_as_a_path(updating):
+    hold = up.HoldUpdatesRequest(owner="a test", model="nobody", seconds=600)
     with pytest.raises(grpc.RpcError) as caught:
-        hold = up.HoldUpdatesRequest(owner="a test", model="nobody", seconds=600)
         updating.call("HoldUpdates", hold, up.HoldUpdatesResponse)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     with pytest.raises(grpc.RpcError, match="is no model's name"):
