@@ -162,7 +162,7 @@ class Agent:
 
     async def _poll(self) -> None:
         while True:
-            if not self.busy:
+            if not self._fetches:
                 await self.looking.forget_stick()
             if self.looking.anywhere:
                 # A repository's is told in `last_look` and in the events, the journal's by `_look_again`.
@@ -194,7 +194,7 @@ class Agent:
         if stick is None and not self._shop.settings.repository:
             text = "there is no repository to look at"
             raise EdgedError(Code.INVALID_ARGUMENT, text, "set update.repository, or name a folder with --from")
-        if self.busy and stick != self.looking.stick:
+        if self._fetches and stick != self.looking.stick:
             text = "an update from another repository is under way"
             raise EdgedError(Code.OVERLOADED, text, "wait until it is done; `edgectl update --watch` shows it")
         found = await self.looking.at(stick, follow=begin)
@@ -362,6 +362,16 @@ class Agent:
     def shop(self) -> Shop:
         """What it works with."""
         return self._shop
+
+    def check_model(self, model: str) -> None:
+        """Raises EdgedError where there is no such model, whose hold would hold nothing."""
+        if model not in self._shop.residency.routes:  # it has one while its start still loads
+            self.course(model)
+
+    @property
+    def _fetches(self) -> bool:
+        """Whether any update still needs the repository that it comes from."""
+        return any(course.state.phase in (Phase.FETCHING, Phase.STAGED) for course in self.courses.values())
 
     @property
     def busy(self) -> bool:

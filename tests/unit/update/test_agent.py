@@ -292,6 +292,17 @@ class Stored:
     origin = "store"
 
 
+async def test_a_model_whose_start_still_loads_may_be_held(tmp_path: Path):
+    async with made(tmp_path) as agent:
+        agent.check_model("m")
+        course = agent.courses.pop("m")
+        with pytest.raises(EdgedError):
+            agent.check_model("m")
+        agent.shop.residency.routes["m"] = object()
+        agent.check_model("m")
+        agent.courses["m"] = course
+
+
 async def test_what_is_no_models_name_is_not_pinned(tmp_path: Path):
     async with made(tmp_path) as agent:
         with pytest.raises(EdgedError, match="is no model's name"):
