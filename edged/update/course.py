@@ -26,9 +26,6 @@ _log = log.get("update")
 _PAUSE_S = 15.0
 _LONGEST_PAUSE_S = 3600.0
 
-# How long a soak has lasted is kept so often, after the first time: a power cut costs it no more than that.
-_KEPT_S = 3600.0
-
 # So long somebody who asked waits until a course has taken that in.
 _HEARD_S = 5.0
 
@@ -98,7 +95,7 @@ class Course:
 
     async def run(self) -> None:
         """Goes on until it is cancelled."""
-        self._time(policy.SURVIVED_S)
+        self._time()
         try:
             while True:
                 found, turn = await self._said.get()
@@ -141,15 +138,14 @@ class Course:
             if new != self.state:
                 await self._record(self.state, new, found)
 
-    def _time(self, delay_s: float) -> None:
-        """Has what runs be told of as having lasted, in a while and then now and again."""
+    def _time(self) -> None:
+        """Has what runs be told of as having lasted, in a while."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._lasted) if self.state.phase in RUNS else None
-
-    def _lasted(self) -> None:
-        self.post(Happened(Event.LASTED))
-        self._time(_KEPT_S)
+            self._timer = None
+        if self.state.phase in RUNS:
+            lasted = Happened(Event.LASTED)
+            self._timer = asyncio.get_running_loop().call_later(policy.SURVIVED_S, self.post, lasted)
 
     def _soaked(self, happened: Happened) -> Happened:
         return msgspec.structs.replace(happened, soaked=self.stages.soaked)
@@ -211,7 +207,7 @@ class Course:
         if found is self._waits:
             self._waits = None
         if new.phase is not old.phase:
-            self._time(policy.SURVIVED_S)
+            self._time()
         if found.happened.event not in (Event.DEFERRED, Event.RESUMED):
             self._pause_s = _PAUSE_S
         for effect in effects:
