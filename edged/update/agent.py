@@ -108,10 +108,15 @@ class Agent:
         sources = [await asyncio.to_thread(library.find, state.model, ref.revision, ref.digest) for ref in refs]
         course = Course(state, self._shop, self)
         await course.count_start()
-        chosen = self.chosen[state.model] = await start.choose(state, options, sources, self._shop)
+        counted = course.state != state
+        try:
+            chosen = self.chosen[state.model] = await start.choose(state, options, sources, self._shop)
+        except asyncio.CancelledError:
+            if counted:  # what has not been counted yet is, at the next start
+                await course.leave()
+            raise
         if chosen.degraded:
             self._degrade(chosen.degraded)
-        counted = course.state != state
         course.state = start.pointing(course.state, chosen.ref)
         course.floor = floor
         self._add(course)

@@ -114,8 +114,7 @@ class Course:
                 self._timer.cancel()
             soaked = self.stages.soaked
             await self._stop_work()
-            with contextlib.suppress(EdgedError):  # the next start takes it for one after a crash
-                await self._leave(soaked)
+            await self.leave(soaked)
             for task in self._ending:
                 task.cancel()
             await asyncio.gather(*self._ending, return_exceptions=True)
@@ -129,14 +128,15 @@ class Course:
                 await self._record(old, new, found)
                 self.state = new
 
-    async def _leave(self, soaked: Soaked | None) -> None:
-        """Keeps that this life ends as it should, unless what was being written then says more. Raises EdgedError."""
+    async def leave(self, soaked: Soaked | None = None) -> None:
+        """Keeps that this life ends as it should, unless what was being written then says more."""
         if self._recorded is not None:
-            await self._pay()
             found = Said(Happened(Event.STOPPED, soaked=soaked))
             new, _ = step(self.state, found.happened)
-            if new != self.state:
-                await self._record(self.state, new, found)
+            with contextlib.suppress(EdgedError):  # the next start takes it for one after a crash
+                await self._pay()
+                if new != self.state:
+                    await self._record(self.state, new, found)
 
     def _time(self) -> None:
         """Has what runs be told of as having lasted, in a while."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from support.courses import NOW, ONE, TWO, make_shop
 from support.polling import until_async
@@ -18,11 +19,11 @@ from edged.errors import Code, EdgedError
 from edged.events import EventLog
 from edged.types import Limits
 from edged.update import agent as agents
-from edged.update import inventory, opening, plan
+from edged.update import inventory, opening, plan, start
 from edged.update.administration import Administration
 from edged.update.agent import Agent, Device
 from edged.update.collecting import collect
-from edged.update.journal import DATABASE
+from edged.update.journal import DATABASE, Journal
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.reasons import Reason
 from edged.update.records import Transition
@@ -267,6 +268,39 @@ async def test_a_signed_floor_holds_after_a_restart(tmp_path: Path):
         assert "lies below" not in passed[1], "what serves is not taken out of service"
     finally:
         await agent.close()
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        (State(model="m", phase=Phase.SOAKING, stopped=True), (0, True)),
+        (State(model="m", phase=Phase.SOAKING), (1, True)),
+        (State(model="m", phase=Phase.TRIAL), (0, False)),
+        (State(model="m", phase=Phase.SOAKING, attempts=5), (5, False)),
+    ],
+)
+async def test_a_stop_while_a_model_loads_is_no_crash_and_hides_none_before_it(
+    tmp_path: Path, monkeypatch, found: State, kept: tuple[int, bool]
+):
+    loads = asyncio.Event()
+
+    async def choose(*_: object) -> None:
+        loads.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(start, "choose", choose)
+    found = msgspec.structs.replace(found, serving=TWO, previous=ONE, target=TWO)
+    shop = make_shop(tmp_path)
+    shop.ledger.journal.record(found, transition(found))
+    agent = Agent(shop, Device("d", "f", "c"), lambda _: None, lambda _: None)
+    begins = asyncio.create_task(agent.begin())
+    await loads.wait()
+    await agent.close()
+    await begins
+    journal = Journal(tmp_path / "state", tmp_path / "runtime", NOW)
+    left = journal.states()["m"]
+    journal.close()
+    assert (left.attempts, left.stopped) == kept
 
 
 class TestCollecting:
