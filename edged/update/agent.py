@@ -100,8 +100,9 @@ class Agent:
         floor = committed.floor if committed else 1
         # A floor that was raised since takes nothing out of service that serves already; nobody goes below it any more.
         signed, condemned = max(floor, self.floor(state.model)), self.quarantined.values()
+        serves = (state.serving, state.intended)
         options = [
-            (each, start.objection(state, each, floor if each.ref == state.serving else signed, condemned, environment))
+            (each, start.objection(state, each, floor if each.ref in serves else signed, condemned, environment))
             for each in start.candidates(state, committed, factory)
         ]
         refs = [each.ref for each, _ in options]

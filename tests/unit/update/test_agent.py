@@ -252,9 +252,10 @@ def transition(state: State) -> Transition:
 async def test_a_signed_floor_holds_after_a_restart(tmp_path: Path):
     settings = Update(repository="https://r")
     async with made(tmp_path, settings=settings) as agent:
-        agent.shop.fetcher.floors = {"m": 2}
+        agent.shop.fetcher.floors = {"m": 3}
         await agent.look_at(None, begin=True)
-        state = State(model="m", serving=Ref(1, "1" * 64), previous=Ref(0, "0" * 64))
+        refs = [Ref(revision, str(revision) * 64) for revision in range(3)]
+        state = State(model="m", serving=refs[1], intended=refs[2], previous=refs[0])
         await agent.shop.ledger.do(agent.shop.ledger.journal.record, state, transition(state))
     shop = make_shop(tmp_path, settings=settings)
     agent = Agent(shop, Device("d", "f", "c"), lambda _: None, lambda _: None)
@@ -264,8 +265,9 @@ async def test_a_signed_floor_holds_after_a_restart(tmp_path: Path):
             await Administration(agent).pin("m", 1, "pin")
         assert raised.value.code is Code.ROLLBACK_ATTACK
         passed = dict(agent.chosen["m"].passed_over)
-        assert "lies below 2" in passed[0]
+        assert "lies below 3" in passed[0]
         assert "lies below" not in passed[1], "what serves is not taken out of service"
+        assert "lies below" not in passed[2], "nor what would, but for a start that could not run it"
     finally:
         await agent.close()
 
