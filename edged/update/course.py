@@ -200,7 +200,9 @@ class Course:
                 self._begin(_after_pause(found))
                 self._waits = found
                 return
-        self.state, self.text = new, found.happened.text
+        self.state = new
+        if found.happened.event is not Event.LASTED:  # which says nothing of why
+            self.text = found.happened.text
         if found.happened.reason in MAY_PASS and old.target is not None:
             self.put_off = old.target.revision
         self._shop.changes.mark()

@@ -303,8 +303,11 @@ class TestALifeOfTheDaemon:
     async def test_in_which_a_phase_lasts_takes_back_what_counted_against_it(self, tmp_path: Path, monkeypatch):
         monkeypatch.setattr(policy, "SURVIVED_S", 0.001)
         async with Running(tmp_path, state(Phase.TRIAL, attempts=2)) as running:
+            running.course.text = "it loads"
             await running.until(lambda: not running.state.attempts)
+            await running.course.heard()
             assert running.steps() == ["lasted"]
+            assert running.course.text == "it loads"
 
     async def test_that_falls_back_on_another_revision_says_so_once(self, tmp_path: Path):
         found = State(model="m", serving=TWO, previous=ONE)
