@@ -301,7 +301,8 @@ class Course:
         model, target = old.model, old.target
         match effect:
             case Effect.DISCARD if target is not None:
-                with contextlib.suppress(OSError):  # rubbish, which the next collection finds
+                # Rubbish, which the next collection finds; EdgedError: a name under which nothing was fetched.
+                with contextlib.suppress(OSError, EdgedError):
                     await asyncio.to_thread(self._shop.library.store.discard_staging, model, target.revision)
             case Effect.END_TRIAL if target is not None and target != self.state.serving:
                 end = self.stages.end_trial(model, target.revision, self.state.serving)

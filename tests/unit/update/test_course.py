@@ -348,6 +348,14 @@ class TestATrialThatEnds:
             assert running.script.did == ["shadow", "ending", "ended", "try"]
 
 
+async def test_nothing_is_discarded_under_what_is_no_models_name_and_the_course_goes_on(tmp_path: Path):
+    wrong = State(model="../m", phase=Phase.FETCHING, serving=ONE, target=TWO)
+    async with Running(tmp_path, wrong) as running:
+        running.post(Event.SUPERSEDED)
+        running.post(Event.WANTED, target=TWO)
+        await running.until(lambda: running.script.did == ["fetch"])
+
+
 class TestAGate:
     async def test_that_was_shut_after_the_stage_asked_keeps_the_route(self, tmp_path: Path):
         async with Running(tmp_path, state(Phase.SHADOW)) as running:
