@@ -100,18 +100,24 @@ class Agent:
         floor = committed.floor if committed else 1
         # A floor that was raised since takes nothing out of service that serves already; nobody goes below it any more.
         signed, condemned = max(floor, self.floor(state.model)), self.quarantined.values()
+        serves = (state.serving, state.intended)
         options = [
-            (each, start.objection(state, each, floor if each.ref == state.serving else signed, condemned, environment))
+            (each, start.objection(state, each, floor if each.ref in serves else signed, condemned, environment))
             for each in start.candidates(state, committed, factory)
         ]
         refs = [each.ref for each, _ in options]
         sources = [await asyncio.to_thread(library.find, state.model, ref.revision, ref.digest) for ref in refs]
         course = Course(state, self._shop, self)
         await course.count_start()
-        chosen = self.chosen[state.model] = await start.choose(state, options, sources, self._shop)
+        counted = course.state != state
+        try:
+            chosen = self.chosen[state.model] = await start.choose(state, options, sources, self._shop)
+        except asyncio.CancelledError:
+            if counted:  # what has not been counted yet is, at the next start
+                await course.leave()
+            raise
         if chosen.degraded:
             self._degrade(chosen.degraded)
-        counted = course.state != state
         course.state = start.pointing(course.state, chosen.ref)
         course.floor = floor
         self._add(course)
