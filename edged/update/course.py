@@ -12,7 +12,19 @@ from edged.bundle.manifest import digest
 from edged.errors import EdgedError
 from edged.events import Severity
 from edged.update import policy, trial
-from edged.update.machine import MAY_PASS, REASONS, RUNS, Effect, Event, Happened, Phase, Soaked, State, step
+from edged.update.machine import (
+    MAY_PASS,
+    OUTLIVED_S,
+    REASONS,
+    RUNS,
+    Effect,
+    Event,
+    Happened,
+    Phase,
+    Soaked,
+    State,
+    step,
+)
 from edged.update.reasons import QUARANTINES, Reason
 from edged.update.records import Committed, Quarantined, Transition
 from edged.update.said import Awaits, Said, Stage, Terms, deferred, said
@@ -95,7 +107,7 @@ class Course:
 
     async def run(self) -> None:
         """Goes on until it is cancelled."""
-        self._time()
+        self._time(policy.SURVIVED_S)
         try:
             while True:
                 found, turn = await self._said.get()
@@ -138,14 +150,15 @@ class Course:
                 if new != self.state:
                     await self._record(self.state, new, found)
 
-    def _time(self) -> None:
-        """Has what runs be told of as having lasted, in a while."""
+    def _time(self, delay_s: float) -> None:
+        """Has what runs be told of as having lasted, in a while and then now and again."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if self.state.phase in RUNS:
-            lasted = Happened(Event.LASTED)
-            self._timer = asyncio.get_running_loop().call_later(policy.SURVIVED_S, self.post, lasted)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._lasted) if self.state.phase in RUNS else None
+
+    def _lasted(self) -> None:
+        self.post(Happened(Event.LASTED))
+        self._time(OUTLIVED_S)
 
     def _soaked(self, happened: Happened) -> Happened:
         return msgspec.structs.replace(happened, soaked=self.stages.soaked)
@@ -209,7 +222,7 @@ class Course:
         if found is self._waits:
             self._waits = None
         if new.phase is not old.phase:
-            self._time()
+            self._time(policy.SURVIVED_S)
         if found.happened.event not in (Event.DEFERRED, Event.RESUMED):
             self._pause_s = _PAUSE_S
         for effect in effects:

@@ -195,8 +195,12 @@ class Ref(msgspec.Struct, frozen=True):
     digest: str
 
 
+# So long a device has to go on with a soak for that to be left after a power cut.
+OUTLIVED_S = 3600.0
+
+
 class Soaked(msgspec.Struct, frozen=True):
-    """What a soak has seen so far, in all lives of the daemon since one that was not stopped."""
+    """What a soak has seen so far, in all lives of the daemon that count."""
 
     lasted_s: float = 0.0
     requests: int = 0
@@ -233,6 +237,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """How long it lasts at least."""
     soaked: Soaked = Soaked()
     """As far as the journal was told."""
+    outlived: Soaked = Soaked()
+    """What of it an end that is no stop leaves: how it stood when the device last had gone on for long, or was stopped."""
     swaps: str = ""
     """Why the two revisions change places, or have, with none of them warm beside the other; empty: they do not."""
     deferred: str = ""
@@ -265,13 +271,15 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     if happened.event is Event.FAILED and happened.reason in MAY_PASS:
         effects = tuple(effect for effect in effects if effect is not Effect.DISCARD)
     soaks = rule.phase is state.phase is Phase.SOAKING
-    fell = happened.event is Event.STARTED and not state.stopped  # what takes the device down adds up no time to commit
+    fell = happened.event is Event.STARTED and not state.stopped
+    soaked, outlived = _soaked(state, happened, fell=fell) if soaks else (Soaked(), Soaked())
     new = msgspec.structs.replace(
         state,
         phase=rule.phase,
         deferred=state.deferred if aside else "",  # what is under way goes on when it did before
         stopped=happened.event is Event.STOPPED,
-        soaked=(happened.soaked or state.soaked) if soaks and not fell else Soaked(),
+        soaked=soaked,
+        outlived=outlived,
     )
     tried = {state.phase, rule.phase} == {Phase.TRIAL, Phase.SHADOW}
     if rule.phase is not state.phase and not tried:
@@ -313,6 +321,16 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     if rule.phase in (Phase.IDLE, Phase.COMMITTED):
         new = msgspec.structs.replace(new, target=None, cause="", older=None, crashes=0, refetches=0)
     return new, effects
+
+
+def _soaked(state: State, happened: Happened, *, fell: bool) -> tuple[Soaked, Soaked]:
+    """What a soak that goes on has seen, and what of it an end that is no stop leaves.
+
+    What takes the device down within the hour adds up no time until it commits; what loses power each night does.
+    """
+    soaked = state.outlived if fell else happened.soaked or state.soaked
+    goes_on = happened.event is Event.LASTED and soaked.lasted_s - state.outlived.lasted_s >= OUTLIVED_S
+    return soaked, soaked if goes_on or happened.event is Event.STOPPED else state.outlived
 
 
 def _is_late(state: State, happened: Happened) -> bool:

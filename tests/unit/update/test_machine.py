@@ -9,7 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.update.machine import REASONS, TABLE, WORK, Effect, Event, Happened, Phase, Ref, Soaked, State, step
+from edged.update.machine import (
+    OUTLIVED_S,
+    REASONS,
+    TABLE,
+    WORK,
+    Effect,
+    Event,
+    Happened,
+    Phase,
+    Ref,
+    Soaked,
+    State,
+    step,
+)
 from edged.update.reasons import Reason
 
 ONE, TWO, THREE = (Ref(number, str(number) * 64) for number in (1, 2, 3))
@@ -214,10 +227,19 @@ class TestCounting:
         for event in (Event.PASSED, Event.FAILED):
             assert step(now, happened(event))[0].soaked == Soaked()
 
-    def test_a_soak_that_the_daemon_did_not_survive_begins_anew(self):
+    def test_a_soak_that_the_daemon_did_not_survive_begins_where_it_had_gone_on_for_long_or_stopped(self):
+        def fallen(now):
+            return step(now, Happened(Event.STARTED))[0].soaked
+
         now, _ = step(state(Phase.SOAKING), Happened(Event.LASTED, soaked=Soaked(600.0, 12)))
-        assert (now.attempts, now.soaked) == (0, Soaked(600.0, 12))
-        assert step(now, Happened(Event.STARTED))[0].soaked == Soaked()
+        assert (now.attempts, now.soaked, fallen(now)) == (0, Soaked(600.0, 12), Soaked())
+        now, _ = step(now, Happened(Event.LASTED, soaked=Soaked(OUTLIVED_S, 90)))
+        now, _ = step(now, Happened(Event.LASTED, soaked=Soaked(OUTLIVED_S + 600.0, 99)))
+        assert fallen(now) == Soaked(OUTLIVED_S, 90)
+        now, _ = step(now, Happened(Event.STOPPED, soaked=Soaked(OUTLIVED_S + 700.0, 101)))
+        now, _ = step(now, Happened(Event.STARTED))
+        now, _ = step(now, Happened(Event.DEFERRED, "heat", soaked=Soaked(OUTLIVED_S + 800.0, 110)))
+        assert (now.soaked.requests, fallen(now)) == (110, Soaked(OUTLIVED_S + 700.0, 101))
 
     def test_crashes_survive_a_start(self):
         now, _ = step(state(Phase.SOAKING), Happened(Event.CRASHED))
