@@ -41,7 +41,7 @@ async def make_room(shop: Shop, why: str) -> None:
 
 
 async def _needed(shop: Shop) -> set[tuple[str, int]]:
-    """The models' revisions that serve, are to serve again, served before or are being fetched, and what is loaded.
+    """The models' revisions that serve, are to serve again, served before, are fetched or half so, and what is loaded.
 
     An administrator may have loaded what no course names. Raises EdgedError.
     """
@@ -51,5 +51,5 @@ async def _needed(shop: Shop) -> set[tuple[str, int]]:
 
 
 def _refs(state: State) -> list[Ref]:
-    refs = (state.serving, state.intended, state.previous, state.older, state.target)
+    refs = (state.serving, state.intended, state.previous, state.older, state.target, state.kept)
     return [ref for ref in refs if ref is not None]
