@@ -19,11 +19,13 @@ async def collect(shop: Shop) -> Collected:
     """
     if shop.ledger.journal.stands_in:
         return Collected((), 0, 0)
+    store = shop.library.store
+    among = await asyncio.to_thread(store.keys)  # before it is asked what is needed: what is wanted later stays
     keep = await _needed(shop)
     for each in shop.residency.known():
         if each.source.origin == STORE and (each.name, each.revision) not in keep:
             shop.residency.forget(each)
-    return await asyncio.to_thread(shop.library.store.collect, keep)
+    return await asyncio.to_thread(store.collect, among, keep)
 
 
 async def make_room(shop: Shop, why: str) -> None:

@@ -304,6 +304,21 @@ class TestCollecting:
             newest = agent.shop.ledger.journal.history("m")[-1]
             assert (newest.event, newest.revision) == (Event.SUPERSEDED, TWO.revision)
 
+    async def test_leaves_what_is_wanted_while_it_collects(self, tmp_path: Path, monkeypatch):
+        async with made(tmp_path) as agent:
+            journal, store = agent.shop.ledger.journal, agent.shop.library.store
+            found = journal.states
+
+            def states() -> dict[str, State]:
+                before = found()
+                store.staging("m", TWO.revision).mkdir(parents=True)
+                return before
+
+            monkeypatch.setattr(journal, "states", states)
+            store.staging("m", 3).mkdir(parents=True)
+            await collect(agent.shop)
+            assert store.keys() == {("m", TWO.revision)}
+
 
 class Stored:
     """Where a revision came from."""
