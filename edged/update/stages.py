@@ -139,7 +139,7 @@ class Stages:
 
     def _follow(self, told: Mapping[str, Any]) -> None:
         if told.get("event") in ("progress", "staged"):
-            self.progress = {name: value for name, value in told.items() if name not in ("event", "path")}
+            self.progress = {name: value for name, value in told.items() if name not in ("event", "path", "more")}
             self._shop.changes.mark()
         self._terms.told(told)
 
