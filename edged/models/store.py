@@ -217,20 +217,29 @@ class Store:
         durable.sync_folder(folder.parent)
         files.remove_tree(passing)
 
-    def collect(self, keep: Collection[Key]) -> Collected:
-        """Removes every revision and staging folder that `keep` does not name, and the blobs that nothing has then.
+    def keys(self) -> set[Key]:
+        """What is here, installed or being fetched. Raises OSError."""
+        return {
+            (model, int(name))
+            for top in ("staging", "revisions")  # in this order: what is taken in meanwhile is seen in one of them
+            for model in files.names(self.root / top)
+            for name in files.names(self.root / top / model)
+            if _REVISION.fullmatch(name)
+        }
 
-        `keep` is what serves, what served before, and what is being fetched. Raises OSError.
+    def collect(self, among: Collection[Key], keep: Collection[Key]) -> Collected:
+        """Removes what is `among` the revisions and staging folders and not to `keep`, and blobs that nothing has then.
+
+        `among` is what was here before it was asked what to keep: what came later is nobody's to judge. `keep` is what
+        serves, what served before, and what is being fetched. Raises OSError.
         """
         removed = []
-        for top in ("revisions", "staging"):
-            for model in files.names(self.root / top):
-                for name in files.names(self.root / top / model):
-                    if not _REVISION.fullmatch(name) or (model, int(name)) in keep:
-                        continue
-                    self._remove(self.root / top / model / name)
-                    if top == "revisions":
-                        removed.append((model, int(name)))
+        for model, revision in set(among).difference(keep):
+            staging, installed = (self.root / top / model / str(revision) for top in ("staging", "revisions"))
+            self._remove(staging)
+            if installed.exists():
+                self._remove(installed)
+                removed.append((model, revision))
         awaited = {file.sha256 for manifest in self._staged() for file in manifest.files}
         blobs = freed = 0
         for blob in list(files.files(self.root / "blobs")):

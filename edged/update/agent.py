@@ -261,6 +261,8 @@ class Agent:
                 self._shop.environment,
                 planned=followed is not None,
             )
+            kept = course.state.kept
+            unwanted = followed is not None and kept is not None and kept.revision != decision.go_for
             if decision.go_for and decision.go_for == course.put_off and not now:
                 why = f"{decision.why}; what failed may pass, and is tried again with the next look at the repository"
                 decision = msgspec.structs.replace(decision, go_for=0, why=why)
@@ -271,8 +273,8 @@ class Agent:
                 continue
             if hope is not None:
                 course.stages.wish = hope
-            if decision.give_up:
-                course.post(Happened(Event.SUPERSEDED, decision.why, target=course.state.target))
+            if decision.give_up or unwanted:
+                course.post(Happened(Event.SUPERSEDED, decision.why, target=course.state.target or kept))
             if decision.go_for:
                 course.post(_wanted(decision, hope or Wish(0, "")))
             if now:

@@ -12,24 +12,29 @@ from edged.update.machine import Ref, State
 from edged.update.shop import Shop
 
 
-async def collect(shop: Shop) -> Collected:
+async def collect(shop: Shop, *, spare_kept: bool = True) -> Collected:
     """What is `_needed` stays, the rest is forgotten too. Raises OSError and EdgedError.
 
     Nothing is taken out by a journal that stands in: the one that survives may need it.
     """
     if shop.ledger.journal.stands_in:
         return Collected((), 0, 0)
-    keep = await _needed(shop)
+    store = shop.library.store
+    among = await asyncio.to_thread(store.keys)  # before it is asked what is needed: what is wanted later stays
+    keep = await _needed(shop, spare_kept=spare_kept)
     for each in shop.residency.known():
         if each.source.origin == STORE and (each.name, each.revision) not in keep:
             shop.residency.forget(each)
-    return await asyncio.to_thread(shop.library.store.collect, keep)
+    return await asyncio.to_thread(store.collect, among, keep)
 
 
-async def make_room(shop: Shop, why: str) -> None:
-    """Collects, and tells what came of it; `why` belongs to that."""
+async def make_room(shop: Shop, why: str, *, spare_kept: bool = True) -> None:
+    """Collects, and tells what came of it; `why` belongs to that.
+
+    `spare_kept`: what has come of downloads that ended for what may pass stays, for which another may need the room.
+    """
     try:
-        found = await collect(shop)
+        found = await collect(shop, spare_kept=spare_kept)
     except (EdgedError, OSError) as error:
         text = f"the store could not be collected: {error}"
         shop.events.record(Severity.WARNING, "store_not_collected", "store", text)
@@ -40,16 +45,17 @@ async def make_room(shop: Shop, why: str) -> None:
     shop.events.record(Severity.INFO, "store_collected", "store", text, **details)
 
 
-async def _needed(shop: Shop) -> set[tuple[str, int]]:
-    """The models' revisions that serve, are to serve again, served before or are being fetched, and what is loaded.
+async def _needed(shop: Shop, *, spare_kept: bool) -> set[tuple[str, int]]:
+    """The models' revisions that serve, are to serve again, served before, are fetched or half so, and what is loaded.
 
     An administrator may have loaded what no course names. Raises EdgedError.
     """
     states = await shop.ledger.do(shop.ledger.journal.states)
     loaded = {(each.name, each.revision) for each in shop.residency.all() if each.loaded}
-    return loaded | {(each.model, ref.revision) for each in states.values() for ref in _refs(each)}
+    return loaded | {(each.model, ref.revision) for each in states.values() for ref in _refs(each, spare_kept)}
 
 
-def _refs(state: State) -> list[Ref]:
-    refs = (state.serving, state.intended, state.previous, state.older, state.target)
+def _refs(state: State, spare_kept: bool) -> list[Ref]:
+    refs = [state.serving, state.intended, state.previous, state.older, state.target]
+    refs += [state.kept] if spare_kept else []
     return [ref for ref in refs if ref is not None]

@@ -254,7 +254,7 @@ class Course:
     async def _record(self, old: State, new: State, found: Said) -> None:
         happened, shop = found.happened, self._shop
         quarantined, committed = await self._quarantined(old, found), self._committed(new)
-        about = old.target or new.target or new.serving
+        about = old.target or new.target or happened.target or new.serving
         transition = Transition(
             at=clock.wall(),
             model=new.model,

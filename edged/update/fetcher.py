@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -29,6 +30,7 @@ _DONE = "exit status 0"
 _PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ssl_cert_file", "ssl_cert_dir")
 
 Tell = Callable[[Mapping[str, Any]], None]
+"""Takes a thing that a fetcher told, and how many bytes `more` had come over a link by then."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +115,7 @@ class Fetcher:
             with other:
                 child = spawn(_MODULE, [*options, *arguments], environment, (), other.fileno())
             try:
-                last = await _listen(reader, tell)
+                last = await _listen(reader, _counted(origin.url, tell))
                 await asyncio.shield(child.ended)
             finally:
                 child.kill()
@@ -166,6 +168,18 @@ async def _listen(reader: asyncio.StreamReader, tell: Tell) -> dict[str, Any]:
     except (ValueError, TypeError, AttributeError, LookupError, msgspec.DecodeError) as error:
         raise _no_message() from error  # what it parses may have made it say anything
     return last
+
+
+def _counted(url: str, tell: Tell) -> Tell:
+    """For one child: each counts from its own beginning, and several may run. What a folder gave came over no link."""
+    linked, seen = urlsplit(url).scheme != "file", 0
+
+    def tell_more(told: Mapping[str, Any]) -> None:
+        nonlocal seen
+        before, seen = seen, max(seen, int(told.get("received", 0)))
+        tell({**told, "more": seen - before if linked else 0})
+
+    return tell_more
 
 
 def _no_message() -> EdgedError:

@@ -53,9 +53,8 @@ class Heard:
             self.issued = _time(facts.get("issued"))
         if event == "confined":
             self.lacks = [str(each) for each in facts["lacks"]]
-            self._spending.count(0, begins=True, day=_today())
         if "received" in facts:
-            self._spending.count(int(facts["received"]), begins=False, day=_today())
+            self._spending.count(facts["more"], _today())
             if event != "progress" or abs(self._spending.received - self._kept_bytes) >= _KEPT_BYTES:
                 self._news.set()
 

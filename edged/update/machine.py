@@ -102,6 +102,7 @@ _F, _E = Phase, Effect
 
 TABLE: Mapping[tuple[Phase, Event], Rule] = {
     (_F.IDLE, Event.WANTED): Rule(_F.FETCHING, (_E.FETCH,)),
+    (_F.IDLE, Event.SUPERSEDED): Rule(_F.IDLE),
     (_F.IDLE, Event.STARTED): Rule(_F.IDLE),
     (_F.FETCHING, Event.FETCHED): Rule(_F.STAGED, (_E.TAKE_IN,)),
     (_F.FETCHING, Event.RETRY): Rule(_F.FETCHING, (_E.FETCH,)),
@@ -221,6 +222,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     older: Ref | None = None
     """What `previous` was before the flip, and is again when that is taken back."""
     target: Ref | None = None
+    kept: Ref | None = None
+    """Of what has come something stays, though its update ended: for what may pass, and it is wanted still."""
     cause: str = ""
     """Who wants the target: plan, pin, rollback."""
     attempts: int = 0
@@ -270,6 +273,7 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     effects, aside = rule.effects, happened.event in ASIDE
     if happened.event is Event.FAILED and happened.reason in MAY_PASS:
         effects = tuple(effect for effect in effects if effect is not Effect.DISCARD)
+        state = msgspec.structs.replace(state, kept=state.target)
     soaks = rule.phase is state.phase is Phase.SOAKING
     fell = happened.event is Event.STARTED and not state.stopped
     soaked, outlived = _soaked(state, happened, fell=fell) if soaks else (Soaked(), Soaked())
@@ -289,12 +293,15 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
             new = msgspec.structs.replace(
                 new,
                 target=happened.target,
+                kept=None,
                 cause=happened.cause,
                 allow_unproven=happened.allow_unproven,
                 least_soak_s=happened.least_soak_s,
                 crashes=0,
                 refetches=0,
             )
+        case Event.SUPERSEDED:
+            new = msgspec.structs.replace(new, kept=None)
         case Event.TAKEN_IN:
             new = msgspec.structs.replace(new, target=happened.target or state.target)
         case Event.SWAPS:
@@ -340,7 +347,7 @@ def _is_late(state: State, happened: Happened) -> bool:
             serving, target = state.serving, happened.target
             return serving is not None and target is not None and serving.revision == target.revision
         case Event.SUPERSEDED:
-            return happened.target not in (None, state.target)
+            return happened.target not in (None, state.target or state.kept)
     return False
 
 

@@ -10,16 +10,12 @@ class Spending(msgspec.Struct):
 
     day: str = ""
     received: int = 0
-    run: int = 0
-    """Of the fetcher that runs now, as it counts."""
 
-    def count(self, received: int, *, begins: bool, day: str) -> None:
-        """Takes what a fetcher has received since it began; `begins`: it is another one than before."""
+    def count(self, more: int, day: str) -> None:
+        """Takes what a fetcher has received since it was last counted."""
         if day != self.day:
             self.day, self.received = day, 0
-        before = 0 if begins else min(self.run, received)
-        self.received += received - before
-        self.run = received
+        self.received += more
 
     def left(self, budget: int, day: str) -> int:
         """How much of a day's budget is left."""

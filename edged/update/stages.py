@@ -15,7 +15,7 @@ from edged.models.resident import Resident
 from edged.models.states import Source
 from edged.types import Level
 from edged.update import policy, swap, trial
-from edged.update.collecting import collect
+from edged.update.collecting import collect, make_room
 from edged.update.fetcher import Order, Origin
 from edged.update.machine import Effect, Event, Happened, Ref, Soaked, State
 from edged.update.policy import Wish
@@ -70,29 +70,41 @@ class Stages:
             return said(Event.FETCHED, "it is here already")
         if state.attempts:
             await self._pause(policy.fetch_delay_s(state.attempts, random.random()))  # noqa: S311 - spreads a fleet
-        store = shop.library.store
         async with shop.fetching:
             self.progress = {}
-            staging = store.staging(state.model, target.revision)
-            await asyncio.to_thread(store.discard_other_staging, state.model, target.revision)
-            order = Order(
-                model=state.model,
-                revision=target.revision,
-                staging=staging,
-                store=store.root,
-                have=tuple(source.folder for source in shop.library.factory(state.model)),
-                room_bytes=await asyncio.to_thread(store.room_bytes),
-                reserve_bytes=store.reserve_bytes,
-            )
+            await asyncio.to_thread(shop.library.store.discard_other_staging, state.model, target.revision)
             try:
-                manifest = await self._bring_manifest(self._terms.origin(), state.model, target.revision, staging)
-                self.foreseen = await self._foresee(state, Source(staging, manifest, "repository"))
-                await shop.fetcher.bring_revision(self._terms.origin(), order, self._follow)
+                await self._bring_or_make_room(state, target)
             except EdgedError as error:
                 if error.code is not Code.DOWNLOAD_FAILED or state.attempts + 1 >= policy.FETCH_ATTEMPTS:
                     raise
                 return said(Event.RETRY, str(error))
         return said(Event.FETCHED, "", **self.progress)
+
+    async def _bring_or_make_room(self, state: State, target: Ref) -> None:
+        try:
+            await self._bring(state, target)
+        except EdgedError as error:
+            if error.code is not Code.STORAGE_FULL:
+                raise
+            why = f"{state.model} revision {target.revision} found no room"
+            await make_room(self._shop, why, spare_kept=False)
+            await self._bring(state, target)
+
+    async def _bring(self, state: State, target: Ref) -> None:
+        store = self._shop.library.store
+        order = Order(
+            model=state.model,
+            revision=target.revision,
+            staging=store.staging(state.model, target.revision),
+            store=store.root,
+            have=tuple(source.folder for source in self._shop.library.factory(state.model)),
+            room_bytes=await asyncio.to_thread(store.room_bytes),
+            reserve_bytes=store.reserve_bytes,
+        )
+        manifest = await self._bring_manifest(self._terms.origin(), state.model, target.revision, order.staging)
+        self.foreseen = await self._foresee(state, Source(order.staging, manifest, "repository"))
+        await self._shop.fetcher.bring_revision(self._terms.origin(), order, self._follow)
 
     async def _pause(self, longest_s: float) -> None:
         self._hurried.clear()
@@ -139,7 +151,7 @@ class Stages:
 
     def _follow(self, told: Mapping[str, Any]) -> None:
         if told.get("event") in ("progress", "staged"):
-            self.progress = {name: value for name, value in told.items() if name not in ("event", "path")}
+            self.progress = {name: value for name, value in told.items() if name not in ("event", "path", "more")}
             self._shop.changes.mark()
         self._terms.told(told)
 

@@ -167,7 +167,7 @@ class TestCollecting:
     def test_keeps_what_it_is_told_to(self, store):
         for revision in (1, 2, 3):
             store.take_in(staged(store, revision, change=bytes([revision])))
-        collected = store.collect({("digits", 1), ("digits", 3)})
+        collected = store.collect(store.keys(), {("digits", 1), ("digits", 3)})
         assert collected.revisions == (("digits", 2),)
         assert collected.blobs == 1
         assert collected.bytes > 0
@@ -179,7 +179,7 @@ class TestCollecting:
         folder = staged(store, 2, change=b"x")
         for name in blobs(store):
             (folder / "blobs" / name).unlink(missing_ok=True)
-        store.collect({("digits", 2)})
+        store.collect(store.keys(), {("digits", 2)})
         assert store.revisions("digits") == []
         store.take_in(folder)
         assert store.manifest("digits", 2)
@@ -187,15 +187,30 @@ class TestCollecting:
     def test_leaves_nothing_when_nothing_is_kept(self, store):
         store.take_in(staged(store))
         staged(store, 2)
-        store.collect(())
+        store.collect(store.keys(), ())
         assert store.used_bytes() == 0
         assert not list(store.root.rglob("*.onnx"))
+
+    def test_leaves_what_came_since_it_was_asked_what_to_keep(self, store):
+        store.take_in(staged(store))
+        among = store.keys()
+        folder = staged(store, 2)
+        store.take_in(staged(store, 3, change=b"x"))
+        assert store.collect(among, ()).revisions == (("digits", 1),)
+        assert folder.exists()
+        assert store.revisions("digits") == [3]
+        assert store.keys() == {("digits", 2), ("digits", 3)}
+
+    def test_takes_away_what_has_no_models_name(self, store):
+        (store.root / "staging/No Model/1").mkdir(parents=True)
+        store.collect(store.keys(), ())
+        assert store.keys() == set()
 
     def test_serving_from_what_goes_goes_on(self, store):
         store.take_in(staged(store))
         path = store.path("digits", 1) / "model.onnx"
         with path.open("rb") as opened:
-            store.collect(())
+            store.collect(store.keys(), ())
             assert opened.read() == (BUNDLE / "model.onnx").read_bytes()
 
 
@@ -236,7 +251,7 @@ class TestVerifying:
         fault = files.fault
 
         def collecting(*asked):
-            store.collect([])
+            store.collect(store.keys(), [])
             return fault(*asked)
 
         monkeypatch.setattr(files, "fault", collecting)

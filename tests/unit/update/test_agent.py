@@ -321,6 +321,40 @@ class TestCollecting:
             assert [each.revision for each in residency.known()] == [2]
             assert agent.shop.events.after(0)[-1].code == "store_collected"
 
+    async def test_keeps_what_has_come_of_what_is_wanted_still(self, tmp_path: Path):
+        async with made(tmp_path, settings=Update(repository="https://r")) as agent:
+            course, store = agent.courses["m"], agent.shop.library.store
+            course.post(Happened(Event.WANTED, target=TWO))
+            course.post(Happened(Event.FAILED, "it was silent", Reason.DOWNLOAD_FAILED))
+            await course.heard()
+            for revision in (TWO.revision, 3):
+                store.staging("m", revision).mkdir(parents=True)
+            for followed, kept in ((None, True), (PLAN, True), (plan.Plan(fleet="f"), False)):
+                agent.looking.plan = followed
+                await agent.reconsider()
+                await course.heard()
+                await collect(agent.shop)
+                assert (course.state.phase, course.state.kept) == (Phase.IDLE, TWO if kept else None)
+                assert store.staging("m", TWO.revision).exists() is kept
+                assert not store.staging("m", 3).exists()
+            newest = agent.shop.ledger.journal.history("m")[-1]
+            assert (newest.event, newest.revision) == (Event.SUPERSEDED, TWO.revision)
+
+    async def test_leaves_what_is_wanted_while_it_collects(self, tmp_path: Path, monkeypatch):
+        async with made(tmp_path) as agent:
+            journal, store = agent.shop.ledger.journal, agent.shop.library.store
+            found = journal.states
+
+            def states() -> dict[str, State]:
+                before = found()
+                store.staging("m", TWO.revision).mkdir(parents=True)
+                return before
+
+            monkeypatch.setattr(journal, "states", states)
+            store.staging("m", 3).mkdir(parents=True)
+            await collect(agent.shop)
+            assert store.keys() == {("m", TWO.revision)}
+
 
 class Stored:
     """Where a revision came from."""

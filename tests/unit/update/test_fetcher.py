@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from support.descriptors import count
+from support.fleets import Device, Server
 
 from edged.errors import Code, EdgedError
 from edged.update import fetcher
@@ -104,4 +105,25 @@ async def test_whatever_a_child_says_is_refused_at_worst(line: bytes):
     reader.feed_data(line + b"\n")
     reader.feed_eof()
     with pytest.raises(EdgedError, match="no message"):
-        await fetcher._listen(reader, Heard().take)
+        await fetcher._listen(reader, fetcher._counted("https://r", Heard().take))
+
+
+class TestADaysBudget:
+    def test_counts_what_several_children_received_once(self):
+        """The plan is asked for while a download runs."""
+        heard = Heard()
+        download, look = (fetcher._counted("https://r", heard.take) for _ in range(2))
+        for tell, received in ((download, 1000), (look, 0), (look, 30), (download, 1500), (look, 50), (download, 1500)):
+            tell({"event": "confined", "lacks": []} if not received else {"event": "progress", "received": received})
+        assert heard.budget_bytes(1) == 2**20 - 1550
+
+    async def test_is_spent_by_a_link_and_not_by_a_folder(self, tmp_path: Path, online: tuple[Server, Device]):
+        server, device = online
+        heard = Heard()
+        left = []
+        for url in (server.folder.as_uri(), server.url):
+            at = Origin(url=url, root=device.root, metadata=tmp_path / "metadata")
+            await Fetcher().bring_plan(at, "shops", tmp_path / "plan", heard.take)
+            left.append(heard.budget_bytes(1))
+        assert left[0] == 2**20
+        assert 0 < 2**20 - left[1] <= server.body_bytes, "less what the server says of what it has not"

@@ -49,14 +49,12 @@ class TestADaysBudget:
         keep = journal.keep_fact
         monkeypatch.setattr(journal, "keep_fact", lambda *fact: (writes.append(fact[0]), keep(*fact)))
         task = asyncio.create_task(heard.keep_spending(shop.ledger))
-        heard.take({"event": "confined", "lacks": []})
-        heard.take({"event": "progress", "received": 2**20})
+        heard.take({"event": "progress", "received": 2**20, "more": 2**20})
         await until_left(9 * 2**20)
-        heard.take({"event": "progress", "received": 2**20 + 5})
-        heard.take({"event": "refused", "received": 2**20 + 7})
+        heard.take({"event": "progress", "received": 2**20 + 5, "more": 5})
+        heard.take({"event": "refused", "received": 2**20 + 7, "more": 2})
         await until_left(9 * 2**20 - 7)
-        heard.take({"event": "confined", "lacks": []})  # another fetcher, which ended before it had any metadata
-        heard.take({"event": "refused", "received": 3})
+        heard.take({"event": "refused", "received": 3, "more": 3})  # another fetcher, which had no metadata yet
         await until_left(9 * 2**20 - 10)
         assert writes.count("roles") == 1, "what is as it was is not written again"
         task.cancel()

@@ -269,3 +269,22 @@ def test_what_has_come_stays_where_the_reason_may_pass(reason):
     _, effects = step(state(Phase.FETCHING), Happened(Event.FAILED, "because", reason))
     may_pass = reason in (Reason.DOWNLOAD_FAILED, Reason.METADATA_EXPIRED, Reason.STORAGE_FULL)
     assert effects == (() if may_pass else (Effect.DISCARD,))
+
+
+class TestWhatHasComeOfAnUpdateThatEnded:
+    @pytest.fixture
+    def ended(self) -> State:
+        for phase in (Phase.FETCHING, Phase.STAGED):
+            after, _ = step(state(phase), Happened(Event.FAILED, "because", Reason.STORAGE_FULL))
+            assert (after.phase, after.target, after.kept) == (Phase.IDLE, None, THREE)
+        return after
+
+    def test_is_named_until_something_is_wanted_or_that_is_not_any_more(self, ended: State):
+        assert step(ended, Happened(Event.STARTED))[0].kept == THREE
+        assert step(ended, happened(Event.WANTED))[0].kept is None
+        assert step(ended, Happened(Event.SUPERSEDED, target=THREE))[0].kept is None
+        assert step(ended, Happened(Event.SUPERSEDED, target=ONE)) == (ended, ())
+
+    def test_is_not_named_where_it_is_discarded(self):
+        after, effects = step(state(Phase.STAGED), Happened(Event.FAILED, "because", Reason.DIGEST_MISMATCH))
+        assert (after.kept, effects) == (None, (Effect.DISCARD,))

@@ -171,14 +171,14 @@ class TestHolds:
             holds.take("app", "m", 10.0, 0.0)
 
 
-def test_spending_counts_each_run_once_and_begins_anew_each_day():
+def test_spending_begins_anew_each_day():
     spending = Spending()
-    for received, begins in ((10, True), (30, False), (5, True), (25, False)):
-        spending.count(received, begins=begins, day="a")
+    for more in (10, 20, 5, 20):
+        spending.count(more, "a")
     assert spending.received == 55
     assert spending.left(100, "a") == 45
     assert spending.left(100, "b") == 100
-    spending.count(1, begins=True, day="b")
+    spending.count(1, "b")
     assert spending.left(100, "b") == 99
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
 import pytest
-from support.courses import ONE, TWO, Conditions, make_shop
+from support.courses import NOW, ONE, TWO, Conditions, make_shop
 from support.polling import until_async
 
 from edged.bundle.manifest import Requires, Variant
@@ -16,8 +18,10 @@ from edged.errors import Code, EdgedError
 from edged.models.routes import Route
 from edged.update import swap, trial
 from edged.update.course import Course
+from edged.update.fetcher import Order
 from edged.update.machine import Event, Happened, Phase, State
 from edged.update.reasons import Reason
+from edged.update.records import Transition
 from edged.update.stages import Stages
 
 SHORT = EdgedError(Code.MEMORY_SHORT, "100 MiB are missing")
@@ -185,3 +189,54 @@ async def test_the_pause_between_two_tries_of_a_download_ends_for_somebody_who_a
     with pytest.raises(EdgedError, match="are missing"):
         await fetching
     await shop.ledger.close()
+
+
+class TestADownloadThatFindsNoRoom:
+    FETCHING = State(model="m", phase=Phase.FETCHING, target=TWO)
+
+    @contextlib.asynccontextmanager
+    async def stages(self, folder: Path, monkeypatch, needs_bytes: int) -> AsyncIterator[tuple[Stages, list[int]]]:
+        """A store that is full of two downloads that ended; gives also how much room each try had."""
+        rooms: list[int] = []
+
+        async def bring_manifest(*_: object) -> None:
+            return None
+
+        async def bring_revision(_: object, order: Order, __: object) -> None:
+            rooms.append(order.room_bytes)
+            if order.room_bytes < needs_bytes:
+                raise EdgedError(Code.STORAGE_FULL, "bytes are missing")
+
+        async def foresee(*_: object) -> str:
+            return ""
+
+        fetcher = SimpleNamespace(bring_manifest=bring_manifest, bring_revision=bring_revision)
+        shop = make_shop(folder, fetcher=fetcher)
+        store = shop.library.store
+        for model, revision in (("kept", 1), ("unwanted", 1), ("m", TWO.revision)):
+            staging = store.staging(model, revision)
+            staging.mkdir(parents=True)
+            (staging / "part").write_bytes(bytes(2**16))
+        store.quota_bytes = store.used_bytes()
+        for state in (self.FETCHING, State(model="kept", kept=ONE), State(model="unwanted")):
+            row = Transition(at=NOW, model=state.model, revision=1, before="", event="", after="")
+            shop.ledger.journal.record(state, row)
+        stages = Stages(shop, SimpleNamespace(origin=lambda: None, told=None), lambda _: None)  # type: ignore[arg-type]
+        monkeypatch.setattr(stages, "_foresee", foresee)
+        yield stages, rooms
+        await shop.ledger.close()
+
+    async def test_takes_that_of_downloads_that_ended_and_goes_on_where_it_was(self, tmp_path: Path, monkeypatch):
+        async with self.stages(tmp_path, monkeypatch, needs_bytes=2**17) as (stages, rooms):
+            assert (await stages.fetch(self.FETCHING)).happened.event is Event.FETCHED
+            store = stages._shop.library.store
+            assert (rooms[0], len(rooms)) == (0, 2)
+            assert store.keys() == {("m", TWO.revision)}
+            assert (store.staging("m", TWO.revision) / "part").exists()
+
+    async def test_is_put_off_where_there_is_none_even_then(self, tmp_path: Path, monkeypatch):
+        async with self.stages(tmp_path, monkeypatch, needs_bytes=2**40) as (stages, rooms):
+            with pytest.raises(EdgedError, match="bytes are missing") as raised:
+                await stages.fetch(self.FETCHING)
+            assert raised.value.code is Code.STORAGE_FULL
+            assert len(rooms) == 2
