@@ -17,7 +17,7 @@ from edged.telemetry.orders import Order
 
 _log = log.get("commands")
 
-# How long the helper may take to begin: in a boot that greenboot still judges it waits for the verdict, as outcome does.
+# How long the helper may take to begin: after a start it waits for greenboot's verdict, as `outcome` does.
 _TAKEN_S = 900.0
 # How long a request that it took may go unanswered, how often is looked.
 _LONGEST_MS = 8 * 86_400_000
