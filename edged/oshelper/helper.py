@@ -73,8 +73,10 @@ class Helper:
             if order.staged and order.staged.boot == self._boot:  # nothing else before the device has restarted
                 self._restart(order, order.staged)
                 return
+        if any(order.staged for order in waiting):  # what came of it cannot be told yet: that boot may be red
+            return
         for order in waiting:
-            if not order.staged and self._carry_out(order):
+            if self._carry_out(order):
                 return
 
     def tell_status(self) -> None:

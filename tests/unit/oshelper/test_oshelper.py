@@ -198,6 +198,22 @@ def test_a_boot_that_its_check_found_red_is_not_the_last_word(machine: Machine) 
     assert machine.result(wanted.nonce).code == "failed"
 
 
+def test_in_a_red_boot_nothing_further_is_begun(machine: Machine) -> None:
+    """Staging may remove the deployment that greenboot goes back to."""
+    staged(machine)
+    changes = list(machine.bootc.changes)
+    machine.boots("b2", 2)
+    deployment.note(machine.root, deployment.Boot("b2", "two", good=False))
+    further = command()
+    machine.drop(signed(further), further.nonce)
+    machine.run()
+    assert (machine.bootc.changes, machine.result(further.nonce).status) == (changes, "accepted")
+    machine.boots("b3", 1)
+    machine.bootc.after("upgrade", STAGED)
+    machine.run()
+    assert machine.bootc.changes == [*changes, *changes], "then it is carried out"
+
+
 def test_where_bootc_does_not_say_what_runs_the_next_run_tells(machine: Machine) -> None:
     wanted = staged(machine)
     machine.boots("b2", 2)
