@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from edged import clock, log
 from edged.config.settings import Settings
 from edged.errors import Code, EdgedError
@@ -73,8 +75,10 @@ class Helper:
             if order.staged and order.staged.boot == self._boot:  # nothing else before the device has restarted
                 self._restart(order, order.staged)
                 return
+        if any(order.staged for order in waiting):  # what came of it cannot be told yet: that boot may be red
+            return
         for order in waiting:
-            if not order.staged and self._carry_out(order):
+            if self._carry_out(order):
                 return
 
     def tell_status(self) -> None:
@@ -224,6 +228,7 @@ class Helper:
         """
         if not self._in_window():
             return
+        order = self._memory.stage(order, msgspec.structs.replace(staged, asked=True))
         _log.info("the device restarts", into=staged.text)
         try:
             done = subprocess.run(["systemctl", "--no-block", "reboot"], check=False, timeout=_RESTART_S)  # noqa: S607 - the unit sets the path
@@ -232,6 +237,7 @@ class Helper:
             why = str(error)
         if why:
             _log.error("the device cannot be restarted", why=why)
+            self._memory.stage(order, staged)
             text = f"{staged.text} is staged, and the device cannot be restarted ({why}); it is tried again"
             self._tell(order, text)
 
@@ -247,9 +253,15 @@ class Helper:
         if booted is not None and booted.name == staged.name:
             self._end(order, "done", text=f"the device runs {booted}")
             return
+        if not staged.asked:
+            order = self._memory.stage(order, None)
+            text = f"the device started without {staged.text} before it was asked to restart into it; it is staged anew"
+            self._tell(order, text)
+            return
         text = (
             f"the device runs {booted or 'something else'} and not {staged.text}: that did not start or did not pass "
-            "its boot check; see `edgectl boot evidence --show` and `journalctl --boot=-1` on the device"
+            "its boot check, or the power went while the device shut down; see `edgectl boot evidence --show` and "
+            "`journalctl --boot=-1` on the device"
         )
         self._end(order, "refused", Rejection.FAILED, text)
 

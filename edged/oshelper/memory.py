@@ -28,6 +28,9 @@ class Staged(msgspec.Struct, frozen=True):
     """As bootc tells a deployment from others: `bootc.Entry.name`."""
     text: str
     """For people."""
+    asked: bool = False
+    """The device was asked to restart into it. OSTree keeps what is staged in /run until an orderly shutdown
+    (ostree-finalize-staged.service): it is lost where the power goes before."""
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -94,8 +97,11 @@ class Memory:
         self._content.waiting[order.command.nonce] = msgspec.structs.replace(order, begun=True)
         self._write()
 
-    def stage(self, order: Order, staged: Staged) -> Order:
-        """It waits for the device's restart now; gives it as it stands. Raises OSError."""
+    def stage(self, order: Order, staged: Staged | None) -> Order:
+        """It waits for the device's restart now; without `staged` it is to be carried out anew. Gives it as it stands.
+
+        Raises OSError.
+        """
         order = msgspec.structs.replace(order, begun=False, staged=staged)
         self._content.waiting[order.command.nonce] = order
         self._write()

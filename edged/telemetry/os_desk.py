@@ -17,8 +17,9 @@ from edged.telemetry.orders import Order
 
 _log = log.get("commands")
 
-# How long the helper may take to begin, how long a request that it took may go unanswered, how often is looked.
-_TAKEN_S = 60.0
+# How long the helper may take to begin: after a start it waits for greenboot's verdict, as `outcome` does.
+_TAKEN_S = 900.0
+# How long a request that it took may go unanswered, how often is looked.
 _LONGEST_MS = 8 * 86_400_000
 _LOOK_S = 1.0
 _LOOK_SLOWLY_S = 15.0

@@ -184,6 +184,7 @@ def test_what_does_not_run_after_the_restart_is_told(machine: Machine) -> None:
     found = machine.result(wanted.nonce)
     assert (found.status, found.code) == ("refused", "failed")
     assert f"runs registry.example/edge-os:stable 42.1 {digest(1)} and not" in found.text
+    assert "or the power went" in found.text
     assert digest(2) in found.text
 
 
@@ -196,6 +197,22 @@ def test_a_boot_that_its_check_found_red_is_not_the_last_word(machine: Machine) 
     machine.boots("b3", 1)
     machine.run()
     assert machine.result(wanted.nonce).code == "failed"
+
+
+def test_in_a_red_boot_nothing_further_is_begun(machine: Machine) -> None:
+    """Staging may remove the deployment that greenboot goes back to."""
+    staged(machine)
+    changes = list(machine.bootc.changes)
+    machine.boots("b2", 2)
+    deployment.note(machine.root, deployment.Boot("b2", "two", good=False))
+    further = command()
+    machine.drop(signed(further), further.nonce)
+    machine.run()
+    assert (machine.bootc.changes, machine.result(further.nonce).status) == (changes, "accepted")
+    machine.boots("b3", 1)
+    machine.bootc.after("upgrade", STAGED)
+    machine.run()
+    assert machine.bootc.changes == [*changes, *changes], "then it is carried out"
 
 
 def test_where_bootc_does_not_say_what_runs_the_next_run_tells(machine: Machine) -> None:
@@ -230,6 +247,67 @@ def test_a_restart_waits_for_the_next_window_where_this_one_has_closed_meanwhile
     took = timedelta(hours=24)
     machine.run()
     assert machine.bootc.changes == ["bootc upgrade --quiet", "systemctl --no-block reboot"], "before anything else"
+
+
+def staged_for_later(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """An upgrade whose download outlasted the window; in the boot after, any time is in the window."""
+    windows = iter((True, False, False))
+    with monkeypatch.context() as during:
+        during.setattr("edged.oshelper.helper.in_window", lambda *_: next(windows))
+        wanted = staged(machine)
+    assert machine.bootc.changes == ["bootc upgrade --quiet"]
+    return wanted
+
+
+def test_what_a_power_cut_took_before_the_restart_is_staged_anew(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = staged_for_later(machine, monkeypatch)
+    machine.boots("b2", 1)
+    machine.run()
+    assert machine.bootc.changes == ["bootc upgrade --quiet"] * 2 + ["systemctl --no-block reboot"]
+    machine.boots("b3", 2)
+    machine.run()
+    assert machine.result(wanted.nonce).status == "done"
+
+
+def test_what_a_power_cut_took_while_the_device_could_not_restart_is_staged_anew(machine: Machine) -> None:
+    machine.bootc.fails("--no-block", "Access denied")
+    wanted = staged(machine)
+    machine.bootc.fails("--no-block", "")
+    machine.boots("b2", 1)
+    machine.run()
+    assert machine.bootc.changes == ["bootc upgrade --quiet", "systemctl --no-block reboot"] * 2
+    assert machine.result(wanted.nonce).status == "accepted"
+
+
+def test_what_a_power_cut_took_is_not_staged_anew_once_it_has_expired(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = staged_for_later(machine, monkeypatch)
+    machine.boots("b2", 1)
+    real = clock.wall
+    monkeypatch.setattr(clock, "wall", lambda: real() + timedelta(hours=2))
+    machine.run()
+    assert machine.bootc.changes == ["bootc upgrade --quiet"]
+    assert machine.result(wanted.nonce).code == "expired"
+
+
+def test_that_the_device_restarts_is_remembered_before_it_does(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The restart may end this process at any moment."""
+    path, remembered = machine.root / "var/lib/edged-os/memory.json", []
+    real = subprocess.run
+
+    def run(line: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+        if line[0] == "systemctl":
+            remembered.append(json.loads(path.read_bytes())["waiting"])
+        return real(line, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(subprocess, "run", run)
+    wanted = staged(machine)
+    assert [each[wanted.nonce]["staged"]["asked"] for each in remembered] == [True]
 
 
 def test_a_restart_that_fails_is_told_and_tried_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,23 @@ async def test_a_request_that_nobody_took_is_withdrawn_and_answered_when_that_ca
     assert desk.kept[0].code == "unsupported"
 
 
+async def test_a_request_that_comes_during_the_boot_waits_until_greenboot_has_judged_it(desk, monkeypatch):
+    """Its checks, the tasks of a green and of a red boot: 180, 120 and 60 s."""
+    await desk.desk.carry_out(OsUpgrade(), msgspec.structs.replace(desk.order(), handed_on=False))
+    real, looked = clock.monotonic, 0
+
+    def monotonic() -> float:
+        nonlocal looked
+        looked += 1
+        return real() + 180.0 + 120.0 + 60.0
+
+    monkeypatch.setattr(clock, "monotonic", monotonic)
+    await desk.until(lambda: looked >= 10)
+    desk.say("done")
+    await desk.until(lambda: desk.kept)
+    assert [each.status for each in desk.kept] == ["done"]
+
+
 async def test_results_stay_while_it_is_not_known_who_waits_for_them(tmp_path, monkeypatch):
     monkeypatch.setattr(os_desk, "_LOOK_SLOWLY_S", 0.01)
     found = Desk(tmp_path)
