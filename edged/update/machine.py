@@ -241,7 +241,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     soaked: Soaked = Soaked()
     """As far as the journal was told."""
     outlived: Soaked = Soaked()
-    """What of it an end that is no stop leaves: how it stood when the device last had gone on for long, or was stopped."""
+    """What of it an end that is no stop leaves: how it stood when the device had gone on for long, or was stopped."""
     swaps: str = ""
     """Why the two revisions change places, or have, with none of them warm beside the other; empty: they do not."""
     deferred: str = ""
