@@ -59,17 +59,25 @@ def step(watched: Watched, beat: Beat, now: float) -> tuple[Watched, Action]:
         return Watched(), Action.RECOVER if watched.failed else Action.NOTHING
     if watched.failed:  # this was a retry, and it failed too
         retries = watched.retries + 1
-        delay_s = min(_FIRST_RETRY_S * 2 ** min(retries, 16), _LAST_RETRY_S)
-        return Watched(watched.faults + 1, fault, retries, now + delay_s), Action.NOTHING
+        return Watched(watched.faults + 1, fault, retries, now + _delay_s(retries)), Action.NOTHING
     faults = watched.faults + 1
     if faults < _FAULTS and beat.present:
         return Watched(faults), Action.NOTHING
     return Watched(faults, fault, 0, now + _FIRST_RETRY_S), Action.FAIL
 
 
+def put_off(watched: Watched, now: float) -> Watched:
+    """After a retry that could not be made: it says nothing, and is made after as long again."""
+    return msgspec.structs.replace(watched, retry_at=now + _delay_s(watched.retries))
+
+
 def due(watched: Watched, now: float) -> Action:
     """Whether a failed accelerator is to be tried again now; a sound one is looked at when the shell likes."""
     return Action.RETRY if watched.failed and now >= watched.retry_at else Action.NOTHING
+
+
+def _delay_s(retries: int) -> float:
+    return min(_FIRST_RETRY_S * 2.0 ** min(retries, 16), _LAST_RETRY_S)
 
 
 def _fault(beat: Beat) -> str:
