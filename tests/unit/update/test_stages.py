@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -127,6 +128,45 @@ class TestATrialOnAnAcceleratorThatHasFailed:
         await unsound.stages.swap(TRYING)
         assert unsound.did == ["step aside", "try"]
         await unsound.shop.ledger.close()
+
+
+@pytest.mark.parametrize("at", ["try_spares", "build_best", "wait_loaded", "try_best"])
+@pytest.mark.parametrize("fails", [True, False])
+async def test_what_an_accelerator_did_that_failed_during_the_trial_is_not_held_against_the_revision(
+    tmp_path: Path, monkeypatch, at: str, fails: bool
+):
+    """Though it is not among the variants any more; and it is tried by a resident that has them all again."""
+    variants = [
+        Variant(name="cpu", runtime="r", file="f"),
+        Variant(name="tpu", runtime="r", file="f", requires=Requires(accelerator="edgetpu")),
+    ]
+    choice = SimpleNamespace(runnable=variants)
+    resident: Any = SimpleNamespace(name="m", revision=2, choice=choice, leaving=False, manifest=None)
+    shop = make_shop(tmp_path)
+    monkeypatch.setattr(shop.residency, "add_on_trial", lambda _: None)
+    stages, ended = Stages(shop, Conditions(), lambda _: None), []  # type: ignore[arg-type]
+
+    async def goes_well(*_: object, **__: object) -> dict[str, object]:
+        return {}
+
+    async def goes_wrong(*_: object, **__: object) -> NoReturn:
+        if fails:
+            shop.residency.avoid({"edgetpu": "accelerator edgetpu has failed: its device node is gone"})
+        choice.runnable = variants[:1]
+        raise trial.FailedError(Reason.WORKER_HANG, "it hangs", "tpu")
+
+    async def end(*asked: object) -> None:
+        ended.append(asked)
+
+    for name in ("try_spares", "build_best", "wait_loaded", "try_best"):
+        monkeypatch.setattr(trial, name, goes_wrong if name == at else goes_well)
+    monkeypatch.setattr(stages, "end", end)
+    with pytest.raises(EdgedError if fails else trial.FailedError) as raised:
+        await stages._try(resident)
+    assert ended == ([("m", 2)] if fails else [])
+    if fails:
+        assert raised.value.code is Code.MODEL_UNAVAILABLE
+    await shop.ledger.close()
 
 
 @pytest.mark.parametrize("ending", ["end", "end_trial", "settle"])
