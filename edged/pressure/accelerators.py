@@ -115,9 +115,10 @@ class Accelerators:
         elif action is Action.RECOVER:
             found = "works again" if users else "may be used again: no model is left to try it with"
             self._events.record(Severity.INFO, "accelerator_works", kind, f"accelerator {kind} {found}")
-        if was != why:
-            failed = {each: state.failed for each, state in self._watched.items() if state.failed}
-            self._residency.avoid({each: _told(each, text) for each, text in failed.items()})
+        if was != why or watchdog.is_gone(watched) != watchdog.is_gone(self._watched[kind]):
+            failed = {each: state for each, state in self._watched.items() if state.failed}
+            gone = [each for each, state in failed.items() if watchdog.is_gone(state)]
+            self._residency.avoid({each: _told(each, state.failed) for each, state in failed.items()}, gone)
 
     async def _beat(self, kind: str, users: Sequence[User], *, retry: bool) -> Beat | None:
         """One look; None when there is nothing to be learned now."""

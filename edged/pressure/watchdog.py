@@ -13,6 +13,9 @@ import msgspec
 # One heartbeat may be late when the device is busy; two in a row are not.
 _FAULTS = 2
 _FIRST_RETRY_S, _LAST_RETRY_S = 30.0, 3600.0
+# One that is reset, or plugged in anew, is back before it was tried again so often, which takes some minutes.
+_GONE_RETRIES = 3
+_GONE = "its device node is gone"
 
 
 class Action(StrEnum):
@@ -71,6 +74,11 @@ def put_off(watched: Watched, now: float) -> Watched:
     return msgspec.structs.replace(watched, retry_at=now + _delay_s(watched.retries))
 
 
+def is_gone(watched: Watched) -> bool:
+    """Whether its device node has been away for so long that nothing waits for it any more."""
+    return watched.failed == _GONE and watched.retries >= _GONE_RETRIES
+
+
 def due(watched: Watched, now: float) -> Action:
     """Whether a failed accelerator is to be tried again now; a sound one is looked at when the shell likes."""
     return Action.RETRY if watched.failed and now >= watched.retry_at else Action.NOTHING
@@ -82,7 +90,7 @@ def _delay_s(retries: int) -> float:
 
 def _fault(beat: Beat) -> str:
     if not beat.present:
-        return "its device node is gone"
+        return _GONE
     if beat.refused:
         return f"it answered a heartbeat with an error: {beat.refused}"
     if beat.answered_s is None:

@@ -169,7 +169,7 @@ class Stages:
         async with shop.trying:
             resident = await self.make(state.model, target)
             serving = self._check(state, resident)
-            trial.check_sound(resident.revision, resident.choice.runnable, shop.residency.failed)
+            trial.check_accelerators(resident, shop.residency)
             self.foreseen = why = await swap.reason(resident, serving)
             if why:
                 gate = self._terms.gate(state.model)
@@ -183,6 +183,8 @@ class Stages:
         best = tried[0]
         try:
             evidence = await trial.try_spares(resident)
+            if objections := resident.choice.objections:
+                evidence["not_tried"] = objections
             await trial.build_best(resident)
             found = shop.residency.find(resident.name, resident.revision)
             if found is None or not found.loaded:
@@ -214,7 +216,7 @@ class Stages:
         target, serving = _target(state), self.resident(state.model, state.serving)
         async with self._shop.trying:
             resident = await self.make(state.model, target)
-            trial.check_sound(resident.revision, resident.choice.runnable, self._shop.residency.failed)
+            trial.check_accelerators(resident, self._shop.residency)
             await swap.reason(resident, serving)  # others may have taken the room since; nobody steps aside in vain
             try:
                 if serving is not None:

@@ -12,6 +12,7 @@ from edged.bundle.manifest import Manifest, Variant
 from edged.errors import Code, EdgedError
 from edged.models import restarts
 from edged.models.loading import build, goldens_of, judge_golden, start_worker
+from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.models.states import State
 from edged.update.reasons import Reason
@@ -63,6 +64,19 @@ def check_runnable(resident: Resident) -> None:
         first = resident.choice.passed_over[0]
         texts = "; ".join(f"{passed.variant}: {passed.reason}" for passed in resident.choice.passed_over)
         raise FailedError(_REASONS.get(first.code, Reason.LOAD_FAILED), f"no variant can run here: {texts}")
+
+
+def check_accelerators(resident: Resident, residency: Residency) -> None:
+    """Before a trial: passes over the spare variants whose accelerator is gone, as a start without it would.
+
+    They show no goldens, so they do not serve when it is back either, before the revision is loaded again. Raises
+    EdgedError (model_unavailable) where another has failed.
+    """
+    choice, failed = resident.choice, residency.failed
+    for variant in choice.runnable[1:]:
+        if (kind := variant.requires.accelerator) in residency.gone:
+            choice.pass_over(variant, EdgedError(Code.INCOMPATIBLE_HARDWARE, failed[kind]))
+    check_sound(resident.revision, choice.runnable, failed)
 
 
 def check_sound(revision: int, variants: Sequence[Variant], failed: Mapping[str, str]) -> None:

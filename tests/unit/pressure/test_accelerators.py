@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 
 import psutil
 import pytest
@@ -35,9 +36,16 @@ async def test_one_that_vanishes_is_left_and_one_that_comes_back_is_used_again(m
         "accelerator edgetpu has failed: its device node is gone; it is tried again later"
     ]
     assert resident.choice.because == "accelerator edgetpu has failed: its device node is gone"
+    assert models.residency.gone == ()
+    ahead[0] = 400.0
+    for _ in range(3):
+        await until_async(lambda: device.watch._watched["edgetpu"].retry_at > time.monotonic() + ahead[0], "a retry")
+        ahead[0] += 4000.0
+    await models.until(lambda: models.residency.gone == ("edgetpu",))
     device.node.touch()
-    ahead[0] = 31.0
+    ahead[0] += 4000.0
     await models.until(runs(resident, "tpu"))
+    assert models.residency.gone == ()
     assert models.recorded("accelerator_works") == ["accelerator edgetpu works again"]
     assert other.worker is untouched
     assert device.life.degraded_reasons == []
