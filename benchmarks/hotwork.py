@@ -152,7 +152,7 @@ class Run:
             work_s -= step_s * self.device.speed
             self._pass(step_s, busy=True)
         request.answered = self.device.now
-        self._duty.spent(self.device.now - began, self.device.now)
+        self._duty.spent(self.device.now - began, self.device.now, ahead=request.model.priority == 1)
         self._answered += 1
 
     def _pass(self, seconds: float, *, busy: bool) -> None:

@@ -137,8 +137,8 @@ class Monitor:
             self._tell_fact(fact)
         self._tell(decision, readings)
         if decision.limits != self._limits:
-            self._limits = decision.limits
             self._take(decision.limits)
+            self._limits = decision.limits
         if self._tracing:
             await self._tracing.record(governor, before, now, readings, decision)
         return interval_s(decision, governor.closest_c(self._state, readings), load)

@@ -142,7 +142,7 @@ class Updates:
                 Code.INVALID_ARGUMENT, text, f"ask for 1 to {longest_s:g} s (update.hold_max_s), and renew it"
             )
         if request.model:
-            self._agent.course(request.model)  # raises for one that there is not: its hold would hold nothing
+            self._agent.check_model(request.model)
         now_s = clock.monotonic()
         owner = request.owner[:128] or "an application"
         lease = self._agent.holds.take(owner, request.model, now_s + request.seconds, now_s, request.lease)

@@ -24,10 +24,14 @@ class Duty:
         self._at = 0.0
         """When the last inference ended."""
 
-    def spent(self, seconds: float, now: float) -> None:
-        """An inference of so many seconds has just ended, in which nobody rested."""
-        began = max(now - seconds, self._at)
-        self._owed_s = min(self._owed(began) + seconds * (1.0 - self.share), _MOST_OWED_S)
+    def spent(self, seconds: float, now: float, *, ahead: bool = False) -> None:
+        """An inference of so many seconds has just ended, in which nobody rested.
+
+        Only one that may run `ahead` adds to what keeps the first priority waiting.
+        """
+        owed_s = self._owed(max(now - seconds, self._at))
+        most_s = _MOST_OWED_S if ahead else max(_AHEAD_S, owed_s)
+        self._owed_s = min(owed_s + seconds * (1.0 - self.share), most_s)
         self._at = now
 
     def rest_s(self, now: float, *, ahead: bool = False) -> float:

@@ -41,6 +41,8 @@ class Execution:
         self._busy_time = busy
         self._tell = tell
         self._rows = 0
+        self._ahead = False
+        """Whether who leads the batch may run ahead of the duty."""
         self._sent_ns = 0
         self._answered_ns = 0
         """When somebody was last answered well, by the monotonic clock; 0 before."""
@@ -91,6 +93,7 @@ class Execution:
         worker.excused = batch[0].retried
         self.statistics.last_inference_ms = clock.wall_ms()
         self._rows = sum([pending.admitted.rows for pending in batch])
+        self._ahead = resident.manifest.queue.is_first(batch[0].level)
         self._sent_ns = clock.monotonic_ns()
         self._busy_time.begin(self._sent_ns)
         try:
@@ -182,7 +185,7 @@ class Execution:
     def _learn(self, variant: Variant, answered: Answered) -> None:
         self.observed.take(variant.name, answered.counted)
         self.forecast.learn(self._rows, (clock.monotonic_ns() - self._sent_ns) / 1e9)
-        self._duty.spent(answered.infer_ns / 1e9, clock.monotonic())
+        self._duty.spent(answered.infer_ns / 1e9, clock.monotonic(), ahead=self._ahead)
 
     def _say(self, variant: Variant, rows: int, queue_s: tuple[float, ...], spent_ns: int) -> None:
         self._answered_ns = clock.monotonic_ns()

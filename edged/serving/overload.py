@@ -40,14 +40,19 @@ class Ahead(msgspec.Struct, frozen=True):
     """How long all of them will take."""
 
 
-def make_room(waiting: Waiting, bounds: Bounds, level: int, size: int) -> list[Pending] | None:
+def make_room(
+    waiting: Waiting, bounds: Bounds, level: int, size: int, leaving: Pending | None = None
+) -> list[Pending] | None:
     """Takes out whom to turn away, so that a request fits; None, and nobody, when that would not do.
 
-    A request larger than all that may wait is taken when nothing waits.
+    A request larger than all that may wait is taken when nothing waits. `leaving` is turned away in any case, and makes
+    room already.
     """
     count, held = waiting.count, waiting.size
+    if leaving is not None:
+        count, held = count - 1, held - leaving.size
     shed: list[Pending] = []
-    candidates = waiting.below(level)
+    candidates = (each for each in waiting.below(level) if each is not leaving)
     while count >= bounds.requests or (count and held + size > bounds.size_bytes):
         worst = next(candidates, None)
         if worst is None:

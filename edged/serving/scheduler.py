@@ -179,7 +179,7 @@ class Queue:
         why = self._patience.too_long(level, now, ahead, self.bounds, deadline - now)
         if why:
             raise self._overloaded(why)
-        shed = overload.make_room(waiting, self.bounds, level, size)
+        shed = overload.make_room(waiting, self.bounds, level, size, skipped)
         if shed is None:
             raise self._overloaded(f"has {waiting.count} requests of {waiting.size} bytes waiting")
         if shed:
@@ -240,7 +240,8 @@ class Queue:
                 await self._fill()
                 admission = await self._gate.turn(self._level)
                 try:
-                    await self._execute_next()
+                    if not self._rests():  # for what others have computed meanwhile
+                        await self._execute_next()
                 finally:
                     self._gate.end(admission)
         except Exception:  # noqa: BLE001 - a defect, which costs those that wait and not those that come
@@ -295,8 +296,13 @@ class Queue:
                 return
             await self._pause(left_ns, seen + 1 if closing.declared else closing.enough)
 
+    def _rests(self) -> bool:
+        leader = self._waiting.leader()
+        return leader is not None and self._duty.share < 1 and self._rest_s(leader) > 0
+
     def _rest_s(self, leader: Pending) -> float:
-        ahead = self.resident.manifest.queue.is_first(leader.level)
+        """Who is tried once more may run ahead too: nobody comes before him."""
+        ahead = leader.retried or self.resident.manifest.queue.is_first(leader.level)
         return self._duty.rest_s(clock.monotonic(), ahead=ahead)
 
     async def _pause(self, wait_ns: int, until: int) -> None:

@@ -100,18 +100,24 @@ class Agent:
         floor = committed.floor if committed else 1
         # A floor that was raised since takes nothing out of service that serves already; nobody goes below it any more.
         signed, condemned = max(floor, self.floor(state.model)), self.quarantined.values()
+        serves = (state.serving, state.intended)
         options = [
-            (each, start.objection(state, each, floor if each.ref == state.serving else signed, condemned, environment))
+            (each, start.objection(state, each, floor if each.ref in serves else signed, condemned, environment))
             for each in start.candidates(state, committed, factory)
         ]
         refs = [each.ref for each, _ in options]
         sources = [await asyncio.to_thread(library.find, state.model, ref.revision, ref.digest) for ref in refs]
         course = Course(state, self._shop, self)
         await course.count_start()
-        chosen = self.chosen[state.model] = await start.choose(state, options, sources, self._shop)
+        counted = course.state != state
+        try:
+            chosen = self.chosen[state.model] = await start.choose(state, options, sources, self._shop)
+        except asyncio.CancelledError:
+            if counted:  # what has not been counted yet is, at the next start
+                await course.leave()
+            raise
         if chosen.degraded:
             self._degrade(chosen.degraded)
-        counted = course.state != state
         course.state = start.pointing(course.state, chosen.ref)
         course.floor = floor
         self._add(course)
@@ -162,7 +168,7 @@ class Agent:
 
     async def _poll(self) -> None:
         while True:
-            if not self.busy:
+            if not self._fetches:
                 await self.looking.forget_stick()
             if self.looking.anywhere:
                 # A repository's is told in `last_look` and in the events, the journal's by `_look_again`.
@@ -194,7 +200,7 @@ class Agent:
         if stick is None and not self._shop.settings.repository:
             text = "there is no repository to look at"
             raise EdgedError(Code.INVALID_ARGUMENT, text, "set update.repository, or name a folder with --from")
-        if self.busy and stick != self.looking.stick:
+        if self._fetches and stick != self.looking.stick:
             text = "an update from another repository is under way"
             raise EdgedError(Code.OVERLOADED, text, "wait until it is done; `edgectl update --watch` shows it")
         found = await self.looking.at(stick, follow=begin)
@@ -362,6 +368,16 @@ class Agent:
     def shop(self) -> Shop:
         """What it works with."""
         return self._shop
+
+    def check_model(self, model: str) -> None:
+        """Raises EdgedError where there is no such model, whose hold would hold nothing."""
+        if model not in self._shop.residency.routes:  # it has one while its start still loads
+            self.course(model)
+
+    @property
+    def _fetches(self) -> bool:
+        """Whether any update still needs the repository that it comes from."""
+        return any(course.state.phase in (Phase.FETCHING, Phase.STAGED) for course in self.courses.values())
 
     @property
     def busy(self) -> bool:

@@ -26,9 +26,6 @@ _log = log.get("update")
 _PAUSE_S = 15.0
 _LONGEST_PAUSE_S = 3600.0
 
-# How long a soak has lasted is kept so often, after the first time: a power cut costs it no more than that.
-_KEPT_S = 3600.0
-
 # So long somebody who asked waits until a course has taken that in.
 _HEARD_S = 5.0
 
@@ -98,7 +95,7 @@ class Course:
 
     async def run(self) -> None:
         """Goes on until it is cancelled."""
-        self._time(policy.SURVIVED_S)
+        self._time()
         try:
             while True:
                 found, turn = await self._said.get()
@@ -117,8 +114,7 @@ class Course:
                 self._timer.cancel()
             soaked = self.stages.soaked
             await self._stop_work()
-            with contextlib.suppress(EdgedError):  # the next start takes it for one after a crash
-                await self._leave(soaked)
+            await self.leave(soaked)
             for task in self._ending:
                 task.cancel()
             await asyncio.gather(*self._ending, return_exceptions=True)
@@ -132,24 +128,24 @@ class Course:
                 await self._record(old, new, found)
                 self.state = new
 
-    async def _leave(self, soaked: Soaked | None) -> None:
-        """Keeps that this life ends as it should, unless what was being written then says more. Raises EdgedError."""
+    async def leave(self, soaked: Soaked | None = None) -> None:
+        """Keeps that this life ends as it should, unless what was being written then says more."""
         if self._recorded is not None:
-            await self._pay()
             found = Said(Happened(Event.STOPPED, soaked=soaked))
             new, _ = step(self.state, found.happened)
-            if new != self.state:
-                await self._record(self.state, new, found)
+            with contextlib.suppress(EdgedError):  # the next start takes it for one after a crash
+                await self._pay()
+                if new != self.state:
+                    await self._record(self.state, new, found)
 
-    def _time(self, delay_s: float) -> None:
-        """Has what runs be told of as having lasted, in a while and then now and again."""
+    def _time(self) -> None:
+        """Has what runs be told of as having lasted, in a while."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._lasted) if self.state.phase in RUNS else None
-
-    def _lasted(self) -> None:
-        self.post(Happened(Event.LASTED))
-        self._time(_KEPT_S)
+            self._timer = None
+        if self.state.phase in RUNS:
+            lasted = Happened(Event.LASTED)
+            self._timer = asyncio.get_running_loop().call_later(policy.SURVIVED_S, self.post, lasted)
 
     def _soaked(self, happened: Happened) -> Happened:
         return msgspec.structs.replace(happened, soaked=self.stages.soaked)
@@ -204,14 +200,16 @@ class Course:
                 self._begin(_after_pause(found))
                 self._waits = found
                 return
-        self.state, self.text = new, found.happened.text
+        self.state = new
+        if found.happened.event is not Event.LASTED:  # which says nothing of why
+            self.text = found.happened.text
         if found.happened.reason in MAY_PASS and old.target is not None:
             self.put_off = old.target.revision
         self._shop.changes.mark()
         if found is self._waits:
             self._waits = None
         if new.phase is not old.phase:
-            self._time(policy.SURVIVED_S)
+            self._time()
         if found.happened.event not in (Event.DEFERRED, Event.RESUMED):
             self._pause_s = _PAUSE_S
         for effect in effects:
@@ -303,7 +301,8 @@ class Course:
         model, target = old.model, old.target
         match effect:
             case Effect.DISCARD if target is not None:
-                with contextlib.suppress(OSError):  # rubbish, which the next collection finds
+                # Rubbish, which the next collection finds; EdgedError: a name under which nothing was fetched.
+                with contextlib.suppress(OSError, EdgedError):
                     await asyncio.to_thread(self._shop.library.store.discard_staging, model, target.revision)
             case Effect.END_TRIAL if target is not None and target != self.state.serving:
                 end = self.stages.end_trial(model, target.revision, self.state.serving)

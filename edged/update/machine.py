@@ -196,10 +196,13 @@ class Ref(msgspec.Struct, frozen=True):
 
 
 class Soaked(msgspec.Struct, frozen=True):
-    """What a soak has seen so far, in all lives of the daemon."""
+    """What a soak has seen so far, in all lives of the daemon since one that was not stopped."""
 
     lasted_s: float = 0.0
     requests: int = 0
+    errors: float = 0.0
+    """The logarithm that the test of its errors has come to, as is `slowness` of that of its windows."""
+    slowness: float = 0.0
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,12 +265,13 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     if happened.event is Event.FAILED and happened.reason in MAY_PASS:
         effects = tuple(effect for effect in effects if effect is not Effect.DISCARD)
     soaks = rule.phase is state.phase is Phase.SOAKING
+    fell = happened.event is Event.STARTED and not state.stopped  # what takes the device down adds up no time to commit
     new = msgspec.structs.replace(
         state,
         phase=rule.phase,
         deferred=state.deferred if aside else "",  # what is under way goes on when it did before
         stopped=happened.event is Event.STOPPED,
-        soaked=(happened.soaked or state.soaked) if soaks else Soaked(),
+        soaked=(happened.soaked or state.soaked) if soaks and not fell else Soaked(),
     )
     tried = {state.phase, rule.phase} == {Phase.TRIAL, Phase.SHADOW}
     if rule.phase is not state.phase and not tried:
@@ -294,7 +298,7 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
         case Event.RETRY if not tried:
             again = state.phase is Phase.STAGED
             new = msgspec.structs.replace(new, attempts=state.attempts + 1, refetches=state.refetches + again)
-        case Event.STARTED if rule.phase in WORK and not state.stopped:
+        case Event.STARTED if rule.phase in WORK and fell:
             new = msgspec.structs.replace(new, attempts=state.attempts + 1)
         case Event.LASTED:
             new = msgspec.structs.replace(new, attempts=0)

@@ -44,7 +44,7 @@ class Obeying:
         raise EdgedError(Code.UNSUPPORTED, f"nobody here carries out {intent.__struct_config__.tag}")
 
     def _hold(self, model: str, seconds: int) -> Done:
-        self._agent.course(model)  # raises where there is no such model
+        self._agent.check_model(model)
         longest_s = self._agent.shop.settings.hold_max_s
         if seconds > longest_s:
             text = f"a hold of {seconds} s is not allowed"

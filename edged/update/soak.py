@@ -135,7 +135,7 @@ class Soak:
         """`began_s` on the clock that later times are of; `least_s`: no verdict that it is good before that time.
 
         `budget_s`: what the author allows a request to take; within it nothing is slow. `before`: how far it had come
-        when it was begun again; what it asks for is then less by that, while its tests begin anew.
+        when it was begun again; it goes on from there, its tests too.
         """
         may = allowed_rate(rules, old)
         self.old = old
@@ -149,8 +149,8 @@ class Soak:
         self._began_s = began_s
         self._least_s = least_s
         self._before = before
-        self._errors = Sprt(may, min(max(may * _TIMES, may + _MORE), (1 + may) / 2))
-        self._slowness = Sprt(_SLOW_MAY, _SLOW_IS)
+        self._errors = Sprt(may, min(max(may * _TIMES, may + _MORE), (1 + may) / 2), before.errors)
+        self._slowness = Sprt(_SLOW_MAY, _SLOW_IS, before.slowness)
         self._slow_s = max(old.median_s * _SLOW_TIMES, budget_s) if old.median_s else math.inf
         self._window_ends_s = began_s + _WINDOW_S
         self._in_window = 0
@@ -181,19 +181,20 @@ class Soak:
         """The verdict now, its reason when it is bad, and in words."""
         lasted = f"{now_s - self._began_s:.0f} s"
         after = f"after {self.requests} requests and {lasted}"
-        so_far = f"{self.failed} of {self.requests} requests failed in {lasted}"
+        earlier = ""
         if self._before.lasted_s:
-            so_far += f", after {self._before.requests} requests in {self._before.lasted_s:.0f} s before it went on"
+            earlier = f", after {self._before.requests} requests in {self._before.lasted_s:.0f} s before it went on"
+        so_far = f"{self.failed} of {self.requests} requests failed in {lasted}{earlier}"
         if self.hangs:
             return Verdict.BAD, Reason.WORKER_HANG, f"its worker hung {after}"
         if self.crashes >= CRASHES:
             return Verdict.BAD, Reason.CRASH_LOOP, f"its worker ended {self.crashes} times {after}"
         if self._errors.verdict is Verdict.BAD:
-            found = f"{self.failed} of {self.requests} requests failed; {self._errors.may:.2%} may"
+            found = f"{self.failed} of {self.requests} requests failed{earlier}; {self._errors.may:.2%} may"
             return Verdict.BAD, Reason.ERROR_RATE, found
         if self._slowness.verdict is Verdict.BAD:
             found = f"most requests took over {self._slow_s * 1e3:.1f} ms in {self.slow_windows} of {self.windows} s"
-            return Verdict.BAD, Reason.LATENCY_BUDGET, found
+            return Verdict.BAD, Reason.LATENCY_BUDGET, found + earlier
         enough = self.proven and self._errors.verdict is Verdict.GOOD and self._slowness.ratio <= 0
         if enough and self.so_far(now_s).lasted_s >= self._least_s:
             return Verdict.GOOD, None, so_far
@@ -211,7 +212,8 @@ class Soak:
     def so_far(self, now_s: float) -> Soaked:
         """What it has seen, with what it had before it was begun again."""
         before = self._before
-        return Soaked(before.lasted_s + now_s - self._began_s, before.requests + self.requests)
+        lasted_s, requests = before.lasted_s + now_s - self._began_s, before.requests + self.requests
+        return Soaked(lasted_s, requests, self._errors.ratio, self._slowness.ratio)
 
     def evidence(self) -> dict[str, float]:
         """The numbers that the verdict rests on."""

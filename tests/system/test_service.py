@@ -187,7 +187,13 @@ def test_the_sandbox_is_tight_and_the_unit_without_fault(system: Container) -> N
     held = dict(line.split(":\t") for line in system.run(f"cat /proc/{pid}/status").splitlines() if ":\t" in line)
     assert (held["NoNewPrivs"], held["Seccomp"]) == ("1", "2")
     assert {int(held[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
-    assert system.property("RemoveIPC") == "yes"
+
+
+def test_a_callers_shared_region_outlives_a_restart(system: Container) -> None:
+    system.run("install -g edged -m 0660 /dev/null /dev/shm/a-callers-region")
+    system.run("systemctl restart edged")
+    system.wait("systemctl is-active edged")
+    assert system.run("stat -c %G /dev/shm/a-callers-region") == "edged"
 
 
 def test_it_serves_on_a_read_only_root_with_volatile_state(root: Path) -> None:

@@ -57,7 +57,7 @@ class TestDuty:
         now, worked_s = start_s, 0.0
         while now < until_s:
             now += duty.rest_s(now, ahead=ahead) + work_s
-            duty.spent(work_s, now)
+            duty.spent(work_s, now, ahead=ahead)
             worked_s += work_s
         return worked_s
 
@@ -94,9 +94,16 @@ class TestDuty:
 
     def test_no_debt_grows_without_bound(self):
         duty = self.at(0.05)
-        duty.spent(60.0, 100.0)
+        duty.spent(60.0, 100.0, ahead=True)
         assert duty.rest_s(100.0) == pytest.approx(4.0 / 0.05)
         assert duty.rest_s(100.0, ahead=True) == pytest.approx(2.0 / 0.05)
+
+    def test_the_highest_never_rests_for_what_others_computed(self):
+        duty = self.at(0.05)
+        for now in (100.0, 100.0, 160.0):
+            duty.spent(60.0, now)
+            assert duty.rest_s(now) == pytest.approx(2.0 / 0.05)
+            assert duty.rest_s(now, ahead=True) == 0
 
     def test_a_greater_share_is_felt_at_once(self):
         duty = self.at(0.05)
@@ -114,5 +121,5 @@ class TestDuty:
         told_s, now, step_s = duty.takes_s(work_s, 10.0, ahead=first), 10.0, 0.01
         for _ in range(int(work_s / step_s)):
             now += duty.rest_s(now, ahead=first) + step_s
-            duty.spent(step_s, now)
+            duty.spent(step_s, now, ahead=first)
         assert now - 10.0 == pytest.approx(told_s, abs=3 * step_s / share)

@@ -782,15 +782,28 @@ class TestLimits:
 
     async def test_of_rate_skip_nobody_for_what_is_not_taken_in(self, bench, monkeypatch):
         monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
-        bench = bench(requests=2, of=manifest(max_batch_size=1))
+        bench = bench(size_bytes=100, of=manifest(max_batch_size=1))
         bench.queue.limit(ModelLimits(max_rate=30))
         await bench.busy()
         waits = [bench.send(level=2) for _ in range(2)]
         await settle()
-        refused = bench.send(level=2)
+        refused = bench.send(columns=100, level=2)
         await settle()
         assert code(refused) is Code.OVERLOADED
         assert not any(caller.done() for caller in waits)
+
+    async def test_of_rate_make_room_by_whom_they_skip(self, bench, monkeypatch):
+        monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
+        bench = bench(requests=2, of=manifest(max_batch_size=1))
+        bench.queue.limit(ModelLimits(max_rate=30))
+        await bench.busy()
+        oldest, other = [bench.send(level=2) for _ in range(2)]
+        await settle()
+        newer = bench.send(level=2)
+        await settle()
+        assert code(oldest) is Code.OVERLOADED
+        assert not other.done()
+        assert not newer.done()
 
     async def test_of_duty_make_all_but_the_highest_rest(self, bench, monkeypatch):
         now = [100.0]
@@ -817,7 +830,7 @@ class TestLimits:
         monkeypatch.setattr(clock, "monotonic", lambda: now[0])
         bench = bench()
         bench.duty.share = 0.5
-        bench.duty.spent(5.0, now[0])
+        bench.duty.spent(5.0, now[0], ahead=True)
         bench.send(level=1)
         await settle()
         assert bench.executed == []
@@ -825,6 +838,40 @@ class TestLimits:
         bench.clock.forward(1.0)
         await settle()
         assert bench.executed == [[1]]
+
+    async def test_of_duty_hold_one_that_waited_for_its_turn_while_others_computed(self, bench, monkeypatch):
+        now = [100.0]
+        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+        bench = bench()
+        bench.duty.share = 0.5
+        turn = bench.gate.turn
+
+        async def late(level):
+            number = await turn(level)
+            if now[0] == 100.0:
+                bench.duty.spent(1.0, now[0])  # by another model, which had the turn before
+            return number
+
+        bench.gate.turn = late
+        bench.send(level=2)
+        await settle()
+        assert bench.executed == []
+        now[0] += 1.0
+        bench.clock.forward(1.0)
+        await settle()
+        assert bench.executed == [[1]]
+
+    async def test_of_duty_do_not_hold_one_that_is_tried_once_more(self, bench, monkeypatch):
+        """The highest would wait behind it."""
+        monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
+        bench = bench()
+        bench.send(level=2)
+        await settle()
+        bench.duty.share = 0.5
+        bench.duty.spent(1.0, 100.0)
+        bench.worker.asked[0].fail()
+        await settle()
+        assert bench.executed == [[1], [1]]
 
     async def test_of_duty_are_looked_at_again_each_second_of_a_long_rest(self, bench, monkeypatch):
         monkeypatch.setattr(clock, "monotonic", lambda: 100.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from support.courses import NOW, ONE, TWO, make_shop
 from support.polling import until_async
@@ -18,11 +19,11 @@ from edged.errors import Code, EdgedError
 from edged.events import EventLog
 from edged.types import Limits
 from edged.update import agent as agents
-from edged.update import inventory, opening, plan
+from edged.update import inventory, opening, plan, start
 from edged.update.administration import Administration
 from edged.update.agent import Agent, Device
 from edged.update.collecting import collect
-from edged.update.journal import DATABASE
+from edged.update.journal import DATABASE, Journal
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.reasons import Reason
 from edged.update.records import Transition
@@ -251,9 +252,10 @@ def transition(state: State) -> Transition:
 async def test_a_signed_floor_holds_after_a_restart(tmp_path: Path):
     settings = Update(repository="https://r")
     async with made(tmp_path, settings=settings) as agent:
-        agent.shop.fetcher.floors = {"m": 2}
+        agent.shop.fetcher.floors = {"m": 3}
         await agent.look_at(None, begin=True)
-        state = State(model="m", serving=Ref(1, "1" * 64), previous=Ref(0, "0" * 64))
+        refs = [Ref(revision, str(revision) * 64) for revision in range(3)]
+        state = State(model="m", serving=refs[1], intended=refs[2], previous=refs[0])
         await agent.shop.ledger.do(agent.shop.ledger.journal.record, state, transition(state))
     shop = make_shop(tmp_path, settings=settings)
     agent = Agent(shop, Device("d", "f", "c"), lambda _: None, lambda _: None)
@@ -263,10 +265,44 @@ async def test_a_signed_floor_holds_after_a_restart(tmp_path: Path):
             await Administration(agent).pin("m", 1, "pin")
         assert raised.value.code is Code.ROLLBACK_ATTACK
         passed = dict(agent.chosen["m"].passed_over)
-        assert "lies below 2" in passed[0]
+        assert "lies below 3" in passed[0]
         assert "lies below" not in passed[1], "what serves is not taken out of service"
+        assert "lies below" not in passed[2], "nor what would, but for a start that could not run it"
     finally:
         await agent.close()
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        (State(model="m", phase=Phase.SOAKING, stopped=True), (0, True)),
+        (State(model="m", phase=Phase.SOAKING), (1, True)),
+        (State(model="m", phase=Phase.TRIAL), (0, False)),
+        (State(model="m", phase=Phase.SOAKING, attempts=5), (5, False)),
+    ],
+)
+async def test_a_stop_while_a_model_loads_is_no_crash_and_hides_none_before_it(
+    tmp_path: Path, monkeypatch, found: State, kept: tuple[int, bool]
+):
+    loads = asyncio.Event()
+
+    async def choose(*_: object) -> None:
+        loads.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(start, "choose", choose)
+    found = msgspec.structs.replace(found, serving=TWO, previous=ONE, target=TWO)
+    shop = make_shop(tmp_path)
+    shop.ledger.journal.record(found, transition(found))
+    agent = Agent(shop, Device("d", "f", "c"), lambda _: None, lambda _: None)
+    begins = asyncio.create_task(agent.begin())
+    await loads.wait()
+    await agent.close()
+    await begins
+    journal = Journal(tmp_path / "state", tmp_path / "runtime", NOW)
+    left = journal.states()["m"]
+    journal.close()
+    assert (left.attempts, left.stopped) == kept
 
 
 class TestCollecting:
@@ -290,6 +326,17 @@ class Stored:
     """Where a revision came from."""
 
     origin = "store"
+
+
+async def test_a_model_whose_start_still_loads_may_be_held(tmp_path: Path):
+    async with made(tmp_path) as agent:
+        agent.check_model("m")
+        course = agent.courses.pop("m")
+        with pytest.raises(EdgedError):
+            agent.check_model("m")
+        agent.shop.residency.routes["m"] = object()
+        agent.check_model("m")
+        agent.courses["m"] = course
 
 
 async def test_what_is_no_models_name_is_not_pinned(tmp_path: Path):

@@ -300,18 +300,14 @@ class TestALifeOfTheDaemon:
             await running.until(lambda: running.steps()[-1:] == ["passed"])
             assert running.shop.ledger.journal.states()["m"].phase is Phase.COMMITTED
 
-    async def test_in_which_a_phase_lasts_takes_back_what_counted_against_it_and_says_so_once(
-        self, tmp_path: Path, monkeypatch
-    ):
+    async def test_in_which_a_phase_lasts_takes_back_what_counted_against_it(self, tmp_path: Path, monkeypatch):
         monkeypatch.setattr(policy, "SURVIVED_S", 0.001)
-        monkeypatch.setattr(course, "_KEPT_S", 0.001)
         async with Running(tmp_path, state(Phase.TRIAL, attempts=2)) as running:
+            running.course.text = "it loads"
             await running.until(lambda: not running.state.attempts)
-            posted, post = [], running.course.post
-            monkeypatch.setattr(running.course, "post", lambda happened: (posted.append(happened), post(happened)))
-            await running.until(lambda: posted)
             await running.course.heard()
             assert running.steps() == ["lasted"]
+            assert running.course.text == "it loads"
 
     async def test_that_falls_back_on_another_revision_says_so_once(self, tmp_path: Path):
         found = State(model="m", serving=TWO, previous=ONE)
@@ -350,6 +346,14 @@ class TestATrialThatEnds:
             over.set()
             await running.until(lambda: "try" in running.script.did)
             assert running.script.did == ["shadow", "ending", "ended", "try"]
+
+
+async def test_nothing_is_discarded_under_what_is_no_models_name_and_the_course_goes_on(tmp_path: Path):
+    wrong = State(model="../m", phase=Phase.FETCHING, serving=ONE, target=TWO)
+    async with Running(tmp_path, wrong) as running:
+        running.post(Event.SUPERSEDED)
+        running.post(Event.WANTED, target=TWO)
+        await running.until(lambda: running.script.did == ["fetch"])
 
 
 class TestAGate:

@@ -105,6 +105,14 @@ class TestAStick:
             assert await polled(agent, repositories.asked) == USUAL
             assert agent.looking.stick is None
 
+    @pytest.mark.parametrize("phase", [Phase.TRIAL, Phase.SHADOW, Phase.SOAKING])
+    async def test_is_needed_no_more_once_its_revision_is_here(self, tmp_path: Path, stick: Path, phase: Phase):
+        """It may wait or soak for a day, or for ever."""
+        async with made(tmp_path) as (agent, repositories):
+            agent.courses["m"].state = State(model="m", phase=phase, serving=ONE, target=TWO)
+            agent.looking.stick = stick
+            assert await polled(agent, repositories.asked) == USUAL
+
     async def test_is_looked_at_until_it_is_taken_away_where_there_is_nothing_else(self, tmp_path: Path, stick: Path):
         async with made(tmp_path, repository="") as (agent, repositories):
             agent.courses["m"].state = State(model="m", serving=TWO)

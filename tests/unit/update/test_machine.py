@@ -214,6 +214,11 @@ class TestCounting:
         for event in (Event.PASSED, Event.FAILED):
             assert step(now, happened(event))[0].soaked == Soaked()
 
+    def test_a_soak_that_the_daemon_did_not_survive_begins_anew(self):
+        now, _ = step(state(Phase.SOAKING), Happened(Event.LASTED, soaked=Soaked(600.0, 12)))
+        assert (now.attempts, now.soaked) == (0, Soaked(600.0, 12))
+        assert step(now, Happened(Event.STARTED))[0].soaked == Soaked()
+
     def test_crashes_survive_a_start(self):
         now, _ = step(state(Phase.SOAKING), Happened(Event.CRASHED))
         now, _ = step(now, Happened(Event.STARTED))

@@ -159,7 +159,24 @@ class TestASoakBegunAgain:
         assert soak.judge(529.0)[0] is Verdict.OPEN
         assert soak.judge(530.0)[0] is Verdict.GOOD
         assert [soak.is_over(at_s) for at_s in (539.0, 540.0)] == [False, True]
-        assert soak.so_far(530.0) == Soaked(90.0, 1000)
+        found = soak.so_far(530.0)
+        assert (found.lasted_s, found.requests) == (90.0, 1000)
+
+    @pytest.mark.parametrize(
+        ("error_rate", "slower", "reason"), [(0.05, 1.0, Reason.ERROR_RATE), (0.0, 4.0, Reason.LATENCY_BUDGET)]
+    )
+    def test_forgets_nothing_that_speaks_against_it(self, error_rate, slower, reason):
+        """Paused every few requests, no one life of it sees enough."""
+        device, old, before = Device(7, error_rate, slower), Device(8, 0.0).record(3000), Soaked()
+        verdict, found = Verdict.OPEN, None
+        while verdict is Verdict.OPEN and before.requests < 5000:
+            soak = Soak(RULES, old, device.now_s, before=before)
+            for _ in range(60):
+                soak.add(device.request(), device.now_s)
+            verdict, found, text = soak.judge(device.now_s)
+            before = soak.so_far(device.now_s)
+        assert (verdict, found) == (Verdict.BAD, reason)
+        assert "before it went on" in text
 
     def test_is_judged_by_what_it_sees_now(self):
         soak = Soak(RULES, Record(), 0.0, before=Soaked(3000.0, 100_000))
