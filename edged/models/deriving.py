@@ -11,16 +11,13 @@ from typing import Any
 
 from edged import clock
 from edged.bundle.manifest import Variant
-from edged.errors import Code, EdgedError
+from edged.errors import EdgedError
 from edged.models import restarts
 from edged.models.loading import build
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.models.workshop import Workshop
 from edged.types import Limits
-
-# What the device was short of it may have later; what an engine could not build it will not build then either.
-_MAY_PASS = (Code.MEMORY_SHORT, Code.STORAGE_FULL)
 
 # How long what was tried is left alone at first, and at most: twice as long each time.
 _AGAIN_S, _LONGEST_S = 30.0, 3600.0
@@ -100,9 +97,12 @@ class Deriving:
         changes.mark()
 
     def _fail(self, resident: Resident, variant: Variant, error: EdgedError | OSError) -> None:
-        """What may pass is tried again after a while; the rest is passed over until the model is loaded again."""
+        """What the device was short of it may have later; what an engine could not build it will not build then either.
+
+        The one is tried again after a while, the other passed over until the model is loaded again.
+        """
         resident.lost.keep(variant, error)
-        if isinstance(error, EdgedError) and error.code not in _MAY_PASS:
+        if isinstance(error, EdgedError) and not restarts.is_short(error):
             resident.choice.pass_over(variant, error)
 
     def _not_soon_again(self, work: _Work, *, failed: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from edged.changes import Changes
 from edged.models.resident import Resident
@@ -21,10 +21,12 @@ class Residency:
         self.routes: dict[str, Route] = {}
         self.failed: Mapping[str, str] = {}
         """The accelerators that have failed, and why, by kind."""
+        self.gone: Collection[str] = ()
+        """Those of them that are not there any more, as far as anybody can tell."""
 
-    def avoid(self, failed: Mapping[str, str]) -> None:
+    def avoid(self, failed: Mapping[str, str], gone: Collection[str] = ()) -> None:
         """Has all models, and those that come, avoid what runs on these accelerators. Each call holds alone."""
-        self.failed = dict(failed)
+        self.failed, self.gone = dict(failed), tuple(gone)
         for resident in self.known():
             self._keep_off(resident)
         self.changes.mark()

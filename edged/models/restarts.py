@@ -10,8 +10,8 @@ from edged.worker.process import LostError
 # So many deaths in a row, with no answer between, are no accident any more.
 LOOP_DEATHS = 5
 
-
-_MAY_PASS = (Code.WORKER_CRASHED, Code.WORKER_HANG, Code.MEMORY_SHORT, Code.STORAGE_FULL)
+_SHORT = (Code.MEMORY_SHORT, Code.STORAGE_FULL)
+_MAY_PASS = (Code.WORKER_CRASHED, Code.WORKER_HANG, *_SHORT)
 
 
 def delay_s(deaths: int, least_s: float, longest_s: float) -> float:
@@ -44,6 +44,11 @@ def is_at_fault(error: EdgedError | OSError) -> bool:
     """Whether the variant will not come up the next time either; what was built of it is built again."""
     built_again = isinstance(error, EdgedError) and error.code is Code.DERIVED_UNUSABLE
     return not may_pass(error) and not built_again
+
+
+def is_short(error: EdgedError | OSError) -> bool:
+    """Whether it was the device that had no room, in memory or on its disk, which says nothing of what was tried."""
+    return isinstance(error, EdgedError) and error.code in _SHORT
 
 
 def is_want_of_memory(error: EdgedError | OSError) -> TypeGuard[EdgedError]:

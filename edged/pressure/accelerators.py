@@ -14,7 +14,7 @@ from edged import clock
 from edged.bundle.manifest import Variant
 from edged.errors import EdgedError
 from edged.events import EventLog, Severity
-from edged.models import heartbeat
+from edged.models import heartbeat, restarts
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.pressure import reset, watchdog
@@ -34,6 +34,10 @@ User = tuple[Resident, Variant]
 
 Proven = Callable[[Resident, float], bool]
 """Whether the callers of a resident show that it has worked within so many seconds."""
+
+
+class _ShortError(Exception):
+    """No worker came up for want of memory or storage: that says nothing of the accelerator."""
 
 
 class Accelerators:
@@ -96,6 +100,8 @@ class Accelerators:
         users = [user for user in self._users() if user[1].requires.accelerator == kind]
         beat = await self._beat(kind, users, retry=bool(watched.failed))
         if beat is None:
+            if watched.failed:
+                self._watched[kind] = watchdog.put_off(watched, clock.monotonic())
             return
         self._watched[kind], action = watchdog.step(watched, beat, clock.monotonic())
         was, why = watched.failed, self._failed(kind)
@@ -109,9 +115,10 @@ class Accelerators:
         elif action is Action.RECOVER:
             found = "works again" if users else "may be used again: no model is left to try it with"
             self._events.record(Severity.INFO, "accelerator_works", kind, f"accelerator {kind} {found}")
-        if was != why:
-            failed = {each: state.failed for each, state in self._watched.items() if state.failed}
-            self._residency.avoid({each: _told(each, text) for each, text in failed.items()})
+        if was != why or watchdog.is_gone(watched) != watchdog.is_gone(self._watched[kind]):
+            failed = {each: state for each, state in self._watched.items() if state.failed}
+            gone = [each for each, state in failed.items() if watchdog.is_gone(state)]
+            self._residency.avoid({each: _told(each, state.failed) for each, state in failed.items()}, gone)
 
     async def _beat(self, kind: str, users: Sequence[User], *, retry: bool) -> Beat | None:
         """One look; None when there is nothing to be learned now."""
@@ -123,9 +130,13 @@ class Accelerators:
             return alive
         if retry:
             await self._reset(kind)
-            resident, variant = max(users, key=lambda user: self._has_answered(*user) is True)
-            trying = heartbeat.try_out(resident, variant)  # bounded by what a worker may take to load
-            return await self._hear(resident, variant, trying, None, doubt) or alive
+            for resident, variant in sorted(users, key=lambda user: self._has_answered(*user) is not True):
+                trying = heartbeat.try_out(resident, variant)  # bounded by what a worker may take to load
+                try:
+                    return await self._hear(resident, variant, trying, None, doubt) or alive
+                except _ShortError:
+                    continue  # it was not tried; a smaller one may find room
+            return None
         steady = [(*user, worker) for user in users if user[0].steady and (worker := user[0].worker) is not None]
         proven = any(self._proven(resident, self._look_s) for resident, *_ in steady)
         for resident, variant, worker in steady:
@@ -149,7 +160,10 @@ class Accelerators:
         limit_s: float | None,
         doubt: str,
     ) -> Beat | None:
-        """What comes of a heartbeat; None where it was refused by what never answered one well, which tells nothing."""
+        """What comes of a heartbeat; None where it was refused by what never answered one well, which tells nothing.
+
+        Raises _ShortError where the device is short of what a worker takes to come up.
+        """
         known = self._zeros.setdefault(resident, {})
         answered_s, refused = None, ""
         try:
@@ -159,8 +173,9 @@ class Accelerators:
             if not known.setdefault(variant.name, False):
                 return None
             refused = str(error)
-        except (EdgedError, OSError, TimeoutError):
-            pass
+        except (EdgedError, OSError) as error:  # TimeoutError among them
+            if restarts.is_short(error):
+                raise _ShortError from error
         else:
             known[variant.name] = True
         return Beat(answered_s=answered_s, deadline_s=self._deadline_s, refused=refused, doubt=doubt)

@@ -81,7 +81,7 @@ class Lookout:
             parts.root, parts.state, governor, parts.events, self._take, parts.busy_s, recorder, parts.tell
         )
         accelerators = Accelerators(
-            parts.root, parts.residency, parts.proven, lambda: monitor.distrusted, parts.events, parts.life
+            parts.root, parts.residency, parts.proven, lambda: monitor.doubts, parts.events, parts.life
         )
         self._monitor = monitor
         self._in_background(stack, "pressure monitor", monitor.run())

@@ -73,8 +73,7 @@ class Monitor:
         self._limits = Limits()
         self.levels: dict[str, Level] = {}
         """Of each resource."""
-        self.distrusted: dict[str, str] = {}
-        """The sensors that are not believed, and why."""
+        self._distrusted: dict[str, str] = {}
         self._fired: set[str] = set()
         self._woken = asyncio.Event()
         self._looked_at = clock.monotonic()
@@ -88,6 +87,11 @@ class Monitor:
     def level(self) -> Level:
         """What callers are told."""
         return self._limits.level
+
+    @property
+    def doubts(self) -> Mapping[str, str]:
+        """The sensors that are not believed, and why; none while a driver hangs, which has all of them seem gone."""
+        return {} if self._unanswered else self._distrusted
 
     async def run(self, environment: Mapping[str, str] = os.environ) -> None:
         """Watches until it is cancelled."""
@@ -229,11 +233,11 @@ class Monitor:
                 )
         self.levels = decision.levels
         for name, doubt in decision.distrusted.items():
-            if self.distrusted.get(name) != doubt:
+            if self._distrusted.get(name) != doubt:
                 self._events.record(Severity.WARNING, "sensor_distrusted", name, f"{name}: {doubt}")
-        for name in self.distrusted.keys() - decision.distrusted.keys():
+        for name in self._distrusted.keys() - decision.distrusted.keys():
             self._events.record(Severity.INFO, "sensor_trusted", name, f"{name} is in order again")
-        self.distrusted = decision.distrusted
+        self._distrusted = decision.distrusted
 
 
 def interval_s(decision: Decision, closest_c: float | None, load: float) -> float:

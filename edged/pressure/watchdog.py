@@ -13,6 +13,9 @@ import msgspec
 # One heartbeat may be late when the device is busy; two in a row are not.
 _FAULTS = 2
 _FIRST_RETRY_S, _LAST_RETRY_S = 30.0, 3600.0
+# One that is reset, or plugged in anew, is back before it was tried again so often, which takes some minutes.
+_GONE_RETRIES = 3
+_GONE = "its device node is gone"
 
 
 class Action(StrEnum):
@@ -59,12 +62,21 @@ def step(watched: Watched, beat: Beat, now: float) -> tuple[Watched, Action]:
         return Watched(), Action.RECOVER if watched.failed else Action.NOTHING
     if watched.failed:  # this was a retry, and it failed too
         retries = watched.retries + 1
-        delay_s = min(_FIRST_RETRY_S * 2 ** min(retries, 16), _LAST_RETRY_S)
-        return Watched(watched.faults + 1, fault, retries, now + delay_s), Action.NOTHING
+        return Watched(watched.faults + 1, fault, retries, now + _delay_s(retries)), Action.NOTHING
     faults = watched.faults + 1
     if faults < _FAULTS and beat.present:
         return Watched(faults), Action.NOTHING
     return Watched(faults, fault, 0, now + _FIRST_RETRY_S), Action.FAIL
+
+
+def put_off(watched: Watched, now: float) -> Watched:
+    """After a retry that could not be made: it says nothing, and is made after as long again."""
+    return msgspec.structs.replace(watched, retry_at=now + _delay_s(watched.retries))
+
+
+def is_gone(watched: Watched) -> bool:
+    """Whether its device node has been away for so long that nothing waits for it any more."""
+    return watched.failed == _GONE and watched.retries >= _GONE_RETRIES
 
 
 def due(watched: Watched, now: float) -> Action:
@@ -72,9 +84,13 @@ def due(watched: Watched, now: float) -> Action:
     return Action.RETRY if watched.failed and now >= watched.retry_at else Action.NOTHING
 
 
+def _delay_s(retries: int) -> float:
+    return min(_FIRST_RETRY_S * 2.0 ** min(retries, 16), _LAST_RETRY_S)
+
+
 def _fault(beat: Beat) -> str:
     if not beat.present:
-        return "its device node is gone"
+        return _GONE
     if beat.refused:
         return f"it answered a heartbeat with an error: {beat.refused}"
     if beat.answered_s is None:

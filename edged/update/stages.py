@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edged.bundle.manifest import Manifest, digest
+from edged.bundle.manifest import Manifest, Variant, digest
 from edged.errors import Code, EdgedError
 from edged.models.resident import Resident
 from edged.models.states import Source
@@ -181,7 +181,7 @@ class Stages:
         async with shop.trying:
             resident = await self.make(state.model, target)
             serving = self._check(state, resident)
-            trial.check_sound(resident, shop.residency.failed)
+            trial.check_accelerators(resident, shop.residency)
             self.foreseen = why = await swap.reason(resident, serving)
             if why:
                 gate = self._terms.gate(state.model)
@@ -191,22 +191,34 @@ class Stages:
 
     async def _try(self, resident: Resident) -> dict[str, Any]:
         """Raises FailedError, and EdgedError for what is not the revision's fault."""
-        shop, best = self._shop, resident.choice.runnable[0]
-        evidence = await trial.try_spares(resident)
-        await trial.build_best(resident)
-        found = shop.residency.find(resident.name, resident.revision)
-        if found is None or not found.loaded:
-            shop.residency.add_on_trial(resident)
+        shop, tried = self._shop, tuple(resident.choice.runnable)
+        best = tried[0]
         try:
+            evidence = await trial.try_spares(resident)
+            if objections := resident.choice.objections:
+                evidence["not_tried"] = objections
+            await trial.build_best(resident)
+            found = shop.residency.find(resident.name, resident.revision)
+            if found is None or not found.loaded:
+                shop.residency.add_on_trial(resident)
             worker = await trial.wait_loaded(resident)
             nominal = shop.level() is Level.NOMINAL
             evidence[best.name] = await trial.try_best(worker, resident.manifest, best, nominal=nominal)
         except trial.FailedError as error:
+            await self._excuse(resident, tried)
             if not resident.leaving:
                 raise
             text = f"revision {resident.revision} was unloaded on its trial: {resident.reason}"
             raise EdgedError(Code.MODEL_UNAVAILABLE, text, "it is tried again") from error
         return evidence
+
+    async def _excuse(self, resident: Resident, tried: Sequence[Variant]) -> None:
+        """Raises EdgedError where what it was tried on has failed meanwhile; then the next trial begins anew."""
+        try:
+            trial.check_sound(resident.revision, tried, self._shop.residency.failed)
+        except EdgedError:
+            await self.end(resident.name, resident.revision)
+            raise
 
     async def swap(self, state: State) -> Said:
         """Has the serving revision make room, then tries the new one; whatever comes of it, one of the two answers.
@@ -216,7 +228,7 @@ class Stages:
         target, serving = _target(state), self.resident(state.model, state.serving)
         async with self._shop.trying:
             resident = await self.make(state.model, target)
-            trial.check_sound(resident, self._shop.residency.failed)
+            trial.check_accelerators(resident, self._shop.residency)
             await swap.reason(resident, serving)  # others may have taken the room since; nobody steps aside in vain
             try:
                 if serving is not None:

@@ -10,7 +10,9 @@ from edged import clock
 from edged.bundle import signature
 from edged.bundle.manifest import Manifest, Variant
 from edged.errors import Code, EdgedError
+from edged.models import restarts
 from edged.models.loading import build, goldens_of, judge_golden, start_worker
+from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.models.states import State
 from edged.update.reasons import Reason
@@ -25,9 +27,6 @@ _LATENCY_ROUNDS = 3
 
 # A worker that ends while it loads may have met a device that was short; one that does so again is itself at fault.
 _LOADS = 2
-
-# What may pass, and is no fault of the revision.
-_DEVICE_IS_SHORT = (Code.MEMORY_SHORT, Code.STORAGE_FULL)
 
 _REASONS: Mapping[str, Reason] = {
     Code.INCOMPATIBLE_HARDWARE: Reason.INCOMPATIBLE_HARDWARE,
@@ -67,14 +66,27 @@ def check_runnable(resident: Resident) -> None:
         raise FailedError(_REASONS.get(first.code, Reason.LOAD_FAILED), f"no variant can run here: {texts}")
 
 
-def check_sound(resident: Resident, failed: Mapping[str, str]) -> None:
-    """Whether what its variants run on works; `failed`: why not, by kind of accelerator. All of them are tried.
+def check_accelerators(resident: Resident, residency: Residency) -> None:
+    """Before a trial: passes over the spare variants whose accelerator is gone, as a start without it would.
+
+    They show no goldens, so they do not serve when it is back either, before the revision is loaded again. Raises
+    EdgedError (model_unavailable) where another has failed.
+    """
+    choice, failed = resident.choice, residency.failed
+    for variant in choice.runnable[1:]:
+        if (kind := variant.requires.accelerator) in residency.gone:
+            choice.pass_over(variant, EdgedError(Code.INCOMPATIBLE_HARDWARE, failed[kind]))
+    check_sound(resident.revision, choice.runnable, failed)
+
+
+def check_sound(revision: int, variants: Sequence[Variant], failed: Mapping[str, str]) -> None:
+    """Whether what these variants run on works; `failed`: why not, by kind of accelerator. All of them are tried.
 
     Raises EdgedError (model_unavailable): that is no fault of the revision, and is not held against it.
     """
-    for variant in resident.choice.runnable:
+    for variant in variants:
         if why := failed.get(variant.requires.accelerator):
-            text = f"variant {variant.name} of revision {resident.revision} cannot be tried: {why}"
+            text = f"variant {variant.name} of revision {revision} cannot be tried: {why}"
             raise EdgedError(Code.MODEL_UNAVAILABLE, text, "it is tried once that works; see `edgectl status`")
 
 
@@ -85,7 +97,7 @@ async def try_spares(resident: Resident) -> dict[str, Any]:
         try:
             worker = await start_worker(resident.source.folder, resident.manifest, variant, resident.terms)
         except (EdgedError, OSError) as error:
-            if isinstance(error, EdgedError) and error.code in _DEVICE_IS_SHORT:
+            if restarts.is_short(error):
                 raise
             raise _failed(error, variant.name, loading=True) from error
         try:
@@ -108,7 +120,7 @@ async def build_best(resident: Resident) -> None:
         await build(resident.source.folder, resident.manifest, best, terms, at_once=True)
     except EdgedError as error:
         resident.lost.keep(best, error)
-        if error.code in _DEVICE_IS_SHORT:
+        if restarts.is_short(error):
             raise
         raise _failed(error, best.name, loading=True) from error
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 
 import psutil
 import pytest
 from support.accelerators import TPU, failed_and_due, moved, runs
+from support.polling import until_async
 
-from edged.errors import Code
+from edged.errors import Code, EdgedError
 from edged.models import heartbeat
 from edged.models.heartbeat import beat, zeros
 from edged.models.states import Lost
@@ -34,9 +36,16 @@ async def test_one_that_vanishes_is_left_and_one_that_comes_back_is_used_again(m
         "accelerator edgetpu has failed: its device node is gone; it is tried again later"
     ]
     assert resident.choice.because == "accelerator edgetpu has failed: its device node is gone"
+    assert models.residency.gone == ()
+    ahead[0] = 400.0
+    for _ in range(3):
+        await until_async(lambda: device.watch._watched["edgetpu"].retry_at > time.monotonic() + ahead[0], "a retry")
+        ahead[0] += 4000.0
+    await models.until(lambda: models.residency.gone == ("edgetpu",))
     device.node.touch()
-    ahead[0] = 31.0
+    ahead[0] += 4000.0
     await models.until(runs(resident, "tpu"))
+    assert models.residency.gone == ()
     assert models.recorded("accelerator_works") == ["accelerator edgetpu works again"]
     assert other.worker is untouched
     assert device.life.degraded_reasons == []
@@ -258,3 +267,34 @@ async def test_trip_points_that_make_no_sense_are_no_fault_of_the_device(models,
                 await asyncio.sleep(0.01)
     assert runs(resident, "tpu")()
     assert models.recorded("accelerator_failed") == []
+
+
+@pytest.mark.parametrize("code", [Code.MEMORY_SHORT, Code.STORAGE_FULL])
+async def test_want_of_room_says_nothing_of_the_device_and_the_next_user_tries(
+    models, device, ahead, monkeypatch, code
+):
+    resident, other = models.add("m", tpu=TPU, cpu=""), models.add("other", tpu=TPU, cpu="")
+    await models.ready(resident, other)
+    device.doubts["coral:apex_0"] = "says -89 °C"
+    await moved(models, resident, "cpu")
+    await moved(models, other, "cpu")
+    device.doubts.clear()
+    real, tried, short = heartbeat.try_out, [], {"m", "other"}
+
+    async def try_out(user, variant):
+        tried.append(user.name)
+        if user.name in short:
+            raise EdgedError(code, "100 MiB are missing")
+        return await real(user, variant)
+
+    monkeypatch.setattr(heartbeat, "try_out", try_out)
+    before = device.watch._watched["edgetpu"]
+    ahead[0] = 31.0
+    await until_async(lambda: device.watch._watched["edgetpu"] != before, "the retry has been put off")
+    assert sorted(tried) == ["m", "other"], "each once, and not again at the next look"
+    put_off = device.watch._watched["edgetpu"]
+    assert (put_off.faults, put_off.failed, put_off.retries) == (before.faults, before.failed, before.retries)
+    assert put_off.retry_at > before.retry_at
+    short.remove(tried[1])
+    ahead[0] = 62.0
+    await models.until(lambda: runs(resident, "tpu")() and runs(other, "tpu")())

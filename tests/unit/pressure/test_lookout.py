@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import threading
 
 import pytest
 from sim import sysfs
+from support.accelerators import TPU, runs
+from support.polling import PATIENCE_S, until_async
 
 from edged.config.pressure import Pressure
+from edged.pressure import accelerators, sensors
+from edged.pressure import lookout as under_test
+from edged.pressure import monitor as monitors
+from edged.pressure.accelerators import Accelerators
 from edged.pressure.lookout import Lookout, Parts
 from edged.system.life import Life
 from edged.types import Level
@@ -74,3 +82,42 @@ async def test_a_revision_that_comes_later_with_the_same_ladder_begins_with_the_
     await models.ready(later)
     assert later.variant.name == "lighter"
     assert len(models.recorded("variant_changed")) == 1
+
+
+@pytest.fixture
+def hanging(tree, monkeypatch):
+    """An Edge TPU whose temperature is known; once this is set, the driver of something else hangs."""
+    monkeypatch.setattr(under_test, "Accelerators", functools.partial(Accelerators, look_s=0.05, deadline_s=5.0))
+    monkeypatch.setattr(monitors, "_SLOW_S", 0.5)
+    for name in ("_AWAKE_S", "_WARM_S", "_ASLEEP_S"):
+        monkeypatch.setattr(monitors, name, 0.02)
+    sysfs.coral(tree.root)
+    (tree.root / "dev").mkdir()
+    (tree.root / "dev/apex_0").touch()
+    begins, ends = threading.Event(), threading.Event()
+    real = sensors.Sensors.read
+
+    def read(*asked):
+        if begins.is_set():
+            ends.wait(3 * PATIENCE_S)
+        return real(*asked)
+
+    monkeypatch.setattr(sensors.Sensors, "read", read)
+    yield begins
+    ends.set()
+
+
+async def test_a_driver_that_hangs_condemns_no_accelerator(hanging, models, lookout, monkeypatch):
+    resident = models.add("m", tpu=TPU, cpu="")
+    await models.ready(resident)
+    monitor = lookout._monitor
+    await until_async(lambda: "coral:apex_0" in monitor._state.sensors, "its temperature is known")
+    hanging.set()
+    await models.until(lambda: models.recorded("sensors_hang"))
+    await until_async(lambda: "coral:apex_0" in monitor._distrusted, "its temperature is gone")
+    looks = []
+    present = accelerators.hardware.present
+    monkeypatch.setattr(accelerators.hardware, "present", lambda *asked: looks.append(asked) or present(*asked))
+    await until_async(lambda: len(looks) > 3, "it is looked at, more often than a fault may be seen")
+    assert models.recorded("accelerator_failed") == []
+    assert runs(resident, "tpu")()

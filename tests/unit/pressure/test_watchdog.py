@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edged.pressure.watchdog import Action, Beat, Watched, due, step
+from edged.pressure.watchdog import Action, Beat, Watched, due, is_gone, put_off, step
 
 GOOD = Beat(answered_s=0.1)
 LATE = Beat(answered_s=9.0)
@@ -61,3 +61,20 @@ def test_it_is_tried_again_ever_more_rarely_and_recovers_when_it_answers():
     watched, action = step(watched, GOOD, now)
     assert action is Action.RECOVER
     assert watched == Watched()
+
+
+def test_a_retry_that_could_not_be_made_counts_for_nothing_and_is_made_later():
+    failed, _ = step(Watched(), GONE, 0.0)
+    failed, _ = step(failed, HUNG, 30.0)
+    put = put_off(failed, 90.0)
+    assert (put.faults, put.failed, put.retries, put.retry_at) == (failed.faults, failed.failed, failed.retries, 150.0)
+
+
+def test_it_is_gone_once_its_node_has_stayed_away():
+    watched, told = Watched(), []
+    for now in range(5):
+        watched, _ = step(watched, GONE, float(now))
+        told.append(is_gone(watched))
+    assert told == [False, False, False, True, True]
+    assert not is_gone(step(watched, HUNG, 9.0)[0]), "it is there, and may work again"
+    assert not is_gone(step(watched, GOOD, 9.0)[0])

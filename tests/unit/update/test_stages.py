@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -15,7 +16,9 @@ from support.polling import until_async
 
 from edged.bundle.manifest import Requires, Variant
 from edged.errors import Code, EdgedError
+from edged.models.choosing import Choice
 from edged.models.routes import Route
+from edged.system.hardware import Hardware
 from edged.update import swap, trial
 from edged.update.course import Course
 from edged.update.fetcher import Order
@@ -131,6 +134,83 @@ class TestATrialOnAnAcceleratorThatHasFailed:
         await unsound.stages.swap(TRYING)
         assert unsound.did == ["step aside", "try"]
         await unsound.shop.ledger.close()
+
+
+GONE = {"edgetpu": "accelerator edgetpu has failed: its device node is gone"}
+
+
+@pytest.mark.parametrize("place", [0, 1])
+async def test_a_spare_waits_for_no_accelerator_that_is_gone_and_the_evidence_says_so(
+    tmp_path: Path, monkeypatch, place: int
+):
+    variants = [Variant(name="cpu", runtime="r", file="f")]
+    variants.insert(place, Variant(name="tpu", runtime="r", file="f", requires=Requires(accelerator="edgetpu")))
+    manifest: Any = SimpleNamespace(variants=variants)
+    choice = Choice(manifest, Hardware("generic", accelerators=frozenset({"edgetpu"})), {"r": "1"}, lambda: None)
+    resident: Any = SimpleNamespace(name="m", revision=2, choice=choice, leaving=False, manifest=manifest)
+    shop = make_shop(tmp_path)
+    stages = Stages(shop, Conditions(), lambda _: None)  # type: ignore[arg-type]
+
+    async def goes_well(*_: object, **__: object) -> dict[str, object]:
+        return {}
+
+    for name in ("try_spares", "build_best", "wait_loaded", "try_best"):
+        monkeypatch.setattr(trial, name, goes_well)
+    monkeypatch.setattr(shop.residency, "add_on_trial", lambda _: None)
+    shop.residency.avoid(GONE)
+    with pytest.raises(EdgedError, match="tpu of revision 2 cannot be tried"):  # it may be back at once
+        trial.check_accelerators(resident, shop.residency)
+    shop.residency.avoid(GONE, ["edgetpu"])
+    if place == 0:
+        with pytest.raises(EdgedError, match="tpu of revision 2 cannot be tried"):
+            trial.check_accelerators(resident, shop.residency)
+    else:
+        trial.check_accelerators(resident, shop.residency)
+        assert (await stages._try(resident))[
+            "not_tried"
+        ] == f"tpu: {EdgedError(Code.INCOMPATIBLE_HARDWARE, GONE['edgetpu'])}"
+        shop.residency.avoid({})
+        assert [each.name for each in choice.runnable] == ["cpu"], "it has shown nothing, though it is back"
+    await shop.ledger.close()
+
+
+@pytest.mark.parametrize("at", ["try_spares", "build_best", "wait_loaded", "try_best"])
+@pytest.mark.parametrize("fails", [True, False])
+async def test_what_an_accelerator_did_that_failed_during_the_trial_is_not_held_against_the_revision(
+    tmp_path: Path, monkeypatch, at: str, fails: bool
+):
+    """Though it is not among the variants any more; and it is tried by a resident that has them all again."""
+    variants = [
+        Variant(name="cpu", runtime="r", file="f"),
+        Variant(name="tpu", runtime="r", file="f", requires=Requires(accelerator="edgetpu")),
+    ]
+    choice = SimpleNamespace(runnable=variants, objections="")
+    resident: Any = SimpleNamespace(name="m", revision=2, choice=choice, leaving=False, manifest=None)
+    shop = make_shop(tmp_path)
+    monkeypatch.setattr(shop.residency, "add_on_trial", lambda _: None)
+    stages, ended = Stages(shop, Conditions(), lambda _: None), []  # type: ignore[arg-type]
+
+    async def goes_well(*_: object, **__: object) -> dict[str, object]:
+        return {}
+
+    async def goes_wrong(*_: object, **__: object) -> NoReturn:
+        if fails:
+            shop.residency.avoid({"edgetpu": "accelerator edgetpu has failed: its device node is gone"})
+        choice.runnable = variants[:1]
+        raise trial.FailedError(Reason.WORKER_HANG, "it hangs", "tpu")
+
+    async def end(*asked: object) -> None:
+        ended.append(asked)
+
+    for name in ("try_spares", "build_best", "wait_loaded", "try_best"):
+        monkeypatch.setattr(trial, name, goes_wrong if name == at else goes_well)
+    monkeypatch.setattr(stages, "end", end)
+    with pytest.raises(EdgedError if fails else trial.FailedError) as raised:
+        await stages._try(resident)
+    assert ended == ([("m", 2)] if fails else [])
+    if fails:
+        assert raised.value.code is Code.MODEL_UNAVAILABLE
+    await shop.ledger.close()
 
 
 @pytest.mark.parametrize("ending", ["end", "end_trial", "settle"])
