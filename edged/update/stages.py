@@ -17,6 +17,7 @@ from edged.types import Level
 from edged.update import policy, swap, trial
 from edged.update.collecting import collect, make_room
 from edged.update.fetcher import Order, Origin
+from edged.update.lineup import Lineup, target_of
 from edged.update.machine import Effect, Event, Happened, Ref, Soaked, State
 from edged.update.policy import Wish
 from edged.update.reasons import Reason
@@ -27,11 +28,12 @@ from edged.update.soak import Record
 from edged.update.watch import Watch
 
 
-class Stages:
+class Stages(Lineup):
     """The stages of one model's update. Each may be cancelled anywhere and begun again; what it raises is judged."""
 
     def __init__(self, shop: Shop, terms: Terms, post: Callable[[Happened], None]) -> None:
         """`post` takes what happens on the way."""
+        super().__init__(shop)
         self.wish: Wish | None = None
         """What is wanted now; since a start nobody may have said."""
         self.progress: dict[str, Any] = {}
@@ -40,7 +42,6 @@ class Stages:
         """The manifest that was fetched last."""
         self.foreseen = ""
         """Why the two revisions will change places, as far as the manifest tells."""
-        self._shop = shop
         self._terms = terms
         self._post = post
         self._compared: tuple[State, Said] | None = None
@@ -64,7 +65,7 @@ class Stages:
 
     async def fetch(self, state: State) -> Said:
         """Brings the target into staging, unless this device has it."""
-        shop, target = self._shop, _target(state)
+        shop, target = self._shop, target_of(state)
         source = await asyncio.to_thread(shop.library.find, state.model, target.revision, target.digest)
         if source is not None:
             return said(Event.FETCHED, "it is here already")
@@ -157,7 +158,7 @@ class Stages:
 
     async def take_in(self, state: State) -> Said:
         """Verifies every byte once more and moves the revision into the store."""
-        target, store = _target(state), self._shop.library.store
+        target, store = target_of(state), self._shop.library.store
         staging = store.staging(state.model, target.revision)
         if await asyncio.to_thread(staging.exists):
             try:
@@ -176,7 +177,7 @@ class Stages:
 
     async def attempt(self, state: State) -> Said:
         """Shows the revision its goldens, and holds it to its budgets. Raises FailedError."""
-        target, shop = _target(state), self._shop
+        target, shop = target_of(state), self._shop
         self._compared = None
         async with shop.trying:
             resident = await self.make(state.model, target)
@@ -225,7 +226,7 @@ class Stages:
 
         Raises FailedError, or EdgedError.
         """
-        target, serving = _target(state), self.resident(state.model, state.serving)
+        target, serving = target_of(state), self.resident(state.model, state.serving)
         async with self._shop.trying:
             resident = await self.make(state.model, target)
             trial.check_accelerators(resident, self._shop.residency)
@@ -255,7 +256,7 @@ class Stages:
 
     async def swap_back(self, state: State) -> None:
         """The new revision ends, and the serving one loads again."""
-        await self.end_trial(state.model, _target(state).revision, state.serving)
+        await self.end_trial(state.model, target_of(state).revision, state.serving)
 
     async def shadow(self, state: State) -> Said:
         """Has the revision answer copies of live requests, then goes on when the route may flip. Raises FailedError."""
@@ -331,77 +332,3 @@ class Stages:
             if source is not None:
                 self.know(source)
         return said(Event.SETTLED)
-
-    def know(self, source: Source) -> None:
-        """An administrator may have this revision loaded: it has served here, or came with the image."""
-        self._shop.residency.know(self._shop.make_resident(source))
-
-    def resident(self, model: str, ref: Ref | None) -> Resident | None:
-        """The resident of a revision; None where it is not loaded."""
-        return None if ref is None else self._shop.residency.find(model, ref.revision)
-
-    async def make(self, model: str, ref: Ref) -> Resident:
-        """The resident of a revision, started or not. Raises FailedError."""
-        found = self.resident(model, ref)
-        if found is not None:
-            return found
-        source = await asyncio.to_thread(self._shop.library.find, model, ref.revision, ref.digest)
-        if source is None:
-            text = f"revision {ref.revision} is not on this device as it was signed"
-            raise trial.FailedError(Reason.DIGEST_MISMATCH, text)
-        return self._shop.make_resident(source)
-
-    async def flip_over(self, state: State) -> None:
-        """Routes to the revision that begins to soak."""
-        if state.serving is not None and state.swaps:
-            swap.change_over(state.model, state.serving, state.previous, self._shop)
-        elif state.serving is not None:
-            await self._flip(state.model, state.serving, keep=True)
-
-    async def flip_back(self, state: State, before: Ref) -> None:
-        """Routes to what served before the soak of `state`, which answers what waits for the other too, where it can.
-
-        A revision that hung has a new worker in no time: whatever still waits for it would hang there next.
-        """
-        if not state.swaps:
-            await self._flip(state.model, before, keep=False)
-            answers, left = self.resident(state.model, before), self.resident(state.model, state.target)
-            if left is not None and answers is not None and answers.expected:
-                self._shop.traffic.hand_on(left)
-            return
-        with contextlib.suppress(trial.FailedError):
-            swap.change_back(state.model, await self.make(state.model, before), _target(state), self._shop)
-
-    async def _flip(self, model: str, ref: Ref, *, keep: bool) -> None:
-        """Routes to a revision, started where it is not."""
-        residency = self._shop.residency
-        found = residency.find(model, ref.revision)
-        if found is None or not found.loaded:  # an administrator may have unloaded it
-            with contextlib.suppress(trial.FailedError):
-                residency.add_on_trial(await self.make(model, ref))
-        if residency.find(model, ref.revision) is not None:
-            residency.flip(model, ref.revision, keep=keep)
-
-    async def end_trial(self, model: str, revision: int, serving: Ref | None) -> None:
-        """Ends a revision's worker; what serves loads again where it had made room for that."""
-        await self.end(model, revision)
-        resident = self.resident(model, serving)
-        if resident is not None:
-            resident.wake(takes_over=True)
-
-    async def end(self, model: str, revision: int) -> None:
-        """Ends a revision's worker once its requests are answered; what serves stays, whoever wants it gone."""
-        shop = self._shop
-        resident = shop.residency.withdraw(model, revision)
-        if resident is not None:
-            await shop.traffic.release(resident, shop.drain_s())
-            if shop.residency.withdraw(model, revision) is not resident:
-                return  # an administrator has had it serve meanwhile
-            if await shop.residency.end(resident):
-                shop.traffic.forget(resident)
-                shop.outcomes.forget(model, revision)
-
-
-def _target(state: State) -> Ref:
-    assert state.target is not None  # noqa: S101 - a phase with work has one
-    return state.target
