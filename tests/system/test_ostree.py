@@ -17,7 +17,7 @@ from support.daemon import REPO
 from support.fleet import NAME, Fleet
 from support.ostree import Sysroot
 from support.updating import QUICK, scale_bundle
-from support.vm import BOOT_S, Machine
+from support.vm import Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(ostree.missing()), reason=ostree.missing() or "there is one")]
 
@@ -105,7 +105,7 @@ def answer(machine: Machine) -> int:
 
 def rolled_back(machine: Machine) -> str:
     """What the fleet is told of the way back, once greenboot's verdict and the helper's look are known to the daemon."""
-    machine.wait("edgectl --json events | grep -q os_rolled_back", BOOT_S)
+    machine.wait("edgectl --json events | grep -q os_rolled_back", vm.BOOT_S)
     events = json.loads(machine.run("edgectl --json events"))["events"]
     (message,) = (str(event["message"]) for event in events if event["code"] == "os_rolled_back")
     return message
