@@ -104,7 +104,7 @@ def answer(machine: Machine) -> int:
 
 
 def rolled_back(machine: Machine) -> str:
-    """What the fleet is told of the way back, once greenboot's verdict and the helper's look are known to the daemon."""
+    """What the fleet is told of the way back, once greenboot's verdict and the helper's look are known."""
     machine.wait("edgectl --json events | grep -q os_rolled_back", vm.BOOT_S)
     events = json.loads(machine.run("edgectl --json events"))["events"]
     (message,) = (str(event["message"]) for event in events if event["code"] == "os_rolled_back")
