@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
+import grpc
 import pytest
 from support.daemon import PATIENCE_S, Daemon
 from support.deriving import BEST, answer, cached, runs, twice_bundle
 from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
 from support.updating import Updating, scale_bundle
+
+from edged._pb.edged.v1 import update_pb2 as up
 
 # Who may change the state folder. A new one belongs here only when it survives the cuts below.
 WRITERS = {
@@ -22,13 +27,17 @@ WRITERS = {
     "edged.models.files.make_folder",
     "edged.models.files.remove_tree",
     "edged.models.store._assemble",
+    "edged.models.store._mend",
     "edged.models.store._remove",
     "edged.models.store._take_blob",
+    "edged.models.store.collect",
+    "edged.models.store.discard",
     "edged.system.folders.make_folder",
     "edged.update.fetcher._make_scratch",
     "edged.update.journal._transaction",
     "edged.update.journal_file.is_writable",
     "edged.update.markers.put",
+    "edged.update.markers.remove",
 }
 # Who may change the cache folder, of which the same holds.
 CACHE_WRITERS = {
@@ -79,6 +88,65 @@ class Bench:
         shutil.rmtree(root)
 
 
+class Turns:
+    """Devices that refuse a bad revision twice, go back, are pinned and unpinned, and mend what has a flipped bit."""
+
+    def __init__(self, folder: Path) -> None:
+        self._fleet = Fleet(folder / "fleet")
+        self._first = scale_bundle(folder / "factory", 1, factor=2.0)
+        second = scale_bundle(folder / "bundles", 2, factor=3.0)
+        self._fleet.publish(second, scale_bundle(folder / "bundles", 3, factor=4.0, golden_factor=5.0))
+        self._fleet.plan("scale", 2)
+        digest = hashlib.sha256((second / "model.onnx").read_bytes()).hexdigest()
+        self._blob = Path("var/lib/edged/store/blobs", digest[:2], digest)
+        self._interpreter = hostile_interpreter(folder / "python", "power_site")
+        self._ready = folder / "ready"
+        with Daemon(self._ready, [self._first], self._fleet.trusted_by(self._ready)) as daemon:
+            Updating(daemon.start()).wait_idle_at(2)
+        self._fleet.plan("scale", 3)
+        self.steps = self._live("", folder / "whole")
+
+    def _live(self, cut: str, root: Path) -> list[str]:
+        steps, control = root.with_suffix(".steps"), root.with_suffix(".json")
+        control.write_text(json.dumps({"state": str(root / "var/lib/edged"), "steps": str(steps), "cut": cut}))
+        subprocess.run(["cp", "-a", self._ready, root], check=True)  # with its hard links
+        with Daemon(root, settings=self._fleet.trusted_by(root), interpreter=self._interpreter) as daemon:
+            try:
+                self._turn(Updating(daemon.start(environment={"EDGED_TEST_POWER": str(control)})), root)
+            except (grpc.RpcError, AssertionError):
+                if not cut:
+                    raise
+                daemon.process.wait(PATIENCE_S)  # for that it ended
+        return [step for step in steps.read_text().splitlines() if " by edged.telemetry." not in step]
+
+    def _turn(self, updating: Updating, root: Path) -> None:
+        for refused in (1, 2):
+            updating.wait(lambda _, times=refused: len([each for each in updating.history() if each.reason]) == times)
+            updating.call("ReleaseQuarantine", up.ReleaseQuarantineRequest(name="scale"), up.ReleaseQuarantineResponse)
+            updating.look()
+        updating.call("RollBack", up.RollBackRequest(model="scale", revision=1), up.RollBackResponse)
+        updating.wait_idle_at(1)
+        updating.call("Pin", up.PinRequest(model="scale", revision=2), up.PinResponse)
+        updating.wait_idle_at(2)
+        with (root / self._blob).open("r+b") as blob:
+            blob.write(b"?")
+        updating.call("GetStore", up.GetStoreRequest(repair=True), up.Store)
+        updating.call("Unpin", up.UnpinRequest(model="scale"), up.UnpinResponse)
+
+    def cut_at(self, step: str, root: Path) -> None:
+        """Cuts the power at a step, starts again, and looks at what serves, and whether it still can be changed."""
+        self._live(step, root)
+        with Daemon(root, settings=self._fleet.trusted_by(root), interpreter=self._interpreter) as daemon:
+            updating = Updating(daemon.start())
+            assert updating.answers() in (([2.0, 4.0], 1), ([3.0, 6.0], 2))
+            updating.call("Pin", up.PinRequest(model="scale", revision=2), up.PinResponse)
+            updating.wait_idle_at(2)
+            assert updating.answers() == ([3.0, 6.0], 2)
+            updating.call("GetStore", up.GetStoreRequest(repair=True), up.Store)
+            assert not updating.call("GetStore", up.GetStoreRequest(verify=True), up.Store).damages
+        shutil.rmtree(root)
+
+
 class Builder:
     """Devices that build a variant. A new one has nothing yet; one that has been cut may have left something."""
 
@@ -121,13 +189,18 @@ def bench(tmp_path_factory) -> Bench:
     return Bench(tmp_path_factory.mktemp("power"))
 
 
+@pytest.fixture(scope="module")
+def turns(tmp_path_factory) -> Turns:
+    return Turns(tmp_path_factory.mktemp("turns"))
+
+
 def kind(step: str) -> str:
     """A step but for how often it was made; each commit is a step of its own."""
     return step if "commit" in step else re.sub(r" \d+$", "", step)
 
 
-def test_the_state_is_changed_by_whom_we_know(bench):
-    writers = {re.sub(r"^.* by (\S+).*$", r"\1", step) for step in bench.steps}
+def test_the_state_is_changed_by_whom_we_know(bench, turns):
+    writers = {re.sub(r"^.* by (\S+).*$", r"\1", step) for step in (*bench.steps, *turns.steps)}
     assert writers <= WRITERS
 
 
@@ -162,3 +235,18 @@ def test_the_power_goes_at_every_step(bench, tmp_path):
     for number, step in enumerate(first.values()):
         print(step)  # noqa: T201
         bench.cut_at(step, tmp_path / str(number))
+
+
+def test_the_power_goes_at_some_steps_of_ways_back_and_repairs(turns, tmp_path):
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    for number, step in enumerate(random.Random(seed).sample(turns.steps, SAMPLE // 2)):
+        print(step)  # noqa: T201
+        turns.cut_at(step, tmp_path / str(number))
+
+
+@pytest.mark.slow
+def test_the_power_goes_at_every_step_of_ways_back_and_repairs(turns, tmp_path):
+    for number, step in enumerate(turns.steps):
+        print(step)  # noqa: T201
+        turns.cut_at(step, tmp_path / str(number))
