@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -23,6 +24,8 @@ from edged.update import records
 
 STATE = "var/lib/edged"
 DATABASE = f"{STATE}/journal.db"
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounts a file system: needs root")
 
 
 class Setting:
@@ -71,6 +74,20 @@ def again(device: Daemon) -> Updating:
     device.told.clear()
     device.start()
     return Updating(device)
+
+
+@contextlib.contextmanager
+def moved(device: Daemon) -> Iterator[Path]:
+    """Its state folder on a small disk of its own, until it has stopped."""
+    state, kept = device.root / STATE, device.root / "kept"
+    state.rename(kept)
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700,size=16m", "none", str(state)], check=True)
+    try:
+        subprocess.run(["cp", "-a", f"{kept}/.", str(state)], check=True)
+        yield state
+    finally:
+        subprocess.run(["umount", "--lazy", str(state)], check=True)
 
 
 def checkpointed(path: Path) -> None:
@@ -122,22 +139,40 @@ class TestAJournal:
             device.stop()
             device.told.clear()
 
-    @pytest.mark.skipif(os.getuid() != 0, reason="mounts a file system: needs root")
+    @needs_root
     def test_that_cannot_be_written_and_has_a_log(self, device):
-        state, kept = device.root / STATE, device.root / "kept"
-        state.rename(kept)
-        state.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700", "none", str(state)], check=True)
-        try:
-            subprocess.run(["cp", "-a", f"{kept}/.", str(state)], check=True)
+        with moved(device) as state:
             subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
             device.start()
             assert Updating(device).answers() == ([3.0, 6.0], 2)
             assert "cannot be written: it is read-only" in degraded(device)
             assert "it served last" in explained(device)
             device.stop()
-        finally:
-            subprocess.run(["umount", str(state)], check=True)
+
+    @needs_root
+    def test_that_a_full_disk_keeps_from_being_written_is_not_gone_on_without(self, setting, device):
+        """What was decided without it would be gone at the next start, and what it names would be collected."""
+        setting.fleet.publish(scale_bundle(setting.bundles, 5, factor=5.0))
+        pin = up.PinRequest(model=MODEL, revision=5)
+        with moved(device) as state:
+            checkpointed(state / "journal.db")  # which has no log then, and needs room for one
+            filler = state / "filler"
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+            device.start()
+            updating = Updating(device)
+            assert updating.answers() == ([3.0, 6.0], 2)
+            assert "cannot be written" in degraded(device)
+            filler.unlink()
+            updating.call("Pin", pin, up.PinResponse)
+            updating.wait(lambda model: "cannot be written" in model.deferred)
+            updating = again(device)
+            assert updating.answers() == ([3.0, 6.0], 2)
+            assert not degraded(device)
+            updating.call("Pin", pin, up.PinResponse)
+            updating.wait_idle_at(5)
+            device.stop()
 
     def test_of_the_next_release(self, setting, device):
         """It has a higher number, a column and a table more, and records with fields that nobody here knows."""
