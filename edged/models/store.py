@@ -302,6 +302,20 @@ class Store:
         if blob.parent.exists():
             durable.sync_folder(blob.parent)
 
+    def discard_damaged(self, model: str, revision: int) -> bool:
+        """Reads every byte of an installed revision; takes out what is damaged, and says whether anything was.
+
+        Raises EdgedError where it is not installed, or OSError.
+        """
+        damaged = [
+            file.sha256
+            for file in self.manifest(model, revision).files
+            if files.fault(self.path(model, revision) / file.path, file.sha256, file.size)
+        ]
+        for digest in damaged:
+            self.discard(Damage(digest, "", ((model, revision),)))
+        return bool(damaged)
+
     def _passing(self) -> Path:
         return self.root / "passing" / secrets.token_hex(8)
 

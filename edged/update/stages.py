@@ -11,6 +11,7 @@ from typing import Any
 
 from edged.bundle.manifest import Manifest, Variant, digest
 from edged.errors import Code, EdgedError
+from edged.models.library import STORE
 from edged.models.resident import Resident
 from edged.models.states import Source
 from edged.types import Level
@@ -67,7 +68,7 @@ class Stages(Lineup):
         """Brings the target into staging, unless this device has it."""
         shop, target = self._shop, target_of(state)
         source = await asyncio.to_thread(shop.library.find, state.model, target.revision, target.digest)
-        if source is not None:
+        if source is not None and not await asyncio.to_thread(self._mends, source):
             return said(Event.FETCHED, "it is here already")
         if state.attempts:
             await self._pause(policy.fetch_delay_s(state.attempts, random.random()))  # noqa: S311 - spreads a fleet
@@ -81,6 +82,12 @@ class Stages(Lineup):
                     raise
                 return said(Event.RETRY, str(error))
         return said(Event.FETCHED, "", **self.progress)
+
+    def _mends(self, source: Source) -> bool:
+        """Whether what is here is damaged, and so has to come again. Raises OSError and EdgedError."""
+        return source.origin == STORE and self._shop.library.store.discard_damaged(
+            source.manifest.name, source.manifest.revision
+        )
 
     async def _bring_or_make_room(self, state: State, target: Ref) -> None:
         try:
