@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import resource
+import sys
 import tempfile
 import threading
 import time
@@ -28,9 +29,12 @@ from edged.pressure.monitor import Monitor
 from edged.pressure.policy import Policy
 from edged.pressure.stall import Triggers
 from edged.types import Level, Limits
-from tests.sim import sysfs
-from tests.sim.hog import Hog
-from tests.support.daemon import DIGITS, Daemon
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from sim import sysfs
+from sim.hog import Hog
+from support.daemon import DIGITS, Daemon
 
 DWELL_S = 5.0
 _PATIENCE_S = 120.0
