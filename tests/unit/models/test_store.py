@@ -325,6 +325,7 @@ class TestStaging:
 
     def test_of_a_model_of_which_nothing_came_is_none(self, store):
         store.discard_other_staging("digits", 2)
+        assert not store.staging("digits", 2).parent.exists(), "nothing is made either"
 
 
 @pytest.mark.parametrize("name", ["../revisions/digits", "/etc", "a/b", "", ".", "Digits", "x" * 65, "a\n"])

@@ -37,6 +37,27 @@ async def bench():
         await each.end()
 
 
+@pytest.fixture
+def at_half(bench, monkeypatch):
+    """The queue of a device that may compute half of the time, and has computed so long; how time passes there."""
+    now = [100.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+
+    def make(of=None, owes_s=0.0, *, ahead=False):
+        made = bench(of=of)
+        made.duty.share = 0.5
+        made.duty.spent(owes_s, now[0], ahead=ahead)
+
+        async def passes(seconds):
+            now[0] += seconds
+            made.clock.forward(seconds)
+            await settle()
+
+        return made, passes
+
+    return make
+
+
 class TestOneRequest:
     async def test_is_executed_and_answered(self, bench):
         bench = bench()
@@ -805,12 +826,8 @@ class TestLimits:
         assert not other.done()
         assert not newer.done()
 
-    async def test_of_duty_make_all_but_the_highest_rest(self, bench, monkeypatch):
-        now = [100.0]
-        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
-        bench = bench()
-        bench.duty.share = 0.5
-        bench.duty.spent(1.0, now[0])
+    async def test_of_duty_make_all_but_the_highest_rest(self, at_half):
+        bench, passes = at_half(owes_s=1.0)
         bench.send(level=2)
         await settle()
         assert bench.executed == []
@@ -820,92 +837,65 @@ class TestLimits:
         bench.answer_all()
         await settle()
         assert len(bench.executed) == 1
-        now[0] += 1.0
-        bench.clock.forward(1.0)
-        await settle()
+        await passes(1.0)
         assert len(bench.executed) == 2
 
-    async def test_of_duty_hold_the_highest_too_once_it_has_run_ahead(self, bench, monkeypatch):
-        now = [100.0]
-        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
-        bench = bench()
-        bench.duty.share = 0.5
-        bench.duty.spent(5.0, now[0], ahead=True)
+    async def test_of_duty_hold_the_highest_too_once_it_has_run_ahead(self, at_half):
+        bench, passes = at_half(owes_s=5.0, ahead=True)
         bench.send(level=1)
         await settle()
         assert bench.executed == []
-        now[0] += 1.0
-        bench.clock.forward(1.0)
-        await settle()
+        await passes(1.0)
         assert bench.executed == [[1]]
 
-    async def test_of_duty_hold_one_that_waited_for_its_turn_while_others_computed(self, bench, monkeypatch):
-        now = [100.0]
-        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
-        bench = bench()
-        bench.duty.share = 0.5
-        turn = bench.gate.turn
+    async def test_of_duty_hold_one_that_waited_for_its_turn_while_others_computed(self, at_half):
+        bench, passes = at_half()
+        turn, others_s = bench.gate.turn, [1.0]
 
         async def late(level):
             number = await turn(level)
-            if now[0] == 100.0:
-                bench.duty.spent(1.0, now[0])  # by another model, which had the turn before
+            bench.duty.spent(
+                others_s.pop() if others_s else 0.0, clock.monotonic()
+            )  # another model had the turn before
             return number
 
         bench.gate.turn = late
         bench.send(level=2)
         await settle()
         assert bench.executed == []
-        now[0] += 1.0
-        bench.clock.forward(1.0)
-        await settle()
+        await passes(1.0)
         assert bench.executed == [[1]]
 
-    async def test_of_duty_do_not_hold_one_that_is_tried_once_more(self, bench, monkeypatch):
+    async def test_of_duty_do_not_hold_one_that_is_tried_once_more(self, at_half):
         """The highest would wait behind it."""
-        monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
-        bench = bench()
+        bench, _ = at_half()
         bench.send(level=2)
         await settle()
-        bench.duty.share = 0.5
-        bench.duty.spent(1.0, 100.0)
+        bench.duty.spent(1.0, clock.monotonic())
         bench.worker.asked[0].fail()
         await settle()
         assert bench.executed == [[1], [1]]
 
-    async def test_of_duty_are_looked_at_again_each_second_of_a_long_rest(self, bench, monkeypatch):
-        monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
-        bench = bench()
+    async def test_of_duty_are_looked_at_again_each_second_of_a_long_rest(self, at_half):
+        bench, passes = at_half(owes_s=60.0)
         bench.duty.share = 0.05
-        bench.duty.spent(60.0, 100.0)
         bench.send(level=2)
         await settle()
         bench.duty.share = 1.0
-        bench.clock.forward(1.0)
-        await settle()
+        await passes(1.0)
         assert bench.executed == [[1]]
 
-    async def test_of_duty_hold_all_of_a_model_that_tells_no_priorities_apart(self, bench, monkeypatch):
-        now = [100.0]
-        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
-        bench = bench(of=manifest(queue=Rules(preserve_ordering=True)))
-        bench.duty.share = 0.5
-        bench.duty.spent(0.25, now[0])
+    async def test_of_duty_hold_all_of_a_model_that_tells_no_priorities_apart(self, at_half):
+        bench, passes = at_half(manifest(queue=Rules(preserve_ordering=True)), owes_s=0.25)
         bench.send(level=1)
         await settle()
         assert bench.executed == []
-        now[0] += 0.25
-        bench.clock.forward(0.25)
-        await settle()
+        await passes(0.25)
         assert bench.executed == [[1]]
 
-    async def test_of_duty_put_nobody_who_has_to_rest_before_the_highest(self, bench, monkeypatch):
+    async def test_of_duty_put_nobody_who_has_to_rest_before_the_highest(self, at_half):
         """Not even whoever waits longest, whose turn it would be."""
-        now = [100.0]
-        monkeypatch.setattr(clock, "monotonic", lambda: now[0])
-        bench = bench(of=manifest(max_batch_size=1))
-        bench.duty.share = 0.5
-        bench.duty.spent(1.0, now[0])
+        bench, passes = at_half(manifest(max_batch_size=1), owes_s=1.0)
         oldest = bench.send(columns=3, level=2)
         for number in range(12):
             bench.send(level=1)
@@ -914,18 +904,13 @@ class TestLimits:
             bench.answer_all()
             await settle()
         assert not oldest.done()
-        now[0] += 1.0
-        bench.clock.forward(1.0)
-        await settle()
+        await passes(1.0)
         assert bench.executed[-1] == [1]
         bench.answer_all()
         await oldest
 
-    async def test_of_duty_do_not_hold_up_the_highest_that_comes_in_the_place_of_another(self, bench, monkeypatch):
-        monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
-        bench = bench()
-        bench.duty.share = 0.5
-        bench.duty.spent(1.0, 100.0)
+    async def test_of_duty_do_not_hold_up_the_highest_that_comes_in_the_place_of_another(self, at_half):
+        bench, _ = at_half(owes_s=1.0)
         gives_up = bench.send(level=2)
         await settle()
         gives_up.cancel()

@@ -102,14 +102,18 @@ async def test_over_three_boots_each_is_told_once(tmp_path: Path) -> None:
     assert await told(tmp_path) == []
 
 
-async def test_a_verdict_that_does_not_come_is_not_waited_for_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+async def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A device that has just changed its deployment, and does not wait for what is said of that."""
     monkeypatch.setattr(outcome, "_LONGEST_S", 0.0)
     boot(tmp_path, "b1", ONE)
     assert await told(tmp_path) == []
     boot(tmp_path, "b2", TWO)
-    assert await told(tmp_path) == ["os_changed"]
+    return tmp_path
+
+
+async def test_a_verdict_that_does_not_come_is_not_waited_for_for_ever(impatient: Path) -> None:
+    assert await told(impatient) == ["os_changed"]
 
 
 async def test_where_there_are_no_deployments_nothing_is_kept(tmp_path: Path) -> None:
@@ -135,15 +139,9 @@ async def test_the_image_is_this_boots_and_waited_for(tmp_path: Path, monkeypatc
     assert (event.code, "sha256:2" in event.message) == ("os_changed", True)
 
 
-async def test_an_image_that_nobody_tells_is_not_waited_for_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(outcome, "_LONGEST_S", 0.0)
-    boot(tmp_path, "b1", ONE)
-    assert await told(tmp_path) == []
-    boot(tmp_path, "b2", TWO)
-    says(tmp_path, "b1", IMAGE)
-    (event,) = await events_of(tmp_path)
+async def test_an_image_that_nobody_tells_is_not_waited_for_for_ever(impatient: Path) -> None:
+    says(impatient, "b1", IMAGE)
+    (event,) = await events_of(impatient)
     assert f"deployment {TWO}" in event.message
     assert IMAGE.digest not in event.message
 
