@@ -64,9 +64,8 @@ class Monitor:
         self._busy_s = busy_s
         self._tracing = Tracing(recorder, events) if recorder else None
         self._tell_fact = tell
-        self._reader: Reader[Readings] = Reader()
-        # For what needs no driver, while one hangs.
-        self._spare: Reader[Readings] = Reader()
+        # The first for everything, the second for what needs no driver, the last for what needs no disk either.
+        self._readers: list[Reader[Readings]] = [Reader(), Reader(), Reader()]
         self._sensors: Sensors | None = None
         self._resources: Resources | None = None
         self._state = State()
@@ -109,8 +108,8 @@ class Monitor:
                 await self._rest(wait_s)
         finally:
             triggers.close()
-            self._reader.close()
-            self._spare.close()
+            for reader in self._readers:
+                reader.close()
             if self._tracing:
                 self._tracing.close()
 
@@ -144,24 +143,27 @@ class Monitor:
         return interval_s(decision, governor.closest_c(self._state, readings), load)
 
     async def _read(self, stalls: Collection[Kind]) -> Readings:
-        """Everything, or what needs no driver while one hangs."""
+        """Everything, or what can be read while a driver hangs, or the disk."""
+        every, no_driver, no_disk = self._readers
         try:
-            found = await self._reader.read(lambda: self._read_all(stalls), _SLOW_S)
+            found = await every.read(lambda: self._read_all(stalls), _SLOW_S)
         except TimeoutError:
             self._tell_unanswered()
-            return await self._spare.read(lambda: self._read_resources(stalls), _SLOW_S)
-        self._unanswered = False
-        return found
+        else:
+            self._unanswered = False
+            return found
+        if self._resources is None:
+            self._resources = Resources(self._root, self._state_folder)
+        resources = self._resources
+        try:
+            return await no_driver.read(lambda: resources.read(stalls), _SLOW_S)
+        except TimeoutError:
+            return await no_disk.read(lambda: resources.read_no_disk(stalls), _SLOW_S)
 
     def _read_all(self, stalls: Collection[Kind]) -> Readings:
         if self._sensors is None:
             self._sensors = Sensors(self._root, self._state_folder)
         return self._sensors.read(stalls)
-
-    def _read_resources(self, stalls: Collection[Kind]) -> Readings:
-        if self._resources is None:
-            self._resources = Resources(self._root, self._state_folder)
-        return self._resources.read(stalls)
 
     async def _rest(self, wait_s: float) -> None:
         """Until the time is over or a trigger fires, the latter not all too soon."""
@@ -213,7 +215,7 @@ class Monitor:
     def _tell_unanswered(self) -> None:
         if not self._unanswered:
             self._unanswered = True
-            text = f"the sensors have not answered for {_SLOW_S:g} s: one of their drivers hangs"
+            text = f"the sensors have not answered for {_SLOW_S:g} s: a driver hangs, or the state folder's disk"
             self._events.record(Severity.ERROR, "sensors_hang", "pressure", text)
 
     def _tell(self, decision: Decision, readings: Readings) -> None:

@@ -32,6 +32,10 @@ class Resources:
         now = clock.monotonic()
         if self._storage_at is None or now - self._storage_at > _STORAGE_S:
             self._storage, self._storage_at = sensors_storage.read(self._root, self._state), now
+        return self.read_no_disk(stalls)
+
+    def read_no_disk(self, stalls: Collection[stall.Kind] = ()) -> Readings:
+        """The same, with what was known last of the file system, whose disk may hang."""
         return Readings(
             stalls=stall.averages(stalls), memory=sensors_memory.read(self._root, self.groups), storage=self._storage
         )

@@ -239,12 +239,28 @@ async def test_a_driver_that_hangs_is_told_and_blinds_nothing_but_sensors(
             await watch.until(lambda: any("memory.watch" in each for each in watch.told("pressure_level")))
             tree.memory(4000, 10)
             await watch.until(lambda: watch.monitor.levels["memory"] is Level.EMERGENCY)
-            await asyncio.sleep(0.2)  # several looks
+            seen = looks(tmp_path)
+            await watch.until(lambda: looks(tmp_path) > seen + 3)
             assert watch.monitor.levels["memory"] is Level.EMERGENCY
             assert len(watch.told("sensors_hang")) == 1
             tree.zone(0, "cpu-thermal", 95.0, {"passive": 85.0})
             hang.set()
             await watch.until(lambda: watch.monitor.levels["thermal"] is Level.EMERGENCY)
+    finally:
+        hang.set()
+
+
+async def test_a_disk_that_hangs_keeps_nobody_from_watching_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(monitors, "_SLOW_S", 0.5)
+    tree = sysfs.raspberry_pi(tmp_path)
+    hang = threading.Event()
+    monkeypatch.setattr("edged.pressure.resources.sensors_storage.read", lambda *_: hang.wait(3 * PATIENCE_S))
+    try:
+        async with watching(tmp_path, Policy(dwell_s=0.05)) as watch:
+            await watch.until(lambda: bool(watch.told("sensors_hang")))
+            tree.memory(4000, 10)
+            await watch.until(lambda: watch.monitor.levels.get("memory") is Level.EMERGENCY)
+            assert not watch.told("sensor_failed")
     finally:
         hang.set()
 
