@@ -24,9 +24,9 @@ class Staged(msgspec.Struct, frozen=True):
 
     boot: str
     """The kernel's name for the boot in which it was staged."""
-    name: str
-    """As bootc tells a deployment from others: `bootc.Entry.name`."""
-    text: str
+    name: str = ""
+    """As bootc tells a deployment from others: `bootc.Entry.name`. Empty until bootc has said what it staged."""
+    text: str = ""
     """For people."""
     asked: bool = False
     """The device was asked to restart into it. OSTree keeps what is staged in /run until an orderly shutdown
