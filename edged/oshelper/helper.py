@@ -73,9 +73,11 @@ class Helper:
                 self._interrupted(order)
             elif order.staged and order.staged.boot != self._boot:
                 self._conclude(order, order.staged)
-        taken = {order.command.nonce for order in waited}
+        remembered = {order.command.nonce for order in waited}
         for request in self._mailbox.requests():
-            if request.name not in taken:  # else it is back: a power cut undid its removal, and not what was remembered
+            if request.name in remembered:  # the power went before it was removed, or undid that
+                self._mailbox.take(request)
+            else:
                 self._take(request)
         for order in self._memory.waiting():
             if order.staged and order.staged.boot == self._boot and self._goes_on(order, order.staged):
@@ -103,9 +105,13 @@ class Helper:
         except RejectedError as rejected:
             _log.warning("a command was rejected", name=request.name, code=rejected.code, why=rejected.text)
             self._say(_result(request.name, "", "refused", rejected.code, rejected.text))
+            self._mailbox.take(request)
             return
         order = Order(command, operator.name, operator.key)
-        self._memory.take(order, self._now_ms())
+        self._memory.take(order, self._now_ms())  # before it is gone from the folder: else a kill here would lose it
+        if not self._mailbox.take(request):
+            self._memory.end(order)
+            return
         window = self._settings.update.window
         text = f"it waits for the maintenance window {window}" if window else "it is carried out now"
         self._say(_result(command.nonce, command.command, "accepted", text=text))
@@ -134,7 +140,7 @@ class Helper:
         if self._memory.seen(command.nonce):
             text = f"nonce {command.nonce} was used before; sign the command anew"
             raise RejectedError(Rejection.REPLAYED, text)
-        if self._memory.full:
+        if self._memory.full(self._now_ms()):
             text = "too many commands of the last day are remembered; wait until they have expired"
             raise RejectedError(Rejection.NOT_REMEMBERED, text)
         known = self._operators.operators if self._operators else ()
