@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Callable
 from datetime import datetime
@@ -39,6 +40,9 @@ class _Verb(NamedTuple):
     do: Callable[[Intent], None]
     next: Callable[[bootc.Host], bootc.Entry | None]
 
+
+# By it the service manager tells that the images of this boot were told.
+_TOLD = "run/edged-os/told"
 
 # Nothing else is carried out, whoever signed it.
 _VOCABULARY: dict[type[Intent], _Verb] = {
@@ -98,6 +102,9 @@ class Helper:
                 raise
             found = bootc.Host()
         self._mailbox.tell_status(bootc.images(found, clock.wall_ms(), self._boot))
+        told = self._root / _TOLD
+        told.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        told.touch()
 
     def _take(self, request: Request) -> None:
         try:
@@ -296,6 +303,15 @@ class Helper:
 
     def _now_ms(self) -> int:
         return _ms(clock.trusted(clock.wall(), self._trusted_now))
+
+
+def refuse(state: Path, why: str) -> None:
+    """Where nothing can be carried out, whoever hands something over is told so; `state` is the daemon's folder."""
+    mailbox = Mailbox(state)
+    for request in mailbox.requests():
+        with contextlib.suppress(OSError):
+            mailbox.answer(_result(request.name, "", "refused", Rejection.FAILED, why))
+        mailbox.take(request)
 
 
 def _result(nonce: str, command: str, status: Status, code: str = "", text: str = "") -> OsResult:

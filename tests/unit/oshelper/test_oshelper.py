@@ -517,13 +517,24 @@ def test_a_damaged_memory_begins_anew_and_refuses_what_is_older(machine: Machine
     assert len(machine.bootc.changes) <= 1
 
 
-def test_broken_settings_leave_everything_as_it_is(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_broken_settings_what_is_handed_over_is_refused_and_what_waits_waits_on(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, _ = waiting(machine)
     machine.set("[update]\nwindow = 3\n")
     wanted = command()
     machine.drop(signed(wanted), wanted.nonce)
     assert machine.run() == 1
     assert "update.window" in capsys.readouterr().err
     assert machine.bootc.changes == []
+    found = machine.result(wanted.nonce)
+    assert (found.status, found.code) == ("refused", "failed")
+    assert "update.window" in found.text
+    assert not list((machine.state / "os/requests").iterdir()), "what lies there starts it again and again"
+    assert machine.result(before.nonce).status == "accepted"
+    machine.set('[update]\nwindow = ""\n')
+    machine.run()
+    assert machine.result(before.nonce).status == "done"
 
 
 def test_a_request_of_any_size_is_looked_at_no_further_than_it_may_be_long(machine: Machine) -> None:
@@ -619,6 +630,18 @@ def test_what_bootc_says_is_left_for_the_daemon(machine: Machine) -> None:
     assert found is not None
     assert found.rollback is not None
     assert found.rollback.digest == digest(3)
+
+
+def test_that_the_images_of_this_boot_are_told_shows_once_they_are(machine: Machine) -> None:
+    """edged-os.service is started again while it does not: a first run that fails is not the last."""
+    told = machine.root / "run/edged-os/told"
+    told.unlink()
+    machine.bootc.fails("status", "error: sysroot is locked")
+    assert machine.run() == 1
+    assert not told.exists()
+    machine.bootc.fails("status", "")
+    assert machine.run() == 0
+    assert told.exists()
 
 
 def test_which_images_there_are_is_told_before_an_order_that_may_take_hours(machine: Machine) -> None:
