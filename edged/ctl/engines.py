@@ -33,10 +33,7 @@ def check(_: Subject) -> Iterator[Finding]:
     """Every engine that is installed beside this edgectl."""
     for engine in ENGINES.values():
         if engine.version() is not None and (why := _why_not(engine)):
-            remedy = (
-                f"install the library that is named, or the engine anew: `pip install 'edged[{engine.extra}]'`"
-                " in the image's environment"
-            )
+            remedy = f"install the library that is named in the image, or the engine anew: {engine.remedy}"
             yield Finding("engines", Grade.FAULT, why, remedy)
 
 

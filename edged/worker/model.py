@@ -383,6 +383,8 @@ def _open(source: Source, derived: Derived | None) -> Session:
     try:
         return deriving.open_derived(read_file(Path(derived.folder), derived.file), source.options)
     except EdgedError as error:
+        if error.code is not Code.LOAD_FAILED:  # the device is at fault: to build it again would help nobody
+            raise
         raise EdgedError(
             Code.DERIVED_UNUSABLE, f"what was built of {source.file.path} cannot be used: {error}", "it is built again"
         ) from error
