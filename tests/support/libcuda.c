@@ -1,9 +1,9 @@
 /* Stands for NVIDIA's libcuda.so.1: the calls that edged makes, on the memory of this process.
 
-   The file `faults` beside the library says what goes wrong, a line each: `NAME CODE AFTER` has a call fail with that
-   CUresult once it was made AFTER times; `devices COUNT` and `memory BYTES` say what there is. Errors from 700 to 719
-   break the context: from then on every call fails so. What is queued on a stream is done when that is waited for, no
-   sooner. As the driver since 570 does, cuInit names a thread, and fails where it may not. */
+   The file `faults` beside the library says what goes wrong, a line each: `NAME CODE AFTER TIMES` has a call fail with
+   that CUresult, so many times once it was made AFTER times; `devices COUNT 0 0` and `memory BYTES 0 0` say what there
+   is. Errors from 700 to 719 break the context: from then on every call fails so. What is queued on a stream is done
+   when that is waited for, no sooner. As the driver since 570 does, cuInit names a thread, and fails where it may not. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,7 +17,7 @@
 enum { OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_CONTEXT = 201,
        OPERATING_SYSTEM = 304 };
 
-struct fault { char name[64]; int code, after; };
+struct fault { char name[64]; int code, after, times; };
 struct work { void *to; const void *from; size_t size; void (*call)(void); };
 
 static struct fault faults[16];
@@ -36,7 +36,7 @@ static void read_faults(void) {
     FILE *file = fopen(path, "r");
     struct fault read;
     fault_count = 0;
-    while (file && fscanf(file, "%63s %d %d", read.name, &read.code, &read.after) == 3) {
+    while (file && fscanf(file, "%63s %d %d %d", read.name, &read.code, &read.after, &read.times) == 4) {
         if (!strcmp(read.name, "devices")) devices = read.code;
         else if (!strcmp(read.name, "memory")) memory = read.code;
         else faults[fault_count++] = read;
@@ -47,7 +47,7 @@ static void read_faults(void) {
 static int failing(const char *name) {
     if (broken) return broken;
     for (int each = 0; each < fault_count; each++)
-        if (!strcmp(faults[each].name, name) && faults[each].after-- <= 0) {
+        if (!strcmp(faults[each].name, name) && faults[each].after-- <= 0 && faults[each].times-- > 0) {
             if (faults[each].code >= 700 && faults[each].code < 720) broken = faults[each].code;
             return faults[each].code;
         }

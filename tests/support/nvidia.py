@@ -32,13 +32,13 @@ class Nvidia:
         command += ["-Wl,-soname,libcuda.so.1", "-o", str(self._library), str(TESTS / "support/libcuda.c")]
         subprocess.run(command, check=True)
 
-    def fail(self, call: str, code: int, after: int = 0) -> None:
-        """Has a call of the driver, `launch` of a kernel too, give this CUresult in every process, once it was made."""
-        self._say(f"{call} {code} {after}")
+    def fail(self, call: str, code: int, after: int = 0, times: int = 1000) -> None:
+        """Has a call of the driver, or `launch`, give this CUresult once it was made `after` times in a process."""
+        self._say(f"{call} {code} {after} {times}")
 
     def have(self, *, devices: int = 1, memory_bytes: int = 2**30) -> None:
         """Has as many GPUs, with so much memory."""
-        self._say(f"devices {devices} 0\nmemory {memory_bytes} 0")
+        self._say(f"devices {devices} 0 0\nmemory {memory_bytes} 0 0")
 
     def _say(self, line: str) -> None:
         with (self.libraries / "faults").open("a") as file:

@@ -107,14 +107,17 @@ class _Network:
             assert flags & 1 << NetworkDefinitionCreationFlag.EXPLICIT_BATCH, "the batch would be no axis"
 
     def read(self, content):
-        self.content = content
-        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(content)).graph
+        self.content, self.inputs = content, []
+        model = onnx.load_from_string(content)
+        self.unknown = [node.op_type for node in model.graph.node if node.domain]
+        if self.unknown:
+            return
+        graph = onnx.shape_inference.infer_shapes(model).graph
         shapes = {name for node in graph.node if node.op_type in ("Reshape", "Expand") for name in node.input[1:]}
         self.inputs = [_Tensor(each, is_shape_tensor=each.name in shapes) for each in graph.input]
         self.outputs = [_Tensor(each) for each in graph.output]
         values = {each.name: _Tensor(each) for each in [*graph.value_info, *graph.output]}
         self.layers = [_Layer(node, values) for node in graph.node]
-        self.unknown = [node.op_type for node in graph.node if node.domain]
 
     @property
     def num_inputs(self):
