@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.daemon import Daemon
 from support.deriving import BEST, PORTABLE, Callers, answer, cached, events, runs, twice_bundle
-from support.nvidia import COMPILER, Nvidia
+from support.nvidia import COMPILER, VERSION, Nvidia
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="gcc is not installed")
 
@@ -42,7 +43,9 @@ def test_a_plan_is_built_while_another_engine_serves_and_then_forked_workers_run
         (changed,) = events(daemon, "variant_changed")
         assert "forked, with what was built on this device" in changed.details["made"]
         (file,) = cached(daemon.root)
-        assert b"10.3.0" in file.read_bytes().partition(b"\n")[0]
+        about = json.loads(file.read_bytes().partition(b"\n")[0])
+        assert about["version"] == VERSION
+        assert about["profile"] == {"x": [[1, 2], [8, 2], [8, 2]]}, "the manifest's batch"
 
 
 def test_a_gpu_that_breaks_under_a_worker_costs_no_request(tmp_path: Path, nvidia: Nvidia):

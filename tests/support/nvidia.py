@@ -9,6 +9,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
+
+from edged.runtimes.base import SessionOptions
+from edged.worker.messages import Load
 from support.interpreter import TESTS, hostile_interpreter
 
 COMPILER = shutil.which("gcc")
@@ -28,9 +32,7 @@ class Nvidia:
         self.libraries = folder / "lib"
         self.libraries.mkdir()
         self._library = self.libraries / "libcuda.so.1"
-        command = [COMPILER or "gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
-        command += ["-Wl,-soname,libcuda.so.1", "-o", str(self._library), str(TESTS / "support/libcuda.c")]
-        subprocess.run(command, check=True)
+        self._compile(str(TESTS / "support/libcuda.c"))
 
     def fail(self, call: str, code: int, after: int = 0, times: int = 1000) -> None:
         """Has a call of the driver, or `launch`, give this CUresult once it was made `after` times in a process."""
@@ -51,3 +53,19 @@ class Nvidia:
     def remove_driver(self) -> None:
         """As on a machine that has the packages alone."""
         self._library.unlink()
+
+    def age_driver(self) -> None:
+        """Has a driver that knows none of the calls."""
+        self._compile("-x", "c", "/dev/null")
+
+    def _compile(self, *source: str) -> None:
+        command = [COMPILER or "gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run([*command, "-Wl,-soname,libcuda.so.1", "-o", str(self._library), *source], check=True)
+
+
+def by_tensorrt(load: Load, **options: object) -> Load:
+    """What has a worker load a model, as `edged.models.loading` has it load one of TensorRT."""
+    shapes = {tensor.name: tensor.shape for tensor in load.inputs}
+    told = SessionOptions(threads=1, max_batch_size=load.max_batch_size, shapes=shapes)
+    source = msgspec.structs.replace(load.source, runtime="tensorrt", options=msgspec.structs.replace(told, **options))
+    return msgspec.structs.replace(load, source=source)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from fnmatch import fnmatch
 from importlib import metadata
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -25,6 +28,22 @@ def test_an_engine_is_installed_by_an_extra_that_there_is_or_says_where_it_comes
     assert engine.origin or engine.extra in metadata.metadata("edged").get_all("Provides-Extra")
     assert engine.module.startswith("edged.runtimes.")
     assert engine.distributions
+
+
+CLASSES = Path(__file__).parents[3] / "systemd/classes"
+
+
+@pytest.mark.parametrize("name", ["factory-gateway-gpu", "jetson-vision-standard"])
+def test_workers_of_tensorrt_may_use_the_nodes_that_the_unit_gives_the_daemon(name):
+    nodes = re.findall(
+        r"^DeviceAllow=(?:(/dev/\S+)|char-(nvidia-\w+))", (CLASSES / f"{name}.conf").read_text(), re.MULTILINE
+    )
+    wanted = [path or f"/dev/{kind}" for path, kind in nodes if kind != "nvidia-frontend"]  # which names no node
+    assert wanted
+    given = ENGINES["tensorrt"].devices
+    assert [
+        node for node in wanted if not any(PurePath(node).is_relative_to(g) or fnmatch(node, g) for g in given)
+    ] == []
 
 
 def test_onnxruntimes_telemetry_is_off_before_it_is_imported():

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from onnx import helper
 from support.daemon import DIGITS
+from support.nvidia import by_tensorrt
 
 from edged.errors import Code, EdgedError
-from edged.runtimes.base import ENGINES, SessionOptions
+from edged.runtimes.base import ENGINES
 from edged.system import hardware
 from edged.types import Datatype
 from edged.worker import process
@@ -34,13 +35,6 @@ def digits(folder, **options: object) -> Load:
     load = folder.load([helper.make_node("Identity", ["image"], ["scores"])], *tensors, max_batch_size=ROWS)
     file = folder.file("digits.onnx", (DIGITS / "model.onnx").read_bytes())
     return by_tensorrt(msgspec.structs.replace(load, source=msgspec.structs.replace(load.source, file=file)), **options)
-
-
-def by_tensorrt(load: Load, **options: object) -> Load:
-    shapes = {tensor.name: tensor.shape for tensor in load.inputs}
-    told = SessionOptions(threads=1, max_batch_size=load.max_batch_size, shapes=shapes)
-    source = msgspec.structs.replace(load.source, runtime="tensorrt", options=msgspec.structs.replace(told, **options))
-    return msgspec.structs.replace(load, source=source)
 
 
 def expected() -> tuple[np.ndarray, np.ndarray]:

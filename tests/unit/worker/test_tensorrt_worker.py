@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from support.loads import changed
-from support.nvidia import COMPILER, Nvidia
+from support.nvidia import COMPILER, Nvidia, by_tensorrt
 
 from edged.errors import Code, EdgedError
-from edged.runtimes.base import SessionOptions
 from edged.types import Datatype
 from edged.worker import landlock, process
 from edged.worker.codec import DTYPES
@@ -48,15 +47,6 @@ def use(made: Nvidia, monkeypatch: pytest.MonkeyPatch) -> Nvidia:
 
 def identity(datatype: str) -> tuple[list[object], list[tuple[str, str, list[int]]], list[tuple[str, str, list[int]]]]:
     return [helper.make_node("Identity", ["x"], ["y"])], [("x", datatype, [-1, 3])], [("y", datatype, [-1, 3])]
-
-
-def by_tensorrt(load: Load, **options: object) -> Load:
-    """As `edged.models.loading` has a worker load it."""
-    told = SessionOptions(
-        max_batch_size=load.max_batch_size, shapes={tensor.name: tensor.shape for tensor in load.inputs}, threads=1
-    )
-    source = msgspec.structs.replace(load.source, runtime="tensorrt", options=msgspec.structs.replace(told, **options))
-    return msgspec.structs.replace(load, source=source)
 
 
 @asynccontextmanager
@@ -268,6 +258,10 @@ def without_driver(nvidia: Nvidia) -> None:
     nvidia.remove_driver()
 
 
+def with_an_old_driver(nvidia: Nvidia) -> None:
+    nvidia.age_driver()
+
+
 def without_gpu(nvidia: Nvidia) -> None:
     nvidia.have(devices=0)
 
@@ -285,6 +279,7 @@ def without_memory_for_a_context(nvidia: Nvidia) -> None:
     ("spoil", "code", "found"),
     [
         (without_driver, Code.INCOMPATIBLE_RUNTIME, "libcuda.so.1 cannot be loaded"),
+        (with_an_old_driver, Code.INCOMPATIBLE_RUNTIME, "libcuda.so.1 is too old: "),
         (without_gpu, Code.INCOMPATIBLE_HARDWARE, "CUDA_ERROR_NO_DEVICE (100), no CUDA-capable device is detected"),
         (without_permission, Code.INCOMPATIBLE_HARDWARE, "CUDA_ERROR_OPERATING_SYSTEM (304)"),
         (without_memory_for_a_context, Code.MEMORY_SHORT, "not enough free memory for a context"),
