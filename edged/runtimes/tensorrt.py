@@ -56,11 +56,11 @@ class _Log(trt.ILogger):  # type: ignore[misc] # it has no types
         if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
             self._errors.append(" ".join(msg.split()))
 
-    def words(self) -> str:
-        """What was said since this was last asked."""
+    def words(self, without: str = "it does not say why") -> str:
+        """What was said since this was last asked, or else what is given."""
         said = "; ".join(self._errors)[:500]
         self._errors.clear()
-        return said or "it does not say why"
+        return said or without
 
 
 _log = _Log()
@@ -366,11 +366,12 @@ def _refused(what: str) -> EdgedError:
 
 
 def _complaints(parser: Any) -> str:
-    """What the parser found, each with the operator where it is known."""
+    """What the parser found."""
     found = [" ".join(parser.get_error(index).desc().split()) for index in range(parser.num_errors)]
     return "; ".join(found)[:500] or _log.words()
 
 
 def _words(error: Exception) -> str:
-    """Its message on one line, cut short."""
-    return " ".join(str(error).split())[:500] or type(error).__name__
+    """Its message on one line, cut short, and what TensorRT has logged."""
+    text = " ".join(str(error).split())[:500] or type(error).__name__
+    return "; ".join(filter(None, (text, _log.words(""))))

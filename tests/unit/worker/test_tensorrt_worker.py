@@ -338,6 +338,13 @@ async def test_a_model_that_tensorrt_cannot_run_is_told_in_words(
     assert found in error.message
 
 
+async def test_what_the_bindings_raise_is_told_with_what_was_logged(nvidia: Nvidia, folder):
+    nvidia.fail("launch", 1)
+    error = await refusal(by_tensorrt(folder.load(*identity("FP32"))))
+    assert error.code is Code.LOAD_FAILED
+    assert error.message.endswith("factory function returned nullptr; CUDA initialization failure with error: 1")
+
+
 async def test_a_model_whose_weights_lie_elsewhere_is_not_read(folder):
     weights = helper.make_tensor("w", TensorProto.FLOAT, [3], [1, 2, 3])
     load = by_tensorrt(folder.load([helper.make_node("Add", ["x", "w"], ["y"])], *TENSORS))
@@ -370,8 +377,8 @@ async def test_a_plan_of_another_tensorrt_is_to_be_built_again(folder, tmp_path:
 @pytest.mark.parametrize(
     ("call", "after", "found"),
     [
-        ("launch", 0, "for TensorRT: [builder.cpp::build::1] Error Code 4: OutOfMemory"),
-        ("launch", 1, "for TensorRT: Requested amount of GPU memory could not be allocated."),
+        ("launch", 1, "for TensorRT: [builder.cpp::build::1] Error Code 4: OutOfMemory"),
+        ("launch", 2, "for TensorRT: Requested amount of GPU memory could not be allocated."),
         ("cuMemAlloc_v2", 1, "for the model's inputs and outputs: cuMemAlloc_v2: CUDA_ERROR_OUT_OF_MEMORY (2)"),
     ],
     ids=["building", "a context", "the largest batch"],
@@ -403,7 +410,7 @@ async def test_room_for_the_largest_batch_is_taken_as_it_loads(nvidia: Nvidia, f
     [
         ("cuMemcpyHtoDAsync_v2", 1, 0, "the GPU failed: cuMemcpyHtoDAsync_v2"),
         ("cuMemcpyDtoHAsync_v2", 1, 0, "the GPU failed: cuMemcpyDtoHAsync_v2"),
-        ("launch", 1, 2, "tensorrt failed: [executionContext.cpp::call::1] Error Code 3: Cask"),
+        ("launch", 1, 3, "tensorrt failed: [executionContext.cpp::call::1] Error Code 3: Cask"),
     ],
 )
 async def test_an_inference_that_fails_is_told_and_the_next_one_is_answered(
@@ -437,7 +444,7 @@ async def test_a_gpu_that_is_lost_to_the_process_ends_it(
 ):
     """As CUDA's errors are after which each call fails: only another process can go on."""
     load = by_tensorrt(folder.load(*identity("FP32")))
-    nvidia.fail(call, ILLEGAL_ADDRESS, after=2 if call == "launch" else 0)
+    nvidia.fail(call, ILLEGAL_ADDRESS, after=3 if call == "launch" else 0)
     async with worker(load) as started:
         with pytest.raises(EdgedError) as caught:
             await batch_of(load, [{"x": np.ones((1, 3), np.float32)}]).by(started)

@@ -211,6 +211,9 @@ class Builder:
         self._logger = logger
         self._driver = _driver(logger)
         self.max_threads = 0
+        if self._driver.standin_queue(None) == 1:
+            logger.log(ILogger.Severity.INTERNAL_ERROR, "CUDA initialization failure with error: 1")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def create_network(self, flags=0):
         return _Network(flags)
