@@ -85,10 +85,7 @@ class Swaps:
         with Daemon(root, interpreter=self._power.interpreter) as daemon:
             try:
                 daemon.start(environment=self._power.environment(root, cut, changes=True))
-                updating = Updating(daemon)
-                self._make(move, updating)
-                changed = {step.revision for step in updating.history() if step.event == "swaps"}
-                assert cut or move.wanted in changed, "memory holds both"
+                self._make(move, Updating(daemon))
             except (grpc.RpcError, AssertionError):
                 if not cut:
                     raise
@@ -106,6 +103,8 @@ class Swaps:
         updating.wait_idle_at(move.after)
         assert updating.answers() == right(move.after)
         updating.daemon.wait_for(lambda status: [each.revision for each in status.workers] == [move.after])
+        changed = {step.revision for step in updating.history() if step.event == "swaps"}
+        assert move.wanted in changed, "memory holds both"
 
     def cut_at(self, called: str, step: str, root: Path) -> None:
         """Cuts the power at a step, starts again, and looks at what serves, and whether the move comes to its end."""
