@@ -301,7 +301,7 @@ async def test_a_stop_while_a_model_loads_is_no_crash_and_hides_none_before_it(
     await loads.wait()
     await agent.close()
     await begins
-    journal = Journal(tmp_path / "state", tmp_path / "runtime", NOW)
+    journal = Journal(tmp_path / "state", tmp_path / "runtime")
     left = journal.states()["m"]
     journal.close()
     assert (left.attempts, left.stopped) == kept
@@ -326,7 +326,7 @@ async def test_a_stop_while_a_start_is_being_counted_is_no_crash(tmp_path: Path,
     await until_async(lambda: all(task.cancelling() for task in agent._starts.values()), "it is asked to stop")
     keeps.set()
     await asyncio.gather(begins, ends)
-    journal = Journal(tmp_path / "state", tmp_path / "runtime", NOW)
+    journal = Journal(tmp_path / "state", tmp_path / "runtime")
     left, events = journal.states()["m"], [each.event for each in journal.history("m")]
     journal.close()
     assert events == ["started", "started", "stopped"]
