@@ -25,6 +25,7 @@ from edged.update.fetcher import Order
 from edged.update.machine import Event, Happened, Phase, State
 from edged.update.reasons import Reason
 from edged.update.records import Transition
+from edged.update.shadow import Shadow
 from edged.update.stages import Stages
 
 SHORT = EdgedError(Code.MEMORY_SHORT, "100 MiB are missing")
@@ -239,6 +240,33 @@ async def test_a_worker_that_made_room_for_another_on_its_trial_is_not_held_agai
     stages = Stages(shop, Conditions(), lambda _: None)  # type: ignore[arg-type]
     with pytest.raises(EdgedError if resting else trial.FailedError, match="it made room" if resting else "is gone"):
         await stages._try(resident)
+    await shop.ledger.close()
+
+
+@pytest.mark.parametrize("resting", [True, False])
+async def test_a_worker_that_made_room_for_another_while_it_was_compared_is_tried_again(
+    tmp_path: Path, monkeypatch, resting: bool
+):
+    manifest = SimpleNamespace(acceptance=SimpleNamespace(shadow=SimpleNamespace(samples=9), goldens=()), outputs=())
+    choice = SimpleNamespace(runnable=[Variant(name="cpu", runtime="r", file="f")])
+    resident: Any = SimpleNamespace(
+        ready=True, choice=choice, worker=object(), leaving=False, resting=False, reason="made room", manifest=manifest
+    )
+
+    async def run(*_: object) -> NoReturn:
+        resident.resting = resting
+        raise EdgedError(Code.WORKER_CRASHED, "the worker ended before it answered")
+
+    monkeypatch.setattr(Shadow, "run", run)
+    shop = make_shop(tmp_path, traffic=SimpleNamespace(shadow=lambda *_: None))
+    stages = Stages(shop, Conditions(), lambda _: None)  # type: ignore[arg-type]
+    monkeypatch.setattr(stages, "resident", lambda *_: resident)
+    compares = stages.shadow(State(model="m", phase=Phase.SHADOW, serving=ONE, target=TWO))
+    if resting:
+        assert (await compares).happened.event is Event.RETRY
+    else:
+        with pytest.raises(trial.FailedError, match="before it answered"):
+            await compares
     await shop.ledger.close()
 
 
