@@ -34,6 +34,16 @@ MET: dict[str, Sequence[Step]] = {
         ("cut", ()),
         ("sleep", (2.0,)),
     ],
+    "a trial whose worker makes room for another while it waits": [
+        ("sleep", (2.0,)),
+        ("pin", ("c", 2)),
+        ("fault", ("load_s", 5.0)),
+        ("sleep", (3.0,)),
+        ("press", (Limits(background_paused=True),)),
+        ("fault", ("capacity", 1)),
+        ("renew", ("a",)),
+        ("sleep", (50.0,)),
+    ],
     "two who unpin": [("sleep", (2.0,)), ("pin", ("a", 1)), ("sleep", (0.1,)), ("unpin", ("a",)), ("unpin", ("a",))],
     "an unloaded model whose soak ends": [
         ("sleep", (2.0,)),
