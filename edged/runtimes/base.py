@@ -88,6 +88,8 @@ class Engine(msgspec.Struct, frozen=True):
     """It makes machine code as it runs, so that its workers cannot be kept from that."""
     derives: bool = False
     """Its module is one of `Deriving`."""
+    hears_devices: bool = False
+    """It listens to the kernel's messages of devices that come and go (netlink)."""
 
     def version(self) -> str | None:
         """The installed version, found without importing the engine; None where it is absent."""
@@ -120,6 +122,20 @@ ENGINES = {
             devices=("/dev/dri", "/dev/accel"),
             compiles=True,
             derives=True,
+        ),
+        Engine(
+            name="edgetpu",
+            module="edged.runtimes.edgetpu",
+            distributions=("ai-edge-litert",),
+            extra="edgetpu",
+            environment={},
+            # As it is imported, it copies libraries into the folder of another package.
+            hidden=("ai_edge_litert_sdk_intel",),
+            # What libusb asks libudev of the devices on USB.
+            reads=("/run/udev",),
+            # On USB its number changes when its firmware is loaded.
+            devices=("/dev/apex_*", "/dev/bus/usb"),
+            hears_devices=True,
         ),
     )
 }
