@@ -44,20 +44,24 @@ def tflite_model(
     *,
     takes: Sequence[int] = (),
     told: bytes = b"",
+    splits: int = 0,
     scale: float = 0,
     external: str = "",
 ) -> bytes:
     """A model of one operator: by its name in the schema, or by a name of its own where that has none.
 
     `takes`: which inputs the operator takes, all of them unless told. `told`: what an operator of its own is given.
-    `scale`: of all tensors, if they are quantised; the zero point is 0. `external`: another file that is said to hold
-    weights.
+    `splits`: into how many parts SPLIT splits. `scale`: of all tensors, if they are quantised; the zero point is 0.
+    `external`: another file that is said to hold weights.
     """
     builder = flatbuffers.Builder(1024)
     tensors = _offsets(builder, [_tensor(builder, tensor, scale) for tensor in (*inputs, *outputs)])
     places = range(len(inputs) + len(outputs))
     given, made = places[: len(inputs)], places[len(inputs) :]
-    node = _node(builder, takes or given, made, told, _shape_of(outputs) if operator == "RESHAPE" else None)
+    options = (
+        _reshape(builder, outputs[0][2]) if operator == "RESHAPE" else _split(builder, splits) if splits else (0, 0)
+    )
+    node = _node(builder, takes or given, made, told, *options)
     nodes = _offsets(builder, [node])
     first, last = _numbers(builder, given), _numbers(builder, made)
     tflite.SubGraphStart(builder)
@@ -91,10 +95,6 @@ def compiled(told: bytes = b"") -> bytes:
     return tflite_model(EDGETPU_OPERATOR, [("x", "INT8", [1, 4])], [("y", "INT8", [1, 4])], told=told)
 
 
-def _shape_of(tensors: Sequence[Tensor]) -> Sequence[int]:
-    return tensors[0][2]
-
-
 def _tensor(builder: flatbuffers.Builder, tensor: Tensor, scale: float) -> int:
     name, datatype, shape = tensor
     written = builder.CreateString(name)
@@ -123,28 +123,30 @@ def _tensor(builder: flatbuffers.Builder, tensor: Tensor, scale: float) -> int:
 
 
 def _node(
-    builder: flatbuffers.Builder,
-    takes: Iterable[int],
-    gives: Iterable[int],
-    told: bytes,
-    reshaped: Sequence[int] | None,
+    builder: flatbuffers.Builder, takes: Iterable[int], gives: Iterable[int], told: bytes, kind: int, options: int
 ) -> int:
     first, last = _numbers(builder, takes), _numbers(builder, gives)
     blob = builder.CreateByteVector(told) if told else 0
-    options = 0
-    if reshaped is not None:
-        shape = _numbers(builder, reshaped)
-        tflite.ReshapeOptionsStart(builder)
-        tflite.ReshapeOptionsAddNewShape(builder, shape)
-        options = tflite.ReshapeOptionsEnd(builder)
     tflite.OperatorStart(builder)
     tflite.OperatorAddInputs(builder, first)
     tflite.OperatorAddOutputs(builder, last)
     tflite.OperatorAddCustomOptions(builder, blob)
-    if options:
-        tflite.OperatorAddBuiltinOptionsType(builder, tflite.BuiltinOptions.ReshapeOptions)
-        tflite.OperatorAddBuiltinOptions(builder, options)
+    tflite.OperatorAddBuiltinOptionsType(builder, kind)
+    tflite.OperatorAddBuiltinOptions(builder, options)
     return int(tflite.OperatorEnd(builder))
+
+
+def _reshape(builder: flatbuffers.Builder, shape: Sequence[int]) -> tuple[int, int]:
+    sizes = _numbers(builder, shape)
+    tflite.ReshapeOptionsStart(builder)
+    tflite.ReshapeOptionsAddNewShape(builder, sizes)
+    return tflite.BuiltinOptions.ReshapeOptions, int(tflite.ReshapeOptionsEnd(builder))
+
+
+def _split(builder: flatbuffers.Builder, parts: int) -> tuple[int, int]:
+    tflite.SplitOptionsStart(builder)
+    tflite.SplitOptionsAddNumSplits(builder, parts)
+    return tflite.BuiltinOptions.SplitOptions, int(tflite.SplitOptionsEnd(builder))
 
 
 def _code(builder: flatbuffers.Builder, operator: str) -> int:
