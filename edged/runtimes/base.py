@@ -90,6 +90,10 @@ class Engine(msgspec.Struct, frozen=True):
     """Its module is one of `Deriving`."""
     hears_devices: bool = False
     """It listens to the kernel's messages of devices that come and go (netlink)."""
+    libraries: tuple[str, ...] = ()
+    """Shared libraries that it needs for its devices, and that come with the system."""
+    alone: bool = False
+    """One process at a time can have a device of its, but for the CPU."""
 
     def version(self) -> str | None:
         """The installed version, found without importing the engine; None where it is absent."""
@@ -136,6 +140,8 @@ ENGINES = {
             # On USB its number changes when its firmware is loaded.
             devices=("/dev/apex_*", "/dev/bus/usb"),
             hears_devices=True,
+            libraries=("libedgetpu.so.1",),
+            alone=True,
         ),
     )
 }

@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Delegate, Interpreter, load_delegate
 from numpy.typing import NDArray
 
 from edged.errors import Code, EdgedError
-from edged.runtimes.base import Session, SessionOptions
+from edged.runtimes.base import ENGINES, Session, SessionOptions
 from edged.runtimes.tflitefile import is_compiled
 from edged.types import Datatype, TensorSpec
 
@@ -35,7 +35,7 @@ _DATATYPES = {
     np.float64: Datatype.FP64,
 }
 
-_LIBRARY = "libedgetpu.so.1"
+(_LIBRARY,) = ENGINES["edgetpu"].libraries
 _CPU = "CPU"
 _HINT = (
     f"compile it for the version of {_LIBRARY} here (edgetpu_compiler --min_runtime_version); edged's log has its words"
