@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 from support.bundles import make_bundle
 from support.calls import pack, request, tensor
-from support.daemon import Daemon
+from support.daemon import PATIENCE_S, Daemon
 from support.edgetpus import LIBRARY, build_library
+from support.fleet import Fleet
 from support.tflites import compiled, tflite_model
+from support.updating import QUICK, Updating
 
 from edged.runtimes.base import ENGINES
 
@@ -31,8 +36,13 @@ options = { device = "CPU" }
 """
 
 
-def bundle(folder: Path, name: str = "small", *, revision: int = 1, model: bytes = b"", extra: str = "") -> Path:
-    """A bundle whose best variant is for an Edge TPU, and the other one for the CPU; `extra`: more of the best."""
+def bundle(
+    folder: Path, name: str = "small", *, revision: int = 1, model: bytes = b"", extra: str = "", more: str = ""
+) -> Path:
+    """A bundle whose best variant is for an Edge TPU, and the other one for the CPU.
+
+    `extra`: of the best, `more`: of the bundle.
+    """
     folder = folder / f"{name}-{revision}"
     lighter = tflite_model("ADD", INPUTS, OUTPUTS, takes=(0, 0), scale=1)
     return make_bundle(
@@ -46,7 +56,7 @@ def bundle(folder: Path, name: str = "small", *, revision: int = 1, model: bytes
         runtime="edgetpu",
         file="model.tflite",
         more={"lighter.tflite": lighter},
-        extra=extra + LIGHTER,
+        extra=extra + LIGHTER + more,
     )
 
 
@@ -124,3 +134,48 @@ def test_one_edge_tpu_is_one_models(tmp_path: Path, library: dict[str, str]) -> 
         (lighter,) = (model for model in models if model.variant == "lighter")
         assert "no other model has it: one process at a time can" in lighter.passed_over[0].reason
         assert sorted(answer(daemon, model.name) for model in models) == sorted([ONE_MORE, TWICE])
+
+
+@contextmanager
+def asking(daemon: Daemon) -> Iterator[list[bytes]]:
+    """Somebody asks one request after the other, and none of them fails."""
+    answers: list[bytes] = []
+    failed: list[grpc.RpcError] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set() and not failed:
+            try:
+                answers.append(answer(daemon))
+            except grpc.RpcError as error:
+                failed.append(error)
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    try:
+        yield answers
+    finally:
+        ended.set()
+        caller.join(PATIENCE_S)
+    assert not failed
+
+
+def test_revisions_change_places_on_an_edge_tpu_and_no_request_fails(
+    tmp_path: Path, fleet: Fleet, library: dict[str, str]
+) -> None:
+    root = tmp_path / "root"
+    with Daemon(root, [bundle(tmp_path)], fleet.trusted_by(root)) as daemon:
+        daemon.start(environment=library)
+        daemon.wait_for(lambda status: status.ready)
+        updating = Updating(daemon)
+        fleet.publish(bundle(tmp_path, revision=2, more=QUICK))
+        fleet.plan("small", 2)
+        with asking(daemon) as answers:
+            updating.look()
+            updating.wait(lambda model: model.phase == "idle" and model.serving == 2, "small")
+        assert set(answers) == {ONE_MORE}, "the lighter variant never served"
+        history = updating.history("small")
+        assert [step.event for step in history][:5] == ["wanted", "fetched", "taken_in", "swaps", "swapped"]
+        assert history[3].text.startswith("one process at a time can have the device of variant cpu of revision 2")
+        (model,) = daemon.status().models
+        assert (model.revision, model.variant, list(model.passed_over)) == (2, "cpu", [])
