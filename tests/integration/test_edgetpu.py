@@ -88,6 +88,7 @@ def test_with_an_edge_tpu_the_best_variant_serves_from_a_forked_and_confined_wor
     assert (model.variant, model.runtime, model.degraded, list(model.passed_over)) == ("cpu", "edgetpu", False, [])
     assert "forked" in worker.caps
     assert list(worker.sandbox_lacks) == []
+    assert "no new code" in worker.sandbox
     assert answer(device) == ONE_MORE
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.tflites import EDGETPU_OPERATOR, compiled, doubling, tflite_model
 
 from edged.errors import Code, EdgedError
@@ -187,6 +194,15 @@ def test_a_vtable_before_the_file_is_refused():
     assert refusal(bytes(whole)).message == "the file is not a TFLite model"
 
 
+@given(st.sampled_from([doubling([2]), compiled(), doubling([2], external="w")]), st.data())
+def test_a_damaged_file_is_refused_or_read(whole: bytes, data: st.DataObject):
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(EdgedError):
+        assert is_compiled(bytes(damaged)) in (True, False)
+
+
 def test_weights_in_another_file_are_refused():
     error = refusal(doubling([2], external="weights.bin"))
     assert error.message == "the model says that weights lie in another file"
@@ -229,6 +245,22 @@ def test_what_was_not_compiled_for_it_is_not_run_on_an_edge_tpu(device: str):
 
 def test_what_was_compiled_for_it_is_not_run_on_the_cpu():
     assert refusal(compiled()).message == "the model is compiled for the Edge TPU, and options.device is CPU"
+
+
+def test_a_package_that_would_copy_libraries_is_not_imported(tmp_path: Path):
+    (tmp_path / "ai_edge_litert_sdk_intel.py").write_text("print('imported')")
+    said = {}
+    for first in ("", "from edged.runtimes.base import load_runtime; load_runtime('edgetpu'); "):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{first}import ai_edge_litert.interpreter"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+        said[first] = done.stdout
+    assert list(said.values()) == ["imported\n", ""]
 
 
 def test_compiled_models_are_known_by_their_operator():
