@@ -141,8 +141,10 @@ def test_values_that_do_not_fit_are_the_callers_fault(sent: np.ndarray):
 def test_shapes_that_do_not_go_together_are_the_callers_fault():
     inputs = [("x", "FP32", [-1]), ("z", "FP32", [-1])]
     session = opened(tflite_model("ADD", inputs, [("y", "FP32", [-1])]))
-    assert failure(session, {"x": np.ones(2, np.float32), "z": np.ones(3, np.float32)}).code is Code.INVALID_TENSOR
-    assert session.run({"x": np.ones(3, np.float32), "z": np.ones(3, np.float32)}, ["y"])[0].tolist() == [2, 2, 2]
+    for size in (1, 3):  # as large as it began, too
+        assert failure(session, {"x": np.ones(2, np.float32), "z": np.ones(3, np.float32)}).code is Code.INVALID_TENSOR
+        both = {name: np.ones(size, np.float32) for name in "xz"}
+        assert session.run(both, ["y"])[0].tolist() == [2.0] * size
 
 
 def test_what_fails_inside_the_engine_is_the_models_fault():
