@@ -94,7 +94,7 @@ def _edge_tpu(device: str) -> Delegate:
         raise EdgedError(
             Code.LOAD_FAILED,
             f"{wanted} cannot be used: {_words(error)}",
-            f"install {_LIBRARY}, which Google's package libedgetpu1-std brings, in the image's base",
+            f"install {_LIBRARY} in the image's base, built for TensorFlow 2.16 or later: bootc/overlays/README.md",
         ) from error
     try:
         return load_delegate(_LIBRARY, {"device": device} if device else {})
