@@ -106,10 +106,10 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	@.venv-tritonclient/bin/pip $(QUIET) install --require-hashes -r $<
 	@touch $@
 
-# The suite is published as a repository only, and pins a python-tuf of its own.
+# The suite is published as a repository only, and pins a python-tuf of its own: this version of it was passed.
 .venv-conformance/.installed: .venv-conformance/bin/pip
 	@echo "installing tuf-conformance into .venv-conformance"
-	@.venv-conformance/bin/pip $(QUIET) install "tuf-conformance @ git+https://github.com/theupdateframework/tuf-conformance"
+	@.venv-conformance/bin/pip $(QUIET) install "tuf-conformance @ git+https://github.com/theupdateframework/tuf-conformance@v2.5.0"
 	@touch $@
 
 tests/nodejs/node_modules/.installed: tests/nodejs/package-lock.json

@@ -34,7 +34,7 @@ BUNDLES = {1: REPO / "bootc/models/digits/1", 2: REPO / "tests/data/bundles/digi
 SERVICE = "edged.v1.Updates"
 LIMIT_S = 120.0
 BEFORE_S = 2.0
-AROUND_S = 0.25
+AROUND_S = 0.1
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -50,6 +50,8 @@ class Found(msgspec.Struct, kw_only=True):
 
     before_p99_ms: float = 0.0
     flip_p99_ms: float = 0.0
+    trial_p99_ms: float = 0.0
+    """From the call that begins an update until shortly before its flip: the new revision loads and is tried beside."""
     requests: int = 0
     back_ms: list[float] = []
     """From the call that asks for it to the end of the last answer by the revision that was gone back on."""
@@ -144,6 +146,7 @@ def flips(bench: Bench, found: Found, rounds: int) -> None:
     """There and back under load: latency around each flip beside that before, and the front's memory after each."""
     before: list[float] = []
     around: list[float] = []
+    trial: list[float] = []
     pid = bench.device.pid
     for revision in (2, 1):  # what is allocated the first time stays
         bench.go(revision)
@@ -156,9 +159,11 @@ def flips(bench: Bench, found: Found, rounds: int) -> None:
             bench.go(revision)
             flip_s = next(each.began_s for each in bench.asked if each.began_s > calm_s and each.revision == revision)
             around += [each.took_s for each in bench.asked if abs(each.began_s - flip_s) < AROUND_S]
+            trial += [each.took_s for each in bench.asked if calm_s < each.began_s < flip_s - AROUND_S]
         found.kept_bytes.append(procfs.memories([pid])[pid].pss - held)
     found.before_p99_ms = percentile(sorted(before), 99) * 1e3
     found.flip_p99_ms = percentile(sorted(around), 99) * 1e3
+    found.trial_p99_ms = percentile(sorted(trial), 99) * 1e3
 
 
 def backs(bench: Bench, found: Found, rounds: int) -> None:
@@ -248,7 +253,8 @@ def measure(folder: Path, rounds: int) -> Found:
 def judge(found: Found) -> list[Verdict]:
     """The design's budgets for updates."""
     note = (
-        f"{found.before_p99_ms:.2f} ms before, {found.flip_p99_ms:.2f} ms around; {found.requests} requests, 0 failed"
+        f"{found.before_p99_ms:.2f} ms before, {found.trial_p99_ms:.2f} ms while the new revision loads and is tried, "
+        f"{found.flip_p99_ms:.2f} ms around the flip; {found.requests} requests, 0 failed"
     )
     head = found.head_bytes / found.changed_bytes
     beside = found.head_bytes - found.head_chunk_bytes

@@ -1,6 +1,6 @@
 """The roles of a repository: who delegates to whom, and what each starts as.
 
-root → targets, snapshot, timestamp; targets → models, plans; models → 256 hash bins `models-00` to `models-ff`.
+root → targets, snapshot, timestamp; targets → models, plans; models → 64 hash bins `models-00` to `models-3f`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ OFFLINE = ("root", "targets")
 ONLINE = ("snapshot", "timestamp")
 TOP = ("root", "targets", "snapshot", "timestamp")
 
-BITS = 8
-"""256 bins: one flat role would pass the size that clients read at some 40,000 revisions."""
+BITS = 6
+"""64 bins: decision 25. One flat role would pass the size that clients read at some 40,000 revisions."""
 
 PATHS = {"models": ["models/*/*.json"], "plans": ["plans/*.json"]}
 

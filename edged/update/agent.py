@@ -26,6 +26,7 @@ from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.pauses import SCARCE, Pauses
 from edged.update.policy import Decision, Wish
 from edged.update.records import Committed, Pin, Quarantined
+from edged.update.share import Device, Share
 from edged.update.shop import Shop
 from edged.update.start import Chosen
 
@@ -33,14 +34,6 @@ _log = log.get("update")
 
 # What is deferred is looked at again so often: a window opens, a lease ends.
 _LOOK_S = 15.0
-
-
-class Device(msgspec.Struct, frozen=True):
-    """Who this device is in a plan."""
-
-    name: str
-    fleet: str
-    hardware_class: str
 
 
 class Agent:
@@ -60,10 +53,9 @@ class Agent:
         self.pauses = Pauses()
         self._collecting: asyncio.Task[None] | None = None
         self._shop = shop
-        self._device = device
+        self._share = Share(device)
         self._degrade = degrade
         self._recover = recover
-        self._first_seen: dict[tuple[str, int], float] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._starts: dict[str, asyncio.Task[None]] = {}
 
@@ -267,7 +259,7 @@ class Agent:
                 why = f"{decision.why}; what failed may pass, and is tried again with the next look at the repository"
                 decision = msgspec.structs.replace(decision, go_for=0, why=why)
             if decision.go_for and found and not now and hope and hope.cause == "plan":
-                decision = self._after_jitter(decision, found)
+                decision = self._share.after_jitter(decision, found)
             self.decisions[model] = decision
             if not begin:
                 continue
@@ -290,27 +282,16 @@ class Agent:
                 chosen.degraded = ""
 
     def _wanted(self, followed: plan.Plan | None) -> dict[str, plan.Wanted]:
-        if followed is None:
-            return {}
         taken = {
             name: ref.revision
             for name, course in self.courses.items()
             if (ref := course.state.target or course.state.serving) is not None
         }
-        device = self._device
-        found = plan.evaluate(followed, device.name, device.hardware_class, self._now(), taken)
-        return {each.model: each for each in found}
+        return self._share.wanted(followed, self._now(), taken)
 
     def _now(self) -> datetime:
         """The system's time, or what is known to be later: the image's build time, the newest signed issue time."""
         return clock.trusted(clock.wall(), self._shop.build_time, self.looking.heard.issued)
-
-    def _after_jitter(self, decision: Decision, found: plan.Wanted) -> Decision:
-        seen_s = self._first_seen.setdefault((found.model, found.revision), clock.monotonic())
-        left_s = seen_s + found.jitter_s - clock.monotonic()
-        if left_s <= 0:
-            return decision
-        return Decision(why=f"{decision.why}; the download begins in {left_s:.0f} s, spread over the fleet")
 
     def gate(self, model: str) -> str:
         """Why the route of `model` may not flip now; nothing when it may."""

@@ -60,8 +60,11 @@ _MAX_TARGET_BYTES = 64 * 1024 * 1024
 def main() -> NoReturn:
     """Runs the fetcher on the process's arguments and ends the process, whatever its threads still wait for."""
     os.umask(0o077)
-    status = run(sys.argv[1:], confine)
-    sys.stdout.flush()
+    try:
+        status = run(sys.argv[1:], confine)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who asked has gone, and hears of nothing any more
+        status = 1
     os._exit(status)
 
 

@@ -23,11 +23,12 @@ from edged.models.states import Source
 from edged.models.store import Store
 from edged.types import Level
 from edged.update import environment
-from edged.update.agent import Agent, Device
+from edged.update.agent import Agent
 from edged.update.environment import Environment
 from edged.update.fetcher import Fetcher
 from edged.update.journal import Journal
 from edged.update.outcomes import Outcomes
+from edged.update.share import Device
 from edged.update.shop import Ledger, Shop, Traffic
 
 

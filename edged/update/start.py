@@ -125,7 +125,7 @@ def happened(found: Machine, course: Machine, chosen: Chosen, *, counted: bool) 
         return Happened(Event.FAILED, why, Reason.CRASH_LOOP if policy.crash_loop(found) else Reason.LOAD_FAILED)
     if serves_already(course):
         return Happened(Event.SUPERSEDED, "what was tried serves since the start", target=course.target)
-    return Happened(Event.RESUMED if counted else Event.STARTED, chosen.degraded or chosen.why)
+    return Happened(Event.RESUMED if counted else Event.STARTED, chosen.degraded or f"edged started; {chosen.why}")
 
 
 async def choose(

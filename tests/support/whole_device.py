@@ -28,11 +28,12 @@ from edged.serving.repository import Repository as Orders
 from edged.system.hardware import Hardware
 from edged.types import Level
 from edged.update.administration import Administration
-from edged.update.agent import Agent, Device
+from edged.update.agent import Agent
 from edged.update.environment import Environment
 from edged.update.journal import Journal
 from edged.update.markers import Markers
 from edged.update.outcomes import Outcomes
+from edged.update.share import Device
 from edged.update.shop import Ledger, Shop
 from edged.worker.messages import Load
 from support.courses import NOW

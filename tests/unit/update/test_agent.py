@@ -21,12 +21,13 @@ from edged.types import Limits
 from edged.update import agent as agents
 from edged.update import inventory, opening, plan, start
 from edged.update.administration import Administration
-from edged.update.agent import Agent, Device
+from edged.update.agent import Agent
 from edged.update.collecting import collect
 from edged.update.journal import DATABASE, Journal
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.reasons import Reason
 from edged.update.records import Transition
+from edged.update.share import Device
 
 PLAN = plan.Plan(fleet="f", models={"m": {"c": plan.ClassPlan(revision=2)}})
 

@@ -88,6 +88,17 @@ class TestTheThinnestPath:
         )
         assert (ran.returncode, told in ran.stderr) == (2, True)
 
+    def test_once_nobody_listens_it_ends_without_a_word(self, tmp_path):
+        hears, tells = os.pipe()
+        os.close(hears)
+        command = [sys.executable, "-I", "-m", "edged.update.fetch", "--metadata-dir", str(tmp_path / "x")]
+        asked = ["--repository", f"file://{tmp_path}/nothing", "refresh"]
+        try:
+            ran = subprocess.run([*command, *asked], stdout=tells, stderr=subprocess.PIPE, text=True, timeout=60)
+        finally:
+            os.close(tells)
+        assert (ran.returncode, ran.stderr) == (1, "")
+
     def test_what_is_not_published_is_told(self, device):
         assert device.fetch(3).code == "revision_not_found"
         assert device.fetch(1, "letters").code == "revision_not_found"

@@ -14,9 +14,10 @@ from support.polling import until_async
 from edged.config.update import Update
 from edged.errors import Code, EdgedError
 from edged.update import plan
-from edged.update.agent import Agent, Device
+from edged.update.agent import Agent
 from edged.update.fetcher import Origin
 from edged.update.machine import Phase, State
+from edged.update.share import Device
 
 USUAL = "https://r"
 
