@@ -125,6 +125,18 @@ def test_what_keeps_the_best_variant_from_running_is_told(
         assert answer(daemon) == TWICE
 
 
+def test_a_library_that_crashes_with_this_litert_costs_its_variant_only(
+    tmp_path: Path, library: dict[str, str]
+) -> None:
+    settings = "[workers]\nrestart_min_s = 0.01\n"
+    with Daemon(tmp_path / "root", [bundle(tmp_path, model=compiled(b"crash"))], settings) as daemon:
+        daemon.start(environment=library)
+        (found,) = daemon.wait_for(lambda status: status.ready).models
+        assert found.variant == "lighter"
+        assert "SIGABRT" in found.passed_over[0].reason
+        assert answer(daemon) == TWICE
+
+
 def test_one_edge_tpu_is_one_models(tmp_path: Path, library: dict[str, str]) -> None:
     """The other runs on the CPU, and says who cannot have what."""
     bundles = [bundle(tmp_path, name) for name in ("first", "second")]

@@ -1,7 +1,7 @@
 /* Stands in for libedgetpu.so.1 where there is no Edge TPU: one on USB, at "usb:0".
  *
  * It takes over the operator that the compiler for the Edge TPU makes, and answers each byte with the next one. What that
- * operator was given says what fails: "prepare" or "invoke". As libusb does, it binds a socket of netlink, whose address
+ * operator was given says what fails: "prepare" or "invoke", or that it crashes. As libusb does, it binds a socket of netlink, whose address
  * one process at a time can have, as one at a time can have an Edge TPU.
  *
  * The layouts are those of tensorflow/lite/core/c/common.h, as far as they are used.
@@ -98,6 +98,8 @@ static int prepare(Context *context, Delegate *delegate)
         ours->data[ours->size++] = plan->data[i];
         if (node->told_size == 7 && !memcmp(node->told, "prepare", 7))
             return ERROR;
+        if (node->told_size == 5 && !memcmp(node->told, "crash", 5))
+            abort();
         fails = node->told_size == 6 && !memcmp(node->told, "invoke", 6);
     }
     Registration own = { .invoke = invoke, .custom_name = "Stand-in", .version = 1 };
