@@ -136,7 +136,7 @@ ENGINES = {
             # As it is imported, it copies libraries into the folder of another package.
             hidden=("ai_edge_litert_sdk_intel",),
             # What libusb asks libudev of the devices on USB.
-            reads=("/run/udev",),
+            reads=("/run/udev/data",),
             # On USB its number changes when its firmware is loaded.
             devices=("/dev/apex_*", "/dev/bus/usb"),
             hears_devices=True,
