@@ -1,5 +1,4 @@
-"""Tries whether the installed engines can be imported, each in a process of its own, and whether that of the hardware
-class is installed. `edgectl doctor` tells it.
+"""Looks for the engines that a device needs, and tries those that it has, each in a process. `edgectl doctor` tells it.
 
 An engine is a package and the libraries that it links: a package can be there and its libraries not, and an engine may
 end the process that imports it.
@@ -19,8 +18,13 @@ from edged.runtimes.base import ENGINES, Engine
 # An engine of some hundred MiB, off slow flash.
 _LIMIT_S = 45.0
 
-# The engine without which a hardware class computes on its CPU alone.
-_OF_CLASS = {"coral": "edgetpu"}
+# What computes on the accelerator of the hardware classes of our own images; models run on the CPU without it.
+_NEEDED = {
+    "coral": "edgetpu",
+    "factory-gateway-gpu": "tensorrt",
+    "intel-lowpower-detector": "openvino",
+    "jetson-vision-standard": "tensorrt",
+}
 
 _IMPORT = """
 import ctypes, sys
@@ -38,21 +42,15 @@ except OSError as error:
 
 
 def check(subject: Subject) -> Iterator[Finding]:
-    """Every engine that is installed beside this edgectl; that of the class with the libraries of its devices."""
+    """Every engine that is installed beside this edgectl, and the one that the hardware class is for."""
     hardware_class = subject.settings.device.hardware_class
+    needed = ENGINES.get(_NEEDED.get(hardware_class, ""))
+    if needed is not None and needed.version() is None:
+        found = f"the class {hardware_class} computes by {needed.name}, which this Python does not find"
+        yield Finding("engines", Grade.WARNING, f"{found}: models run on the CPU, if at all", needed.remedy)
     for engine in ENGINES.values():
-        is_of_class = _OF_CLASS.get(hardware_class) == engine.name
-        if engine.version() is None:
-            if is_of_class:
-                found = (
-                    f"the class {hardware_class} computes by {engine.name}, and {engine.distributions[0]} is missing"
-                )
-                yield Finding("engines", Grade.FAULT, found, f"install it with: pip install 'edged[{engine.extra}]'")
-        elif why := _why_not(engine, engine.libraries if is_of_class else ()):
-            remedy = (
-                f"install the library that is named, or the engine anew: `pip install 'edged[{engine.extra}]'`"
-                " in the image's environment"
-            )
+        if engine.version() is not None and (why := _why_not(engine, engine.libraries if engine is needed else ())):
+            remedy = f"install the library that is named in the image, or the engine anew: {engine.remedy}"
             yield Finding("engines", Grade.FAULT, why, remedy)
 
 

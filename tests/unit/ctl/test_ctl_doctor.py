@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -322,6 +323,31 @@ def test_an_engine_whose_libraries_are_missing_is_named(root: Path, tmp_path: Pa
     assert "edged[onnxruntime]" in done.stdout
 
 
+without_tensorrt = pytest.mark.skipif(ENGINES["tensorrt"].version() is not None, reason="TensorRT is installed")
+
+
+@without_tensorrt
+@pytest.mark.parametrize("name", ["factory-gateway-gpu", "jetson-vision-standard"])
+def test_a_class_without_its_engine_is_told_where_that_comes_from(
+    root: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    in_class(name)(root)
+    assert run(["--root", str(root), "doctor", "--only", "engines", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
+    assert found["found"].startswith(f"the class {name} computes by tensorrt, which this Python does not find")
+    assert found["remedy"].startswith("it comes with NVIDIA's base image")
+    assert "pip install" not in found["remedy"]
+
+
+@without_tensorrt
+def test_a_model_whose_engine_no_extra_installs_is_told_where_that_comes_from(root: Path) -> None:
+    manifest = root / "usr/share/edged/models/digits/1/manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"onnxruntime"', b'"tensorrt"'))
+    (found,) = find(root)
+    assert "the runtime tensorrt is not installed" in found.found
+    assert found.remedy.startswith("tensorrt: it comes with NVIDIA's base image")
+
+
 def test_engines_that_can_be_imported_are_no_finding(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--root", str(root), "doctor", "--only", "engines"]) == 0
     assert capsys.readouterr().out == "nothing is wrong\n"
@@ -337,7 +363,7 @@ def test_the_library_for_an_edge_tpu_is_named_where_the_class_needs_it(
     subject = Subject(root, (), load(root).settings, NOW)
     (found,) = engines.check(subject)
     assert "has no accelerator: libedgetpu.so.1: cannot open shared object file" in found.found
-    assert found.remedy.startswith("install the library that is named")
+    assert found.remedy.startswith("install the library that is named in the image")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(build_library(tmp_path / "library")))
     assert list(engines.check(subject)) == []
 
@@ -349,7 +375,7 @@ def test_the_engine_of_the_class_is_named_where_it_is_not_installed(
     monkeypatch.setitem(ENGINES, "edgetpu", absent)
     in_class("coral")(root)
     (found,) = engines.check(Subject(root, (), load(root).settings, NOW))
-    assert found.found == "the class coral computes by edgetpu, and no-such-distribution-of-edged is missing"
+    assert found.found.startswith("the class coral computes by edgetpu, which this Python does not find")
     assert found.remedy == "install it with: pip install 'edged[edgetpu]'"
 
 
