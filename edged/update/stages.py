@@ -259,7 +259,7 @@ class Stages(Lineup):
             except BaseException:
                 await self.swap_back(state)
                 raise
-        return said(Event.SWAPPED, "no comparison: memory holds one of the two", **evidence)
+        return said(Event.SWAPPED, "no comparison: one of the two can be loaded at a time", **evidence)
 
     async def _try_alone(self, resident: Resident, target: Ref) -> dict[str, Any]:
         """What takes the room in between may do so once; it is not the revision's fault. Raises FailedError."""
