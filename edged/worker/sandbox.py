@@ -47,7 +47,7 @@ def confine(folder: str, runtime: str, more: Mapping[str, Access]) -> Confined:
         ("no new privileges", landlock.no_new_privileges),
         ("no new code", _no_new_code if not engine.compiles else None),
         ("Landlock", lambda: _landlock({**dict(_allowed(folder, engine)), **more})),
-        ("system-call filter", seccomp.restrict),
+        ("system-call filter", lambda: seccomp.restrict(hears=engine.hears_devices)),
     ):
         if restrict is None:
             continue
@@ -74,6 +74,8 @@ def _landlock(allowed: Mapping[str, Access]) -> str:
 def _allowed(folder: str, engine: Engine) -> Iterator[tuple[str, Access]]:
     for path in (folder, *code(), *_MACHINE, *engine.reads):
         yield path, READ
+    for path in engine.writes:
+        yield path, READ | Access.WRITE_FILE
     for pattern in engine.devices:
         for path in glob.glob(pattern):  # noqa: PTH207 - absolute patterns, which Path.glob refuses
             yield path, DEVICE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -14,17 +15,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import trustme
 from support.daemon import DIGITS
+from support.edgetpus import build_library
 from support.fleets import Server
 
 from edged.config.load import load
 from edged.config.settings import Settings
-from edged.ctl import certificates, nodes, reachable
+from edged.ctl import certificates, engines, nodes, reachable
 from edged.ctl.checkup import CHECKS, Finding, Grade, Subject
 from edged.ctl.main import run
 from edged.document import DocumentError
+from edged.runtimes.base import ENGINES
 
 NOW = datetime.now(UTC) + timedelta(days=1)
 UID = 54321
@@ -319,9 +323,60 @@ def test_an_engine_whose_libraries_are_missing_is_named(root: Path, tmp_path: Pa
     assert "edged[onnxruntime]" in done.stdout
 
 
+without_tensorrt = pytest.mark.skipif(ENGINES["tensorrt"].version() is not None, reason="TensorRT is installed")
+
+
+@without_tensorrt
+@pytest.mark.parametrize("name", ["factory-gateway-gpu", "jetson-vision-standard"])
+def test_a_class_without_its_engine_is_told_where_that_comes_from(
+    root: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    in_class(name)(root)
+    assert run(["--root", str(root), "doctor", "--only", "engines", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
+    assert found["found"].startswith(f"the class {name} computes by tensorrt, which this Python does not find")
+    assert found["remedy"].startswith("it comes with NVIDIA's base image")
+    assert "pip install" not in found["remedy"]
+
+
+@without_tensorrt
+def test_a_model_whose_engine_no_extra_installs_is_told_where_that_comes_from(root: Path) -> None:
+    manifest = root / "usr/share/edged/models/digits/1/manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"onnxruntime"', b'"tensorrt"'))
+    (found,) = find(root)
+    assert "the runtime tensorrt is not installed" in found.found
+    assert found.remedy.startswith("tensorrt: it comes with NVIDIA's base image")
+
+
 def test_engines_that_can_be_imported_are_no_finding(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--root", str(root), "doctor", "--only", "engines"]) == 0
     assert capsys.readouterr().out == "nothing is wrong\n"
+
+
+@pytest.mark.skipif(ENGINES["edgetpu"].version() is None, reason="ai-edge-litert is not installed")
+def test_the_library_for_an_edge_tpu_is_named_where_the_class_needs_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    assert list(engines.check(Subject(root, (), load(root).settings, NOW))) == []
+    in_class("coral")(root)
+    subject = Subject(root, (), load(root).settings, NOW)
+    (found,) = engines.check(subject)
+    assert "has no accelerator: libedgetpu.so.1: cannot open shared object file" in found.found
+    assert found.remedy.startswith("install the library that is named in the image")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(build_library(tmp_path / "library")))
+    assert list(engines.check(subject)) == []
+
+
+def test_the_engine_of_the_class_is_named_where_it_is_not_installed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = msgspec.structs.replace(ENGINES["edgetpu"], distributions=("no-such-distribution-of-edged",))
+    monkeypatch.setitem(ENGINES, "edgetpu", absent)
+    in_class("coral")(root)
+    (found,) = engines.check(Subject(root, (), load(root).settings, NOW))
+    assert found.found.startswith("the class coral computes by edgetpu, which this Python does not find")
+    assert found.remedy == "install it with: pip install 'edged[edgetpu]'"
 
 
 def test_a_clock_before_the_image_was_built_is_a_fault(root: Path) -> None:
