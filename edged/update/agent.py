@@ -282,11 +282,7 @@ class Agent:
                 chosen.degraded = ""
 
     def _wanted(self, followed: plan.Plan | None) -> dict[str, plan.Wanted]:
-        taken = {
-            name: ref.revision
-            for name, course in self.courses.items()
-            if (ref := course.state.target or course.state.serving) is not None
-        }
+        taken = {name: ref.revision for name, course in self.courses.items() if (ref := course.state.serving)}
         return self._share.wanted(followed, self._now(), taken)
 
     def _now(self) -> datetime:

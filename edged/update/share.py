@@ -28,7 +28,7 @@ class Share:
         """By model and revision when it was wanted first, by the monotonic clock."""
 
     def wanted(self, followed: plan.Plan | None, now: datetime, taken: dict[str, int]) -> dict[str, plan.Wanted]:
-        """By model, of those of the device's class. `taken`: by model the revision that it has, or is about to have."""
+        """By model, of those of the device's class. `taken`: by model the revision that serves."""
         if followed is None:
             return {}
         device = self._device
