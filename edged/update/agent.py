@@ -53,7 +53,7 @@ class Agent:
         self.pauses = Pauses()
         self._collecting: asyncio.Task[None] | None = None
         self._shop = shop
-        self._share = Share(device)
+        self._share = Share(device, shop.ledger)
         self._degrade = degrade
         self._recover = recover
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -70,6 +70,7 @@ class Agent:
         self.quarantined = await ledger.do(ledger.journal.quarantined)
         await peaks.recall(shop.memory, ledger)
         await self.looking.heard.recall(ledger)
+        await self._share.recall()
         names = sorted({*states, *shop.library.models()})
         for name in names:
             begun = self._begin(states.get(name) or State(model=name), committed.get(name))
@@ -156,6 +157,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.looking.heard.keep(self._shop.ledger)
+        await self._share.keep()
         await self._shop.ledger.close()
 
     async def _poll(self) -> None:
@@ -236,6 +238,8 @@ class Agent:
         ledger = self._shop.ledger
         self.quarantined = await ledger.do(ledger.journal.quarantined)
         self._forget_troubles()
+        if begin:
+            await self._share.follow(followed, self._now())
         wanted = self._wanted(followed)
         choosing = {model for model, task in self._starts.items() if not task.done()}  # what it is told comes first
         for model in sorted({*wanted, *self.pins, *self.courses} - choosing):
@@ -258,7 +262,8 @@ class Agent:
             if decision.go_for and decision.go_for == course.put_off and not now:
                 why = f"{decision.why}; what failed may pass, and is tried again with the next look at the repository"
                 decision = msgspec.structs.replace(decision, go_for=0, why=why)
-            if decision.go_for and found and not now and hope and hope.cause == "plan":
+            spread = found and found.jitter_s and not now and hope and hope.cause == "plan"
+            if found and spread and await self._is_to_come(model, decision.go_for):
                 decision = self._share.after_jitter(decision, found)
             self.decisions[model] = decision
             if not begin:
@@ -272,6 +277,10 @@ class Agent:
             if now:
                 course.hurry()
             course.look_again()
+
+    async def _is_to_come(self, model: str, revision: int) -> bool:
+        """Whether a revision (0: none) is to be fetched first; what one goes back to is here already."""
+        return bool(revision) and await asyncio.to_thread(self._shop.library.find, model, revision) is None
 
     def _forget_troubles(self) -> None:
         """What the start had to make do with is over once something else has been committed."""
@@ -298,8 +307,7 @@ class Agent:
         if lease is not None:
             return f"{lease.owner} holds it for {lease.ends_s - now_s:.0f} s more"
         local = clock.wall().astimezone()
-        found = self._wanted(self.looking.plan).get(model)
-        if found is not None and not plan.within(found.windows, local):
+        if not self._share.may_change(model, local):
             return "it waits for the maintenance window of the plan"
         if not policy.in_window(self._shop.settings.window, f"{local:%H:%M}"):
             return f"it waits for the maintenance window {self._shop.settings.window}"
