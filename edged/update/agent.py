@@ -20,7 +20,7 @@ from edged.update import pauses, peaks, plan, policy, start
 from edged.update.collecting import make_room
 from edged.update.course import Course
 from edged.update.fetcher import Origin
-from edged.update.holds import Holds
+from edged.update.leases import Leases
 from edged.update.looking import Looking
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.pauses import SCARCE, Pauses
@@ -48,7 +48,7 @@ class Agent:
         self.pins: dict[str, Pin] = {}
         self.quarantined: dict[str, Quarantined] = {}
         self.decisions: dict[str, Decision] = {}
-        self.holds = Holds()
+        self.holds = Leases(shop.ledger)
         self.looking = Looking(shop, device.fleet, self.check_room)
         self.pauses = Pauses()
         self._collecting: asyncio.Task[None] | None = None
@@ -71,6 +71,7 @@ class Agent:
         await peaks.recall(shop.memory, ledger)
         await self.looking.heard.recall(ledger)
         await self._share.recall()
+        await self.holds.recall()
         names = sorted({*states, *shop.library.models()})
         for name in names:
             begun = self._begin(states.get(name) or State(model=name), committed.get(name))
@@ -157,7 +158,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.looking.heard.keep(self._shop.ledger)
-        await self._share.keep()
+        await self._keep_waits()
         await self._shop.ledger.close()
 
     async def _poll(self) -> None:
@@ -172,7 +173,12 @@ class Agent:
                         course.put_off = 0
                     await self.reconsider()
                     await self._taken_in()
+            await self._keep_waits()
             await self.looking.due()
+
+    async def _keep_waits(self) -> None:
+        await self._share.keep()
+        await self.holds.keep()
 
     async def _look_again(self) -> None:
         told = ""

@@ -70,10 +70,11 @@ class Share:
         """Goes by a plan from now on; None: by what was kept of the last one."""
         if followed is None or followed is self._followed:
             return
-        self._followed, wanted = followed, self.wanted(followed, now, {})
+        self._followed, wanted, before = followed, self.wanted(followed, now, {}), self._windows
         self._windows = {model: each.windows for model, each in wanted.items() if each.windows}
         self._turns = {model: each for model, each in self._turns.items() if model in wanted}
-        await self.keep()
+        if self._windows != before:
+            await self.keep()  # before anything is begun that is not to change outside of them
 
     async def keep(self) -> None:
         """Keeps what is to be known after the next start."""
@@ -84,7 +85,7 @@ class Share:
         }
         document = msgspec.json.encode(Kept(self._windows, waited))
         if document != self._written:
-            with contextlib.suppress(EdgedError):  # it is tried again with the next look, and told elsewhere
+            with contextlib.suppress(EdgedError):  # it is tried again in a while, and told elsewhere
                 await self._ledger.do(self._ledger.journal.keep_fact, _FACT, document)
                 self._written = document
 

@@ -148,6 +148,11 @@ class TestATurnToDownload:
             assert "spread over the fleet" in found.life.agent.decisions["a"].why
             assert _passes(found, 400.0)[1] == 2
 
+    def test_is_not_waited_for_by_who_asks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        with walking(tmp_path, monkeypatch, self.terms) as found:
+            found.take(("look", ()))
+            assert _passes(found, 60.0)[1] == 2
+
     @pytest.mark.parametrize("ends", ["cut", "restart"])
     def test_comes_to_a_device_that_is_switched_off_each_day(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
@@ -161,7 +166,7 @@ class TestATurnToDownload:
                 found.take((ends, ()))
             assert _passes(found, day_s)[1] == 2
 
-    def test_is_written_no_more_often_than_it_is_looked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_is_written_once_a_poll_while_it_is_waited_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         with walking(tmp_path, monkeypatch, self.terms) as found:
             journal, written = found.life.journal, []
             keep = journal.keep_fact
