@@ -251,6 +251,17 @@ def test_who_went_back_long_ago_and_has_let_the_plan_decide_since_goes_back_agai
         walking.finish()
 
 
+def test_what_was_quarantined_late_is_not_wanted_by_who_looked_just_before_that(tmp_path: Path):
+    with walked(tmp_path, MET["what failed while nothing could be written, wanted again"]) as walking:
+        walking.take(("fault", ("journal_fails", "")))
+        walking.take(("let_go", ()))  # which reads what is quarantined
+        walking.take(("press", (Limits(),)))  # upon which the course writes what it owes
+        walking.take(("sleep", (60.0,)))
+        assert walking.life.journal.history("a")[-1].event == Event.FAILED
+        (found,) = walking.life.journal.quarantined().values()
+        assert found.revision == 3
+
+
 @pytest.mark.parametrize("count", [20, pytest.param(5000, marks=pytest.mark.slow)])
 def test_whatever_happens_a_device_serves_what_it_may_and_everything_comes_to_an_end(tmp_path: Path, count: int):
     first = random.SystemRandom().randrange(2**32)
