@@ -325,9 +325,10 @@ class Service:
 def _copied(sink: Callable[[Sample], None], call: Call, render: Callable[[Answer], bytes], answer: Answer) -> bytes:
     """Renders an answer, and gives a copy of it with its request to `sink`.
 
-    What lies in shared memory is others' and may have changed by now: such a request is not copied.
+    What lies in shared memory is others' and may have changed by now, and classes are not what the model gave to be
+    compared: such a request is not copied.
     """
-    if any(content.place for content in call.contents) or any(output.place for output in answer.outputs):
+    if any(content.place for content in call.contents) or any(asked.place or asked.classes for asked in call.outputs):
         return render(answer)
     sink(
         Sample(

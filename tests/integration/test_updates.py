@@ -207,6 +207,21 @@ def test_a_comparison_that_agrees_says_on_how_many_requests(tmp_path, fleet, dev
     assert (step.event, step.evidence["samples"], step.evidence["agreement"]) == ("passed", 20, 1)
 
 
+def test_who_asks_for_classes_is_compared_with_nothing(tmp_path, fleet, device, updating):
+    fleet.publish(scale_bundle(tmp_path / "bundles", 2, factor=2.0, extra=SHADOW))
+    fleet.plan("scale", 2)
+    updating.look()
+    updating.wait(lambda model: model.phase == "shadow")
+    classes = scale(1.0, 2.0)
+    classes.outputs.add(name="y").parameters["classification"].int64_param = 1
+    for _ in range(20):
+        assert device.infer(classes).outputs[0].datatype == "BYTES"
+    with traffic(device, 1.0, 2.0):
+        assert updating.wait(lambda model: model.phase == "idle").serving == 2
+    (step,) = [step for step in updating.history() if step.before == "shadow"]
+    assert (step.evidence["samples"], step.evidence["failed"]) == (20, 0)
+
+
 class TestARevisionThatFailsOnceItServes:
     """It passes its goldens, and then meets what it cannot bear."""
 
