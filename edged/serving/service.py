@@ -328,7 +328,7 @@ def _copied(sink: Callable[[Sample], None], call: Call, render: Callable[[Answer
     What lies in shared memory is others' and may have changed by now, and classes are not what the model gave to be
     compared: such a request is not copied.
     """
-    if any(content.place for content in call.contents) or any(asked.place or asked.classes for asked in call.outputs):
+    if call.shares_memory or any(asked.classes for asked in call.outputs):
         return render(answer)
     sink(
         Sample(
