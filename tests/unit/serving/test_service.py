@@ -234,6 +234,28 @@ class TestHowLongARequestMayTake:
         bench.clock.forward(1)
         assert (await refusal(caller)).code is Code.DEADLINE_EXCEEDED
 
+    @pytest.mark.parametrize(
+        ("remaining_s", "timeout_s"),
+        [(5, None), (None, 5), (7, 5), (None, None)],
+        ids=["transport", "own", "both", "none"],
+    )
+    async def test_holds_for_both_attempts_where_the_revision_before_answers_for_a_new_one(
+        self, bench, remaining_s, timeout_s
+    ):
+        old, new = revisions(1, 2)
+        bench = bench(old, default_timeout_s=5)
+        bench.residency.add_on_trial(new)
+        bench.residency.flip("doubles", 2, keep=True)
+        caller = bench.send(call(timeout_s=timeout_s), remaining_s)
+        await settle()
+        bench.clock.forward(4)
+        new.worker.asked[0].fail(EdgedError(Code.INFERENCE_FAILED, "the engine failed"))
+        await settle()
+        assert len(old.worker.asked) == 1
+        assert not caller.done()
+        bench.clock.forward(1)
+        assert (await refusal(caller)).code is Code.DEADLINE_EXCEEDED
+
     async def test_none_is_left(self, bench):
         bench = bench()
         assert (await refusal(bench.send(remaining_s=0.0))).code is Code.DEADLINE_EXCEEDED
