@@ -305,10 +305,14 @@ def test_a_wrong_request_during_a_soak_counts_against_nobody(tmp_path, fleet, de
     fleet.plan("scale", 2)
     updating.look()
     updating.wait(lambda model: model.phase == "soaking")
-    wrong = scale(1.0, 2.0, 3.0)
-    for _ in range(100):
-        with pytest.raises(grpc.RpcError, match="it takes"):
-            device.infer(wrong)
+    elsewhere = scale(1.0, 2.0)
+    elsewhere.ClearField("raw_input_contents")
+    elsewhere.inputs[0].parameters["shared_memory_region"].string_param = "nobody"
+    elsewhere.inputs[0].parameters["shared_memory_byte_size"].int64_param = 8
+    for wrong, why in ((scale(1.0, 2.0, 3.0), "it takes"), (elsewhere, "no shared-memory region")):
+        for _ in range(100):
+            with pytest.raises(grpc.RpcError, match=why):
+                device.infer(wrong)
     with traffic(device, 1.0, 2.0):
         updating.wait_idle_at(2)
 
