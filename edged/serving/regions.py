@@ -140,7 +140,7 @@ class Regions:
 
     def resolve(self, call: Call, outputs: int) -> Shared | None:
         """Finds the regions that a request for this many outputs names; None where it names none. Raises EdgedError."""
-        if not any(content.place for content in call.contents) and not any(asked.place for asked in call.outputs):
+        if not call.shares_memory:
             return None
         lying = tuple(
             self._spot("input", meta.name, content.place)

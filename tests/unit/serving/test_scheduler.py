@@ -958,6 +958,36 @@ class TestADelay:
             assert bench.queue.waiting == (number + 1) % 3
         assert bench.executed == [[1, 1, 1]]
 
+    @pytest.mark.parametrize("patient", [False, True], ids=["alone", "behind one who has more time"])
+    async def test_leaves_a_caller_half_of_the_time_that_he_gives(self, bench, monkeypatch, patient):
+        now_ns = [clock.monotonic_ns()]
+        monkeypatch.setattr(clock, "monotonic_ns", lambda: now_ns[0])
+        bench = bench(of=manifest(queue=Rules(max_delay_us=10_000_000)))
+
+        async def passes(seconds):
+            now_ns[0] += round(seconds * 1e9)
+            bench.clock.forward(seconds)
+            await settle()
+
+        if patient:
+            bench.send(within_s=60)
+            await settle()
+        caller = bench.send(within_s=8)
+        await settle()
+        await passes(3.5)
+        assert bench.executed == []
+        await passes(1)
+        assert bench.executed == ([[1, 1]] if patient else [[1]])
+        bench.answer_all()
+        assert (await caller).outputs
+
+    async def test_is_none_where_the_batch_takes_all_the_time_that_a_caller_gives(self, bench):
+        bench = bench(of=manifest(queue=Rules(max_delay_us=10_000_000)))
+        bench.queue._forecast.learn(1, 8.0)
+        bench.send(within_s=8)
+        await settle()
+        assert bench.executed == [[1]]
+
     async def test_ends_by_itself(self, bench):
         bench = bench(of=manifest(queue=Rules(max_delay_us=5_000)))
         caller = bench.send()
