@@ -260,7 +260,8 @@ class Queue:
             return
         left_s = leader.deadline - now
         max_rows = self._forecast.rows_within(left_s, self._rows_at_most(), leader.admitted.rows)
-        self._executing = [each for each in self._waiting.take(max_rows) if not self._refused(each)]
+        taken = self._waiting.take(min(max_rows, leader.admitted.max_rows))
+        self._executing = [each for each in taken if not self._refused(each)]
         try:
             if self._executing:
                 await self._execute(self._executing)

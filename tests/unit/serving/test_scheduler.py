@@ -7,6 +7,7 @@ import asyncio
 import gc
 import weakref
 
+import msgspec
 import pytest
 from support.queueing import FAR_S, Bench, code
 from support.standins import Resident, as_it_is, call, manifest, settle
@@ -15,10 +16,10 @@ from edged import clock
 from edged.bundle.manifest import Queue as Rules
 from edged.errors import Code, EdgedError
 from edged.models.states import State
-from edged.serving.admission import admit
+from edged.serving.admission import MAX_TEXTS, admit
 from edged.serving.closing import Closing
 from edged.serving.overload import Bounds
-from edged.serving.request import Contents
+from edged.serving.request import Contents, InputMeta
 from edged.serving.scheduler import HandedOnError
 from edged.types import ModelLimits
 from edged.worker.messages import Answered, Failed, Form
@@ -238,6 +239,24 @@ class TestBatches:
         bench.answer_all()
         assert [(await caller).outputs[0].shape for caller in callers] == [(1, 2), (3, 2)]
         assert [len((await caller).outputs[0].data) for caller in callers] == [8, 24]
+
+    async def test_have_no_more_texts_than_a_worker_walks_in_time(self, bench):
+        of = manifest(max_batch_size=8, inputs=[("x", "BYTES", (-1, -1))])
+        bench = bench(of=of, size_bytes=2**24)
+        width = MAX_TEXTS // 3
+        asked = msgspec.structs.replace(
+            call(),
+            inputs=(InputMeta("x", "BYTES", (1, width)),),
+            contents=(Contents(Form.RAW, (bytes(4 * width),), -1),),
+        )
+        for _ in range(4):
+            deadline = asyncio.get_running_loop().time() + FAR_S
+            run = bench.queue.run(admit(of, asked), asked.contents, deadline, as_it_is)
+            bench.callers.append(asyncio.create_task(run))
+        await settle()
+        bench.answer_all()
+        await settle()
+        assert bench.executed == [[1, 1, 1], [1]]
 
     async def test_a_members_own_error_is_told_to_that_member_alone(self, bench):
         bench = bench()
