@@ -106,6 +106,8 @@ def test_it_boots_read_only_to_a_daemon_that_serves_its_factory_model(root: Path
         assert "Read-only file system" in booted.shell("touch /etc/test /usr/test").stderr
         assert json.loads(booted.run("edgectl status --json"))["ready"] is True
         assert booted.property("StatusText") == "serving, 1 of 1 models ready"
+        for unit in ("bootc-fetch-apply-updates.timer", "bootc-fetch-apply-updates.service"):
+            assert booted.shell(f"systemctl is-enabled {unit}").stdout == "masked\n"
     finally:
         booted.stop()
 
