@@ -22,6 +22,19 @@ def status(system: Container) -> dict[str, object]:
 TURNS = 10 * A_WHILE
 
 
+# Stops a process's first thread alone, as a debugger does (ptrace(2)), until the process has ended.
+FREEZE = """
+import ctypes, os, sys
+
+PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
+pid = int(sys.argv[1])
+for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
+    assert ctypes.CDLL(None).ptrace(request, pid, 0, 0) == 0
+while os.WIFSTOPPED(os.waitpid(pid, 0)[1]):
+    pass
+"""
+
+
 def edit(system: Container, *lines: str) -> None:
     """Has the unit changed by a drop-in."""
     folder = system.files / "etc/systemd/system/edged.service.d"
@@ -97,7 +110,8 @@ def test_a_frozen_loop_is_ended_by_the_watchdog(system: Container) -> None:
         "systemctl daemon-reload && systemctl restart edged"
     )
     first = system.property("MainPID")
-    system.run(f"kill -STOP {first}")
+    (system.files / "srv/freeze.py").write_text(FREEZE)
+    system.run(f"timeout 45 python3 /srv/freeze.py {first}")
     system.wait(f'pid=$(systemctl show edged -p MainPID --value); test "$pid" != 0 && test "$pid" != {first}')
     assert "Watchdog timeout" in system.run("journalctl --no-pager --unit=edged")
     system.wait("systemctl is-active edged")
@@ -159,9 +173,19 @@ def test_state_follows_the_daemons_user_id(system: Container) -> None:
 
 
 def become(system: Container, number: int) -> None:
-    """Another release of the operating system gives edged another user id; its boot empties /run."""
-    system.run(f"systemctl stop edged; usermod -u {number} edged; groupmod -g {number} edged")
-    system.run("rm -r /run/edged /run/edged-admin; systemd-tmpfiles --create; systemctl start edged")
+    """Another release of the operating system gives edged another user id; its boot empties /run.
+
+    By an editor, since usermod would give the state in the home folder to the new id itself.
+    """
+    system.run(
+        f"systemctl stop edged && sed -i 's/^edged:x:[0-9]*:[0-9]*:/edged:x:{number}:{number}:/' /etc/passwd "
+        f"&& sed -i 's/^edged:x:[0-9]*:/edged:x:{number}:/' /etc/group && rm -rf /run/edged /run/edged-admin"
+    )
+    owners = "find /var/lib/edged /var/cache/edged -printf '%U:%G\\n' | sort -u"
+    assert f"{number}:{number}" not in system.run(owners)
+    system.run("systemd-tmpfiles --create")
+    assert system.run(owners) == f"{number}:{number}"
+    system.run("systemctl start edged")
 
 
 def test_secrets_come_as_credentials_and_may_be_absent(system: Container) -> None:
