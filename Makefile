@@ -58,7 +58,7 @@ image: ## the bootable image edged, with BASE=… (needs podman): docs/operation
 
 overlay: ## the image edged-CLASS on top of it, with CLASS=…: bootc/overlays/README.md
 	@test -e "bootc/overlays/$(CLASS).Containerfile" || { echo "say for which hardware class: make overlay CLASS=…, a name in bootc/overlays" >&2; exit 1; }
-	$(BUILD) -f bootc/overlays/$(CLASS).Containerfile --build-arg EDGED=edged -t edged-$(CLASS) .
+	$(BUILD) -f bootc/overlays/$(CLASS).Containerfile --build-arg EDGED=edged $(ENGINE:%=--build-arg ENGINE=%) -t edged-$(CLASS) .
 
 container: ## the plain container edged, with BASE=… (needs podman): docs/operations.md
 	@test -n "$(BASE)" || { echo "say on which image with Python, by its digest: make container BASE=…@sha256:…" >&2; exit 1; }

@@ -59,6 +59,9 @@ _AFTER_DRAIN_S = 50.0
 # What a reply holds beside its tensors: names, shapes, parameters.
 _MESSAGE_MARGIN_BYTES = 64 * 1024
 
+# What picks, and numbers, the GPUs that CUDA shows to workers.
+_CHOSEN_GPUS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+
 
 class App:
     """One daemon."""
@@ -248,6 +251,7 @@ class App:
                 self._runtimes,
                 f"{self._environment.driver} {self._environment.os_image}",
                 self._device.instruction_sets,
+                (*hardware.gpus(self._origin.root), *(os.environ.get(name, "") for name in _CHOSEN_GPUS)),
             ),
             self._events,
             self._changes,

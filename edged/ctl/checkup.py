@@ -189,12 +189,13 @@ def _runnable(manifest: Manifest, device: hardware.Hardware, versions: dict[str,
         return
     why = "; ".join(f"{each.variant}: {each.reason}" for each in passed_over)
     absent = sorted({variant.runtime for variant in manifest.variants if not versions.get(variant.runtime)})
-    extras = [ENGINES[name].extra for name in absent if name in ENGINES]
-    remedy = (
-        f"install its engine: `/usr/lib/edged/venv/bin/pip install 'edged[{','.join(extras)}]'` in the image"
-        if extras
-        else "publish a variant for this hardware class, or set device.hardware_class"
+    known = [ENGINES[name] for name in absent if name in ENGINES]
+    extras = ",".join(engine.extra for engine in known if engine.extra)
+    ways = (
+        [f"install its engine: `/usr/lib/edged/venv/bin/pip install 'edged[{extras}]'` in the image"] if extras else []
     )
+    ways += [f"{engine.name}: {engine.origin}" for engine in known if engine.origin]
+    remedy = "; or ".join(ways) if ways else "publish a variant for this hardware class, or set device.hardware_class"
     yield _fault("models", f"no variant of {manifest.name} revision {manifest.revision} runs here ({why})", remedy)
 
 

@@ -1,4 +1,4 @@
-"""Tries whether the installed engines can be imported, each in a process of its own. `edgectl doctor` tells it.
+"""Looks for the engines that a device needs, and tries those that it has, each in a process. `edgectl doctor` tells it.
 
 An engine is a package and the libraries that it links: a package can be there and its libraries not, and an engine may
 end the process that imports it.
@@ -18,6 +18,13 @@ from edged.runtimes.base import ENGINES, Engine
 # An engine of some hundred MiB, off slow flash.
 _LIMIT_S = 45.0
 
+# What computes on the accelerator of the hardware classes of our own images; models run on the CPU without it.
+_NEEDED = {
+    "factory-gateway-gpu": "tensorrt",
+    "intel-lowpower-detector": "openvino",
+    "jetson-vision-standard": "tensorrt",
+}
+
 _IMPORT = """
 import sys
 from edged.errors import EdgedError
@@ -29,14 +36,16 @@ except EdgedError as error:
 """
 
 
-def check(_: Subject) -> Iterator[Finding]:
-    """Every engine that is installed beside this edgectl."""
+def check(subject: Subject) -> Iterator[Finding]:
+    """Every engine that is installed beside this edgectl, and the one that the hardware class is for."""
+    hardware_class = subject.settings.device.hardware_class
+    needed = ENGINES.get(_NEEDED.get(hardware_class, ""))
+    if needed is not None and needed.version() is None:
+        found = f"the class {hardware_class} computes by {needed.name}, which this Python does not find"
+        yield Finding("engines", Grade.WARNING, f"{found}: models run on the CPU, if at all", needed.remedy)
     for engine in ENGINES.values():
         if engine.version() is not None and (why := _why_not(engine)):
-            remedy = (
-                f"install the library that is named, or the engine anew: `pip install 'edged[{engine.extra}]'`"
-                " in the image's environment"
-            )
+            remedy = f"install the library that is named in the image, or the engine anew: {engine.remedy}"
             yield Finding("engines", Grade.FAULT, why, remedy)
 
 

@@ -106,7 +106,13 @@ def _workshop(variant: Variant, terms: Terms) -> Workshop:
 
 def _source(folder: Path, manifest: Manifest, variant: Variant, terms: Terms) -> messages.Source:
     wanted = variant.options
-    options = SessionOptions(wanted.threads or terms.settings.threads, wanted.precision, wanted.device)
+    options = SessionOptions(
+        threads=wanted.threads or terms.settings.threads,
+        precision=wanted.precision,
+        device=wanted.device,
+        max_batch_size=manifest.max_batch_size,
+        shapes={tensor.name: tensor.shape for tensor in manifest.inputs},
+    )
     return messages.Source(str(folder), file_ref(manifest, variant.file), variant.runtime, options)
 
 

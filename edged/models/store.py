@@ -103,6 +103,23 @@ class Store:
             for path in files.files(self.root / folder)
         )
 
+    def staged_bytes(self, model: str, revision: int) -> int:
+        """What has come of a revision that is being fetched, as it lies on the disk. Raises OSError."""
+        return sum(map(files.disk_bytes, files.files(self.staging(model, revision))))
+
+    def lacking_bytes(self, model: str, revision: int) -> int | None:
+        """What is still to come of it; None where its manifest has not. Raises OSError."""
+        staging = self.staging(model, revision)
+        try:
+            sizes = {file.sha256: file.size for file in _manifest_in(staging).files}
+        except EdgedError:
+            return None
+        return sum(
+            max(0, size - files.disk_bytes(staging / "blobs" / f"{digest}.part"))
+            for digest, size in sizes.items()
+            if not (staging / "blobs" / digest).exists() and not self.blob(digest).exists()
+        )
+
     def room_bytes(self) -> int:
         """How many more bytes it may take: neither beyond its quota nor into the reserve. Raises OSError."""
         at = self.root

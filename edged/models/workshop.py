@@ -1,8 +1,8 @@
 """What derived variants run: built on this device from a file of the bundle, once, and taken from the cache after that.
 
-A key says of what, by what and for what something was built: the file's digest; the engine, its version and the
-variant's options; the device's driver, system image and instruction sets. Whatever of these changes, the old file is
-not looked at any more, and serves again where the system goes back.
+A key says of what, by what and for what something was built: the file's digest; the engine, its version, the variant's
+options and the shapes of the inputs; the device's driver, system image, instruction sets and GPUs. Whatever of these
+changes, the old file is not looked at any more, and serves again where the system goes back.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Platform(msgspec.Struct, frozen=True):
     system: str = ""
     """The driver and the system image, which brings the drivers that come with the kernel."""
     instruction_sets: frozenset[str] = frozenset()
+    gpus: tuple[str, ...] = ()
+    """Their models, and what tells which of them are this daemon's."""
 
 
 class Workshop:
@@ -145,8 +147,11 @@ class Workshop:
             variant.runtime,
             platform.runtimes.get(variant.runtime),
             variant.options,
+            manifest.max_batch_size,
+            {tensor.name: tensor.shape for tensor in manifest.inputs},
             platform.system,
             sorted(platform.instruction_sets),
+            platform.gpus,
         )
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 

@@ -23,6 +23,10 @@ class SessionOptions(msgspec.Struct, frozen=True):
     threads: int
     precision: str = ""
     device: str = ""
+    max_batch_size: int = 0
+    """Rows that one execution takes, axis 0 of every tensor being the batch; 0: axis 0 is no batch."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    """What the manifest declares of the inputs, by name, for engines that build for given sizes; -1 is left open."""
 
 
 class Session(Protocol):
@@ -41,7 +45,7 @@ class Session(Protocol):
 
         Arrays are C-contiguous, of the numpy type that stands for the datatype in `worker/codec.py` (BF16 as
         uint16, BYTES as object arrays of bytes). Raises EdgedError: invalid_tensor when the values were at fault,
-        inference_failed otherwise.
+        inference_failed otherwise; SystemExit where the process can compute nothing more, which ends it.
         """
 
     def let_go(self) -> None:
@@ -52,19 +56,23 @@ class Runtime(Protocol):
     """What an engine's module offers."""
 
     def open_session(self, model: bytes, options: SessionOptions) -> Session:
-        """Loads a model from its bytes. Raises EdgedError (load_failed) with the engine's own words."""
+        """Loads a model from its bytes. Raises EdgedError: load_failed with the engine's own words.
+
+        incompatible_hardware or incompatible_runtime where the device or its driver is at fault, memory_short where it
+        has no memory left.
+        """
 
 
 class Deriving(Runtime, Protocol):
     """What the module of an engine offers besides that builds what it runs from a model, once for many loads."""
 
     def derive(self, model: bytes, options: SessionOptions) -> bytes:
-        """What the engine makes of a model on this device. Raises EdgedError (load_failed) with the engine's words."""
+        """What the engine makes of a model on this device. Raises as `open_session` does."""
 
     def open_derived(self, derived: bytes, options: SessionOptions) -> Session:
         """Loads what `derive` gave. The engine runs it as it is: nobody else may have made or changed it.
 
-        Raises EdgedError (load_failed) with the engine's own words, also where another version or device made it.
+        Raises as `open_session` does: load_failed also where another version or device made it.
         """
 
 
@@ -76,7 +84,7 @@ class Engine(msgspec.Struct, frozen=True):
     distributions: tuple[str, ...]
     """The packages that bring it, any of which will do."""
     extra: str
-    """The extra of edged that installs it."""
+    """The extra of edged that installs it; empty where none can."""
     environment: dict[str, str]
     hidden: tuple[str, ...] = ()
     """Modules that it would import and does without: its telemetry, which starts threads and looks hosts up."""
@@ -88,6 +96,10 @@ class Engine(msgspec.Struct, frozen=True):
     """It makes machine code as it runs, so that its workers cannot be kept from that."""
     derives: bool = False
     """Its module is one of `Deriving`."""
+    writes: tuple[str, ...] = ()
+    """Files, and folders of them, that it changes and cannot do without; it makes and removes none."""
+    origin: str = ""
+    """Where it comes from, and what is to be done there, in words; of one that no extra installs."""
 
     def version(self) -> str | None:
         """The installed version, found without importing the engine; None where it is absent."""
@@ -97,6 +109,11 @@ class Engine(msgspec.Struct, frozen=True):
             except metadata.PackageNotFoundError:
                 continue
         return None
+
+    @property
+    def remedy(self) -> str:
+        """What brings it where it is missing."""
+        return self.origin or f"install it with: pip install 'edged[{self.extra}]'"
 
 
 ENGINES = {
@@ -121,6 +138,38 @@ ENGINES = {
             compiles=True,
             derives=True,
         ),
+        Engine(
+            name="tensorrt",
+            module="edged.runtimes.tensorrt",
+            # NVIDIA's archives and the packages of its systems, JetPack's too, bring the first, its wheels any of them.
+            distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+            extra="",
+            origin="it comes with NVIDIA's base image, for that image's Python: build on one that has it, and let"
+            " edged's environment see it (bootc/overlays/README.md)",
+            # The default since CUDA 12.2: kernels are loaded as they are used, else all of every library.
+            environment={"CUDA_MODULE_LOADING": "LAZY"},
+            # What cuInit reads, and fails without (github.com/nolabs-ai/nono, pull request 673).
+            reads=("/proc/devices", "/proc/driver/nvidia", "/proc/driver/nvidia-uvm"),
+            # cuInit names the threads that it starts by writing to /proc/self/task/ID/comm, and fails where it may not
+            # (github.com/NVIDIA/OpenShell, issue 1486). The rest of that folder is the worker's own.
+            writes=("/proc/self/task",),
+            # As in systemd/classes: first NVIDIA's cards (driver 570 opens nvidia-uvm-tools too), then Jetsons.
+            devices=(
+                "/dev/nvidia[0-9]*",
+                "/dev/nvidiactl",
+                "/dev/nvidia-uvm",
+                "/dev/nvidia-uvm-tools",
+                "/dev/nvidia-modeset",
+                "/dev/nvidia-caps",
+                "/dev/nvmap",
+                "/dev/nvhost-*",
+                "/dev/nvgpu",
+                "/dev/host1x-fence",
+                "/dev/dri",
+            ),
+            compiles=True,  # whether it could do without was never tried
+            derives=True,
+        ),
     )
 }
 
@@ -141,7 +190,7 @@ def load_runtime(name: str) -> Runtime:
         raise EdgedError(
             Code.INCOMPATIBLE_RUNTIME,
             f"runtime {name!r} cannot be imported: {error}",
-            f"install it with: pip install 'edged[{engine.extra}]'",
+            engine.remedy,
         ) from error
 
 

@@ -49,6 +49,18 @@ def present(accelerator: str, root: Path = Path("/")) -> bool:
     return any((_own(root, "dev") / node).exists() for node in nodes) or any(on_usb(accelerator, root))
 
 
+def gpus(root: Path = Path("/")) -> tuple[str, ...]:
+    """NVIDIA's GPUs, as their driver calls them, or the module that one is part of, as its device tree does.
+
+    Source: the driver's README, "/proc interface"; the devicetree specification, property `model` of the root.
+    """
+    cards = sorted((_own(root, "proc") / "driver/nvidia/gpus").glob("*/information"))
+    named = [line.partition(":")[2].strip() for card in cards for line in _lines(card) if line.startswith("Model:")]
+    if not named and present("nvidia", root):
+        named = [line.rstrip("\0") for line in _lines(_own(root, "proc") / "device-tree/model")]
+    return tuple(named)
+
+
 def on_usb(accelerator: str, root: Path = Path("/")) -> Iterator[Path]:
     """The nodes of accelerators of that kind on USB, by what sysfs tells of each device."""
     wanted = _ACCELERATORS_ON_USB.get(accelerator, ())

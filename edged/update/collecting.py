@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from edged.errors import EdgedError
 from edged.events import Severity
 from edged.models.library import STORE
-from edged.models.store import Collected
+from edged.models.store import Collected, Key
 from edged.update.machine import Ref, State
 from edged.update.shop import Shop
 
 
-async def collect(shop: Shop, *, spare_kept: bool = True) -> Collected:
-    """What is `_needed` stays, the rest is forgotten too. Raises OSError and EdgedError.
+async def collect(shop: Shop, given_up: Collection[Key] = ()) -> Collected:
+    """What is `_needed` stays but for `given_up`, the rest is forgotten too. Raises OSError and EdgedError.
 
     Nothing is taken out by a journal that stands in: the one that survives may need it.
     """
@@ -21,20 +22,20 @@ async def collect(shop: Shop, *, spare_kept: bool = True) -> Collected:
         return Collected((), 0, 0)
     store = shop.library.store
     among = await asyncio.to_thread(store.keys)  # before it is asked what is needed: what is wanted later stays
-    keep = await _needed(shop, spare_kept=spare_kept)
+    keep = (await _needed(shop)).difference(given_up)
     for each in shop.residency.known():
         if each.source.origin == STORE and (each.name, each.revision) not in keep:
             shop.residency.forget(each)
     return await asyncio.to_thread(store.collect, among, keep)
 
 
-async def make_room(shop: Shop, why: str, *, spare_kept: bool = True) -> None:
+async def make_room(shop: Shop, why: str, given_up: Collection[Key] = ()) -> None:
     """Collects, and tells what came of it; `why` belongs to that.
 
-    `spare_kept`: what has come of downloads that ended for what may pass stays, for which another may need the room.
+    `given_up`: downloads, none of them under way, that another one needs the room of.
     """
     try:
-        found = await collect(shop, spare_kept=spare_kept)
+        found = await collect(shop, given_up)
     except (EdgedError, OSError) as error:
         text = f"the store could not be collected: {error}"
         shop.events.record(Severity.WARNING, "store_not_collected", "store", text)
@@ -45,17 +46,16 @@ async def make_room(shop: Shop, why: str, *, spare_kept: bool = True) -> None:
     shop.events.record(Severity.INFO, "store_collected", "store", text, **details)
 
 
-async def _needed(shop: Shop, *, spare_kept: bool) -> set[tuple[str, int]]:
+async def _needed(shop: Shop) -> set[Key]:
     """The models' revisions that serve, are to serve again, served before, are fetched or half so, and what is loaded.
 
     An administrator may have loaded what no course names. Raises EdgedError.
     """
     states = await shop.ledger.do(shop.ledger.journal.states)
     loaded = {(each.name, each.revision) for each in shop.residency.all() if each.loaded}
-    return loaded | {(each.model, ref.revision) for each in states.values() for ref in _refs(each, spare_kept)}
+    return loaded | {(each.model, ref.revision) for each in states.values() for ref in _refs(each)}
 
 
-def _refs(state: State, spare_kept: bool) -> list[Ref]:
-    refs = [state.serving, state.intended, state.previous, state.older, state.target]
-    refs += [state.kept] if spare_kept else []
+def _refs(state: State) -> list[Ref]:
+    refs = [state.serving, state.intended, state.previous, state.older, state.target, state.kept]
     return [ref for ref in refs if ref is not None]

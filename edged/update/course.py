@@ -136,16 +136,24 @@ class Course:
         old, found = self.state, said(Event.STARTED)
         if old.phase is Phase.SOAKING and not policy.crash_loop(old):
             new, _ = step(old, found.happened)
-            with contextlib.suppress(EdgedError):  # it is counted once it is loaded
+            try:
                 await self._record(old, new, found)
-                self.state = new
+            except EdgedError:
+                return  # it is counted once it is loaded
+            except asyncio.CancelledError:
+                await self.leave()
+                raise
+            self.state = new
 
     async def leave(self, soaked: Soaked | None = None) -> None:
-        """Keeps that this life ends as it should, unless what was being written then says more."""
-        if self._recorded is not None:
+        """Keeps that this life ends as it should, beside whatever was being written then."""
+        ledger = self._shop.ledger
+        with contextlib.suppress(EdgedError):  # the next start takes it for one after a crash
+            if self._recorded is None and not self._owed:  # what was being written is by now, or never will be
+                self.state = self._recorded = (await ledger.do(ledger.journal.states)).get(self.state.model, self.state)
             found = Said(Happened(Event.STOPPED, soaked=soaked))
             new, _ = step(self.state, found.happened)
-            with contextlib.suppress(EdgedError):  # the next start takes it for one after a crash
+            if self._recorded is not None:
                 await self._pay()
                 if new != self.state:
                     await self._record(self.state, new, found)

@@ -60,9 +60,16 @@ def build_time(root: Path = Path("/")) -> datetime | None:
 
 
 def _driver(root: Path) -> str:
-    """NVIDIA's kernel driver; other accelerators' drivers come with the kernel, and so with the OS image."""
-    found = re.search(r"Kernel Module[^\n]*?\s([0-9]+(?:\.[0-9]+)+)", _text(root / "proc/driver/nvidia/version"))
-    return f"nvidia {found[1]}" if found else ""
+    """NVIDIA's kernel driver and, on a Jetson, the release of its Linux, which may be renewed by packages.
+
+    Other accelerators' drivers come with the kernel, and so with the OS image.
+    """
+    parts = []
+    if found := re.search(r"Kernel Module[^\n]*?\s([0-9]+(?:\.[0-9]+)+)", _text(root / "proc/driver/nvidia/version")):
+        parts.append(f"nvidia {found[1]}")
+    if found := re.search(r"R([0-9]+) \(release\), REVISION: ([0-9.]+)", _text(root / "etc/nv_tegra_release")):
+        parts.append(f"l4t {found[1]}.{found[2]}")
+    return " ".join(parts)
 
 
 def _os_image(root: Path) -> str:

@@ -25,6 +25,9 @@ BUCKETS = 10_000
 
 MAX_PLAN_BYTES = 8 * 1024 * 1024
 
+MOST_MODELS = 1000
+"""A device decides on each of them again and again, and keeps something of each that it is to have."""
+
 DeviceName = Annotated[
     str,
     Meta(
@@ -115,6 +118,7 @@ class Plan(_Table, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     fleet: ModelName
     models: dict[ModelName, dict[HardwareClass, ClassPlan]] = {}
+    """`MOST_MODELS` at most."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,6 +263,9 @@ def decode(raw: bytes, name: str = "the plan") -> Plan:
 
 def faults(plan: Plan) -> Iterator[schema.Misfit]:
     """What is wrong in a plan beyond its types."""
+    if len(plan.models) > MOST_MODELS:
+        found = f"names {len(plan.models)} models, {MOST_MODELS} are allowed"
+        yield schema.Misfit(("models",), found, "make several fleets of it")
     for model, classes in plan.models.items():
         for name, terms in classes.items():
             if terms.rollout is not None:

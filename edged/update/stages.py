@@ -18,6 +18,7 @@ from edged.types import Level
 from edged.update import policy, swap, trial
 from edged.update.collecting import collect, make_room
 from edged.update.fetcher import Order, Origin
+from edged.update.line import Line, stand_in_line
 from edged.update.lineup import Lineup, target_of
 from edged.update.machine import Effect, Event, Happened, Ref, Soaked, State
 from edged.update.policy import Wish
@@ -90,16 +91,29 @@ class Stages(Lineup):
         )
 
     async def _bring_or_make_room(self, state: State, target: Ref) -> None:
+        line = await stand_in_line(self._shop, state.model)
         try:
-            await self._bring(state, target)
+            await self._bring(state, target, line.lacking_bytes)
         except EdgedError as error:
             if error.code is not Code.STORAGE_FULL:
                 raise
             why = f"{state.model} revision {target.revision} found no room"
-            await make_room(self._shop, why, spare_kept=False)
-            await self._bring(state, target)
+            await make_room(self._shop, why, [each.key for each in line.behind])
+            await self._bring_last(state, target, line)
 
-    async def _bring(self, state: State, target: Ref) -> None:
+    async def _bring_last(self, state: State, target: Ref, line: Line) -> None:
+        """Once all has gone that may; what it waits for then is said."""
+        try:
+            await self._bring(state, target, line.lacking_bytes)
+        except EdgedError as error:
+            if error.code is not Code.STORAGE_FULL or not line.ahead:
+                raise
+            names = ", ".join(f"model {model} revision {revision}" for model, revision in (e.key for e in line.ahead))
+            text = f"{error.message}; it waits for room that {names} takes, whose download comes first"
+            raise EdgedError(error.code, text, error.hint) from error
+
+    async def _bring(self, state: State, target: Ref, spared_bytes: int) -> None:
+        """`spared_bytes`: room that is left to others."""
         store = self._shop.library.store
         order = Order(
             model=state.model,
@@ -107,7 +121,7 @@ class Stages(Lineup):
             staging=store.staging(state.model, target.revision),
             store=store.root,
             have=tuple(source.folder for source in self._shop.library.factory(state.model)),
-            room_bytes=await asyncio.to_thread(store.room_bytes),
+            room_bytes=max(0, await asyncio.to_thread(store.room_bytes) - spared_bytes),
             reserve_bytes=store.reserve_bytes,
         )
         manifest = await self._bring_manifest(self._terms.origin(), state.model, target.revision, order.staging)

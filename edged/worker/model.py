@@ -44,6 +44,9 @@ Contents = memoryview | bytes
 # memory that another process may change meanwhile. All else is only computed with.
 _TRUSTED_ONCE_SEEN = (Datatype.BOOL, Datatype.INT32, Datatype.INT64)
 
+# Why what was built cannot be loaded, though nothing is wrong with it.
+_OF_THE_DEVICE = (Code.INCOMPATIBLE_HARDWARE, Code.INCOMPATIBLE_RUNTIME, Code.MEMORY_SHORT)
+
 
 class Model:
     """One loaded variant."""
@@ -383,6 +386,8 @@ def _open(source: Source, derived: Derived | None) -> Session:
     try:
         return deriving.open_derived(read_file(Path(derived.folder), derived.file), source.options)
     except EdgedError as error:
+        if error.code in _OF_THE_DEVICE:  # to build it again would help nobody
+            raise
         raise EdgedError(
             Code.DERIVED_UNUSABLE, f"what was built of {source.file.path} cannot be used: {error}", "it is built again"
         ) from error

@@ -74,6 +74,8 @@ def _landlock(allowed: Mapping[str, Access]) -> str:
 def _allowed(folder: str, engine: Engine) -> Iterator[tuple[str, Access]]:
     for path in (folder, *code(), *_MACHINE, *engine.reads):
         yield path, READ
+    for path in engine.writes:
+        yield path, READ | Access.WRITE_FILE
     for pattern in engine.devices:
         for path in glob.glob(pattern):  # noqa: PTH207 - absolute patterns, which Path.glob refuses
             yield path, DEVICE

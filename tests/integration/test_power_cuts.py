@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,38 +13,11 @@ import pytest
 from support.daemon import PATIENCE_S, Daemon
 from support.deriving import BEST, answer, cached, runs, twice_bundle
 from support.fleet import Fleet
-from support.interpreter import hostile_interpreter
+from support.powercuts import CACHE_WRITERS, WRITERS, Power, check_cut, kind, sampled, writers
 from support.updating import Updating, scale_bundle
 
 from edged._pb.edged.v1 import update_pb2 as up
 
-# Who may change the state folder. A new one belongs here only when it survives the cuts below.
-WRITERS = {
-    "edged.system.current.remember",
-    "edged.config.last_good.remember",
-    "edged.models.files.make_folder",
-    "edged.models.files.remove_tree",
-    "edged.models.store._assemble",
-    "edged.models.store._mend",
-    "edged.models.store._remove",
-    "edged.models.store._take_blob",
-    "edged.models.store.collect",
-    "edged.models.store.discard",
-    "edged.system.folders.make_folder",
-    "edged.update.fetcher._make_scratch",
-    "edged.update.journal._transaction",
-    "edged.update.journal_file.is_writable",
-    "edged.update.markers.put",
-    "edged.update.markers.remove",
-}
-# Who may change the cache folder, of which the same holds.
-CACHE_WRITERS = {
-    "edged.models.cache.begin",
-    "edged.models.cache.keep",
-    "edged.models.cache.look",
-    "edged.models.files.make_folder",
-    "edged.models.files.remove_tree",
-}
 SAMPLE = 4
 
 
@@ -59,26 +30,23 @@ class Bench:
         self.first = scale_bundle(folder / "factory", 1, factor=2.0)
         self.fleet.publish(scale_bundle(folder / "bundles", 2, factor=3.0))
         self.fleet.plan("scale", 2)
-        self.interpreter = hostile_interpreter(folder / "python", "power_site")
+        self._power = Power(folder)
         self.steps = self._update("", folder / "whole")
 
     def _update(self, cut: str, root: Path) -> list[str]:
         """Updates a new device, its power cut at a step; gives the steps that were made."""
-        steps, control = root.with_suffix(".steps"), root.with_suffix(".json")
-        control.write_text(json.dumps({"state": str(root / "var/lib/edged"), "steps": str(steps), "cut": cut}))
-        with Daemon(root, [self.first], self.fleet.trusted_by(root), self.interpreter) as daemon:
-            daemon.start(wait=not cut, environment={"EDGED_TEST_POWER": str(control)})
+        with Daemon(root, [self.first], self.fleet.trusted_by(root), self._power.interpreter) as daemon:
+            daemon.start(wait=not cut, environment=self._power.environment(root, cut))
             if cut:
                 daemon.process.wait(PATIENCE_S)
             else:
                 Updating(daemon).wait_idle_at(2)
-        # The spool of telemetry is cut by tests of its own, and writes when its windows end.
-        return [step for step in steps.read_text().splitlines() if " by edged.telemetry." not in step]
+        return self._power.steps(root)
 
     def cut_at(self, step: str, root: Path) -> None:
         """Cuts the power at a step, starts again, and looks at what serves."""
         self._update(step, root)
-        with Daemon(root, settings=self.fleet.trusted_by(root), interpreter=self.interpreter) as daemon:
+        with Daemon(root, settings=self.fleet.trusted_by(root), interpreter=self._power.interpreter) as daemon:
             daemon.start()
             updating = Updating(daemon)
             answer, revision = updating.answers()
@@ -99,7 +67,7 @@ class Turns:
         self._fleet.plan("scale", 2)
         digest = hashlib.sha256((second / "model.onnx").read_bytes()).hexdigest()
         self._blob = Path("var/lib/edged/store/blobs", digest[:2], digest)
-        self._interpreter = hostile_interpreter(folder / "python", "power_site")
+        self._power = Power(folder)
         self._ready = folder / "ready"
         with Daemon(self._ready, [self._first], self._fleet.trusted_by(self._ready)) as daemon:
             Updating(daemon.start()).wait_idle_at(2)
@@ -107,17 +75,15 @@ class Turns:
         self.steps = self._live("", folder / "whole")
 
     def _live(self, cut: str, root: Path) -> list[str]:
-        steps, control = root.with_suffix(".steps"), root.with_suffix(".json")
-        control.write_text(json.dumps({"state": str(root / "var/lib/edged"), "steps": str(steps), "cut": cut}))
         subprocess.run(["cp", "-a", self._ready, root], check=True)  # with its hard links
-        with Daemon(root, settings=self._fleet.trusted_by(root), interpreter=self._interpreter) as daemon:
+        with Daemon(root, settings=self._fleet.trusted_by(root), interpreter=self._power.interpreter) as daemon:
             try:
-                self._turn(Updating(daemon.start(environment={"EDGED_TEST_POWER": str(control)})), root)
+                self._turn(Updating(daemon.start(environment=self._power.environment(root, cut))), root)
             except (grpc.RpcError, AssertionError):
                 if not cut:
                     raise
                 daemon.process.wait(PATIENCE_S)  # for that it ended
-        return [step for step in steps.read_text().splitlines() if " by edged.telemetry." not in step]
+        return self._power.steps(root)
 
     def _turn(self, updating: Updating, root: Path) -> None:
         for refused in (1, 2):
@@ -133,10 +99,14 @@ class Turns:
         updating.call("GetStore", up.GetStoreRequest(repair=True), up.Store)
         updating.call("Unpin", up.UnpinRequest(model="scale"), up.UnpinResponse)
 
-    def cut_at(self, step: str, root: Path) -> None:
-        """Cuts the power at a step, starts again, and looks at what serves, and whether it still can be changed."""
+    def cut_at(self, step: str, root: Path) -> bool:
+        """Cuts the power at a step, starts again, and looks at what serves, and whether it still can be changed.
+
+        Says whether it came to that step.
+        """
         self._live(step, root)
-        with Daemon(root, settings=self._fleet.trusted_by(root), interpreter=self._interpreter) as daemon:
+        was_cut = self._power.was_cut(root, step)
+        with Daemon(root, settings=self._fleet.trusted_by(root), interpreter=self._power.interpreter) as daemon:
             updating = Updating(daemon.start())
             assert updating.answers() in (([2.0, 4.0], 1), ([3.0, 6.0], 2))
             updating.call("Pin", up.PinRequest(model="scale", revision=2), up.PinResponse)
@@ -145,6 +115,7 @@ class Turns:
             updating.call("GetStore", up.GetStoreRequest(repair=True), up.Store)
             assert not updating.call("GetStore", up.GetStoreRequest(verify=True), up.Store).damages
         shutil.rmtree(root)
+        return was_cut
 
 
 class Builder:
@@ -152,25 +123,23 @@ class Builder:
 
     def __init__(self, folder: Path) -> None:
         self._bundle = twice_bundle(folder, building={})
-        self._interpreter = hostile_interpreter(folder / "python", "power_site")
+        self._power = Power(folder, "var/cache/edged")
         self.steps = self._build("", folder / "whole")
 
     def _build(self, cut: str, root: Path) -> list[str]:
-        steps, control = root.with_suffix(".steps"), root.with_suffix(".json")
-        control.write_text(json.dumps({"state": str(root / "var/cache/edged"), "steps": str(steps), "cut": cut}))
-        with Daemon(root, [self._bundle], "", self._interpreter) as daemon:
-            daemon.start(wait=not cut, environment={"EDGED_TEST_POWER": str(control)})
+        with Daemon(root, [self._bundle], "", self._power.interpreter) as daemon:
+            daemon.start(wait=not cut, environment=self._power.environment(root, cut))
             if cut:
                 daemon.process.wait(PATIENCE_S)
             else:
                 daemon.wait_for(lambda status: runs(status, BEST))
         # Commits are steps wherever their database lies: those of the journal and the spool are cut elsewhere.
-        return [step for step in steps.read_text().splitlines() if "commit" not in step]
+        return [step for step in self._power.steps(root) if "commit" not in step]
 
     def cut_at(self, step: str, root: Path) -> None:
         """Cuts the power at a step, and starts again."""
         self._build(step, root)
-        with Daemon(root, [], "", self._interpreter) as daemon:
+        with Daemon(root, [], "", self._power.interpreter) as daemon:
             daemon.start()
             assert answer(daemon) == [2.0, 4.0]
             daemon.wait_for(lambda status: runs(status, BEST))
@@ -194,18 +163,12 @@ def turns(tmp_path_factory) -> Turns:
     return Turns(tmp_path_factory.mktemp("turns"))
 
 
-def kind(step: str) -> str:
-    """A step but for how often it was made; each commit is a step of its own."""
-    return step if "commit" in step else re.sub(r" \d+$", "", step)
-
-
 def test_the_state_is_changed_by_whom_we_know(bench, turns):
-    writers = {re.sub(r"^.* by (\S+).*$", r"\1", step) for step in (*bench.steps, *turns.steps)}
-    assert writers <= WRITERS
+    assert writers([*bench.steps, *turns.steps]) <= WRITERS
 
 
 def test_the_cache_is_changed_by_whom_we_know(builder):
-    assert {re.sub(r"^.* by (\S+).*$", r"\1", step) for step in builder.steps} <= CACHE_WRITERS
+    assert writers(builder.steps) <= CACHE_WRITERS
 
 
 def test_the_power_goes_at_some_steps_of_a_build(builder, tmp_path):
@@ -222,9 +185,7 @@ def test_the_power_goes_at_every_step_of_a_build(builder, tmp_path):
 
 
 def test_the_power_goes_at_some_steps(bench, tmp_path):
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201
-    for number, step in enumerate(random.Random(seed).sample(bench.steps, SAMPLE)):
+    for number, step in enumerate(sampled(bench.steps, SAMPLE)):
         print(step)  # noqa: T201
         bench.cut_at(step, tmp_path / str(number))
 
@@ -238,15 +199,15 @@ def test_the_power_goes_at_every_step(bench, tmp_path):
 
 
 def test_the_power_goes_at_some_steps_of_ways_back_and_repairs(turns, tmp_path):
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201
-    for number, step in enumerate(random.Random(seed).sample(turns.steps, SAMPLE // 2)):
+    for number, step in enumerate(sampled(turns.steps, SAMPLE // 2)):
         print(step)  # noqa: T201
         turns.cut_at(step, tmp_path / str(number))
 
 
 @pytest.mark.slow
 def test_the_power_goes_at_every_step_of_ways_back_and_repairs(turns, tmp_path):
+    cut = []
     for number, step in enumerate(turns.steps):
         print(step)  # noqa: T201
-        turns.cut_at(step, tmp_path / str(number))
+        cut.append(turns.cut_at(step, tmp_path / str(number)))
+    check_cut(cut)

@@ -9,16 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-import psutil
 import pytest
 from support.daemon import PATIENCE_S, Daemon
 from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
 from support.polling import until
+from support.swapping import limit_for_one_mib, worker_pids
 from support.updating import MODEL, Updating, large_model, scale, scale_bundle
 
 from edged._pb.edged.v1 import update_pb2 as up
-from edged.worker import usage
 
 # What the new revision says it takes; what is left beside the old one is made to be a little less.
 NEED_MIB = 2000
@@ -44,11 +43,7 @@ def device(tmp_path, fleet, first) -> Iterator[Daemon]:
     with Daemon(root, [first], settings, hostile_interpreter(tmp_path / "python")) as daemon:
         daemon.start()
         daemon.infer(scale(1.0, 2.0))
-        worker = usage.read(worker_pids(daemon)[1])
-        everybody = [daemon.pid, *(child.pid for child in psutil.Process(daemon.pid).children(recursive=True))]
-        taken_bytes = sum(map(usage.pss_bytes, everybody)) - worker.private_bytes // 2
-        limit = f"memory_limit_mib = {NEED_MIB + taken_bytes // 2**20}\n"
-        daemon.write_settings(settings + limit)
+        daemon.write_settings(settings + f"memory_limit_mib = {limit_for_one_mib(daemon, NEED_MIB)}\n")
         daemon.signal(signal.SIGHUP)
         daemon.wait_told("READY=1", 2)
         yield daemon
@@ -57,11 +52,6 @@ def device(tmp_path, fleet, first) -> Iterator[Daemon]:
 @pytest.fixture
 def updating(device) -> Updating:
     return Updating(device)
-
-
-def worker_pids(daemon: Daemon) -> dict[int, int]:
-    """The workers by revision."""
-    return {worker.revision: worker.pid for worker in daemon.status().workers if worker.pid}
 
 
 class Caller(threading.Thread):

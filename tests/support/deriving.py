@@ -30,6 +30,7 @@ def twice_bundle(
     revision: int = 1,
     *,
     name: str = NAME,
+    runtime: str = "openvino",
     building: Mapping[str, Any] | None = None,
     portable: bool = True,
     golden_factor: float = 2.0,
@@ -37,13 +38,13 @@ def twice_bundle(
 ) -> Path:
     """`x` FP32 [-1, 2] gives `y`, twice as much: `built` is derived, then perhaps `portable` of ONNX Runtime.
 
-    `built` is of OpenVINO or, with `building`, of the building engine, which is told that. `extra`: of that variant.
+    `built` is of `runtime` or, with `building`, of the building engine, which is told that. `extra`: of that variant.
     """
     made = folder / name / str(revision)
     made.mkdir(parents=True)
     tensors = [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])]
     (made / "model.onnx").write_bytes(onnx_model([helper.make_node("Add", ["x", "x"], ["y"])], *tensors))
-    runtime, file = "openvino", "model.onnx"
+    file = "model.onnx"
     if building is not None:
         runtime, file = "building", "source.json"
         (made / file).write_text(json.dumps({"building": "", **building, "of": revision}))

@@ -32,6 +32,8 @@ PLAIN = REPO / "bootc/container/Containerfile"
 OPENVINO = REPO / "bootc/overlays/intel-lowpower-detector.Containerfile"
 OVERLAYS = [path for path in sorted((REPO / "bootc/overlays").glob("*.Containerfile")) if path != OPENVINO]
 
+NVIDIA = [REPO / f"bootc/overlays/{name}.Containerfile" for name in ("factory-gateway-gpu", "jetson-vision-standard")]
+
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -157,7 +159,7 @@ def test_an_overlay_names_its_class_and_its_devices_and_the_unit_stays_without_f
     images: Images, path: Path
 ) -> None:
     hardware_class = path.name.removesuffix(".Containerfile")
-    images.build(path, f"localhost/{hardware_class}", EDGED="localhost/edged")
+    images.build(path, f"localhost/{hardware_class}", EDGED="localhost/edged", ENGINE="none")
     found = images.mount(f"localhost/{hardware_class}")
     assert check(found) == (0, "no fault found\n")
     booted = Container(found)
@@ -173,8 +175,7 @@ def test_an_overlay_names_its_class_and_its_devices_and_the_unit_stays_without_f
 
 def test_the_nodes_of_nvidia_cards_are_made_before_edged_starts(images: Images) -> None:
     """A program that notes how it was called stands for NVIDIA's, which makes nodes where there is a card."""
-    path = REPO / "bootc/overlays/factory-gateway-gpu.Containerfile"
-    images.build(path, "localhost/gateway", EDGED="localhost/edged")
+    images.build(NVIDIA[0], "localhost/gateway", EDGED="localhost/edged", ENGINE="none")
     root = images.mount("localhost/gateway")
     program = root / "usr/bin/nvidia-modprobe"
     program.write_text('#!/bin/sh\ntest -S /run/edged/edged.sock && exit 1\necho "$@" >> /run/nodes\n')
@@ -187,6 +188,23 @@ def test_the_nodes_of_nvidia_cards_are_made_before_edged_starts(images: Images) 
         assert booted.run("systemctl show edged-nodes.service -p Result --value") == "success"
     finally:
         booted.stop()
+
+
+@pytest.mark.parametrize("path", NVIDIA, ids=lambda path: path.name)
+def test_an_overlay_for_tensorrt_is_made_of_a_base_that_has_it_alone(images: Images, path: Path) -> None:
+    """The package is not there, or no more than its metadata: nothing of it runs in a build, which has no GPU."""
+    with pytest.raises(AssertionError, match="no tensorrt here: it comes with NVIDIA's base image"):
+        images.build(path, "localhost/none", EDGED="localhost/edged")
+    working = images.buildah("from", "--pull-never", "localhost/edged")
+    packages = "usr/lib/python3/dist-packages/tensorrt-10.3.0.dist-info"
+    metadata = Path(images.buildah("mount", working)) / packages / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.3.0\n")
+    images.buildah("commit", "-q", working, "localhost/vendor")
+    images.build(path, "localhost/both", EDGED="localhost/vendor")
+    root = images.mount("localhost/both")
+    assert check(root) == (0, "no fault found\n")
+    assert "include-system-site-packages = true\n" in (root / "usr/lib/edged/venv/pyvenv.cfg").read_text()
 
 
 def test_the_overlay_with_openvino_has_it_serve_read_only(images: Images) -> None:

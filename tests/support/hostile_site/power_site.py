@@ -1,8 +1,9 @@
 """Cuts the power of a daemon of a test at a step that it names: the process ends as by kill -9, before that step.
 
 A step is whatever Python does to the state folder (audit events of the interpreter) and each transaction of SQLite, so
-that no write can be added that is not one. `EDGED_TEST_POWER` names a JSON file: `state`, the folder; `steps`, a file
-that takes a line for each step; `cut`, the step to end at, or none.
+that no write can be added that is not one; and where it is asked for, each change that is told within the daemon, as
+that a worker is ready or has gone. `EDGED_TEST_POWER` names a JSON file: `state`, the folder; `steps`, a file that
+takes a line for each step; `cut`, the step to end at, or none; `changes`, whether those are steps too.
 """
 
 import collections
@@ -12,6 +13,8 @@ import signal
 import sqlite3
 import sys
 import threading
+
+from edged.changes import Changes
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
@@ -64,7 +67,9 @@ class Power:
 def install():
     """Follows what this process does, where a test asks for it."""
     with open(os.environ["EDGED_TEST_POWER"]) as file:
-        power = Power(**json.load(file))
+        given = json.load(file)
+    changes = given.pop("changes")
+    power = Power(**given)
     sys.addaudithook(power.audit)
     connect = sqlite3.connect
 
@@ -78,6 +83,14 @@ def install():
             return done
 
     sqlite3.connect = lambda *arguments, **options: connect(*arguments, **options, factory=Connection)
+    if changes:
+        mark = Changes.mark
+
+        def told(self):
+            power.step("change")
+            mark(self)
+
+        Changes.mark = told
 
 
 if "EDGED_TEST_POWER" in os.environ:

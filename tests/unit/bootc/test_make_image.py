@@ -32,6 +32,12 @@ def test_what_stands_on_it_or_beside_it_has_the_time_of_its_commit_too(image: tu
     assert (REPO / words[words.index("-f") + 1]).is_file()
 
 
+def test_the_engine_of_an_overlay_is_that_of_its_class_or_the_one_asked_for() -> None:
+    overlay = ("make", "--dry-run", "overlay", "CLASS=factory-gateway-gpu")
+    assert "ENGINE=none" in run(*overlay, "ENGINE=none").stdout.split()
+    assert "ENGINE=" not in run(*overlay).stdout
+
+
 @pytest.mark.parametrize("asked", ["image BASE=", "container BASE=", "overlay CLASS="])
 def test_without_what_it_is_built_on_or_for_it_says_what_is_missing(asked: str) -> None:
     done = run("make", *asked.split())

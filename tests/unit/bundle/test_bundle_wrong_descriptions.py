@@ -147,7 +147,7 @@ CASES = [
         at="derived = true",
         key="variants[1].derived",
         found="variant \"int8\": runtime 'onnxruntime' runs the file itself and builds nothing from it",
-        remedy="leave `derived` out, or use a runtime that builds: openvino",
+        remedy="leave `derived` out, or use a runtime that builds: openvino, tensorrt",
     ),
     Wrong(
         what="unknown key",

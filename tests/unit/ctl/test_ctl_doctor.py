@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -25,6 +26,7 @@ from edged.ctl import certificates, nodes, reachable
 from edged.ctl.checkup import CHECKS, Finding, Grade, Subject
 from edged.ctl.main import run
 from edged.document import DocumentError
+from edged.runtimes.base import ENGINES
 
 NOW = datetime.now(UTC) + timedelta(days=1)
 UID = 54321
@@ -320,6 +322,31 @@ def test_an_engine_whose_libraries_are_missing_is_named(root: Path, tmp_path: Pa
     assert done.returncode == 1
     assert why in done.stdout
     assert "edged[onnxruntime]" in done.stdout
+
+
+without_tensorrt = pytest.mark.skipif(ENGINES["tensorrt"].version() is not None, reason="TensorRT is installed")
+
+
+@without_tensorrt
+@pytest.mark.parametrize("name", ["factory-gateway-gpu", "jetson-vision-standard"])
+def test_a_class_without_its_engine_is_told_where_that_comes_from(
+    root: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    in_class(name)(root)
+    assert run(["--root", str(root), "doctor", "--only", "engines", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
+    assert found["found"].startswith(f"the class {name} computes by tensorrt, which this Python does not find")
+    assert found["remedy"].startswith("it comes with NVIDIA's base image")
+    assert "pip install" not in found["remedy"]
+
+
+@without_tensorrt
+def test_a_model_whose_engine_no_extra_installs_is_told_where_that_comes_from(root: Path) -> None:
+    manifest = root / "usr/share/edged/models/digits/1/manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"onnxruntime"', b'"tensorrt"'))
+    (found,) = find(root)
+    assert "the runtime tensorrt is not installed" in found.found
+    assert found.remedy.startswith("tensorrt: it comes with NVIDIA's base image")
 
 
 def test_engines_that_can_be_imported_are_no_finding(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

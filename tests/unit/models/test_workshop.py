@@ -94,8 +94,9 @@ def test_what_is_not_derived_lacks_nothing(workshop):
         Platform({"openvino": "2026.5"}, PLATFORM.system, PLATFORM.instruction_sets),
         Platform(PLATFORM.runtimes, "nvidia 1.1 debian 12", PLATFORM.instruction_sets),
         Platform(PLATFORM.runtimes, PLATFORM.system, frozenset({"avx2", "avx512f", "sse"})),
+        Platform(PLATFORM.runtimes, PLATFORM.system, PLATFORM.instruction_sets, ("NVIDIA L4", "")),
     ],
-    ids=["engine", "system", "processor"],
+    ids=["engine", "system", "processor", "GPU"],
 )
 async def test_another_device_has_it_built_again(workshop, engine, tmp_path, platform):
     one = bundle()
@@ -117,6 +118,12 @@ async def test_another_file_or_option_is_another_thing_and_another_revision_is_n
     (file,) = one.files
     changed = msgspec.structs.replace(one, files=(msgspec.structs.replace(file, sha256="1" * 64),))
     assert workshop.lacks(changed, changed.variants[0])
+    larger = msgspec.structs.replace(one, max_batch_size=one.max_batch_size + 1)
+    assert workshop.lacks(larger, larger.variants[0])
+    (first, *others) = one.inputs
+    wider = msgspec.structs.replace(first, shape=(*first.shape[:-1], first.shape[-1] + 1))
+    other = msgspec.structs.replace(one, inputs=(wider, *others))
+    assert workshop.lacks(other, other.variants[0])
 
 
 async def test_one_thing_is_built_at_a_time_and_no_thing_twice(workshop, engine):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from fnmatch import fnmatch
 from importlib import metadata
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -19,11 +22,28 @@ def test_engines_are_known_by_their_names():
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_an_engine_is_installed_by_an_extra_that_there_is(name):
+def test_an_engine_is_installed_by_an_extra_that_there_is_or_says_where_it_comes_from(name):
     engine = ENGINES[name]
-    assert engine.extra in metadata.metadata("edged").get_all("Provides-Extra")
+    assert bool(engine.extra) != bool(engine.origin)
+    assert engine.origin or engine.extra in metadata.metadata("edged").get_all("Provides-Extra")
     assert engine.module.startswith("edged.runtimes.")
     assert engine.distributions
+
+
+CLASSES = Path(__file__).parents[3] / "systemd/classes"
+
+
+@pytest.mark.parametrize("name", ["factory-gateway-gpu", "jetson-vision-standard"])
+def test_workers_of_tensorrt_may_use_the_nodes_that_the_unit_gives_the_daemon(name):
+    nodes = re.findall(
+        r"^DeviceAllow=(?:(/dev/\S+)|char-(nvidia-\w+))", (CLASSES / f"{name}.conf").read_text(), re.MULTILINE
+    )
+    wanted = [path or f"/dev/{kind}" for path, kind in nodes if kind != "nvidia-frontend"]  # which names no node
+    assert wanted
+    given = ENGINES["tensorrt"].devices
+    assert [
+        node for node in wanted if not any(PurePath(node).is_relative_to(g) or fnmatch(node, g) for g in given)
+    ] == []
 
 
 def test_onnxruntimes_telemetry_is_off_before_it_is_imported():
@@ -62,15 +82,21 @@ def test_an_unknown_runtime_is_told_with_those_there_are(name):
     assert caught.value.hint == f"there are: {', '.join(ENGINES)}"
 
 
-@pytest.mark.parametrize(("name", "package"), [("onnxruntime", "onnxruntime")])
-def test_a_runtime_that_is_not_installed_is_told_with_its_extra(monkeypatch, name, package):
+@pytest.mark.parametrize(
+    ("name", "package", "hint"),
+    [
+        ("onnxruntime", "onnxruntime", "install it with: pip install 'edged[onnxruntime]'"),
+        ("tensorrt", "tensorrt", ENGINES["tensorrt"].origin),
+    ],
+)
+def test_a_runtime_that_is_not_installed_is_told_with_what_brings_it(monkeypatch, name, package, hint):
     monkeypatch.delitem(sys.modules, ENGINES[name].module, raising=False)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
     with pytest.raises(EdgedError) as caught:
         load_runtime(name)
     assert caught.value.code is Code.INCOMPATIBLE_RUNTIME
     assert caught.value.message.startswith(f"runtime {name!r} cannot be imported: ")
-    assert caught.value.hint == f"install it with: pip install 'edged[{ENGINES[name].extra}]'"
+    assert caught.value.hint == hint
 
 
 @pytest.mark.parametrize(
@@ -121,10 +147,10 @@ def _specs(tensors: list[tuple[str, str, list[int]]]) -> list[TensorSpec]:
 
 
 def test_an_engine_that_builds_nothing_is_not_asked_to():
-    assert [name for name, engine in ENGINES.items() if engine.derives] == ["openvino"]
+    assert [name for name, engine in ENGINES.items() if engine.derives] == ["openvino", "tensorrt"]
     with pytest.raises(EdgedError) as caught:
         load_deriving("onnxruntime")
     assert str(caught.value) == str(cannot_derive("onnxruntime"))
     assert caught.value.code is Code.INCOMPATIBLE_RUNTIME
     assert "runtime 'onnxruntime'" in caught.value.message
-    assert caught.value.hint == "leave `derived` out, or use a runtime that builds: openvino"
+    assert caught.value.hint == "leave `derived` out, or use a runtime that builds: openvino, tensorrt"

@@ -132,3 +132,28 @@ class TestAccelerators:
         files = {f"sys/bus/usb/devices/1-1/{name}": f"{value}\n" for name, value in told.items()}
         root = tree({**files, "dev/bus/usb/001/002": "", "sys/bus/usb/devices/1-1:1.0/bInterfaceNumber": "00\n"})
         assert hardware.read("generic", root).accelerators == found
+
+
+NVIDIA = """\
+Model: \t\t NVIDIA RTX A2000
+IRQ:   \t\t 162
+GPU UUID: \t GPU-955ef018-3bd9-5f27-80b3-fa20ee8d19c5
+Device Minor: \t 0
+"""
+
+
+def test_nvidias_cards_are_known_by_their_models(tree):
+    other = NVIDIA.replace("RTX A2000", "L4")
+    root = tree(
+        {f"proc/driver/nvidia/gpus/0000:{at}:00.0/information": text for at, text in (("41", other), ("01", NVIDIA))}
+    )
+    assert hardware.gpus(root) == ("NVIDIA RTX A2000", "NVIDIA L4")
+
+
+def test_the_gpu_of_a_jetson_is_known_by_its_module(tree):
+    model = {"proc/device-tree/model": b"NVIDIA Jetson Orin Nano Developer Kit\0"}
+    assert hardware.gpus(tree(model | {"dev/nvhost-gpu": ""})) == ("NVIDIA Jetson Orin Nano Developer Kit",)
+
+
+def test_a_board_without_a_gpu_of_nvidias_has_none(tree):
+    assert hardware.gpus(tree({"proc/device-tree/model": b"Raspberry Pi 5 Model B\0", "dev/null": ""})) == ()

@@ -300,6 +300,30 @@ class TestALifeOfTheDaemon:
             await running.until(lambda: running.steps()[-1:] == ["passed"])
             assert running.shop.ledger.journal.states()["m"].phase is Phase.COMMITTED
 
+    async def test_that_ends_while_the_step_before_its_trial_is_kept_is_no_sign_against_that(
+        self, tmp_path: Path, monkeypatch
+    ):
+        record, begun, keeps = Journal.record, threading.Event(), threading.Event()
+
+        def record_late(journal: Journal, new: State, *rest: object) -> None:
+            if new.phase is Phase.TRIAL and not new.stopped:
+                begun.set()
+                assert keeps.wait(30)
+            record(journal, new, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Journal, "record", record_late)
+        async with Running(tmp_path, state(Phase.STAGED)) as running:
+            running.post(Event.RESUMED)
+            running.script.say(Event.TAKEN_IN)
+            await running.until(begun.is_set)
+            ends = asyncio.create_task(running.stop())
+            await asyncio.sleep(0)
+            keeps.set()
+            await ends
+            assert running.steps()[-1] == "stopped"
+            left = running.shop.ledger.journal.states()["m"]
+        assert (left.phase, left.stopped) == (Phase.TRIAL, True)
+
     async def test_in_which_a_phase_lasts_takes_back_what_counted_against_it(self, tmp_path: Path, monkeypatch):
         monkeypatch.setattr(policy, "SURVIVED_S", 0.001)
         async with Running(tmp_path, state(Phase.TRIAL, attempts=2)) as running:

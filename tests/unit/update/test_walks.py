@@ -222,6 +222,25 @@ def test_what_is_ordered_while_a_start_chooses_is_heard_by_the_course_that_it_be
         walking.finish()
 
 
+def test_who_went_back_long_ago_and_has_let_the_plan_decide_since_goes_back_again(tmp_path: Path):
+    steps: list[Step] = [("sleep", (2.0,)), ("plan", ("a", 2)), ("sleep", (100.0,))]
+    with walked(tmp_path, steps) as walking:
+        life = walking.life
+
+        def go_back() -> int:
+            life.order(lambda: life.administration.roll_back("a", 0))
+            life.pass_time(100.0)
+            serving = life.journal.states()["a"].serving
+            return serving.revision if serving else 0
+
+        assert go_back() == 1
+        assert go_back() == 1, "said twice it is meant once"
+        for step in (("unpin", ("a",)), ("sleep", (100.0,)), ("plan", ("a", 1)), ("sleep", (100.0,))):
+            walking.take(step)
+        assert go_back() == 2
+        walking.finish()
+
+
 @pytest.mark.parametrize("count", [20, pytest.param(5000, marks=pytest.mark.slow)])
 def test_whatever_happens_a_device_serves_what_it_may_and_everything_comes_to_an_end(tmp_path: Path, count: int):
     first = random.SystemRandom().randrange(2**32)

@@ -70,3 +70,25 @@ def test_other_bundles_of_the_image_lie_in_none_of_its_folders() -> None:
     given = [Path(path) for path, _ in sandbox._allowed("/bundle", sandbox.ENGINES["onnxruntime"])]
     assert Path("/bundle") in given
     assert not [path for path in given if image.is_relative_to(path)]
+
+
+NAMES = """
+import os, sys
+from edged.worker import sandbox
+
+sandbox.confine(sys.argv[1], sys.argv[2], {})
+for path in (f"/proc/self/task/{os.getpid()}/comm", "/proc/self/oom_score_adj", "/proc/self/comm"):
+    try:
+        os.close(os.open(path, os.O_WRONLY))
+        print("may")
+    except PermissionError:
+        print("may not")
+"""
+
+
+@pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")
+@pytest.mark.parametrize(("runtime", "may"), [("onnxruntime", "may not"), ("tensorrt", "may")])
+def test_an_engine_changes_what_it_cannot_do_without_and_no_more(tmp_path: Path, runtime: str, may: str) -> None:
+    command = [sys.executable, "-c", NAMES, str(tmp_path), runtime]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == [may, "may not", "may not"]
