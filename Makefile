@@ -67,8 +67,9 @@ container: ## the plain container edged, with BASE=… (needs podman): docs/oper
 lock: ## pins all packages anew (needs uv)
 	uv pip compile pyproject.toml --extra onnxruntime $(LOCK) -o requirements.lock
 	uv pip compile pyproject.toml --extra openvino $(LOCK) -c requirements.lock -o requirements-openvino.lock
+	uv pip compile pyproject.toml --extra edgetpu $(LOCK) -c requirements.lock -o requirements-edgetpu.lock
 	uv pip compile --group build $(LOCK) -c requirements.lock -o requirements-build.lock
-	uv pip compile pyproject.toml --extra onnxruntime --extra openvino --extra fleet --group dev $(LOCK) -c requirements.lock -c requirements-openvino.lock -c requirements-build.lock -o requirements-dev.lock
+	uv pip compile pyproject.toml --extra onnxruntime --extra openvino --extra edgetpu --extra fleet --group dev $(LOCK) -c requirements.lock -c requirements-openvino.lock -c requirements-edgetpu.lock -c requirements-build.lock -o requirements-dev.lock
 	uv pip compile tests/tritonclient/requirements.in $(LOCK) -o tests/tritonclient/requirements.lock
 LOCK := --quiet --universal --generate-hashes --no-annotate --no-header --upgrade
 

@@ -357,6 +357,14 @@ def test_a_model_that_there_is_not_can_be_neither_held_nor_pinned_as_a_path(upda
         updating.call("Pin", up.PinRequest(model="../revisions/scale", revision=1), up.PinResponse)
 
 
+@pytest.mark.parametrize("seconds", [0, 3601])
+def test_a_hold_is_no_longer_than_the_settings_allow(updating, seconds):
+    hold = up.HoldUpdatesRequest(owner="a test", seconds=seconds)
+    with pytest.raises(grpc.RpcError, match=r"update\.hold_max_s") as caught:
+        updating.call("HoldUpdates", hold, up.HoldUpdatesResponse)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_a_pin_overrides_the_plan_until_it_is_released(tmp_path, fleet, updating):
     fleet.publish(scale_bundle(tmp_path / "bundles", 2), scale_bundle(tmp_path / "bundles", 3))
     fleet.plan("scale", 2)

@@ -15,10 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import image
+from support.bundles import make_bundle
 from support.container import Container
-from support.daemon import REPO
+from support.daemon import REPO, add_bundle
+from support.edgetpus import build_library
 from support.fleets import make_fleet
 from support.image import Images
+from support.tflites import compiled
 
 from edged.bundle.folder import pack
 
@@ -28,9 +31,10 @@ HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"
 CHECK = REPO / "bootc/check_image.py"
 PLAIN = REPO / "bootc/container/Containerfile"
 
-# That with an engine of its own needs the wheels of that engine, which are large.
+# Those with an engine of their own need the wheels of that engine, which are large.
 OPENVINO = REPO / "bootc/overlays/intel-lowpower-detector.Containerfile"
-OVERLAYS = [path for path in sorted((REPO / "bootc/overlays").glob("*.Containerfile")) if path != OPENVINO]
+CORAL = REPO / "bootc/overlays/coral.Containerfile"
+OVERLAYS = [path for path in sorted((REPO / "bootc/overlays").glob("*.Containerfile")) if path not in (OPENVINO, CORAL)]
 
 NVIDIA = [REPO / f"bootc/overlays/{name}.Containerfile" for name in ("factory-gateway-gpu", "jetson-vision-standard")]
 
@@ -232,6 +236,41 @@ def test_the_overlay_with_openvino_has_it_serve_read_only(images: Images) -> Non
         answer = json.loads(booted.run("edgectl infer digits /usr/share/images.npz --json"))
         scores = np.reshape(answer["outputs"][0]["data"], expected.shape)
         np.testing.assert_allclose(scores, expected, atol=1e-4)
+    finally:
+        booted.stop()
+
+
+def test_the_overlay_for_coral_serves_on_an_edge_tpu_read_only(images: Images, tmp_path: Path) -> None:
+    """A library that stands in for libedgetpu's, as the base would bring it; it hears of devices as libusb does."""
+    images.build(CORAL, "localhost/coral", "requirements-edgetpu.lock", EDGED="localhost/edged")
+    root = images.mount("localhost/coral")
+    assert check(root) == (0, "no fault found\n")
+    tensors = [("x", "INT8", [1, 4])], [("y", "INT8", [1, 4])]
+    bundle = make_bundle(
+        tmp_path / "small",
+        compiled(),
+        *tensors,
+        name="small",
+        max_batch_size=0,
+        runtime="edgetpu",
+        file="model.tflite",
+    )
+    add_bundle(root, bundle)
+    build_library(root / "usr/lib" / f"{os.uname().machine}-linux-gnu")
+    np.savez(root / "usr/share/row.npz", x=np.int8([[1, 2, 3, 4]]))
+    booted = Container(root, "--volatile=state")
+    try:
+        booted.wait("edgectl status --wait 60")
+        assert json.loads(booted.run("edgectl status --json"))["hardware_class"] == "coral"
+        assert booted.run("systemd-analyze verify edged.service 2>&1") == ""
+        rules = booted.shell("ls /usr/lib/udev/rules.d/60-edged-*.rules").stdout.split()
+        assert f"Success: {len(rules)}" in booted.run(f"udevadm verify {' '.join(rules)} 2>&1")
+        workers = json.loads(booted.run("edgectl workers --json"))["workers"]
+        (worker,) = [each for each in workers if each["model"] == "small"]
+        assert (worker["variant"], worker["runtime"]) == ("cpu", "edgetpu")
+        answer = json.loads(booted.run("edgectl infer small /usr/share/row.npz --json"))
+        assert answer["outputs"][0]["data"] == [2, 3, 4, 5]
+        assert booted.shell("edgectl doctor --only engines").stdout == "nothing is wrong\n"
     finally:
         booted.stop()
 

@@ -182,6 +182,47 @@ def result(device: Container, nonce: str) -> dict[str, str]:
     return found
 
 
+def test_a_first_run_that_fails_is_not_the_last_of_its_boot(device: Container) -> None:
+    bootc = Bootc(device.files / "srv/os")
+    device.run("ln -s /srv/os/bin/bootc /usr/bin/bootc")
+    bootc.fails("status", "error: sysroot is locked")
+    assert device.shell("systemctl start edged-os.service").returncode != 0
+    bootc.fails("status", "")
+    device.run("systemctl start edged-os.service")
+    assert json.loads(device.run("cat /var/lib/edged/os/status.json"))["booted"]["digest"] == digest(1)
+    asked = len(bootc.asked)
+    device.run("systemctl start edged-os.service")
+    assert len(bootc.asked) == asked, "once in a boot, where nothing waits"
+
+
+def test_with_broken_settings_whoever_commands_is_told_so(device: Container) -> None:
+    (device.files / "srv/os").mkdir()
+    path = device.files / "etc/edged/edged.toml"
+    path.write_text(path.read_text() + "[update]\nwindow = 3\n")
+    for _ in range(6):  # more than systemd lets a service fail by itself
+        found = result(device, hand_over(device, ALICE))
+        assert (found["status"], found["code"]) == ("refused", "failed")
+        assert "update.window" in found["text"]
+    assert device.run("systemctl is-active edged-os.path") == "active"
+
+
+def test_a_path_unit_that_gave_up_looks_again_after_the_next_run(device: Container) -> None:
+    """A folder with something in it is none that the helper removes; it is looked at less often than it may be."""
+    device.run(
+        "mkdir /etc/systemd/system/edged-os.path.d && printf '[Path]\\nTriggerLimitBurst=3\\n' "
+        "> /etc/systemd/system/edged-os.path.d/test.conf && systemctl daemon-reload && systemctl restart edged-os.path"
+    )
+    folder = "/var/lib/edged/os/requests"
+    owned = "install -d -o edged -g edged -m 700"
+    device.run(f"{owned} /var/lib/edged/os {folder} {folder}/odd {folder}/odd/odd")
+    device.wait("systemctl is-failed edged-os.path")
+    assert device.run("systemctl show edged-os.path -p Result --value") == "trigger-limit-hit"
+    device.run(f"rm -r {folder}/odd")
+    device.run("systemctl start edged-os.service")
+    assert device.run("systemctl is-active edged-os.path") == "active"
+    device.run("rm -r /etc/systemd/system/edged-os.path.d; systemctl daemon-reload; systemctl restart edged-os.path")
+
+
 def test_what_is_handed_over_starts_the_helper_which_obeys_operators_alone(device: Container) -> None:
     bootc = Bootc(device.files / "srv/os")
     device.run("ln -s /srv/os/bin/bootc /usr/bin/bootc && edgectl update --from /srv/repository")

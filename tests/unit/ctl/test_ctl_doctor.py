@@ -15,14 +15,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import trustme
 from support.daemon import DIGITS
+from support.edgetpus import build_library
 from support.fleets import Server
 
 from edged.config.load import load
 from edged.config.settings import Settings
-from edged.ctl import certificates, nodes, reachable
+from edged.ctl import certificates, engines, nodes, reachable
 from edged.ctl.checkup import CHECKS, Finding, Grade, Subject
 from edged.ctl.main import run
 from edged.document import DocumentError
@@ -352,6 +354,32 @@ def test_a_model_whose_engine_no_extra_installs_is_told_where_that_comes_from(ro
 def test_engines_that_can_be_imported_are_no_finding(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--root", str(root), "doctor", "--only", "engines"]) == 0
     assert capsys.readouterr().out == "nothing is wrong\n"
+
+
+@pytest.mark.skipif(ENGINES["edgetpu"].version() is None, reason="ai-edge-litert is not installed")
+def test_the_library_for_an_edge_tpu_is_named_where_the_class_needs_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    assert list(engines.check(Subject(root, (), load(root).settings, NOW))) == []
+    in_class("coral")(root)
+    subject = Subject(root, (), load(root).settings, NOW)
+    (found,) = engines.check(subject)
+    assert "has no accelerator: libedgetpu.so.1: cannot open shared object file" in found.found
+    assert found.remedy.startswith("install the library that is named in the image")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(build_library(tmp_path / "library")))
+    assert list(engines.check(subject)) == []
+
+
+def test_the_engine_of_the_class_is_named_where_it_is_not_installed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = msgspec.structs.replace(ENGINES["edgetpu"], distributions=("no-such-distribution-of-edged",))
+    monkeypatch.setitem(ENGINES, "edgetpu", absent)
+    in_class("coral")(root)
+    (found,) = engines.check(Subject(root, (), load(root).settings, NOW))
+    assert found.found.startswith("the class coral computes by edgetpu, which this Python does not find")
+    assert found.remedy == "install it with: pip install 'edged[edgetpu]'"
 
 
 def test_a_clock_before_the_image_was_built_is_a_fault(root: Path) -> None:

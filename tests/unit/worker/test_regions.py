@@ -18,6 +18,7 @@ from support.descriptors import count, held
 from support.loads import changed
 from support.polling import PATIENCE_S
 from support.slow import A_WHILE, counting_nodes
+from support.tflites import tflite_model
 
 from edged.errors import Code, EdgedError
 from edged.runtimes.base import ENGINES
@@ -239,11 +240,14 @@ async def test_a_member_that_does_not_fit_its_region_is_alone_in_that(folder, re
     assert os.pread(small.descriptor, 16, 0) == bytes(16)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "edgetpu"])
 async def test_no_engine_holds_on_to_what_it_was_given(folder, region: Make, engine: str) -> None:
     if ENGINES[engine].version() is None:
         pytest.skip(f"{engine} is not installed")
     load = changed(folder.load(*identity("FP32")), runtime=engine)
+    if engine == "edgetpu":
+        same = tflite_model("ABS", [("x", "FP32", [-1, -1])], [("y", "FP32", [-1, -1])])
+        load = changed(load, file=folder.file("model.tflite", same), device="CPU")
     row = np.arange(100_000, dtype=np.float32)
     made = region(2 * row.nbytes, content=row.tobytes())
     part = InputPart((1, 100_000), row.nbytes, Form.RAW, made.number, 0)
