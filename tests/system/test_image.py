@@ -29,6 +29,7 @@ pytestmark = pytest.mark.skipif(bool(image.missing()), reason=image.missing() or
 
 HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"
 CHECK = REPO / "bootc/check_image.py"
+PLAIN = REPO / "bootc/container/Containerfile"
 
 # Those with an engine of their own need the wheels of that engine, which are large.
 OPENVINO = REPO / "bootc/overlays/intel-lowpower-detector.Containerfile"
@@ -63,6 +64,13 @@ def root(images: Images) -> Path:
     return images.mount("localhost/edged")
 
 
+@pytest.fixture(scope="module")
+def plain(images: Images) -> Path:
+    """What is in the plain container, `localhost/plain`."""
+    images.build(PLAIN, "localhost/plain", BASE="localhost/base")
+    return images.mount("localhost/plain")
+
+
 def check(root: Path) -> tuple[int, str]:
     done = subprocess.run([sys.executable, CHECK, root], check=False, capture_output=True, text=True)
     return done.returncode, done.stdout
@@ -76,10 +84,13 @@ def test_what_devices_believe_and_start_from_lies_below_usr(images: Images, root
     trust = root / "usr/share/edged/trust/root.json"
     assert trust.read_bytes() == (context / "bootc/trust/root.json").read_bytes()
     assert (root / "usr/lib/edged/edged.toml").read_bytes() == (REPO / "bootc/edged.toml").read_bytes()
-    built = datetime.fromisoformat((root / "usr/lib/edged/built").read_text().strip())
-    assert built == datetime.fromtimestamp(int(image.EPOCH), UTC)
+    assert built(root) == datetime.fromtimestamp(int(image.EPOCH), UTC)
     labels = json.loads(images.buildah("inspect", "--type=image", "localhost/edged"))["OCIv1"]["config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == image.VERSION
+
+
+def built(root: Path) -> datetime:
+    return datetime.fromisoformat((root / "usr/lib/edged/built").read_text().strip())
 
 
 def listing(root: Path) -> dict[str, tuple[object, ...]]:
@@ -92,26 +103,57 @@ def listing(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+def differences(one: Path, other: Path) -> list[str]:
+    first, again = listing(one), listing(other)
+    return sorted(name for name in first.keys() | again.keys() if first.get(name) != again.get(name))
+
+
 def test_the_same_commit_makes_the_same_image(images: Images, root: Path, context: Path) -> None:
     images.build(REPO / "bootc/Containerfile", "localhost/again", context=context, BASE="localhost/base")
-    first, again = listing(root), listing(images.mount("localhost/again"))
-    assert sorted(name for name in first.keys() | again.keys() if first.get(name) != again.get(name)) == []
+    assert differences(root, images.mount("localhost/again")) == []
+
+
+def test_the_same_commit_makes_the_same_overlay(images: Images) -> None:
+    for name in ("localhost/cart", "localhost/cart-again"):
+        images.build(REPO / "bootc/overlays/medical-cart-cpu.Containerfile", name, EDGED="localhost/edged")
+    assert differences(images.mount("localhost/cart"), images.mount("localhost/cart-again")) == []
+
+
+def test_the_same_commit_makes_the_same_plain_container(images: Images, plain: Path) -> None:
+    images.build(PLAIN, "localhost/plain-again", BASE="localhost/base")
+    assert differences(plain, images.mount("localhost/plain-again")) == []
+
+
+def test_a_plain_container_says_when_it_was_built_and_of_what(plain: Path) -> None:
+    assert built(plain) == datetime.fromtimestamp(int(image.EPOCH), UTC)
+    assert billed(plain) == installed(plain)
 
 
 def test_the_bill_of_materials_names_what_is_installed(root: Path) -> None:
+    assert billed(root) == installed(root)
+
+
+def billed(root: Path) -> set[str]:
     told = json.loads((root / "usr/share/edged/sbom.spdx.json").read_text())
-    installed = {path.name.split("-")[0].lower() for path in root.glob("usr/lib/edged/venv/lib/*/*/*.dist-info")}
-    assert {package["name"].lower().replace("-", "_") for package in told["packages"]} == installed
-    assert "edged" in installed
+    return {package["name"].lower().replace("-", "_") for package in told["packages"]}
+
+
+def installed(root: Path) -> set[str]:
+    found = {path.name.split("-")[0].lower() for path in root.glob("usr/lib/edged/venv/lib/*/*/*.dist-info")}
+    assert "edged" in found
+    return found
 
 
 def test_it_boots_read_only_to_a_daemon_that_serves_its_factory_model(root: Path) -> None:
     booted = Container(root, "--volatile=state")
     try:
         booted.wait("systemctl is-active edged")
-        assert "Read-only file system" in booted.shell("touch /etc/test /usr/test").stderr
+        for path in ("/etc/test", "/usr/test"):
+            assert "Read-only file system" in booted.shell(f"touch {path}").stderr
         assert json.loads(booted.run("edgectl status --json"))["ready"] is True
         assert booted.property("StatusText") == "serving, 1 of 1 models ready"
+        for unit in ("bootc-fetch-apply-updates.timer", "bootc-fetch-apply-updates.service"):
+            assert booted.shell(f"systemctl is-enabled {unit}").stdout == "masked\n"
     finally:
         booted.stop()
 
@@ -233,8 +275,8 @@ def test_the_overlay_for_coral_serves_on_an_edge_tpu_read_only(images: Images, t
         booted.stop()
 
 
+@pytest.mark.usefixtures("plain")
 def test_a_plain_container_serves_its_embedded_model_as_its_own_user(images: Images, tmp_path: Path) -> None:
-    images.build(REPO / "bootc/container/Containerfile", "localhost/plain", BASE="localhost/base")
     working = images.buildah("from", "--pull-never", "localhost/plain")
     told = json.loads(images.buildah("inspect", working))["OCIv1"]["config"]
     assert (told["User"], told["Entrypoint"]) == ("961:961", ["/usr/bin/edged"])

@@ -173,6 +173,8 @@ def fetching(url: str, *, trusting: bool = True) -> Break:
 
 DROP_IN = "etc/systemd/system/edged.service.d/50.conf"
 
+ONNX = "usr/share/edged/models/digits/1/model.onnx"
+
 ENGINES_BROKEN = [
     ("raise ImportError('libmissing.so.1: cannot open shared object file')", "libmissing.so.1"),
     ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
@@ -199,11 +201,12 @@ BROKEN: list[tuple[str, Break, str, str]] = [
     ("an admin folder without setgid", mode("run/edged-admin", 0o750), "does not hand its group on", "chmod 2750"),
     ("a socket folder for everybody", mode("run/edged", 0o777), "anybody may put a socket", "chmod o-w"),
     ("no models", lambda root: shutil.rmtree(root / "usr/share/edged/models"), "holds no bundle", "put packed bundles"),
+    ("a model without one of its files", remove(ONNX), f"{ONNX}: does not exist", "replace it by a sound one"),
     (
-        "a model with a changed file",
-        lambda root: next((root / "usr/share/edged/models/digits/1").glob("*.onnx")).unlink(),
-        "digits",
-        "",
+        "a model with a cut file",
+        put(ONNX, "cut"),
+        f"{ONNX} has 3 bytes, and the manifest says",
+        "replace it by a sound one",
     ),
     ("a missing engine", absent_engine, "no variant of digits revision 1 runs here", "publish a variant"),
     ("a class without its nodes", in_class("jetson-vision-standard"), "needs /dev/nvmap", "load its driver"),
