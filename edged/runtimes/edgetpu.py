@@ -120,6 +120,10 @@ class _LitertSession:
         self._shapes = {tensor["name"]: tuple(map(int, tensor["shape"])) for tensor in inputs}
 
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        for name, array in inputs.items():
+            if not array.size:  # some operators of LiteRT 2.3 crash on it: SOFTMAX, LOG_SOFTMAX
+                text = f"input {name!r} of shape {list(array.shape)} has no values, which litert cannot compute with"
+                raise EdgedError(Code.INVALID_TENSOR, text)
         try:
             self._resize({name: array.shape for name, array in inputs.items()})
             for name, array in inputs.items():
