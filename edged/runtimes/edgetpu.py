@@ -40,7 +40,7 @@ _CPU = "CPU"
 _HINT = (
     f"compile it for the version of {_LIBRARY} here (edgetpu_compiler --min_runtime_version); edged's log has its words"
 )
-_EDGE_TPU = re.compile(r"(usb|pci)?(:[0-9]{1,3})?")
+_EDGE_TPU = re.compile(r"(usb|pci)?(:(0|[1-9][0-9]{0,2}))?")
 
 
 def open_session(model: bytes, options: SessionOptions) -> Session:

@@ -234,7 +234,7 @@ def test_inputs_of_one_name_are_refused():
 
 @pytest.mark.parametrize(
     "device",
-    ["cpu", "GPU", "tpu", "usb:", "usb:-1", "pci:x", "usb:0 ", "0", ":", "usb:1234", "usb:0\n"],
+    ["cpu", "GPU", "tpu", "usb:", "usb:-1", "pci:x", "usb:0 ", "0", ":", "usb:1234", "usb:0\n", "usb:01", ":00"],
 )
 def test_an_unknown_device_is_refused(device: str):
     error = refusal(doubling([2]), SessionOptions(threads=1, device=device))
