@@ -59,7 +59,7 @@ class Runtime(Protocol):
         """Loads a model from its bytes. Raises EdgedError: load_failed with the engine's own words.
 
         incompatible_hardware or incompatible_runtime where the device or its driver is at fault, memory_short where it
-        has no memory left.
+        has no memory left, device_unavailable where it cannot be opened now and may be later.
         """
 
 

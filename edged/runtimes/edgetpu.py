@@ -40,6 +40,7 @@ _CPU = "CPU"
 _HINT = (
     f"compile it for the version of {_LIBRARY} here (edgetpu_compiler --min_runtime_version); edged's log has its words"
 )
+_LIBRARY_HINT = f"install {_LIBRARY} in the image's base, built for TensorFlow 2.16 or later: bootc/overlays/README.md"
 _EDGE_TPU = re.compile(r"(usb|pci)?(:(0|[1-9][0-9]{0,2}))?")
 
 
@@ -86,21 +87,26 @@ def _elsewhere(*, on_tpu: bool) -> EdgedError:
 
 
 def _edge_tpu(device: str) -> Delegate:
-    """An Edge TPU, opened. It is this process's alone until it ends, by its driver or by the claim of its interface."""
+    """An Edge TPU, opened. It is this process's alone until it ends, by its driver or by the claim of its interface.
+
+    Raises EdgedError: incompatible_runtime without a library that can be used, device_unavailable.
+    """
     wanted = f"the Edge TPU {device}" if device else "an Edge TPU"
     try:
         ctypes.CDLL(_LIBRARY)  # first by itself: a Delegate that finds no library complains once more as it goes
     except OSError as error:
         raise EdgedError(
-            Code.LOAD_FAILED,
-            f"{wanted} cannot be used: {_words(error)}",
-            f"install {_LIBRARY} in the image's base, built for TensorFlow 2.16 or later: bootc/overlays/README.md",
+            Code.INCOMPATIBLE_RUNTIME, f"{wanted} cannot be used: {_words(error)}", _LIBRARY_HINT
         ) from error
     try:
         return load_delegate(_LIBRARY, {"device": device} if device else {})
-    except (ValueError, AttributeError) as error:  # libedgetpu says no more than that it has none
+    except AttributeError as error:
         raise EdgedError(
-            Code.LOAD_FAILED,
+            Code.INCOMPATIBLE_RUNTIME, f"{wanted} cannot be used: {_words(error)}", _LIBRARY_HINT
+        ) from error
+    except ValueError as error:  # libedgetpu says no more than that it has none: it may be taken, or away for a moment
+        raise EdgedError(
+            Code.DEVICE_UNAVAILABLE,
             f"{wanted} cannot be opened by {_LIBRARY}: {_words(error)}",
             "see that it is there (`edgectl doctor`) and that no other model has it: one process at a time can",
         ) from error
