@@ -105,7 +105,15 @@ class Engine(msgspec.Struct, frozen=True):
     libraries: tuple[str, ...] = ()
     """Shared libraries that it needs for its devices, and that come with the system."""
     alone: bool = False
-    """One process at a time can have a device of its, but for the CPU."""
+    """One process at a time can have a device of its, but for `cpu`."""
+    cpu: str = ""
+    """The device (`options.device`) on which it needs none of its nodes; empty: there is no telling."""
+
+    def on(self, device: str) -> Engine:
+        """What it needs to work on that device."""
+        if not self.cpu or device != self.cpu:
+            return self
+        return msgspec.structs.replace(self, reads=(), writes=(), devices=(), hears_devices=False)
 
     def version(self) -> str | None:
         """The installed version, found without importing the engine; None where it is absent."""
@@ -191,6 +199,7 @@ ENGINES = {
             hears_devices=True,
             libraries=("libedgetpu.so.1",),
             alone=True,
+            cpu="CPU",
         ),
     )
 }

@@ -36,7 +36,7 @@ _DATATYPES = {
 }
 
 (_LIBRARY,) = ENGINES["edgetpu"].libraries
-_CPU = "CPU"
+_CPU = ENGINES["edgetpu"].cpu
 _HINT = (
     f"compile it for the version of {_LIBRARY} here (edgetpu_compiler --min_runtime_version); edged's log has its words"
 )
