@@ -156,7 +156,7 @@ REASONS: Mapping[Phase, frozenset[Reason]] = {
             Reason.DIGEST_MISMATCH,
         }
     ),
-    Phase.STAGED: frozenset({Reason.DIGEST_MISMATCH, Reason.STORAGE_FULL}),
+    Phase.STAGED: frozenset({Reason.DIGEST_MISMATCH, Reason.STORAGE_FULL, Reason.DOWNLOAD_FAILED}),
     Phase.TRIAL: frozenset(
         {
             Reason.INCOMPATIBLE_HARDWARE,
