@@ -170,8 +170,11 @@ class Course:
         self.post(Happened(Event.LASTED))
         self._time(OUTLIVED_S)
 
-    def _soaked(self, happened: Happened) -> Happened:
-        return msgspec.structs.replace(happened, soaked=self.stages.soaked)
+    def _seen(self, happened: Happened) -> Happened:
+        """The event, with how what serves has done, and its soak."""
+        serving = self.state.serving
+        record = self._shop.outcomes.record(self.state.model, serving.revision) if serving else None
+        return msgspec.structs.replace(happened, soaked=self.stages.soaked, record=record)
 
     def _fell_back(self, new: State) -> bool:
         """Whether a start chose otherwise than the journal says, which is kept like anything that is decided."""
@@ -192,7 +195,7 @@ class Course:
         old, starts = self.state, found.happened.event is Event.STARTED
         if starts and (why := policy.crash_loop(old)):
             found = said(Event.FAILED, why, Reason.CRASH_LOOP)
-        new, effects = step(old, self._soaked(found.happened))
+        new, effects = step(old, self._seen(found.happened))
         flips = Effect.FLIP in effects and found.happened.event is not Event.SWAPPED
         if flips and (why := self._terms.gate(old.model)):  # which has been shut since the stage asked
             found = deferred(why, Awaits.GATE)

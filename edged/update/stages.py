@@ -20,13 +20,12 @@ from edged.update.collecting import collect, make_room
 from edged.update.fetcher import Order, Origin
 from edged.update.line import Line, stand_in_line
 from edged.update.lineup import Lineup, target_of
-from edged.update.machine import Effect, Event, Happened, Ref, Soaked, State
+from edged.update.machine import Effect, Event, Happened, Record, Ref, Soaked, State
 from edged.update.policy import Wish
 from edged.update.reasons import Reason
 from edged.update.said import Awaits, Said, Stage, Terms, deferred, said
 from edged.update.shadow import Shadow
 from edged.update.shop import Shop
-from edged.update.soak import Record
 from edged.update.watch import Watch
 
 
@@ -324,7 +323,8 @@ class Stages(Lineup):
         if resident is None:
             raise trial.FailedError(Reason.LOAD_FAILED, "it could not be loaded at the start")
         previous = state.previous
-        old = self._shop.outcomes.record(state.model, previous.revision) if previous else Record()
+        now = self._shop.outcomes.record(state.model, previous.revision) if previous else Record()
+        old = max(state.held_against, now, key=lambda each: each.requests)
         terms = self.wish or state
         watch = self._watch = Watch(resident, old, state, terms.least_soak_s, self._shop.outcomes)
         try:

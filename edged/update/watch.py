@@ -10,11 +10,11 @@ from edged import clock
 from edged.models.resident import Resident
 from edged.models.states import State
 from edged.types import Outcome
-from edged.update.machine import Event, Happened, Soaked
+from edged.update.machine import Event, Happened, Record, Soaked
 from edged.update.machine import State as Machine
 from edged.update.outcomes import Outcomes
 from edged.update.reasons import Reason
-from edged.update.soak import Record, Soak, Verdict
+from edged.update.soak import Soak, Verdict
 
 # Time alone changes a verdict too; it is looked at so often at least.
 _LOOK_S = 1.0
