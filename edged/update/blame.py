@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime
 
 from edged.bundle.manifest import Manifest, digest
-from edged.errors import EdgedError
+from edged.errors import Code, EdgedError
 from edged.models.library import Library
+from edged.models.resident import Resident
 from edged.update.environment import Environment
 from edged.update.machine import REASONS, Event, Phase, State
 from edged.update.reasons import QUARANTINES, Reason
@@ -30,6 +32,25 @@ def judge(phase: Phase, error: EdgedError | OSError) -> Said:
     if word and phase in _NEEDS_THE_REPOSITORY:  # as a revision that nobody publishes, or that this release cannot read
         return said(Event.FAILED, f"{word}: {error}", Reason.DOWNLOAD_FAILED)
     return deferred(f"it is tried again: {error}", Awaits.TIME)
+
+
+def of_the_device(resident: Resident, failed: Mapping[str, str]) -> tuple[Reason, str] | None:
+    """What of this device is to blame for the end of a revision that served here, and in words; None: nothing is.
+
+    It passed its trial, so its files were whole, and what it ran on was there. `failed`: why, by kind of accelerator.
+    """
+    passed_over = resident.choice.passed_over
+    unfit = [passed for passed in passed_over if passed.code == Code.INCOMPATIBLE_HARDWARE]
+    if len(unfit) == len(resident.manifest.variants):
+        return Reason.INCOMPATIBLE_HARDWARE, f"{unfit[0].variant}: {unfit[0].reason}"
+    never = {passed.variant for passed in unfit}
+    for variant in resident.manifest.variants:
+        if variant.name not in never and (why := failed.get(variant.requires.accelerator)):
+            return Reason.INCOMPATIBLE_HARDWARE, why
+    for passed in passed_over:
+        if passed.code == Code.DIGEST_MISMATCH:
+            return Reason.DIGEST_MISMATCH, f"{passed.variant}: {passed.reason}"
+    return None
 
 
 class PutOff:

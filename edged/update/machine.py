@@ -179,6 +179,8 @@ REASONS: Mapping[Phase, frozenset[Reason]] = {
             Reason.CRASH_LOOP,
             Reason.WORKER_HANG,
             Reason.LOAD_FAILED,
+            Reason.DIGEST_MISMATCH,
+            Reason.INCOMPATIBLE_HARDWARE,
             Reason.OPERATOR,
         }
     ),

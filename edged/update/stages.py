@@ -16,6 +16,7 @@ from edged.models.resident import Resident
 from edged.models.states import Source
 from edged.types import Level
 from edged.update import policy, swap, trial
+from edged.update.blame import of_the_device
 from edged.update.collecting import collect, make_room
 from edged.update.fetcher import Order, Origin
 from edged.update.line import Line, stand_in_line
@@ -331,6 +332,8 @@ class Stages(Lineup):
             event, reason, text = await watch.run(self._post, allow_unproven=terms.allow_unproven)
         finally:
             self._watch = None
+        if event is Event.FAILED and (found := of_the_device(resident, self._shop.residency.failed)):
+            reason, text = found[0], f"{text}; {found[1]}"
         variant = resident.variant.name if resident.variant else ""
         return Said(Happened(event, text, reason), watch.evidence(), variant)
 
