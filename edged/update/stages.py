@@ -329,7 +329,9 @@ class Stages(Lineup):
         terms = self.wish or state
         watch = self._watch = Watch(resident, old, state, terms.least_soak_s, self._shop.outcomes)
         try:
-            event, reason, text = await watch.run(self._post, allow_unproven=terms.allow_unproven)
+            event, reason, text = await watch.run(
+                self._post, allow_unproven=lambda: (self.wish or state).allow_unproven
+            )
         finally:
             self._watch = None
         if event is Event.FAILED and (found := of_the_device(resident, self._shop.residency.failed)):

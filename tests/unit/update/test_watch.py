@@ -14,6 +14,7 @@ from edged.bundle.manifest import Manifest, Requires
 from edged.errors import Code
 from edged.system.hardware import Hardware
 from edged.types import Outcome
+from edged.update import plan as plans
 from edged.update.machine import Event, Phase, Record
 from edged.update.reasons import QUARANTINES, Reason
 from edged.update.records import Transition
@@ -163,3 +164,49 @@ def test_what_the_hardware_cannot_run_is_tried_again_with_each_start_and_no_more
         state = walking.life.agent.courses["a"].state
         assert state.serving is not None
         assert state.serving.revision == 2
+
+
+class TestWhereThePlanForbidsTheUnproven:
+    @pytest.fixture
+    def allowed(self, monkeypatch) -> list[bool]:
+        """Whether it is; the plan wants revision 2."""
+        found = [False]
+
+        async def bring_plan(*_: object) -> tuple[plans.Plan, dict[str, int]]:
+            wanted = plans.ClassPlan(revision=2, allow_unproven=found[0])
+            return plans.Plan(fleet="f", models={"a": {"c": wanted}}), {}
+
+        monkeypatch.setattr(hands.Repository, "bring_plan", bring_plan)
+        return found
+
+    @pytest.fixture
+    def quiet(self, tmp_path: Path, allowed: list[bool]) -> Iterator[Walk]:
+        """A device that nobody asks anything, long after the longest time of its soak; that was half over at a stop."""
+        assert not allowed[0]
+        steps: list[Step] = [
+            ("until", ("a", Phase.SOAKING)),
+            ("sleep", (20.0,)),
+            ("restart", ()),
+            ("sleep", (86_400.0,)),
+        ]
+        with walked(tmp_path, [("sleep", (2.0,)), ("look", ()), *steps]) as walking:
+            assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
+            assert walking.life.residency.routes["a"].serving == 2
+            yield walking
+
+    def test_a_soak_goes_on_until_it_has_seen_enough(self, quiet: Walk):
+        ask(quiet, 2, 10)
+        quiet.take(("sleep", (2.0,)))
+        assert end_of_soak(quiet).event == Event.PASSED
+
+    def test_a_soak_goes_on_until_the_plan_says_otherwise(self, quiet: Walk, allowed: list[bool]):
+        allowed[0] = True
+        quiet.take(("look", ()))
+        quiet.take(("sleep", (2.0,)))
+        assert end_of_soak(quiet).event == Event.UNPROVEN
+
+    def test_what_errs_is_still_sent_back(self, quiet: Walk):
+        for _ in range(20):
+            ask(quiet, 2, 1, ok=False)
+        quiet.take(("sleep", (2.0,)))
+        assert (end_of_soak(quiet).event, end_of_soak(quiet).reason) == (Event.FAILED, Reason.ERROR_RATE)
