@@ -50,6 +50,8 @@ class Stages(Lineup):
         """What the shadow said, while the route may not flip; a new trial is compared anew."""
         self._found_no_room: Ref | None = None
         """What there was no room for once already, though the other one had stepped aside."""
+        self._died = False
+        """Whether a worker has ended already on this trial or in its comparison: one may by no fault of its own."""
         self._watch: Watch | None = None
         self._hurried = asyncio.Event()
 
@@ -194,6 +196,7 @@ class Stages(Lineup):
                 Code.DIGEST_MISMATCH, f"{state.model} revision {target.revision} is not in the store whole"
             )
         ref = Ref(target.revision, digest(source.manifest))
+        self._died = False
         return Said(Happened(Event.TAKEN_IN, target=ref), {"digest": ref.digest})
 
     async def attempt(self, state: State) -> Said:
@@ -229,6 +232,7 @@ class Stages(Lineup):
         except trial.FailedError as error:
             await self._excuse(resident, tried)
             if not resident.leaving:
+                await self._excuse_death(resident, error)
                 raise
             text = f"revision {resident.revision} was unloaded on its trial: {resident.reason}"
             raise EdgedError(Code.MODEL_UNAVAILABLE, text, "it is tried again") from error
@@ -241,6 +245,13 @@ class Stages(Lineup):
         except EdgedError:
             await self.end(resident.name, resident.revision)
             raise
+
+    async def _excuse_death(self, resident: Resident, error: trial.FailedError) -> None:
+        """Raises EdgedError for the first death, after which the trial begins anew; the second is its own fault."""
+        if isinstance(error, trial.DiedError) and not self._died:
+            self._died = True
+            await self.end(resident.name, resident.revision)
+            raise EdgedError(Code.WORKER_CRASHED, error.text) from error
 
     async def swap(self, state: State) -> Said:
         """Has the serving revision make room, then tries the new one; whatever comes of it, one of the two answers.
@@ -306,6 +317,9 @@ class Stages(Lineup):
         except EdgedError as error:
             if resident.leaving:
                 return said(Event.RETRY, f"it was unloaded: {resident.reason}")
+            if error.code is Code.WORKER_CRASHED and not self._died:
+                self._died = True
+                return said(Event.RETRY, f"it is tried again: {error}")
             reason = Reason.WORKER_HANG if error.code is Code.WORKER_HANG else Reason.CRASH_LOOP
             raise trial.FailedError(reason, str(error), best) from error
         finally:

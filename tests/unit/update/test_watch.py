@@ -187,7 +187,7 @@ class TestWhereThePlanForbidsTheUnproven:
             ("until", ("a", Phase.SOAKING)),
             ("sleep", (20.0,)),
             ("restart", ()),
-            ("sleep", (86_400.0,)),
+            ("sleep", (900.0,)),
         ]
         with walked(tmp_path, [("sleep", (2.0,)), ("look", ()), *steps]) as walking:
             assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
