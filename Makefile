@@ -7,7 +7,7 @@ QUIET := --quiet --quiet --disable-pip-version-check
 PIP := $(VENV)/bin/pip $(QUIET)
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test test-slow test-conformance bench check format generate image lock clean
+.PHONY: help demo test test-slow test-conformance bench check format generate image overlay container lock clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -49,18 +49,27 @@ generate: $(VENV)/.installed-dev ## makes the generated files anew
 
 # The time of the commit: it makes the image the same again, and is the earliest that a device takes the time for.
 EPOCH = $(shell git log -1 --format=%ct)
+BUILD = podman build --timestamp $(EPOCH) --build-arg SOURCE_DATE_EPOCH=$(EPOCH)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' edged/__init__.py)+$(shell git rev-parse --short HEAD)
 
 image: ## the bootable image edged, with BASE=… (needs podman): docs/operations.md
 	@test -n "$(BASE)" || { echo "say on which bootc image, by its digest: make image BASE=…@sha256:…" >&2; exit 1; }
-	podman build -f bootc/Containerfile --timestamp $(EPOCH) --build-arg SOURCE_DATE_EPOCH=$(EPOCH) \
-	  --build-arg VERSION=$(VERSION) --build-arg BASE=$(BASE) -t edged .
+	$(BUILD) -f bootc/Containerfile --build-arg VERSION=$(VERSION) --build-arg BASE=$(BASE) -t edged .
+
+overlay: ## the image edged-CLASS on top of it, with CLASS=…: bootc/overlays/README.md
+	@test -e "bootc/overlays/$(CLASS).Containerfile" || { echo "say for which hardware class: make overlay CLASS=…, a name in bootc/overlays" >&2; exit 1; }
+	$(BUILD) -f bootc/overlays/$(CLASS).Containerfile --build-arg EDGED=edged $(ENGINE:%=--build-arg ENGINE=%) -t edged-$(CLASS) .
+
+container: ## the plain container edged, with BASE=… (needs podman): docs/operations.md
+	@test -n "$(BASE)" || { echo "say on which image with Python, by its digest: make container BASE=…@sha256:…" >&2; exit 1; }
+	$(BUILD) -f bootc/container/Containerfile --build-arg BASE=$(BASE) -t edged .
 
 lock: ## pins all packages anew (needs uv)
 	uv pip compile pyproject.toml --extra onnxruntime $(LOCK) -o requirements.lock
 	uv pip compile pyproject.toml --extra openvino $(LOCK) -c requirements.lock -o requirements-openvino.lock
+	uv pip compile pyproject.toml --extra edgetpu $(LOCK) -c requirements.lock -o requirements-edgetpu.lock
 	uv pip compile --group build $(LOCK) -c requirements.lock -o requirements-build.lock
-	uv pip compile pyproject.toml --extra onnxruntime --extra openvino --extra fleet --group dev $(LOCK) -c requirements.lock -c requirements-openvino.lock -c requirements-build.lock -o requirements-dev.lock
+	uv pip compile pyproject.toml --extra onnxruntime --extra openvino --extra edgetpu --extra fleet --group dev $(LOCK) -c requirements.lock -c requirements-openvino.lock -c requirements-edgetpu.lock -c requirements-build.lock -o requirements-dev.lock
 	uv pip compile tests/tritonclient/requirements.in $(LOCK) -o tests/tritonclient/requirements.lock
 LOCK := --quiet --universal --generate-hashes --no-annotate --no-header --upgrade
 

@@ -52,6 +52,7 @@ def faults(root: Path) -> Iterator[str]:
     yield from _edged(root)
     yield from _trust(root)
     yield from _greenboot(root)
+    yield from _upgrades_by_itself(root)
 
 
 def _usr_merged(root: Path) -> Iterator[str]:
@@ -195,6 +196,14 @@ def _greenboot(root: Path) -> Iterator[str]:
     folders = (root / "etc/systemd/system").glob("*.*/")
     if (root / "usr/lib/systemd/system" / unit).exists() and not any((each / unit).is_symlink() for each in folders):
         yield f"{unit} is not enabled, so that no boot is judged: run `systemctl enable {unit}` in the base"
+
+
+def _upgrades_by_itself(root: Path) -> Iterator[str]:
+    """bootc's own timer comes with the base, enabled: it needs no operator's signature and knows no window."""
+    timer = "bootc-fetch-apply-updates.timer"
+    vendors, masked = (root / folder / "systemd/system" / timer for folder in ("usr/lib", "etc"))
+    if vendors.exists() and not (masked.is_symlink() and masked.readlink() == Path("/dev/null")):
+        yield f"{timer} is not masked, so that no operator decides on upgrades: `systemctl mask {timer}` in the image"
 
 
 def _trust(root: Path) -> Iterator[str]:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import msgspec
 
 from edged.bundle import paths, versions
+from edged.bundle.exclusion import excludes
 from edged.bundle.manifest import Description, Drift, File, Manifest
 from edged.runtimes.base import ENGINES, cannot_derive
 from edged.schema import Key, Misfit, show
@@ -60,6 +61,14 @@ def warnings(description: Description) -> Iterator[Misfit]:
             "there are none",
             "a trial can then show only that the model loads; give at least one golden",
         )
+    for index, variant in enumerate(description.variants):
+        rival = next((each for each in description.variants[:index] if excludes(each, variant)), None)
+        if rival is not None:
+            yield Misfit(
+                ("variants", index, "options", "device"),
+                f"may be that of {show(rival.name)}, which one process at a time can have",
+                "neither can take the other's place while it serves; have one of them run elsewhere",
+            )
     for level, degradation in description.degradation.items():
         if description.max_batch_size <= degradation.max_batch_size != 0:
             yield Misfit(

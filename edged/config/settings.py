@@ -81,7 +81,8 @@ class Listen(Table, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=r"^[0-9A-Za-z.:%\[\]_-]{0,128}\Z",
-            description="A TCP address for inference; one that other machines can reach needs the three TLS files.",
+            description="A TCP address for inference, without shared memory, and on loopback open to every user of the "
+            "device; one that other machines can reach needs the three TLS files.",
             extra={"allowed": '"" for none, or IP:port, such as "127.0.0.1:8001" or "[::1]:8001"'},
         ),
     ] = ""

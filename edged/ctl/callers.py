@@ -18,8 +18,8 @@ from edged.ctl.measured import Measured
 from edged.errors import Code, EdgedError
 from edged.rpc.status import CODE_KEY
 
-# Callers that share a connection: edged bounds the calls of each.
-_CALLERS_A_CONNECTION = 32
+# Callers that share a connection: edged bounds the calls of each, and the connections of a process.
+_CALLERS_A_CONNECTION = 128
 
 # Without it, all channels to one address are one connection.
 _OPTIONS = (*OPTIONS, ("grpc.use_local_subchannel_pool", 1))
@@ -73,7 +73,7 @@ class Load:
             try:
                 async with asyncio.TaskGroup() as group:
                     if plan.rate:
-                        group.create_task(self._at_rate(calls))
+                        group.create_task(self._at_rate(calls, group))
                     else:
                         for number in range(plan.callers):
                             group.create_task(self._call_again(calls[number % connections]))
@@ -94,24 +94,23 @@ class Load:
             if not await self._ask(call, now):
                 await asyncio.sleep(_AFTER_AN_ERROR_S)
 
-    async def _at_rate(self, calls: Sequence[Any]) -> None:
+    async def _at_rate(self, calls: Sequence[Any], group: asyncio.TaskGroup) -> None:
         """Callers that come whenever they come: how long they wait counts from when they were due."""
         under_way: set[asyncio.Task[bool]] = set()
-        async with asyncio.TaskGroup() as group:
-            for number in itertools.count():
-                due = number / self._plan.rate
-                if due >= self._plan.seconds:
-                    return
-                if (early := due - self._now) > 0:
-                    await asyncio.sleep(early)
-                if len(under_way) >= MAX_UNDER_WAY:
-                    self.measured.not_sent(self._now)
-                    if not number % 100:  # far behind: those under way get a turn
-                        await asyncio.sleep(0)
-                    continue
-                task = group.create_task(self._ask(calls[number % len(calls)], due))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
+        for number in itertools.count():
+            due = number / self._plan.rate
+            if due >= self._plan.seconds:
+                return
+            if (early := due - self._now) > 0:
+                await asyncio.sleep(early)
+            if len(under_way) >= MAX_UNDER_WAY:
+                self.measured.not_sent(self._now)
+                if not number % 100:  # far behind: those under way get a turn
+                    await asyncio.sleep(0)
+                continue
+            task = group.create_task(self._ask(calls[number % len(calls)], due))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
 
     async def _ask(self, call: Any, since: float) -> bool:
         """One request; whether it was answered."""

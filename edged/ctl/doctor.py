@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edged import clock
-from edged.ctl import certificates, checkup, engines, faults, nodes, output, reachable
+from edged.ctl import certificates, checkup, drivers, engines, faults, nodes, output, reachable
 from edged.ctl.asked import Asked, common
 from edged.ctl.checkup import Finding, Grade, Subject
 from edged.errors import EdgedError
@@ -18,6 +18,7 @@ _CHECKS = {
     **checkup.CHECKS,
     "engines": engines.check,
     "devices": nodes.check,
+    "drivers": drivers.check,
     "certificates": certificates.check,
     **reachable.CHECKS,
 }

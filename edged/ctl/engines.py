@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from edged.ctl.checkup import Finding, Grade, Subject
 from edged.runtimes.base import ENGINES, Engine
@@ -20,19 +20,24 @@ _LIMIT_S = 45.0
 
 # What computes on the accelerator of the hardware classes of our own images; models run on the CPU without it.
 _NEEDED = {
+    "coral": "edgetpu",
     "factory-gateway-gpu": "tensorrt",
     "intel-lowpower-detector": "openvino",
     "jetson-vision-standard": "tensorrt",
 }
 
 _IMPORT = """
-import sys
+import ctypes, sys
 from edged.errors import EdgedError
 from edged.runtimes.base import load_runtime
 try:
     load_runtime(sys.argv[1])
+    for library in sys.argv[2:]:
+        ctypes.CDLL(library)
 except EdgedError as error:
     sys.exit(error.message)
+except OSError as error:
+    sys.exit(f"runtime {sys.argv[1]!r} has no accelerator: {error}")
 """
 
 
@@ -44,16 +49,16 @@ def check(subject: Subject) -> Iterator[Finding]:
         found = f"the class {hardware_class} computes by {needed.name}, which this Python does not find"
         yield Finding("engines", Grade.WARNING, f"{found}: models run on the CPU, if at all", needed.remedy)
     for engine in ENGINES.values():
-        if engine.version() is not None and (why := _why_not(engine)):
+        if engine.version() is not None and (why := _why_not(engine, engine.libraries if engine is needed else ())):
             remedy = f"install the library that is named in the image, or the engine anew: {engine.remedy}"
             yield Finding("engines", Grade.FAULT, why, remedy)
 
 
-def _why_not(engine: Engine) -> str:
+def _why_not(engine: Engine, libraries: Sequence[str]) -> str:
     """Why it cannot be imported; empty where it can."""
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, and a name of the table
-            [sys.executable, "-B", "-P", "-c", _IMPORT, engine.name],
+            [sys.executable, "-B", "-P", "-c", _IMPORT, engine.name, *libraries],
             check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,

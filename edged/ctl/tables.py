@@ -213,7 +213,8 @@ def _state(model: pb.Model) -> str:
 
 
 def _requests(model: pb.Model) -> str:
-    counted = ((model.requests_failed, "failed"), (model.requests_refused, "refused"))
+    late = f"refused, of which {model.requests_expired} expired" if model.requests_expired else "refused"
+    counted = ((model.requests_failed, "failed"), (model.requests_refused, late))
     return ", ".join([f"{model.requests_ok} ok", *(f"{number} {name}" for number, name in counted if number)])
 
 

@@ -113,10 +113,19 @@ def _cut(folder: Path, file: File) -> Iterator[tuple[int, bytes]]:
 def _keep(home: Home, chunk: Chunk, content: bytes, published: Published) -> None:
     published.chunks += 1
     at = home.repository / chunks.place(chunk.sha256)
-    if at.exists():
+    if _is_whole(at, chunk):
         return
     packed = chunks.pack(content)
     at.parent.mkdir(parents=True, exist_ok=True)
     durable.write(at, packed, mode=0o644)
     published.new_chunks += 1
     published.new_bytes += len(packed)
+
+
+def _is_whole(at: Path, chunk: Chunk) -> bool:
+    """Whether a chunk was published before, and is still what it was."""
+    try:
+        chunks.unpack(at.read_bytes(), chunk.sha256, chunk.length)
+    except (FileNotFoundError, chunks.DamagedChunkError):
+        return False
+    return True

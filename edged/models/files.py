@@ -20,6 +20,9 @@ _READ_BYTES = 1024 * 1024
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The error numbers that mean that there is no space for what is to be written."""
 
+# They say nothing of the file.
+_OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 
 def names(folder: Path) -> list[str]:
     """The visible names in `folder`, sorted; none where it is not there."""
@@ -55,7 +58,10 @@ def read(folder: Path, name: str, limit: int) -> bytes:
 
 
 def fault(path: Path, digest: str, size: int | None = None) -> str:
-    """Why the file at `path` is not that of `digest`; empty when it is."""
+    """Why the file at `path` is not that of `digest`; empty when it is.
+
+    Raises OSError where nothing can be said of it: the process may open no more files, or has no memory.
+    """
     if not _DIGEST.fullmatch(digest):
         return "has a name that is no digest"
     try:
@@ -70,6 +76,8 @@ def fault(path: Path, digest: str, size: int | None = None) -> str:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return "does not exist"
+        if error.errno in _OF_THE_PROCESS:
+            raise
         return f"cannot be read: {error.strerror}"
     return "" if found.hexdigest() == digest else f"has another digest, {found.hexdigest()}"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from edged.bundle.exclusion import excludes
 from edged.errors import Code, EdgedError
 from edged.models.states import State
 
 if TYPE_CHECKING:
     from edged.models.resident import Resident
+    from edged.worker.process import Worker
 
 
 _WHY = "it is restarted by a command"
@@ -46,8 +48,8 @@ class Renewal:
 
 
 async def renew(resident: Resident) -> str:
-    """Replaces the worker of `resident`, and says how. Nobody's request fails: where memory holds both workers the new
-    one is loaded beside the old one, else requests wait until it is.
+    """Replaces the worker of `resident`, and says how. Nobody's request fails: where memory holds both workers, and
+    their device is open to both, the new one is loaded beside the old one; else requests wait until it is.
 
     Raises EdgedError: why there is no new worker.
     """
@@ -60,8 +62,11 @@ async def renew(resident: Resident) -> str:
         return "it rests without a worker; the next request brings a new one"
     if not resident.steady:
         raise EdgedError(Code.MODEL_UNAVAILABLE, f"model {resident.name} is {resident.state}", "its worker is new")
-    before = resident.worker
-    assert before is not None  # noqa: S101 - it is steady
+    before, variant = resident.worker, resident.variant
+    assert before is not None and variant is not None  # noqa: S101, PT018 - it is steady
+    if excludes(variant, variant):
+        await _one_after_the_other(resident, before)
+        return "one process at a time can have its device, so requests waited until the new one was loaded"
     done = resident.renewal.ask(_WHY)
     either: list[asyncio.Future[Any]] = [done, before.ended]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -75,12 +80,17 @@ async def renew(resident: Resident) -> str:
         raise EdgedError(
             Code.LOAD_FAILED, f"the worker stays, another does not load: {refusal}", "see the model's log"
         ) from refusal
+    await _one_after_the_other(resident, before)
+    return f"memory holds one worker only, so requests waited until the new one was loaded ({refusal.message})"
+
+
+async def _one_after_the_other(resident: Resident, before: Worker) -> None:
+    """Has the worker end once it has answered what it has, and then the next load. Raises EdgedError."""
     resident.rest(_WHY)
     while resident.worker is before and resident.resting:
         await resident.changes.after(resident.changes.count)
     resident.wake()
     await _settled(resident)
-    return f"memory holds one worker only, so requests waited until the new one was loaded ({refusal.message})"
 
 
 async def _settled(resident: Resident) -> None:

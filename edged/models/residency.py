@@ -18,6 +18,8 @@ class Residency:
         self._residents: dict[tuple[str, int], Resident] = {}
         self._aside: set[tuple[str, int]] = set()
         """Those that are on trial or withdrawn: they may be loaded, and are not routed to."""
+        self._on_trial: set[tuple[str, int]] = set()
+        """Those of them that have never been routed to."""
         self.routes: dict[str, Route] = {}
         self.failed: Mapping[str, str] = {}
         """The accelerators that have failed, and why, by kind."""
@@ -59,6 +61,7 @@ class Residency:
         """Takes a resident in and starts it, or with a reason has it stand by; no request reaches it."""
         self._take_in(resident)
         self._aside.add((resident.name, resident.revision))
+        self._on_trial.add((resident.name, resident.revision))
         if stands_by:
             resident.start_standing_by(stands_by)
         else:
@@ -68,6 +71,7 @@ class Residency:
         """Routes what comes from now on to `revision`; with `keep`, the one before answers where this one fails."""
         before = self.routes.get(model)
         self._aside.discard((model, revision))
+        self._on_trial.discard((model, revision))
         self._route(model, revision, before.serving if keep and before and before.serving != revision else 0)
 
     def settle(self, model: str) -> None:
@@ -97,8 +101,13 @@ class Residency:
         if self._residents.get(key) is resident:
             del self._residents[key]
             self._aside.discard(key)
+            self._on_trial.discard(key)
             self.changes.mark()
         return True
+
+    def on_trial(self, resident: Resident) -> bool:
+        """Whether it was taken in on trial and no request has been routed to it since."""
+        return (resident.name, resident.revision) in self._on_trial
 
     def get(self, model: str, revision: int) -> Resident:
         """The resident of a resolved route. Raises KeyError."""

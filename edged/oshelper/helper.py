@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -32,11 +33,22 @@ Status = Literal["accepted", "refused", "done"]
 _RESTART_S = 60.0
 _MAX_TEXT = 2000
 
-# What is carried out, and how. Nothing else is, whoever signed it.
-_VOCABULARY: dict[type[Intent], Callable[[Intent], None]] = {
-    OsUpgrade: lambda _: bootc.upgrade(),
-    OsSwitch: lambda intent: bootc.switch(intent.image),  # type: ignore[union-attr]
-    OsRollBack: lambda _: bootc.roll_back(),
+
+class _Verb(NamedTuple):
+    """How a command is carried out, and what the next boot is of then; None: of what is booted."""
+
+    do: Callable[[Intent], None]
+    next: Callable[[bootc.Host], bootc.Entry | None]
+
+
+# By it the service manager tells that the images of this boot were told.
+_TOLD = "run/edged-os/told"
+
+# Nothing else is carried out, whoever signed it.
+_VOCABULARY: dict[type[Intent], _Verb] = {
+    OsUpgrade: _Verb(lambda _: bootc.upgrade(), lambda host: host.coming),
+    OsSwitch: _Verb(lambda intent: bootc.switch(intent.image), lambda host: host.coming),  # type: ignore[union-attr]
+    OsRollBack: _Verb(lambda _: bootc.roll_back(), lambda host: host.going_back),
 }
 
 
@@ -62,19 +74,19 @@ class Helper:
         waited = self._memory.waiting()
         for order in waited:
             if order.begun:
-                text = "it was interrupted; os_status tells how far it came. Sign it anew where it is still wanted"
-                self._end(order, "refused", Rejection.FAILED, text)
+                self._interrupted(order)
             elif order.staged and order.staged.boot != self._boot:
                 self._conclude(order, order.staged)
-        taken = {order.command.nonce for order in waited}
+        remembered = {order.command.nonce for order in waited}
         for request in self._mailbox.requests():
-            if request.name not in taken:  # else it is back: a power cut undid its removal, and not what was remembered
+            if request.name in remembered:  # the power went before it was removed, or undid that
+                self._mailbox.take(request)
+            else:
                 self._take(request)
+        for order in self._memory.waiting():
+            if order.staged and order.staged.boot == self._boot and self._goes_on(order, order.staged):
+                return  # nothing else before the device has restarted
         waiting = self._memory.waiting()
-        for order in waiting:
-            if order.staged and order.staged.boot == self._boot:  # nothing else before the device has restarted
-                self._restart(order, order.staged)
-                return
         if any(order.staged for order in waiting):  # what came of it cannot be told yet: that boot may be red
             return
         for order in waiting:
@@ -90,6 +102,9 @@ class Helper:
                 raise
             found = bootc.Host()
         self._mailbox.tell_status(bootc.images(found, clock.wall_ms(), self._boot))
+        told = self._root / _TOLD
+        told.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        told.touch()
 
     def _take(self, request: Request) -> None:
         try:
@@ -97,9 +112,13 @@ class Helper:
         except RejectedError as rejected:
             _log.warning("a command was rejected", name=request.name, code=rejected.code, why=rejected.text)
             self._say(_result(request.name, "", "refused", rejected.code, rejected.text))
+            self._mailbox.take(request)
             return
         order = Order(command, operator.name, operator.key)
-        self._memory.take(order, self._now_ms())
+        self._memory.take(order, self._now_ms())  # before it is gone from the folder: else a kill here would lose it
+        if not self._mailbox.take(request):
+            self._memory.end(order)
+            return
         window = self._settings.update.window
         text = f"it waits for the maintenance window {window}" if window else "it is carried out now"
         self._say(_result(command.nonce, command.command, "accepted", text=text))
@@ -128,7 +147,7 @@ class Helper:
         if self._memory.seen(command.nonce):
             text = f"nonce {command.nonce} was used before; sign the command anew"
             raise RejectedError(Rejection.REPLAYED, text)
-        if self._memory.full:
+        if self._memory.full(self._now_ms()):
             text = "too many commands of the last day are remembered; wait until they have expired"
             raise RejectedError(Rejection.NOT_REMEMBERED, text)
         known = self._operators.operators if self._operators else ()
@@ -164,22 +183,32 @@ class Helper:
         intent, name = intent_of(order.command), order.command.command
         _log.info("a command is carried out", command=name, operator=order.operator, nonce=order.command.nonce)
         try:
-            _VOCABULARY[type(intent)](intent)
-            found = bootc.status()
+            _VOCABULARY[type(intent)].do(intent)
         except EdgedError as error:
             _log.error("a command failed", command=name, why=str(error))
             code = Rejection.UNSUPPORTED if error.code is Code.UNSUPPORTED else Rejection.FAILED
             self._end(order, "refused", code, str(error))
             return False
-        entry = found.next
-        if entry is None:
-            text = f"there is nothing newer than {found.booted}" if found.booted else "nothing has changed"
-            self._end(order, "done", text=text)
-            return False
-        staged = Staged(self._boot, entry.name, str(entry))
-        order = self._memory.stage(order, staged)
-        when = "now" if self._in_window() else f"in the maintenance window {self._settings.update.window}"
-        self._tell(order, f"the device restarts into {staged.text} {when}")
+        staged = Staged(self._boot)
+        return self._goes_on(self._memory.stage(order, staged), staged)
+
+    def _goes_on(self, order: Order, staged: Staged) -> bool:
+        """bootc has done it in this boot: on to the restart; says whether the order waits for that."""
+        if not staged.name:
+            try:
+                found = bootc.status()
+            except EdgedError as error:
+                _log.warning("what a command had staged cannot be told yet", nonce=order.command.nonce, why=str(error))
+                return True
+            entry = _VOCABULARY[type(intent_of(order.command))].next(found)
+            if entry is None:
+                text = f"there is nothing newer than {found.booted}" if found.booted else "nothing has changed"
+                self._end(order, "done", text=text)
+                return False
+            staged = Staged(self._boot, entry.name, str(entry))
+            order = self._memory.stage(order, staged)
+            when = "now" if self._in_window() else f"in the maintenance window {self._settings.update.window}"
+            self._tell(order, f"the device restarts into {staged.text} {when}")
         self._restart(order, staged)
         return True
 
@@ -241,8 +270,15 @@ class Helper:
             text = f"{staged.text} is staged, and the device cannot be restarted ({why}); it is tried again"
             self._tell(order, text)
 
+    def _interrupted(self, order: Order) -> None:
+        text = "it was interrupted; os_status tells how far it came. Sign it anew where it is still wanted"
+        self._end(order, "refused", Rejection.FAILED, text)
+
     def _conclude(self, order: Order, staged: Staged) -> None:
         """The device has restarted since: what runs now is what became of the order."""
+        if not staged.name:  # a rollback that was done anew could undo what is booted
+            self._interrupted(order)
+            return
         if any(each.boot == self._boot and not each.good for each in deployment.boots(self._root)):
             return  # greenboot is not content with this boot, and may go back: the next one is looked at
         try:
@@ -267,6 +303,15 @@ class Helper:
 
     def _now_ms(self) -> int:
         return _ms(clock.trusted(clock.wall(), self._trusted_now))
+
+
+def refuse(state: Path, why: str) -> None:
+    """Where nothing can be carried out, whoever hands something over is told so; `state` is the daemon's folder."""
+    mailbox = Mailbox(state)
+    for request in mailbox.requests():
+        with contextlib.suppress(OSError):
+            mailbox.answer(_result(request.name, "", "refused", Rejection.FAILED, why))
+        mailbox.take(request)
 
 
 def _result(nonce: str, command: str, status: Status, code: str = "", text: str = "") -> OsResult:

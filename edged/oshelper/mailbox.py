@@ -54,12 +54,19 @@ class Mailbox:
         self._results = state / RESULTS
 
     def requests(self) -> list[Request]:
-        """Takes some of what waits out of the folder, oldest first."""
+        """Some of what waits, oldest first; it lies there until it is taken. What is no request is thrown away."""
         with contextlib.suppress(OSError), as_owner_of(self._state):
-            return list(self._take())
+            return list(self._look())
         return []
 
-    def _take(self) -> Iterator[Request]:
+    def take(self, request: Request) -> bool:
+        """Whether this has taken it: what was withdrawn meanwhile, or cannot be taken, is not carried out."""
+        with contextlib.suppress(OSError), as_owner_of(self._state):
+            (self._requests / f"{request.name}.json").unlink()
+            return True
+        return False
+
+    def _look(self) -> Iterator[Request]:
         with os.scandir(self._requests) as found:
             entries = sorted(_dated(itertools.islice(found, _MOST_FILES)), key=lambda one: one[0])
         self._sweep([(at_s, entry) for at_s, entry in entries if entry.name.startswith(".")])
@@ -67,8 +74,10 @@ class Mailbox:
         for entry in waiting[:MOST_REQUESTS]:
             named = _NAME.fullmatch(entry.name)
             data = self._read(entry.name) if named else None
-            if self._remove(entry) and named and data is not None:
+            if named and data is not None:
                 yield Request(named[1], data)
+            else:
+                self._remove(entry)
 
     def _sweep(self, hidden: list[tuple[float, os.DirEntry[str]]]) -> None:
         now_s = clock.wall().timestamp()
@@ -84,17 +93,13 @@ class Mailbox:
         with open(descriptor, "rb") as file:
             return file.read(MAX_REQUEST_BYTES + 1)
 
-    def _remove(self, entry: os.DirEntry[str]) -> bool:
-        """Whether this has taken it: what was withdrawn meanwhile, or cannot be taken, is not carried out."""
+    def _remove(self, entry: os.DirEntry[str]) -> None:
         path = self._requests / entry.name
-        try:
+        with contextlib.suppress(OSError):
             if entry.is_dir(follow_symlinks=False):
                 path.rmdir()
             else:
                 path.unlink()
-        except OSError:
-            return False
-        return True
 
     def answer(self, result: OsResult) -> None:
         """Leaves what became of a command. Raises OSError."""

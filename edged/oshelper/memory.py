@@ -24,9 +24,9 @@ class Staged(msgspec.Struct, frozen=True):
 
     boot: str
     """The kernel's name for the boot in which it was staged."""
-    name: str
-    """As bootc tells a deployment from others: `bootc.Entry.name`."""
-    text: str
+    name: str = ""
+    """As bootc tells a deployment from others: `bootc.Entry.name`. Empty until bootc has said what it staged."""
+    text: str = ""
     """For people."""
     asked: bool = False
     """The device was asked to restart into it. OSTree keeps what is staged in /run until an orderly shutdown
@@ -71,10 +71,9 @@ class Memory:
         """Since when every command is remembered."""
         return self._content.made_ms
 
-    @property
-    def full(self) -> bool:
+    def full(self, now_ms: int) -> bool:
         """No further command can be remembered before others have expired."""
-        return len(self._content.nonces) >= _MOST_NONCES
+        return sum(ends > now_ms for ends in self._content.nonces.values()) >= _MOST_NONCES
 
     def seen(self, nonce: str) -> bool:
         """Whether a command of this nonce came before."""
@@ -85,9 +84,14 @@ class Memory:
         return list(self._content.waiting.values())
 
     def take(self, order: Order, now_ms: int) -> None:
-        """Remembers a command, and that it waits. What has expired is forgotten. Raises OSError."""
+        """Remembers a command, and that it waits. Raises OSError.
+
+        What has expired is forgotten where there is no room, and no sooner: a clock that was wrong for a while must
+        not make room for replays.
+        """
         content = self._content
-        content.nonces = {nonce: ends for nonce, ends in content.nonces.items() if ends > now_ms}
+        if len(content.nonces) >= _MOST_NONCES:
+            content.nonces = {nonce: ends for nonce, ends in content.nonces.items() if ends > now_ms}
         content.nonces[order.command.nonce] = order.command.expires_ms
         content.waiting[order.command.nonce] = order
         self._write()

@@ -12,11 +12,11 @@ from edged import __version__
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.bundle.manifest import Manifest
 from edged.errors import Code, EdgedError
+from edged.rpc import shm
 from edged.rpc.answer import write_answer
 from edged.rpc.model_config import model_config, platform
 from edged.rpc.model_statistics import model_statistics
 from edged.rpc.server import Methods, Unary, decode, duplex, unary
-from edged.rpc.shm import SharedMemory
 from edged.rpc.stream import Streams
 from edged.rpc.wire import read_request
 from edged.serving.request import Answer, Call
@@ -51,11 +51,15 @@ _NOT_CARRIED_OUT = (
 class Inference:
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, service: Service, max_message_bytes: int, best_priority: int = 1) -> None:
-        """`best_priority`: what requests get at most that come this way."""
+    def __init__(self, service: Service, max_message_bytes: int, best_priority: int = 1, *, socket: str = "") -> None:
+        """`best_priority`: what requests get at most that come this way.
+
+        `socket`: where memory is shared instead; empty: here.
+        """
         self._service = service
         self._max_message_bytes = max_message_bytes
         self._best_priority = best_priority
+        self._socket = socket
         self._streams = Streams(self._read, self._infer, lambda: service.level)
 
     def methods(self) -> Methods:
@@ -71,7 +75,7 @@ class Inference:
             "ModelStatistics": unary(self._model_statistics),
             "ModelStreamInfer": duplex(self._streams.converse),
             **{name: unary(_refused(name)) for name in _NOT_CARRIED_OUT},
-            **SharedMemory(self._service).methods(),
+            **(shm.elsewhere(self._socket) if self._socket else shm.SharedMemory(self._service).methods()),
         }
 
     async def _server_live(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -136,6 +140,9 @@ class Inference:
         return read_request(data)
 
     async def _infer(self, call: Call, remaining_s: float | None, render: Callable[[Answer], bytes]) -> bytes:
+        """Raises EdgedError: not_permitted, or as `Service.infer` does."""
+        if self._socket and call.shares_memory:
+            raise shm.not_here(self._socket)
         return await self._service.infer(call, remaining_s, render, self._best_priority)
 
 

@@ -26,7 +26,8 @@ _MAX_UNDER_WAY = 64
 
 # Bytes of answers that one stream, and all streams together, hold for their readers. A stream is read only while all
 # that is under way would fit, were its answers as long as the longest so far; what does not fit then all the same is
-# answered with an error. One answer always fits a stream.
+# answered with an error. One answer always fits a stream: so where half of what all may hold is taken, each is read one
+# request at a time, and whoever reads loses nothing by those who do not.
 _HELD_BYTES = 16 * 1024 * 1024
 _HELD_BYTES_IN_ALL = 256 * 1024 * 1024
 
@@ -111,7 +112,11 @@ class _Stream:
 
     def _has_room(self) -> bool:
         waiting = self._under_way
-        return not waiting or (waiting < _MAX_UNDER_WAY and (waiting + 1) * self._longest <= _HELD_BYTES)
+        if not waiting:
+            return True
+        if self._streams.held_bytes > _HELD_BYTES_IN_ALL // 2:
+            return False
+        return waiting < _MAX_UNDER_WAY and (waiting + 1) * self._longest <= _HELD_BYTES
 
     def _take(self, data: bytes) -> None:
         """Begins to answer one request."""

@@ -13,7 +13,6 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from edged import clock
 from edged._pb.edged.v1 import update_pb2 as pb
 from edged.errors import Code, EdgedError
 from edged.rpc.server import Methods, decode, stream, unary
@@ -143,14 +142,13 @@ class Updates:
             )
         if request.model:
             self._agent.check_model(request.model)
-        now_s = clock.monotonic()
         owner = request.owner[:128] or "an application"
-        lease = self._agent.holds.take(owner, request.model, now_s + request.seconds, now_s, request.lease)
+        lease = await self._agent.holds.take(owner, request.model, request.seconds, request.lease)
         return pb.HoldUpdatesResponse(lease=lease.id, seconds=request.seconds).SerializeToString()
 
     async def _release_hold(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
         request = decode(pb.ReleaseHoldRequest, data)
-        released = self._agent.holds.release(request.lease)
+        released = await self._agent.holds.release(request.lease)
         await self._agent.reconsider()
         return pb.ReleaseHoldResponse(released=released).SerializeToString()
 

@@ -56,15 +56,16 @@ def servers(
         make(f"unix:{listen.socket}", public).add_socket(Path(listen.socket))
     make(f"unix:{listen.admin_socket}", _administration(offer, listen)).add_socket(Path(listen.admin_socket))
     if listen.tcp and not administrators_only:
-        make(listen.tcp, _protocol(offer, listen, listen.tcp_priority)).add_tcp(listen.tcp, _tls(listen))
+        remote = _protocol(offer, listen, listen.tcp_priority, socket=listen.socket)
+        make(listen.tcp, remote).add_tcp(listen.tcp, _tls(listen))
     return made
 
 
-def _protocol(offer: Offer, listen: Listen, best_priority: int) -> dict[str, Methods]:
-    """What applications are offered."""
+def _protocol(offer: Offer, listen: Listen, best_priority: int, *, socket: str = "") -> dict[str, Methods]:
+    """What applications are offered; `socket`: where they may share memory instead; empty: here."""
     return {
         inference.SERVICE: {
-            **inference.Inference(offer.service, listen.max_message_bytes, best_priority).methods(),
+            **inference.Inference(offer.service, listen.max_message_bytes, best_priority, socket=socket).methods(),
             **repository.elsewhere(listen.admin_socket),
             **LogSettings(offer.events, admin_socket=listen.admin_socket).methods(),
         }

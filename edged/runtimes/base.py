@@ -100,6 +100,12 @@ class Engine(msgspec.Struct, frozen=True):
     """Files, and folders of them, that it changes and cannot do without; it makes and removes none."""
     origin: str = ""
     """Where it comes from, and what is to be done there, in words; of one that no extra installs."""
+    hears_devices: bool = False
+    """It listens to the kernel's messages of devices that come and go (netlink)."""
+    libraries: tuple[str, ...] = ()
+    """Shared libraries that it needs for its devices, and that come with the system."""
+    alone: bool = False
+    """One process at a time can have a device of its, but for the CPU."""
 
     def version(self) -> str | None:
         """The installed version, found without importing the engine; None where it is absent."""
@@ -169,6 +175,22 @@ ENGINES = {
             ),
             compiles=True,  # whether it could do without was never tried
             derives=True,
+        ),
+        Engine(
+            name="edgetpu",
+            module="edged.runtimes.edgetpu",
+            distributions=("ai-edge-litert",),
+            extra="edgetpu",
+            environment={},
+            # As it is imported, it copies libraries into the folder of another package.
+            hidden=("ai_edge_litert_sdk_intel",),
+            # What libusb asks libudev of the devices on USB.
+            reads=("/run/udev/data",),
+            # On USB its number changes when its firmware is loaded.
+            devices=("/dev/apex_*", "/dev/bus/usb"),
+            hears_devices=True,
+            libraries=("libedgetpu.so.1",),
+            alone=True,
         ),
     )
 }

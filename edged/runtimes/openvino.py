@@ -37,6 +37,11 @@ _INT32 = np.iinfo(np.int32)
 _PRECISIONS = {"": "", "fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 
+def devices() -> list[str]:
+    """What it finds to compute on, such as `CPU`, `GPU.0`, `NPU`: devices that have a driver."""
+    return list(openvino.Core().available_devices)
+
+
 def open_session(model: bytes, options: SessionOptions) -> Session:
     """Loads an ONNX model from its bytes; one whose weights lie in other files is refused."""
     return _OpenvinoSession(_compile(model, options))

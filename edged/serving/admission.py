@@ -20,6 +20,11 @@ from edged.worker.messages import Form
 # No tensor has more elements: 2⁴⁰ elements are a terabyte, and numpy counts in 63 bits.
 _MAX_ELEMENTS = 2**40
 
+# So many elements of BYTES are executed at once, those of all inputs and requests together. A worker walks them one by
+# one, and so do engines: from 0.4 s (2.5 GHz x86, ONNX Runtime) to some seconds on a small device, twice that where a
+# batch fails and each member is tried alone. A hang, by default after 10 s, would be charged to the model.
+MAX_TEXTS = 2**18
+
 # Classes are the largest elements, and these have none.
 _NO_CLASSES = (Datatype.BOOL, Datatype.BYTES)
 
@@ -33,6 +38,8 @@ class Admitted(msgspec.Struct, frozen=True):
     """Requests of one key may share a batch."""
     rows: int
     """Axis 0 of every input where there is a batch, else 1."""
+    max_rows: int
+    """How many rows requests of this key may have together in one batch; 0: there is no batch."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     classes: tuple[int, ...]
@@ -57,6 +64,7 @@ def admit(manifest: Manifest, call: Call) -> Admitted:
     if missing := [name for name in declared if name not in seen]:
         raise _invalid(manifest, f"misses input {missing[0]!r}", f"its inputs: {', '.join(declared)}")
     rows = _rows(manifest, call.inputs)
+    max_rows = _max_rows(manifest, call.inputs, rows)
     outputs = _outputs(manifest, call.outputs)
     classes = _classes(manifest, call.outputs) or (0,) * len(outputs)
     declared_datatypes = {spec.name: spec.datatype for spec in manifest.outputs}
@@ -69,6 +77,7 @@ def admit(manifest: Manifest, call: Call) -> Admitted:
     return Admitted(
         key=key,
         rows=rows,
+        max_rows=max_rows,
         inputs=tuple(meta.name for meta in call.inputs),
         outputs=outputs,
         classes=classes,
@@ -113,6 +122,23 @@ def _rows(manifest: Manifest, inputs: Sequence[InputMeta]) -> int:
     if rows > manifest.max_batch_size:
         raise _invalid(manifest, f"got {rows} rows", f"it takes at most {manifest.max_batch_size} in one request")
     return rows
+
+
+def _max_rows(manifest: Manifest, inputs: Sequence[InputMeta], rows: int) -> int:
+    batched = manifest.max_batch_size > 0
+    texts = {
+        meta.name: math.prod(meta.shape[1:] if batched else meta.shape)
+        for meta in inputs
+        if meta.datatype == Datatype.BYTES
+    }
+    a_row = sum(texts.values())
+    if rows * a_row > MAX_TEXTS:
+        raise _invalid(
+            manifest,
+            f"got {rows * a_row} elements of BYTES as {', '.join(map(repr, texts))}",
+            f"a request has at most {MAX_TEXTS} of them",
+        )
+    return min(manifest.max_batch_size, MAX_TEXTS // a_row) if a_row else manifest.max_batch_size
 
 
 def _outputs(manifest: Manifest, asked: Sequence[Asked]) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ The transport brings one request at a turn of the loop, so a batch that left at 
 when it has all its rows, or nobody has come for a moment; the model's own delay, where it has one, takes the place of
 that. Callers that wait for their answer come again in the same number: a batch that is as large as
 the largest of late leaves at once, so that neither a lone caller waits nor the last of many. Every so often one is
-waited with all the same, to see whether there are more by now.
+waited with all the same, to see whether there are more by now. No delay takes more than half of the time that a caller
+gives: what is executed after his deadline helps nobody.
 """
 
 from __future__ import annotations
@@ -68,3 +69,11 @@ class Closing:
             return left_ns
         self._largest = max(self._largest, count)
         return 0
+
+
+def spare_ns(waited_ns: int, left_ns: int, batch_ns: int) -> int:
+    """How long a caller may yet be kept waiting for company: half of the time that he gives, but for a batch's own.
+
+    He has waited for `waited_ns`, and his deadline is `left_ns` away.
+    """
+    return max((waited_ns + left_ns - batch_ns) // 2 - waited_ns, 0)

@@ -50,6 +50,13 @@ class Deadlines:
         """Whether there may be something due."""
         return bool(self._heap) and self._heap[0][0] <= now
 
+    def soonest(self) -> Pending | None:
+        """Whose deadline is the next one; None when nothing is under way."""
+        heap = self._heap
+        while heap and heap[0][1] not in self._open:
+            heapq.heappop(heap)
+        return self._open[heap[0][1]] if heap else None
+
     @property
     def next(self) -> float | None:
         """The next deadline, perhaps of what is over; None when nothing is under way."""

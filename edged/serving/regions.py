@@ -78,6 +78,8 @@ class Regions:
 
     def __init__(self) -> None:
         self._named: dict[str, Region] = {}
+        self._leaving: dict[asyncio.Task[None], str] = {}
+        """What ends when nothing uses an unregistered region any more, and the region's name."""
 
     def register(self, name: str, key: str, offset: int, size: int) -> None:
         """Opens `/dev/shm/<key>` and gives `size` bytes from `offset` on of it a name.
@@ -111,15 +113,18 @@ class Regions:
     async def unregister(self, name: str) -> None:
         """Forgets a region, all of them where `name` is empty, once nothing uses them any more; none is no error.
 
-        Raises EdgedError (worker_hang) when something still does after a long time; they are forgotten all the same.
+        What was unregistered before and is still in use is waited for too. Raises EdgedError (worker_hang) when
+        something still does after a long time; they are forgotten all the same.
         """
-        leaving = [self._named[each] for each in ([name] if name else list(self._named)) if each in self._named]
-        for region in leaving:
-            del self._named[region.name]
-        if not leaving:
+        for each in [name] if name else list(self._named):
+            if (region := self._named.pop(each, None)) is not None:
+                leaving = asyncio.create_task(region.leave(), name=f"leave {each[:64]}")
+                self._leaving[leaving] = each
+                leaving.add_done_callback(self._leaving.pop)
+        waited = [leaving for leaving, each in self._leaving.items() if name in ("", each)]
+        if not waited:
             return
-        done = [asyncio.ensure_future(region.leave()) for region in leaving]
-        _, late = await asyncio.wait(done, timeout=_LEAVE_S)
+        _, late = await asyncio.wait(waited, timeout=_LEAVE_S)
         if late:
             raise EdgedError(
                 Code.WORKER_HANG,
@@ -140,7 +145,7 @@ class Regions:
 
     def resolve(self, call: Call, outputs: int) -> Shared | None:
         """Finds the regions that a request for this many outputs names; None where it names none. Raises EdgedError."""
-        if not any(content.place for content in call.contents) and not any(asked.place for asked in call.outputs):
+        if not call.shares_memory:
             return None
         lying = tuple(
             self._spot("input", meta.name, content.place)

@@ -40,7 +40,8 @@ class Repository:
     async def load(self, model: str, revision: int | None) -> None:
         """Has `revision` serve, loaded if need be; None: the one that serves, or did last.
 
-        Goes on where the caller gives up. Raises EdgedError: model_not_found, revision_not_found, or load_failed.
+        Goes on where the caller gives up. Raises EdgedError: model_not_found, revision_not_found, revision_not_served
+        where an update has it on trial, or load_failed.
         """
         self._find(model, revision)
         await self._order(model, lambda: self._load(model, revision))
@@ -62,6 +63,12 @@ class Repository:
                 Code.REVISION_NOT_FOUND,
                 f"model {name!r} has no revision {revision or serving} on this device",
                 f"it has {', '.join(map(str, known))}",
+            )
+        if self._residency.on_trial(found):
+            raise EdgedError(
+                Code.REVISION_NOT_SERVED,
+                f"an update has revision {found.revision} of model {name!r} on trial",
+                f"it serves once it has passed; `edgectl explain {name}` tells how it stands",
             )
         return found
 

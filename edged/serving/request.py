@@ -71,6 +71,11 @@ class Call(msgspec.Struct):
     priority: int = 0
     """1 is the highest; 0: the model's default."""
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether a tensor of it lies in shared memory, or is to be put there."""
+        return any(content.place for content in self.contents) or any(asked.place for asked in self.outputs)
+
 
 class Output(msgspec.Struct, frozen=True):
     """One output of an answer; `data` is raw, little-endian, and empty where it was put into shared memory."""

@@ -18,7 +18,7 @@ from edged.models.resident import Resident
 from edged.serving import overload
 from edged.serving.admission import Admitted
 from edged.serving.busy import Busy
-from edged.serving.closing import Closing
+from edged.serving.closing import Closing, spare_ns
 from edged.serving.deadlines import Deadlines
 from edged.serving.duty import Duty
 from edged.serving.execution import Execution, named, resolve, unavailable
@@ -260,7 +260,8 @@ class Queue:
             return
         left_s = leader.deadline - now
         max_rows = self._forecast.rows_within(left_s, self._rows_at_most(), leader.admitted.rows)
-        self._executing = [each for each in self._waiting.take(max_rows) if not self._refused(each)]
+        taken = self._waiting.take(min(max_rows, leader.admitted.max_rows))
+        self._executing = [each for each in taken if not self._refused(each)]
         try:
             if self._executing:
                 await self._execute(self._executing)
@@ -292,9 +293,16 @@ class Queue:
                 seen = -1
                 continue
             left_ns = 0 if full else closing.wait_ns(seen, leader.arrived_ns, clock.monotonic_ns())
+            if left_ns and closing.declared:
+                left_ns = min(left_ns, self._spare_ns(self._deadlines.soonest() or leader))
             if not left_ns:
                 return
             await self._pause(left_ns, seen + 1 if closing.declared else closing.enough)
+
+    def _spare_ns(self, pending: Pending) -> int:
+        waited_ns = clock.monotonic_ns() - pending.arrived_ns
+        left_s, batch_s = pending.deadline - self._loop.time(), self._forecast.batch_s(self._rows_at_most())
+        return spare_ns(waited_ns, round(left_s * 1e9), round(batch_s * 1e9))
 
     def _rests(self) -> bool:
         leader = self._waiting.leader()

@@ -109,8 +109,9 @@ class Service:
         """
         resident = self.find(call.model, call.version)
         began = self._loop.time()
+        until = began + self._timeout_s(call, remaining_s)
         try:
-            answer = await self._ask(resident, call, remaining_s, render, best_priority, handed_on=handed_on)
+            answer = await self._ask(resident, call, until, render, best_priority, handed_on=handed_on)
         except HandedOnError as error:
             within_s = error.deadline - self._loop.time()
             return await self.infer(call, within_s, render, best_priority, handed_on=True)
@@ -120,10 +121,9 @@ class Service:
                 if is_outcome(error.code):
                     self._tell(resident, error.code, began)
                 raise
-            left_s = None if remaining_s is None else remaining_s - (self._loop.time() - began)
             # Where this one fails too, the request is at fault.
             try:
-                answer = await self._ask(other, call, left_s, render, best_priority)
+                answer = await self._ask(other, call, until, render, best_priority)
             except HandedOnError as again:
                 within_s = again.deadline - self._loop.time()
                 return await self.infer(call, within_s, render, best_priority, handed_on=True)
@@ -154,20 +154,20 @@ class Service:
         self,
         resident: Resident,
         call: Call,
-        remaining_s: float | None,
+        until: float,
         render: Callable[[Answer], bytes],
         best_priority: int,
         *,
         handed_on: bool = False,
     ) -> bytes:
-        """One attempt, counted for the revision that made it."""
+        """One attempt until `until` on the loop's clock, counted for the revision that made it."""
         queue = self.queue(resident)
         arrived_ns = clock.monotonic_ns()
         sink = self._shadows.get(call.model)
         if sink is not None:
             render = functools.partial(_copied, sink, call, render)
         try:
-            return await self._infer(resident, queue, call, remaining_s, render, best_priority, handed_on=handed_on)
+            return await self._infer(resident, queue, call, until, render, best_priority, handed_on=handed_on)
         except HandedOnError:  # whoever answers counts it
             raise
         except EdgedError as error:
@@ -189,7 +189,7 @@ class Service:
         resident: Resident,
         queue: Queue,
         call: Call,
-        remaining_s: float | None,
+        until: float,
         render: Callable[[Answer], bytes],
         best_priority: int,
         *,
@@ -208,14 +208,15 @@ class Service:
         shared = self.regions.resolve(call, len(admitted.outputs))
         if not resident.expected:
             raise unavailable(resident)
+        level = resident.manifest.queue.level(call.priority, best_priority)
+        return await queue.run(admitted, call.contents, until, render, level, shared, handed_on=handed_on)
+
+    def _timeout_s(self, call: Call, remaining_s: float | None) -> float:
+        """Whichever ends first of the transport's and the request's own, where there is one; else the setting."""
         timeout_s = call.timeout_s if remaining_s is None else remaining_s
         if timeout_s is None:
-            timeout_s = self._settings.default_timeout_s
-        elif call.timeout_s is not None and call.timeout_s < timeout_s:
-            timeout_s = call.timeout_s
-        level = resident.manifest.queue.level(call.priority, best_priority)
-        until = self._loop.time() + timeout_s
-        return await queue.run(admitted, call.contents, until, render, level, shared, handed_on=handed_on)
+            return self._settings.default_timeout_s
+        return timeout_s if call.timeout_s is None else min(timeout_s, call.timeout_s)
 
     def find(self, model: str, version: str) -> Resident:
         """The resident that answers for a model and version. Raises EdgedError when there is none."""
@@ -325,9 +326,10 @@ class Service:
 def _copied(sink: Callable[[Sample], None], call: Call, render: Callable[[Answer], bytes], answer: Answer) -> bytes:
     """Renders an answer, and gives a copy of it with its request to `sink`.
 
-    What lies in shared memory is others' and may have changed by now: such a request is not copied.
+    What lies in shared memory is others' and may have changed by now, and classes are not what the model gave to be
+    compared: such a request is not copied.
     """
-    if any(content.place for content in call.contents) or any(output.place for output in answer.outputs):
+    if call.shares_memory or any(asked.classes for asked in call.outputs):
         return render(answer)
     sink(
         Sample(

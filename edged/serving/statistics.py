@@ -26,6 +26,8 @@ REFUSALS = frozenset(
         Code.UNSUPPORTED,
         Code.REVISION_NOT_FOUND,
         Code.REVISION_NOT_SERVED,
+        Code.REGION_NOT_FOUND,
+        Code.REGION_UNUSABLE,
         Code.MODEL_UNAVAILABLE,
         Code.OVERLOADED,
         Code.ANSWER_TOO_LARGE,

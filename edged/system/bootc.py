@@ -1,8 +1,9 @@
 """What bootc says of this device's operating system, and the few things that it is asked to do.
 
 `bootc status --format=json` prints a `BootcHost` (https://bootc-dev.github.io/bootc/, crates/lib/src/spec.rs), whose
-sections come and go with versions: `architecture`, `softRebootCapable`, `downloadOnly`, `composefs`, `otherDeployments`
-are newer than the first, and each slot may be null. What is not known is passed over, what is absent is empty.
+sections come and go with versions: `architecture`, `softRebootCapable`, `downloadOnly` (`finalizationLocked` in its own
+recorded documents), `composefs`, `otherDeployments` are newer than the first, and each slot may be null. What is not
+known is passed over, what is absent is empty.
 
 It answers root alone: the daemon reads what the privileged helper leaves of it (`os_requests.OsStatus`).
 """
@@ -62,11 +63,15 @@ class Host(msgspec.Struct, frozen=True, omit_defaults=True):
     """The next boot is to be of `rollback`."""
 
     @property
-    def next(self) -> Entry | None:
-        """What the next boot is of; None: of what is booted."""
-        if self.rollback_queued and self.rollback:
-            return self.rollback
+    def coming(self) -> Entry | None:
+        """What an upgrade or a switch has the next boot be of. A queued rollback says nothing of these: bootc up to
+        1.16.9 tells of one after each upgrade with composefs and a UKI (github.com/bootc-dev/bootc/issues/2405)."""
         return self.staged if self.staged and not self.staged.download_only else None
+
+    @property
+    def going_back(self) -> Entry | None:
+        """What a rollback has the next boot be of."""
+        return self.rollback if self.rollback_queued else None
 
 
 class _Reference(msgspec.Struct, frozen=True):
@@ -94,6 +99,7 @@ class _Slot(msgspec.Struct, frozen=True, rename="camel"):
     composefs: _Composefs | None = None
     incompatible: bool = False
     download_only: bool = False
+    finalization_locked: bool = False
 
     def entry(self) -> Entry:
         image = self.image or _Image()
@@ -105,7 +111,7 @@ class _Slot(msgspec.Struct, frozen=True, rename="camel"):
             timestamp=image.timestamp or "",
             deployment=deployment,
             incompatible=self.incompatible,
-            download_only=self.download_only,
+            download_only=self.download_only or self.finalization_locked,
         )
 
 
@@ -177,8 +183,12 @@ def switch(image: str) -> None:
 
 
 def roll_back() -> None:
-    """Has the next boot be of the deployment before; asked twice, it is this one again. Raises EdgedError."""
-    _run("rollback", limit_s=_STATUS_S)
+    """Has the next boot be of the deployment before. Raises EdgedError.
+
+    Where it is to be so already, bootc is not asked: asked twice, it has the booted one again.
+    """
+    if status().going_back is None:
+        _run("rollback", limit_s=_STATUS_S)
 
 
 def _run(*arguments: str, limit_s: float) -> bytes:

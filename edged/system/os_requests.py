@@ -21,7 +21,7 @@ replaces an earlier one of the same nonce. The daemon removes the last one when 
 - `code`, only with `refused`: `malformed`, `too_large`, `unsigned`, `signature_invalid`, `wrong_scope`, `not_allowed`,
   `validity_too_long`, `not_yet_valid`, `expired`, `replayed`, `unknown_command`, `invalid_arguments`, `unsupported`
   (the system has no bootc), `failed` (bootc did not do it, and `text` says what it said; or it did, and the device
-  runs something else after its restart).
+  runs something else after its restart; or the device's settings are wrong, so that nothing can be verified).
 - `text`: for people, at most 2000 characters. `details`: an object of at most 32 KiB, such as the status after it.
 
 `os/status.json` is written by the helper after each start of the device and before and after commands, mode 0644, at

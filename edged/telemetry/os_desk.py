@@ -17,7 +17,8 @@ from edged.telemetry.orders import Order
 
 _log = log.get("commands")
 
-# How long the helper may take to begin: after a start it waits for greenboot's verdict, as `outcome` does.
+# How long the helper may take to begin: after a start it waits for greenboot's verdict, as `outcome` does. While it has
+# an order in hand, as during a download of hours, it takes no other.
 _TAKEN_S = 900.0
 # How long a request that it took may go unanswered, how often is looked.
 _LONGEST_MS = 8 * 86_400_000
@@ -65,6 +66,8 @@ class OsDesk:
         self._device = device
         self._pending: dict[str, _Pending] = {}
         self._came = asyncio.Event()
+        self._busy_s = clock.monotonic()
+        """When an order was last seen in the helper's hands."""
 
     async def carry_out(self, intent: Intent, order: Order) -> Done | None:
         """Hands a command on; what runs now is known without. Raises RejectedError (unsupported, failed)."""
@@ -97,6 +100,8 @@ class OsDesk:
             if not self._pending and tidy:
                 self._came.clear()
                 await self._came.wait()
+            if any(each.taken and each.answer is None for each in self._pending.values()):
+                self._busy_s = clock.monotonic()
             for nonce, pending in list(self._pending.items()):
                 try:
                     await self._look(nonce, pending)
@@ -141,7 +146,7 @@ class OsDesk:
             if result.at_ms != pending.told_ms:
                 pending.told_ms = result.at_ms
                 self._say(pending.order, result.text)
-        elif not pending.taken and clock.monotonic() - pending.since_s >= _TAKEN_S:
+        elif not pending.taken and clock.monotonic() - max(pending.since_s, self._busy_s) >= _TAKEN_S:
             if await asyncio.to_thread(self._requests.withdraw, nonce):
                 text = f"nobody took it within {_TAKEN_S:g} s; is edged-os.path enabled here?"
                 await self._end(nonce, self._failed(pending.order, Rejection.UNSUPPORTED, text))

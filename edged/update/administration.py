@@ -35,6 +35,7 @@ class Administration:
 
     async def pin(self, model: str, revision: int, cause: str) -> None:
         """Has a model go to a revision and stay there, whatever the plan says. Raises EdgedError."""
+        self._check_kept()
         check_model_name(model)
         floor = self._agent.floor(model)
         if revision < floor:
@@ -54,6 +55,7 @@ class Administration:
 
     async def unpin(self, model: str) -> None:
         """Lets the plan decide again. Raises EdgedError."""
+        self._check_kept()
         if model not in self._agent.pins:
             raise EdgedError(
                 Code.INVALID_ARGUMENT, f"model {model[:64]!r} is not pinned", "`edgectl update` shows pins"
@@ -61,6 +63,7 @@ class Administration:
         ledger = self._agent.shop.ledger
         await ledger.do(ledger.journal.unpin, model)
         self._agent.pins.pop(model, None)  # somebody else may have been as quick
+        await self._remember(model, None)
         await self._agent.reconsider(now=True)
 
     async def roll_back(self, model: str, revision: int) -> int:
@@ -77,15 +80,24 @@ class Administration:
                 return back.to
             revision = back.to if state.serving and state.serving.revision == back.of else 0
         target = self._target(state, revision)
+        if not _is_judged(state, target):
+            self._check_kept()
         if state.serving is not None and state.serving.revision != target:
             await self._remember(model, WentBack(state.serving.revision, target))
         state = course.state
-        if state.phase is Phase.SOAKING and state.previous and state.previous.revision == target:
+        if _is_judged(state, target):
             course.post(Happened(Event.FAILED, "an administrator went back", Reason.OPERATOR))
             await course.heard()
-            return state.previous.revision
+            return target
         await self.pin(model, target, "rollback")
         return target
+
+    def _check_kept(self) -> None:
+        """Raises EdgedError (journal_unwritable) where what is decided now would be forgotten at the next start."""
+        if self._agent.shop.ledger.journal.stands_in:
+            text = "the journal cannot be written: this would be forgotten at the next start"
+            hint = "mend that (`edgectl status` says what it is), and restart edged"
+            raise EdgedError(Code.JOURNAL_UNWRITABLE, text, hint)
 
     def _target(self, state: State, revision: int) -> int:
         target = revision or (state.previous.revision if state.previous else 0)
@@ -98,15 +110,16 @@ class Administration:
         ledger = self._agent.shop.ledger
         document = await ledger.do(ledger.journal.fact, _WENT_BACK + model)
         with contextlib.suppress(msgspec.MsgspecError):
-            return None if document is None else msgspec.json.decode(document, type=WentBack)
+            return None if document is None else msgspec.json.decode(document, type=WentBack | None)
         return None
 
-    async def _remember(self, model: str, back: WentBack) -> None:
+    async def _remember(self, model: str, back: WentBack | None) -> None:
         ledger = self._agent.shop.ledger
         await ledger.do(ledger.journal.keep_fact, _WENT_BACK + model, msgspec.json.encode(back))
 
     async def release(self, name: str) -> list[Quarantined]:
         """Lets keys be tried again whose name begins with `name`, or all of a model of that name. Raises EdgedError."""
+        self._check_kept()
         ledger = self._agent.shop.ledger
         known = await ledger.do(ledger.journal.quarantined)
         found = {key: each for key, each in known.items() if key.startswith(name) or each.model == name}
@@ -132,3 +145,8 @@ class Administration:
             )
             await self._agent.shop.fetcher.bring_revision(self._agent.origin(), order, self._agent.told)
             await asyncio.to_thread(store.take_in, staging)
+
+
+def _is_judged(state: State, target: int) -> bool:
+    """Whether to go back to `target` is a verdict over what soaks, which needs no pin."""
+    return state.phase is Phase.SOAKING and state.previous is not None and state.previous.revision == target

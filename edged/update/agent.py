@@ -20,7 +20,7 @@ from edged.update import pauses, peaks, plan, policy, start
 from edged.update.collecting import make_room
 from edged.update.course import Course
 from edged.update.fetcher import Origin
-from edged.update.holds import Holds
+from edged.update.leases import Leases
 from edged.update.looking import Looking
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
 from edged.update.pauses import SCARCE, Pauses
@@ -48,12 +48,12 @@ class Agent:
         self.pins: dict[str, Pin] = {}
         self.quarantined: dict[str, Quarantined] = {}
         self.decisions: dict[str, Decision] = {}
-        self.holds = Holds()
+        self.holds = Leases(shop.ledger)
         self.looking = Looking(shop, device.fleet, self.check_room)
         self.pauses = Pauses()
         self._collecting: asyncio.Task[None] | None = None
         self._shop = shop
-        self._share = Share(device)
+        self._share = Share(device, shop.ledger)
         self._degrade = degrade
         self._recover = recover
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -70,6 +70,8 @@ class Agent:
         self.quarantined = await ledger.do(ledger.journal.quarantined)
         await peaks.recall(shop.memory, ledger)
         await self.looking.heard.recall(ledger)
+        await self._share.recall()
+        await self.holds.recall()
         names = sorted({*states, *shop.library.models()})
         for name in names:
             begun = self._begin(states.get(name) or State(model=name), committed.get(name))
@@ -156,6 +158,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.looking.heard.keep(self._shop.ledger)
+        await self._keep_waits()
         await self._shop.ledger.close()
 
     async def _poll(self) -> None:
@@ -170,7 +173,12 @@ class Agent:
                         course.put_off.looked()
                     await self.reconsider()
                     await self._taken_in()
+            await self._keep_waits()
             await self.looking.due()
+
+    async def _keep_waits(self) -> None:
+        await self._share.keep()
+        await self.holds.keep()
 
     async def _look_again(self) -> None:
         told = ""
@@ -242,6 +250,8 @@ class Agent:
         ledger = self._shop.ledger
         self.quarantined = await ledger.do(ledger.journal.quarantined)
         self._forget_troubles()
+        if begin:
+            await self._share.follow(followed, self._now())
         wanted = self._wanted(followed)
         choosing = {model for model, task in self._starts.items() if not task.done()}  # what it is told comes first
         for model in sorted({*wanted, *self.pins, *self.courses} - choosing):
@@ -263,7 +273,8 @@ class Agent:
             unwanted = followed is not None and kept is not None and kept.revision != decision.go_for
             if not now and (why := course.put_off.why(decision.go_for)):
                 decision = msgspec.structs.replace(decision, go_for=0, why=f"{decision.why}; {why}")
-            if decision.go_for and found and not now and hope and hope.cause == "plan":
+            spread = found and found.jitter_s and not now and hope and hope.cause == "plan"
+            if found and spread and await self._is_to_come(model, decision.go_for):
                 decision = self._share.after_jitter(decision, found)
             self.decisions[model] = decision
             if not begin:
@@ -278,6 +289,10 @@ class Agent:
                 course.hurry()
             course.look_again()
 
+    async def _is_to_come(self, model: str, revision: int) -> bool:
+        """Whether a revision (0: none) is to be fetched first; what one goes back to is here already."""
+        return bool(revision) and await asyncio.to_thread(self._shop.library.find, model, revision) is None
+
     def _forget_troubles(self) -> None:
         """What the start had to make do with is over once something else has been committed."""
         for model, chosen in self.chosen.items():
@@ -287,11 +302,7 @@ class Agent:
                 chosen.degraded = ""
 
     def _wanted(self, followed: plan.Plan | None) -> dict[str, plan.Wanted]:
-        taken = {
-            name: ref.revision
-            for name, course in self.courses.items()
-            if (ref := course.state.target or course.state.serving) is not None
-        }
+        taken = {name: ref.revision for name, course in self.courses.items() if (ref := course.state.serving)}
         return self._share.wanted(followed, self._now(), taken)
 
     def _now(self) -> datetime:
@@ -307,8 +318,7 @@ class Agent:
         if lease is not None:
             return f"{lease.owner} holds it for {lease.ends_s - now_s:.0f} s more"
         local = clock.wall().astimezone()
-        found = self._wanted(self.looking.plan).get(model)
-        if found is not None and not plan.within(found.windows, local):
+        if not self._share.may_change(model, local):
             return "it waits for the maintenance window of the plan"
         if not policy.in_window(self._shop.settings.window, f"{local:%H:%M}"):
             return f"it waits for the maintenance window {self._shop.settings.window}"

@@ -110,15 +110,18 @@ class Course:
     async def run(self) -> None:
         """Goes on until it is cancelled."""
         self._time(policy.SURVIVED_S)
+        unknowing = 0
         try:
             while True:
                 found, turn = await self._said.get()
+                unknowing = max(0, unknowing - 1)
                 try:
                     if self._owed:
                         with contextlib.suppress(EdgedError):  # the next look is soon
                             await self._pay()
-                        if found is not None and found.happened.event is Event.WANTED:
-                            continue  # by somebody who could not know what was owed: it is looked at again
+                        unknowing = self._said.qsize() + 1  # what was said until now was, before that could be read
+                    if unknowing and found is not None and found.happened.event is Event.WANTED:
+                        continue  # by somebody who could not know what was owed: it is looked at again
                     if turn in (0, self._turn) and (found := found or self._changed()) is not None:
                         await self._advance(found)
                 finally:

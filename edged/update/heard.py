@@ -87,17 +87,10 @@ class Heard:
                     self._kept[name] = document
 
     async def recall(self, ledger: Ledger) -> None:
-        """Reads what was kept."""
-        self.roles = await _fact(ledger, _ROLES, dict[str, str]) or {}
-        self.floors = await _fact(ledger, _FLOORS, dict[str, int]) or {}
-        self._spending = await _fact(ledger, _SPENDING, Spending) or Spending()
-
-
-async def _fact(ledger: Ledger, name: str, kind: type[Any]) -> Any:
-    document = await ledger.do(ledger.journal.fact, name)
-    with contextlib.suppress(msgspec.MsgspecError):
-        return None if document is None else msgspec.json.decode(document, type=kind)
-    return None
+        """Reads what was kept. Raises EdgedError."""
+        self.roles = await ledger.recall(_ROLES, dict[str, str]) or {}
+        self.floors = await ledger.recall(_FLOORS, dict[str, int]) or {}
+        self._spending = await ledger.recall(_SPENDING, Spending) or Spending()
 
 
 def _time(told: object) -> datetime | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 
 import msgspec
 
@@ -18,6 +19,15 @@ class Lease(msgspec.Struct, frozen=True):
     owner: str
     model: str
     ends_s: float
+
+
+class Left(msgspec.Struct, frozen=True):
+    """What of a lease is left, by no clock."""
+
+    id: str
+    owner: str
+    model: str
+    left_s: float
 
 
 class Holds:
@@ -47,6 +57,15 @@ class Holds:
         self._drop_ended(now_s)
         found = [lease for lease in self._leases.values() if lease.model in ("", model)]
         return max(found, key=lambda lease: lease.ends_s, default=None)
+
+    def left(self, now_s: float) -> list[Left]:
+        """What is left of each."""
+        self._drop_ended(now_s)
+        return [Left(each.id, each.owner, each.model, each.ends_s - now_s) for each in self._leases.values()]
+
+    def grant(self, left: Iterable[Left], now_s: float) -> None:
+        """Has leases run for what was left of them."""
+        self._leases |= {each.id: Lease(each.id, each.owner, each.model, now_s + each.left_s) for each in left}
 
     def _drop_ended(self, now_s: float) -> None:
         self._leases = {name: lease for name, lease in self._leases.items() if lease.ends_s > now_s}

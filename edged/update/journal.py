@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,16 +32,13 @@ CREATE TABLE IF NOT EXISTS documents (
     kind TEXT NOT NULL, name TEXT NOT NULL, document BLOB NOT NULL, seal TEXT NOT NULL, PRIMARY KEY (kind, name)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS history (sequence INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, row BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS nonces (nonce TEXT PRIMARY KEY, expires_s REAL NOT NULL) WITHOUT ROWID;
 """
 
 # What stands in marker files too.
 _MARKED = ("committed", "quarantined", "pinned")
 
 _HISTORY_KEPT = 2000
-_NONCES_KEPT = 10_000
 _BUSY_S = 5.0
-_REBUILT = "rebuilt_at"
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
@@ -52,12 +48,11 @@ _Record = TypeVar("_Record", bound=msgspec.Struct)
 class Journal:
     """What survives. Every change raises EdgedError (journal_unwritable) when it could not be made to survive."""
 
-    def __init__(self, folder: Path, runtime: Path, now: datetime) -> None:
+    def __init__(self, folder: Path, runtime: Path) -> None:
         """Opens the journal in the state folder; where nothing can be written there, a copy in `runtime`.
 
         A damaged one is set aside and made anew from the markers; `problem` then says so. Raises EdgedError.
         """
-        self._now = now
         self.problem = ""
         self.stands_in = False
         """Whether it is one for this start alone: what it is told is forgotten at the next one."""
@@ -152,17 +147,10 @@ class Journal:
                             state = State(model=name, serving=found.serving, previous=found.previous)
                             self._put("state", name, encode(state))
                         self._put(kind, name, document)
-            self._put("fact", _REBUILT, msgspec.json.encode(self._now))
 
     def close(self) -> None:
         """Ends it."""
         self._database.close()
-
-    @property
-    def rebuilt_at(self) -> datetime | None:
-        """When it was last made anew: which commands were carried out before is not known."""
-        document = self.fact(_REBUILT)
-        return None if document is None else msgspec.json.decode(document, type=datetime)
 
     def states(self) -> dict[str, State]:
         """Each model's state. Raises EdgedError."""
@@ -244,18 +232,6 @@ class Journal:
         """Keeps such a document."""
         with self._transaction():
             self._put("fact", name, document)
-
-    def accept_nonce(self, nonce: str, expires: datetime, now: datetime) -> bool:
-        """Whether a command's nonce is new; it is then remembered until the command expires."""
-        with self._transaction():
-            self._database.execute("DELETE FROM nonces WHERE expires_s < ?", (now.timestamp(),))
-            ((known,),) = self._database.execute("SELECT count(*) FROM nonces").fetchall()
-            if known >= _NONCES_KEPT:
-                return False
-            done = self._database.execute(
-                "INSERT OR IGNORE INTO nonces (nonce, expires_s) VALUES (?, ?)", (nonce, expires.timestamp())
-            )
-        return done.rowcount == 1
 
     def _read_all(self, kind: str, record: type[_Record]) -> dict[str, _Record]:
         with self._reading():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from edged import clock
 from edged.errors import Code, EdgedError
 from edged.intents import Done, Hold, Install, Intent, Pin, Refresh, Release, RollBack, Unpin
 from edged.update.administration import Administration
@@ -38,23 +37,22 @@ class Obeying:
                 back = await self._administration.roll_back(model, revision)
                 return Done(f"model {model} goes back to revision {back}")
             case Hold(model=model, seconds=seconds):
-                return self._hold(model, seconds)
+                return await self._hold(model, seconds)
             case Release(name=name):
                 return await self._release(name)
         raise EdgedError(Code.UNSUPPORTED, f"nobody here carries out {intent.__struct_config__.tag}")
 
-    def _hold(self, model: str, seconds: int) -> Done:
+    async def _hold(self, model: str, seconds: int) -> Done:
         self._agent.check_model(model)
         longest_s = self._agent.shop.settings.hold_max_s
         if seconds > longest_s:
             text = f"a hold of {seconds} s is not allowed"
             raise EdgedError(Code.INVALID_ARGUMENT, text, f"ask for at most {longest_s:g} s (update.hold_max_s)")
-        now_s = clock.monotonic()
-        lease = self._agent.holds.take(_OWNER, model, now_s + seconds, now_s)
+        lease = await self._agent.holds.take(_OWNER, model, seconds)
         return Done(f"model {model} does not change for {seconds} s", {"lease": lease.id})
 
     async def _release(self, name: str) -> Done:
-        if self._agent.holds.release(name):
+        if await self._agent.holds.release(name):
             await self._agent.reconsider()
             return Done(f"the hold {name} has ended")
         released = await self._administration.release(name)

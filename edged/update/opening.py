@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from edged import clock
 from edged.bundle.factory import Found
 from edged.changes import Changes
 from edged.config.settings import Settings
@@ -86,10 +85,10 @@ def open_agent(parts: Parts) -> Agent:
 
 def _journal(state: Path, runtime: Path, parts: Parts) -> Journal:
     try:
-        journal = Journal(state, runtime, clock.wall())
+        journal = Journal(state, runtime)
     except EdgedError as error:
         parts.events.record(Severity.ERROR, error.code, "journal", str(error))
-        journal = Journal(runtime, runtime, clock.wall())
+        journal = Journal(runtime, runtime)
         journal.stand_in(f"the journal cannot be opened: {error.message}")
         parts.degrade(journal.problem)
         return journal

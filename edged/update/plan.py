@@ -25,6 +25,9 @@ BUCKETS = 10_000
 
 MAX_PLAN_BYTES = 8 * 1024 * 1024
 
+MOST_MODELS = 1000
+"""A device decides on each of them again and again, and keeps something of each that it is to have."""
+
 DeviceName = Annotated[
     str,
     Meta(
@@ -77,7 +80,7 @@ class Rollout(_Table, frozen=True, kw_only=True):
     open_wave: Annotated[int, Meta(ge=0, le=63)] = 0
     """The wave now open, counted from 0."""
     status: Literal["active", "paused", "aborted"] = "active"
-    """Paused: who has the revision keeps it, nobody else takes it. Aborted: all go back."""
+    """Paused: who serves the revision keeps it, nobody else takes it. Aborted: all go back."""
     population: Annotated[int, Meta(ge=0, le=10**9)] = 0
     """How many devices the class has; a count of devices is a share of these."""
     abort: AbortRule = AbortRule()
@@ -104,7 +107,7 @@ class ClassPlan(_Table, frozen=True, kw_only=True):
     windows: Annotated[tuple[Window, ...], Meta(max_length=32)] = ()
     """None: at any time."""
     download_jitter_s: Annotated[int, Meta(ge=0, le=30 * 86_400, extra=_TERMS)] = 0
-    """Devices spread the beginning of their downloads over so long."""
+    """Devices spread the beginning of their downloads over so long a time in which they are on."""
     allow_unproven: bool = True
     """Whether a soak that saw too few requests may commit at its longest time."""
 
@@ -115,6 +118,7 @@ class Plan(_Table, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     fleet: ModelName
     models: dict[ModelName, dict[HardwareClass, ClassPlan]] = {}
+    """`MOST_MODELS` at most."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +136,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     opens_at: datetime | None = None
     """When that wave opens, where it is open but for the time."""
     jitter_s: float = 0.0
-    """How long after it first saw this plan the device begins to download."""
+    """How long after it first saw this plan the device begins to download; while it is off nothing of it passes."""
     windows: tuple[Window, ...] = ()
     allow_unproven: bool = True
     min_soak_s: float = 0.0
@@ -165,7 +169,7 @@ def evaluate(
 ) -> tuple[Wanted, ...]:
     """What `plan` wants of this device, a model at a time, in order of their names.
 
-    `now` is a trusted time (aware); `serving` says which revision of each model the device has taken already: only a
+    `now` is a trusted time (aware); `serving` says which revision of each model serves on the device: only a
     paused rollout asks. A model that the plan does not name for this class is not among the answers.
     """
     return tuple(
@@ -259,6 +263,9 @@ def decode(raw: bytes, name: str = "the plan") -> Plan:
 
 def faults(plan: Plan) -> Iterator[schema.Misfit]:
     """What is wrong in a plan beyond its types."""
+    if len(plan.models) > MOST_MODELS:
+        found = f"names {len(plan.models)} models, {MOST_MODELS} are allowed"
+        yield schema.Misfit(("models",), found, "make several fleets of it")
     for model, classes in plan.models.items():
         for name, terms in classes.items():
             if terms.rollout is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,13 @@ class Ledger:
         """The result of one of the journal's methods; what was begun is finished, even when the caller gives up."""
         call = functools.partial(method, *args, **kwargs)
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, call))
+
+    async def recall(self, name: str, kind: type[_T]) -> _T | None:
+        """The fact of that name; None where there is none, or one that nobody can read. Raises EdgedError."""
+        document = await self.do(self.journal.fact, name)
+        with contextlib.suppress(msgspec.MsgspecError):
+            return None if document is None else msgspec.json.decode(document, type=kind)
+        return None
 
     async def close(self) -> None:
         """Finishes what was begun and closes the journal."""

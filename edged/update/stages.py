@@ -231,7 +231,7 @@ class Stages(Lineup):
             evidence[best.name] = await trial.try_best(worker, resident.manifest, best, nominal=nominal)
         except trial.FailedError as error:
             await self._excuse(resident, tried)
-            if not resident.leaving:
+            if not (resident.leaving or resident.resting):
                 await self._excuse_death(resident, error)
                 raise
             text = f"revision {resident.revision} was unloaded on its trial: {resident.reason}"
@@ -270,7 +270,7 @@ class Stages(Lineup):
             except BaseException:
                 await self.swap_back(state)
                 raise
-        return said(Event.SWAPPED, "no comparison: memory holds one of the two", **evidence)
+        return said(Event.SWAPPED, "no comparison: one of the two can be loaded at a time", **evidence)
 
     async def _try_alone(self, resident: Resident, target: Ref) -> dict[str, Any]:
         """What takes the room in between may do so once; it is not the revision's fault. Raises FailedError."""
@@ -315,7 +315,7 @@ class Stages(Lineup):
         try:
             why = await shadow.run(self._shop.settings.shadow_max_s)
         except EdgedError as error:
-            if resident.leaving:
+            if resident.leaving or resident.resting:
                 return said(Event.RETRY, f"it was unloaded: {resident.reason}")
             if error.code is Code.WORKER_CRASHED and not self._died:
                 self._died = True

@@ -1,4 +1,6 @@
-"""Swap mode: where memory holds only one of two revisions, they change places while requests wait.
+"""Swap mode: where only one of two revisions can be loaded, they change places while requests wait.
+
+Memory holds just one of them, or both need a device that one process at a time can have.
 
 What has come waits in the bounded queue of the one that goes, each request within its deadline, and is handed on once
 the other one has passed its trial; where that fails, the one that went is loaded again and answers. Nothing is warm
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from edged.bundle.exclusion import excludes
 from edged.errors import Code, EdgedError
 from edged.models.loading import need
 from edged.models.memory import Fit
@@ -24,7 +27,7 @@ _SHORT_HINT = "it is tried again; make room on the device, or see pressure.memor
 
 
 async def reason(new: Resident, serving: Resident | None) -> str:
-    """Why `new` can be tried only once `serving` has no worker; empty where memory holds both.
+    """Why `new` can be tried only once `serving` has no worker; empty where both can be loaded.
 
     Raises EdgedError (memory_short) where it would not do then either.
     """
@@ -37,10 +40,17 @@ async def reason(new: Resident, serving: Resident | None) -> str:
     if never := next((each for each in fits if not each.instead), None):
         raise EdgedError(Code.MEMORY_SHORT, f"revision {new.revision} cannot be tried: {never.text}", _SHORT_HINT)
     short = next((each for each in fits if not each.beside), None)
-    if short is None or serving is None:
+    if serving is None:
         return ""
-    both = f"memory holds one of the revisions {serving.revision} and {new.revision}"
-    return f"{both}, so requests wait while they change places: {short.text}"
+    wait = "so requests wait while they change places"
+    if short is not None:
+        return f"memory holds one of the revisions {serving.revision} and {new.revision}, {wait}: {short.text}"
+    taken = serving.variant or next(iter(serving.choice.runnable), None)
+    rival = next((each for each in new.choice.runnable if taken is not None and excludes(each, taken)), None)
+    if rival is None or taken is None:
+        return ""
+    both = f"variant {rival.name} of revision {new.revision} and {taken.name} of revision {serving.revision}"
+    return f"one process at a time can have the device of {both}, {wait}"
 
 
 async def step_aside(old: Resident, new: Ref, shop: Shop) -> None:

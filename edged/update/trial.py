@@ -135,10 +135,12 @@ async def build_best(resident: Resident) -> None:
 async def wait_loaded(resident: Resident) -> Worker:
     """The worker of a started resident's best variant. Raises FailedError when it does not come up.
 
-    Raises EdgedError (memory_short) where there is no room for it.
+    One that made room for another while its trial waited is asked by nobody else, and loads again. Raises EdgedError
+    (memory_short) where there is no room for it.
     """
     best, passed = resident.choice.runnable[0], len(resident.choice.passed_over)
     while not resident.ready:
+        resident.wake()
         count, short = resident.changes.count, resident.trouble
         if short is not None and short.code is Code.MEMORY_SHORT and resident.settled:
             raise short

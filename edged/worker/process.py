@@ -33,7 +33,6 @@ from edged.worker.messages import (
     RunShadow,
     Target,
     Unmap,
-    Unmapped,
 )
 from edged.worker.placing import Buffer, Parts
 from edged.worker.regions import Passing, Region, passing_pair
@@ -149,9 +148,10 @@ class Worker:
         """Has it let go of a region, once it has done with what it was asked; or waits for its end."""
         if region.holders.pop(self.pid, None) is None or not self._passing.forget(region):
             return
-        with contextlib.suppress(EdgedError):  # it ended: so it has
-            message, _ = await self._link.send(Unmap(region.number))
-            _expect(message, Unmapped)
+        try:
+            await self._link.send(Unmap(region.number))
+        except EdgedError:  # its link ended first: what it died of is found out with the region's file still open
+            await asyncio.shield(self.ended)
 
     def _charge_regions(self, how: Exit) -> None:
         """Where a region was shrunk under the worker, that has killed it, and not its model."""
@@ -311,13 +311,15 @@ class Worker:
         how = ended.result()
         self._link.close()
         self._watch.stop()
-        if self.verdict is None and self._group is not None and (why := self._group.death()):
-            self.verdict = EdgedError(Code.WORKER_CRASHED, why, _MEMORY_HINT)
-        self._charge_regions(how)
         for region in self._passing.close():
             region.holders.pop(self.pid, None)
-        text = f"{self.verdict.message} ({how.text})" if self.verdict else how.text
-        self.ended.set_result(Exit(text, how.lost, how.by_lost_memory))
+        try:
+            if self.verdict is None and self._group is not None and (why := self._group.death()):
+                self.verdict = EdgedError(Code.WORKER_CRASHED, why, _MEMORY_HINT)
+            self._charge_regions(how)
+        finally:  # a defect in looking into its death must not leave its model without an end
+            text = f"{self.verdict.message} ({how.text})" if self.verdict else how.text
+            self.ended.set_result(Exit(text, how.lost, how.by_lost_memory))
 
 
 class LostError(EdgedError):

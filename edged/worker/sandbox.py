@@ -47,7 +47,7 @@ def confine(folder: str, runtime: str, more: Mapping[str, Access]) -> Confined:
         ("no new privileges", landlock.no_new_privileges),
         ("no new code", _no_new_code if not engine.compiles else None),
         ("Landlock", lambda: _landlock({**dict(_allowed(folder, engine)), **more})),
-        ("system-call filter", seccomp.restrict),
+        ("system-call filter", lambda: seccomp.restrict(hears=engine.hears_devices)),
     ):
         if restrict is None:
             continue

@@ -165,11 +165,16 @@ _REST: Calls = {
 
 DENIED = _LOCAL | _CONNECTIONS | _FILES | _REST
 """To a worker."""
+HEARING = ("socket", "bind")
+"""Of these, what one is left that hears of devices: libusb (linux_netlink.c) and libudev bind a socket of netlink."""
 DENIED_ONLINE = _LOCAL | _REST
 """To who writes files and opens connections to the internet."""
 
 # bits/socket.h.
-_AF_INET, _AF_INET6 = 2, 10
+_AF_INET, _AF_INET6, _AF_NETLINK = 2, 10, 16
+
+# linux/netlink.h: what the kernel tells all of devices, and nothing else that netlink is for.
+_NETLINK_KOBJECT_UEVENT = 15
 
 # clone(2): a new namespace of any kind.
 _CLONE_NEW = 0x7E020080
@@ -178,7 +183,7 @@ _CLONE_NEW = 0x7E020080
 _LD, _JEQ, _JGT, _JSET, _RET = 0x20, 0x15, 0x25, 0x45, 0x06
 
 # linux/seccomp.h: offsets in seccomp_data (the low halves of little-endian arguments), and what a filter returns.
-_NUMBER_AT, _ARCH_AT, _ARGUMENT_AT = 0, 4, 16
+_NUMBER_AT, _ARCH_AT, _ARGUMENT_AT, _THIRD_ARGUMENT_AT = 0, 4, 16, 32
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 
 _SET_MODE_FILTER = 1
@@ -186,11 +191,13 @@ _SET_MODE_FILTER = 1
 _FLAGS = 1 << 0 | 1 << 2
 
 
-def program(machine: Machine, pid: int, *, connects: bool = False) -> bytes:
+def program(machine: Machine, pid: int, *, connects: bool = False, hears: bool = False) -> bytes:
     """The filter for a process of this id, as the kernel takes it (linux/filter.h). Pure.
 
-    `connects`: for who writes files and opens connections to the internet, and is no worker.
+    `connects`: for who writes files and opens connections to the internet, and is no worker. `hears`: for a worker
+    whose engine listens to the kernel's messages of devices; it has no other socket.
     """
+    denied = DENIED_ONLINE if connects else DENIED
     refuse, absent = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
     made = [
         (_LD, 0, 0, _ARCH_AT),
@@ -203,9 +210,9 @@ def program(machine: Machine, pid: int, *, connects: bool = False) -> bytes:
         (_JEQ, 0, 1, machine.clone3),
         (_RET, 0, 0, absent),
     ]
-    for numbers in (DENIED_ONLINE if connects else DENIED).values():
+    for name, numbers in denied.items():
         number = numbers[machine.column]
-        if number is not None:
+        if number is not None and not (hears and name in HEARING):
             made += [(_JEQ, 0, 1, number), (_RET, 0, 0, refuse)]
     made += [(_JEQ, 0, 3, machine.clone), (_LD, 0, 0, _ARGUMENT_AT), (_JSET, 0, 1, _CLONE_NEW), (_RET, 0, 0, refuse)]
     made += [(_LD, 0, 0, _NUMBER_AT)]
@@ -215,6 +222,15 @@ def program(machine: Machine, pid: int, *, connects: bool = False) -> bytes:
     made += _only(machine.prlimit64, [0, pid], refuse)
     if connects:
         made += _only(_SOCKET[machine.column], [_AF_INET, _AF_INET6], refuse)
+    elif hears:
+        made += [
+            (_JEQ, 0, 5, _SOCKET[machine.column]),
+            (_LD, 0, 0, _ARGUMENT_AT),
+            (_JEQ, 0, 2, _AF_NETLINK),
+            (_LD, 0, 0, _THIRD_ARGUMENT_AT),
+            (_JEQ, 1, 0, _NETLINK_KOBJECT_UEVENT),
+            (_RET, 0, 0, refuse),
+        ]
     made += [(_RET, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in made)
 
@@ -232,13 +248,13 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def restrict(*, connects: bool = False) -> None:
+def restrict(*, connects: bool = False, hears: bool = False) -> None:
     """Puts the filter on this process, for good. It must have no_new_privs. Raises OSError where there is none."""
     name = os.uname().machine
     machine = MACHINES.get(name)
     if machine is None:
         raise OSError(errno.ENOSYS, f"edged knows no system calls of {name}")
-    filter_ = program(machine, os.getpid(), connects=connects)
+    filter_ = program(machine, os.getpid(), connects=connects, hears=hears)
     wanted = _Program(len(filter_) // 8, filter_)
     if ctypes.CDLL(None, use_errno=True).syscall(machine.seccomp, _SET_MODE_FILTER, _FLAGS, ctypes.byref(wanted)):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

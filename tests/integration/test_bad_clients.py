@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import struct
+import uuid
 from random import Random
 
 import grpc
-from support.calls import request, tensor
+import pytest
+from support.calls import refused, request, tensor
 from support.daemon import PATIENCE_S, Daemon
 
 from edged._pb.inference import grpc_service_pb2 as pb
+from edged.client import SharedRegion
+from edged.serving.admission import MAX_TEXTS
 
 UNARY = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+SHARED_MEMORY = "inference.GRPCInferenceService/SystemSharedMemory"
 COLUMNS = 2000
 CALLS = 300
 
@@ -104,3 +109,33 @@ def test_one_that_lies_about_sizes_is_told_so_in_a_stream_with_honest_ones(daemo
         else:
             assert reply.error_message.startswith("model 'identity-int64' got ")
             assert reply.infer_response.parameters["edged_code"].string_param == "invalid_tensor"
+
+
+@pytest.mark.parametrize("lies", ["in the message", "in shared memory"])
+def test_one_that_sends_more_texts_than_a_worker_can_walk_is_told_so_and_the_model_stays(
+    daemon: Daemon, lies: str
+) -> None:
+    """Empty ones take 4 bytes each: a message of 64 MiB has room for 16 million, which look like a hang."""
+    pids = {each.model: each.pid for each in daemon.status().workers}
+
+    def texts(count: int) -> pb.ModelInferRequest:
+        return request("identity-bytes", tensor("x", "BYTES", [1, count]), raw=[bytes(4 * count)])
+
+    asked = texts(MAX_TEXTS + 1)
+    with SharedRegion(f"texts-{uuid.uuid4().hex}", 4 * (MAX_TEXTS + 1), group=None) as region:
+        if lies == "in shared memory":
+            del asked.raw_input_contents[:]
+            asked.inputs[0].parameters["shared_memory_region"].string_param = "texts"
+            asked.inputs[0].parameters["shared_memory_byte_size"].int64_param = region.byte_size
+            named = pb.SystemSharedMemoryRegisterRequest(name="texts", key=region.key, byte_size=region.byte_size)
+            daemon.call(f"{SHARED_MEMORY}Register", named, pb.SystemSharedMemoryRegisterResponse)
+        found = refused(daemon, asked)
+        done = pb.SystemSharedMemoryUnregisterRequest(name="texts")
+        daemon.call(f"{SHARED_MEMORY}Unregister", done, pb.SystemSharedMemoryUnregisterResponse)
+    assert (found.status, found.code) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_tensor")
+    assert found.message == (
+        f"model 'identity-bytes' got {MAX_TEXTS + 1} elements of BYTES as 'x'; "
+        f"a request has at most {MAX_TEXTS} of them"
+    )
+    assert daemon.infer(texts(MAX_TEXTS)).raw_output_contents == [bytes(4 * MAX_TEXTS)]
+    assert {each.model: each.pid for each in daemon.status().workers} == pids

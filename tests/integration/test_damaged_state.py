@@ -165,8 +165,8 @@ class TestAJournal:
             assert updating.answers() == ([3.0, 6.0], 2)
             assert "cannot be written" in degraded(device)
             filler.unlink()
-            updating.call("Pin", pin, up.PinResponse)
-            updating.wait(lambda model: "cannot be written" in model.deferred)
+            with pytest.raises(grpc.RpcError, match="would be forgotten at the next start"):
+                updating.call("Pin", pin, up.PinResponse)
             updating = again(device)
             assert updating.answers() == ([3.0, 6.0], 2)
             assert not degraded(device)

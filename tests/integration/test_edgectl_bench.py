@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import pty
 import signal
@@ -20,6 +21,10 @@ from sim.sysfs import Sysfs
 from support.bundles import make_bundle, onnx_model
 from support.daemon import DIGITS, PATIENCE_S, Daemon
 from support.polling import until
+
+from edged.ctl import callers
+from edged.ctl.bench import bench
+from edged.rpc import connections, server
 
 X, Y = [("x", "FP32", [-1, 2])], [("y", "FP32", [-1, 2])]
 Done = subprocess.CompletedProcess[str]
@@ -64,8 +69,17 @@ class TestBench:
         assert (found["revision"], found["variant"], found["rows"], found["callers"]) == (1, "fp32", 2, 40)
 
     def test_requests_come_at_a_rate(self, daemon: Daemon):
-        found = told(daemon.root, "bench", "digits", "--rate", 40, "--seconds", 0.5)
-        assert found["parts"][0]["answered"] == 20
+        """For longer than it takes until whoever holds too many connections loses some."""
+        rate, seconds = 40, connections._EVERY_S + 0.5
+        found = told(daemon.root, "bench", "digits", "--rate", rate, "--seconds", seconds)
+        assert (found["parts"][0]["answered"], found["parts"][0]["errors"]) == (rate * seconds, {})
+
+    def test_the_most_callers_have_no_more_connections_than_edged_leaves_them(self):
+        [option] = [each for each in bench.params if each.name == "callers"]
+        most = max(callers.MAX_UNDER_WAY, option.type.high)
+        its_own = 1
+        assert math.ceil(most / callers._CALLERS_A_CONNECTION) + its_own <= connections.MOST_PER_PROCESS
+        assert callers._CALLERS_A_CONNECTION <= server._MAX_CALLS_PER_CONNECTION
 
     def test_too_many_for_the_queue_are_not_sent_or_refused_and_told(self, tmp_path: Path):
         with Daemon(tmp_path / "root", [DIGITS], "[serving]\nqueue_requests = 1\n") as daemon:
@@ -113,12 +127,13 @@ class TestBench:
         row = next(line.split() for line in out.splitlines() if line.startswith("all "))
         assert int(row[1]) > 10
 
-    def test_a_daemon_that_dies_ends_it_and_what_was_measured_is_told(self, tmp_path: Path):
+    @pytest.mark.parametrize("load", ["--callers=4", "--rate=50"])
+    def test_a_daemon_that_dies_ends_it_and_what_was_measured_is_told(self, tmp_path: Path, load: str):
         with Daemon(tmp_path / "root", [DIGITS]) as daemon:
             daemon.start()
             daemon.wait_for(lambda status: status.ready)
             with subprocess.Popen(
-                command(daemon.root, "bench", "digits", "--minutes", 30, "--callers", 4),
+                command(daemon.root, "bench", "digits", "--minutes", 30, load),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -129,6 +144,7 @@ class TestBench:
             daemon.wait_end()
         assert process.returncode == 3
         assert "edged went away while it was asked" in err
+        assert "Traceback" not in err
         assert "processor time per request: n/a" in out
 
     @pytest.mark.parametrize(

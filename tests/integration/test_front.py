@@ -50,7 +50,7 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("name", ["numpy", "numpy.linalg", "onnxruntime", "openvino", "tensorrt"])
+@pytest.mark.parametrize("name", ["numpy", "numpy.linalg", "onnxruntime", "openvino", "tensorrt", "ai_edge_litert"])
 def test_the_guard_refuses_the_import(name: str) -> None:
     assert name.partition(".")[0] in guard.FORBIDDEN
     said = run(GUARDED.format(name=name))

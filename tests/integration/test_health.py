@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from support.calls import pack, refused, request, tensor
 from support.daemon import PATIENCE_S, Daemon
 
 from edged._pb.inference import grpc_service_pb2 as pb
+from edged.rpc.server import _MAX_CALLS_PER_CONNECTION
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 ADMIN = "edged.v1.Admin"
-WATCHERS = 128
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -34,9 +34,9 @@ def check(daemon: Daemon, name: str, *, admin: bool = False) -> int:
 
 
 @contextmanager
-def watch(daemon: Daemon, name: str) -> Iterator[Any]:
+def watch(daemon: Daemon, name: str, channel: grpc.Channel | None = None) -> Iterator[Any]:
     """A Watch, ended with the block."""
-    call = daemon.channel().unary_stream(
+    call = (channel or daemon.channel()).unary_stream(
         f"/{HEALTH}/Watch",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
         response_deserializer=health_pb2.HealthCheckResponse.FromString,
@@ -117,32 +117,12 @@ def test_watchers_hear_a_model_go_and_come_back(daemon: Daemon) -> None:
     assert "SIGKILL" in worker.last_exit
 
 
-def test_watchers_beyond_the_limit_are_turned_away(daemon: Daemon) -> None:
-    """And a place that one leaves is another's again."""
-    with watch(daemon, "") as first:
-        next(first)
-        others = [watch(daemon, "sums") for _ in range(WATCHERS - 1)]
-        for other in others:
-            next(other.__enter__())
-        try:
-            with watch(daemon, "") as late, pytest.raises(grpc.RpcError) as raised:
-                next(late)
-            assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "128 callers watch already; use Check" in raised.value.details()
-        finally:
-            for other in others:
-                other.__exit__(None, None, None)
-    assert any(may_watch(daemon) for _ in range(10_000)), "the places of those who left never became free"
-
-
-def may_watch(daemon: Daemon) -> bool:
-    with watch(daemon, "") as heard:
-        try:
-            return bool(next(heard).status == SERVING)
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise
-            return False
+def test_a_connection_full_of_watches_keeps_nobody_from_watching(daemon: Daemon) -> None:
+    with daemon.channel(options=[("grpc.use_local_subchannel_pool", 1)]) as channel, ExitStack() as stack:
+        watches = [stack.enter_context(watch(daemon, "sums", channel)) for _ in range(_MAX_CALLS_PER_CONNECTION)]
+        assert {next(each).status for each in watches} == {SERVING}
+        with watch(daemon, "sums") as other:
+            assert next(other).status == SERVING
 
 
 @pytest.fixture

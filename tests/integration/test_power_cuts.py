@@ -13,7 +13,7 @@ import pytest
 from support.daemon import PATIENCE_S, Daemon
 from support.deriving import BEST, answer, cached, runs, twice_bundle
 from support.fleet import Fleet
-from support.powercuts import CACHE_WRITERS, WRITERS, Power, kind, sampled, writers
+from support.powercuts import CACHE_WRITERS, WRITERS, Power, check_cut, kind, sampled, writers
 from support.updating import Updating, scale_bundle
 
 from edged._pb.edged.v1 import update_pb2 as up
@@ -99,9 +99,13 @@ class Turns:
         updating.call("GetStore", up.GetStoreRequest(repair=True), up.Store)
         updating.call("Unpin", up.UnpinRequest(model="scale"), up.UnpinResponse)
 
-    def cut_at(self, step: str, root: Path) -> None:
-        """Cuts the power at a step, starts again, and looks at what serves, and whether it still can be changed."""
+    def cut_at(self, step: str, root: Path) -> bool:
+        """Cuts the power at a step, starts again, and looks at what serves, and whether it still can be changed.
+
+        Says whether it came to that step.
+        """
         self._live(step, root)
+        was_cut = self._power.was_cut(root, step)
         with Daemon(root, settings=self._fleet.trusted_by(root), interpreter=self._power.interpreter) as daemon:
             updating = Updating(daemon.start())
             assert updating.answers() in (([2.0, 4.0], 1), ([3.0, 6.0], 2))
@@ -111,6 +115,7 @@ class Turns:
             updating.call("GetStore", up.GetStoreRequest(repair=True), up.Store)
             assert not updating.call("GetStore", up.GetStoreRequest(verify=True), up.Store).damages
         shutil.rmtree(root)
+        return was_cut
 
 
 class Builder:
@@ -201,6 +206,8 @@ def test_the_power_goes_at_some_steps_of_ways_back_and_repairs(turns, tmp_path):
 
 @pytest.mark.slow
 def test_the_power_goes_at_every_step_of_ways_back_and_repairs(turns, tmp_path):
+    cut = []
     for number, step in enumerate(turns.steps):
         print(step)  # noqa: T201
-        turns.cut_at(step, tmp_path / str(number))
+        cut.append(turns.cut_at(step, tmp_path / str(number)))
+    check_cut(cut)

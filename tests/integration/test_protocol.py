@@ -635,24 +635,6 @@ def test_a_bad_member_of_a_batch_hurts_no_other(daemon: Daemon) -> None:
     pytest.fail(f"the eight never came into one batch in {ROUNDS} rounds")
 
 
-def test_work_past_its_deadline_is_not_begun(daemon: Daemon) -> None:
-    """It waits behind another for longer than its own `timeout`, and is never run."""
-    late = one_raw("BOOL", [1, 1], b"\1")
-    late.parameters["timeout"].int64_param = 1
-    for _ in range(ROUNDS):
-        before = counters(daemon, PLUG.model_name)
-        with kept_busy(daemon) as call:
-            answered = call.future(late, timeout=60)
-        if answered.exception() is not None:
-            assert answered.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert dict(answered.trailing_metadata())["edged-code"] == "deadline_exceeded"
-            assert f"'{PLUG.model_name}'" in answered.details()
-            after = counters(daemon, PLUG.model_name)
-            assert (after.batches - before.batches, after.rows - before.rows) == (1, 8)
-            return
-    pytest.fail(f"the request was never late in {ROUNDS} rounds")
-
-
 def test_cancelled_work_is_not_begun(daemon: Daemon) -> None:
     """Its caller gives up while it waits behind another, and it is never run."""
     for _ in range(ROUNDS):

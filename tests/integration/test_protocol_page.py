@@ -31,6 +31,7 @@ from edged.rpc import (
     stream,
 )
 from edged.rpc.status import STATUS
+from edged.serving.admission import MAX_TEXTS
 from edged.serving.request import Answer
 from edged.types import Datatype, Level
 
@@ -98,6 +99,7 @@ def test_the_table_of_tensors_is_what_is_read():
 
 def test_the_bounds_are_the_codes():
     tensors = section("Tensors")
+    assert f"BYTES inputs of a request have {MAX_TEXTS:,} elements at most" in tensors
     assert f"{contents._MAX_VARINT_BYTES:,} bytes at most" in tensors
     assert f"{bounds.MAX_FIELDS:,} protobuf fields at most" in tensors
     varints = {name for number, (name, _) in contents._TYPED.items() if number not in (*contents._SIZES, 8)}

@@ -111,7 +111,7 @@ def test_requests_wait_while_two_revisions_change_places(tmp_path, fleet, device
     assert "memory holds one of the revisions 1 and 2, so requests wait while they change places" in swaps.text
     assert "MiB are missing" in swaps.text
     assert (swapped.before, swapped.after) == ("trial", "soaking")
-    assert swapped.text == "no comparison: memory holds one of the two"
+    assert swapped.text == "no comparison: one of the two can be loaded at a time"
     assert swapped.evidence["cpu"]["goldens"] == 1
     assert not Path(f"/proc/{first}").exists()
     assert updating.answers() == ([3.0, 6.0], 2)

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from support.daemon import PATIENCE_S, Daemon
 from support.fleet import Fleet
-from support.powercuts import WRITERS, Power, sampled, writers
+from support.powercuts import WRITERS, Power, check_cut, sampled, writers
 from support.swapping import limit_for_one_mib
 from support.updating import MODEL, QUICK, Updating, large_model, scale_bundle
 
@@ -106,15 +106,20 @@ class Swaps:
         changed = {step.revision for step in updating.history() if step.event == "swaps"}
         assert move.wanted in changed, "memory holds both"
 
-    def cut_at(self, called: str, step: str, root: Path) -> None:
-        """Cuts the power at a step, starts again, and looks at what serves, and whether the move comes to its end."""
+    def cut_at(self, called: str, step: str, root: Path) -> bool:
+        """Cuts the power at a step, starts again, and looks at what serves, and whether the move comes to its end.
+
+        Says whether it came to that step.
+        """
         move = MOVES[called]
         self._live(called, step, root)
+        was_cut = self._power.was_cut(root, step)
         with Daemon(root, interpreter=self._power.interpreter) as daemon:
             updating = Updating(daemon.start())
             assert updating.answers() in move.may_serve
             self._make(move, updating)
         shutil.rmtree(root)
+        return was_cut
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +141,8 @@ def test_the_power_goes_at_some_steps_where_revisions_change_places(swaps, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("called", MOVES)
 def test_the_power_goes_at_every_step_where_revisions_change_places(swaps, tmp_path, called):
+    cut = []
     for number, step in enumerate(step for move, step in swaps.steps if move == called):
         print(called, step)  # noqa: T201
-        swaps.cut_at(called, step, tmp_path / str(number))
+        cut.append(swaps.cut_at(called, step, tmp_path / str(number)))
+    check_cut(cut)

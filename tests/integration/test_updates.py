@@ -207,6 +207,21 @@ def test_a_comparison_that_agrees_says_on_how_many_requests(tmp_path, fleet, dev
     assert (step.event, step.evidence["samples"], step.evidence["agreement"]) == ("passed", 20, 1)
 
 
+def test_who_asks_for_classes_is_compared_with_nothing(tmp_path, fleet, device, updating):
+    fleet.publish(scale_bundle(tmp_path / "bundles", 2, factor=2.0, extra=SHADOW))
+    fleet.plan("scale", 2)
+    updating.look()
+    updating.wait(lambda model: model.phase == "shadow")
+    classes = scale(1.0, 2.0)
+    classes.outputs.add(name="y").parameters["classification"].int64_param = 1
+    for _ in range(20):
+        assert device.infer(classes).outputs[0].datatype == "BYTES"
+    with traffic(device, 1.0, 2.0):
+        assert updating.wait(lambda model: model.phase == "idle").serving == 2
+    (step,) = [step for step in updating.history() if step.before == "shadow"]
+    assert (step.evidence["samples"], step.evidence["failed"]) == (20, 0)
+
+
 class TestARevisionThatFailsOnceItServes:
     """It passes its goldens, and then meets what it cannot bear."""
 
@@ -290,10 +305,14 @@ def test_a_wrong_request_during_a_soak_counts_against_nobody(tmp_path, fleet, de
     fleet.plan("scale", 2)
     updating.look()
     updating.wait(lambda model: model.phase == "soaking")
-    wrong = scale(1.0, 2.0, 3.0)
-    for _ in range(100):
-        with pytest.raises(grpc.RpcError, match="it takes"):
-            device.infer(wrong)
+    elsewhere = scale(1.0, 2.0)
+    elsewhere.ClearField("raw_input_contents")
+    elsewhere.inputs[0].parameters["shared_memory_region"].string_param = "nobody"
+    elsewhere.inputs[0].parameters["shared_memory_byte_size"].int64_param = 8
+    for wrong, why in ((scale(1.0, 2.0, 3.0), "it takes"), (elsewhere, "no shared-memory region")):
+        for _ in range(100):
+            with pytest.raises(grpc.RpcError, match=why):
+                device.infer(wrong)
     with traffic(device, 1.0, 2.0):
         updating.wait_idle_at(2)
 
@@ -355,6 +374,14 @@ def test_a_model_that_there_is_not_can_be_neither_held_nor_pinned_as_a_path(upda
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     with pytest.raises(grpc.RpcError, match="is no model's name"):
         updating.call("Pin", up.PinRequest(model="../revisions/scale", revision=1), up.PinResponse)
+
+
+@pytest.mark.parametrize("seconds", [0, 3601])
+def test_a_hold_is_no_longer_than_the_settings_allow(updating, seconds):
+    hold = up.HoldUpdatesRequest(owner="a test", seconds=seconds)
+    with pytest.raises(grpc.RpcError, match=r"update\.hold_max_s") as caught:
+        updating.call("HoldUpdates", hold, up.HoldUpdatesResponse)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_pin_overrides_the_plan_until_it_is_released(tmp_path, fleet, updating):

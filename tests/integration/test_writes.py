@@ -13,6 +13,7 @@ import pytest
 from support.bundles import make_bundle
 from support.calls import request, tensor
 from support.daemon import DIGITS, PATIENCE_S, Daemon
+from support.tflites import tflite_model
 
 from edged.runtimes.base import ENGINES
 
@@ -43,20 +44,28 @@ def traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     strace = f"strace -DDD -ff -qq -s 300 -y -e trace={follow} -e signal=none -o {tmp_path}/calls/of"
     edged.write_text(f'#!/bin/sh\nexec {strace} {sys.executable} "$@"\n')
     edged.chmod(0o755)
-    made = [
-        make_bundle(
-            tmp_path / engine,
-            (DIGITS / "model.onnx").read_bytes(),
-            [("image", "FP32", [-1, 1, 8, 8])],
-            [("scores", "FP32", [-1, 10])],
-            name=engine,
-            runtime=engine,
-        )
-        for engine in ENGINES
-        if ENGINES[engine].version()
-    ]
+    made = [bundle_of(engine, tmp_path) for engine in ENGINES if ENGINES[engine].version()]
     with Daemon(tmp_path / "root", made, interpreter=edged) as daemon:
         yield daemon
+
+
+def bundle_of(engine: str, folder: Path) -> Path:
+    """A model that takes images, for an engine."""
+    image, scores = [("image", "FP32", [-1, 1, 8, 8])], [("scores", "FP32", [-1, 10])]
+    if engine != "edgetpu":
+        digits = (DIGITS / "model.onnx").read_bytes()
+        return make_bundle(folder / engine, digits, image, scores, name=engine, runtime=engine)
+    bright = [("scores", "FP32", [-1, 1, 8, 8])]
+    return make_bundle(
+        folder / engine,
+        tflite_model("ADD", image, bright, takes=(0, 0)),
+        image,
+        bright,
+        name=engine,
+        runtime=engine,
+        file="model.tflite",
+        extra='options = { device = "CPU" }\n',
+    )
 
 
 def threads(pid: int) -> set[str]:

@@ -15,6 +15,7 @@ case $(basename "$0") in bootc)
 esac
 [ ! -e "$folder/$1.fails" ] || { cat "$folder/$1.fails" >&2; exit 1; }
 [ ! -e "$folder/$1.then" ] || cp "$folder/$1.then" "$folder/status"
+[ ! -e "$folder/$1.breaks" ] || cp "$folder/$1.breaks" "$folder/status.fails"
 [ "$1" != status ] || cat "$folder/status"
 """
 
@@ -49,6 +50,10 @@ class Bootc:
     def after(self, verb: str, document: object) -> None:
         """What it prints once it was asked to do `verb`."""
         (self._folder / f"{verb}.then").write_text(json.dumps(document))
+
+    def says_no_more_after(self, verb: str, why: str) -> None:
+        """What it is asked once it was asked to do `verb` fails, until `fails("status", "")`."""
+        (self._folder / f"{verb}.breaks").write_text(why)
 
     def fails(self, verb: str, why: str) -> None:
         """From now on; the first word of what systemctl is asked counts as one. Empty: it works again."""

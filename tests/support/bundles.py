@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -54,8 +54,10 @@ def make_bundle(
     max_batch_size: int = 8,
     extra: str = "",
     runtime: str = "onnxruntime",
+    file: str = "model.onnx",
+    more: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """A packed bundle with one variant `cpu`; `extra` is appended to its bundle.toml."""
+    """A packed bundle with one variant `cpu`; `extra` is appended to its bundle.toml, `more` are other files."""
 
     def tensors(kind: str, specs: Sequence[Tensor]) -> str:
         return "".join(
@@ -64,12 +66,13 @@ def make_bundle(
         )
 
     folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(model)
+    for path, content in {file: model, **(more or {})}.items():
+        (folder / path).write_bytes(content)
     (folder / "bundle.toml").write_text(
         f'name = "{name}"\nrevision = {revision}\nmax_batch_size = {max_batch_size}\n'
         + tensors("inputs", inputs)
         + tensors("outputs", outputs)
-        + f'[[variants]]\nname = "cpu"\nruntime = "{runtime}"\nfile = "model.onnx"\n'
+        + f'[[variants]]\nname = "cpu"\nruntime = "{runtime}"\nfile = "{file}"\n'
         + extra
     )
     pack(folder)

@@ -37,7 +37,7 @@ def make_shop(folder: Path, **parts: Any) -> Shop:
     changes = Changes()
     given: dict[str, Any] = {
         "settings": Update(),
-        "ledger": Ledger(Journal(state, folder / "runtime", NOW)),
+        "ledger": Ledger(Journal(state, folder / "runtime")),
         "library": Library(Store(state / "store"), []),
         "residency": Residency(changes),
         "memory": Memory(),

@@ -35,6 +35,8 @@ class Outside:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.plan: dict[str, int] = {}
+        self.terms: dict[str, plans.ClassPlan] = {}
+        """Of models of which the plan says more than that."""
         self.floors: dict[str, int] = {}
         self.broken: set[tuple[str, int]] = set()
         """Does not load on this device as it is now."""
@@ -127,7 +129,8 @@ class Repository:
     async def bring_plan(self, *_: object) -> tuple[plans.Plan, dict[str, int]]:
         """What is wanted now."""
         await self._meet()
-        wanted = {model: {"c": plans.ClassPlan(revision=revision)} for model, revision in self._outside.plan.items()}
+        terms = {model: plans.ClassPlan(revision=revision) for model, revision in self._outside.plan.items()}
+        wanted = {model: {"c": each} for model, each in (terms | self._outside.terms).items()}
         return plans.Plan(fleet="f", models=wanted), dict(self._outside.floors)  # type: ignore[arg-type]
 
     async def bring_manifest(self, _: object, model: str, revision: int, *__: object) -> Manifest:

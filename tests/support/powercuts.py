@@ -61,6 +61,15 @@ class Power:
         """Those that it made, each once; the spool of telemetry, cut by tests of its own, writes when windows end."""
         return [step for step in _steps(root).read_text().splitlines() if " by edged.telemetry." not in step]
 
+    def was_cut(self, root: Path, step: str) -> bool:
+        """Whether it came to that step: how often something is tried differs from life to life."""
+        return step in self.steps(root)
+
+
+def check_cut(cut: Sequence[bool]) -> None:
+    """Raises AssertionError where many lives came to their end uncut, and so showed nothing."""
+    assert sum(cut) >= 0.9 * len(cut), f"{sum(cut)} of {len(cut)} were cut"
+
 
 def _steps(root: Path) -> Path:
     return root.with_suffix(".steps")

@@ -37,7 +37,7 @@ def counting_bundle(
     return made
 
 
-def waiting_bundle(folder: Path, *, name: str = "waits", max_batch_size: int = 8) -> Path:
+def waiting_bundle(folder: Path, *, name: str = "waits", max_batch_size: int = 8, extra: str = "") -> Path:
     """A model that gives `x` as `y`, FP32 of shape [-1, -1], once it has counted to the largest of `turns`.
 
     `turns` is INT64 of shape [-1, 1]. It looks at `x` only when it has counted.
@@ -54,7 +54,7 @@ def waiting_bundle(folder: Path, *, name: str = "waits", max_batch_size: int = 8
     nothing = helper.make_tensor("nothing", TensorProto.FLOAT, [1], [0.0])
     nodes.insert(0, helper.make_node("Constant", [], ["nothing"], value=nothing))
     model = onnx_model(nodes, inputs, outputs)
-    return make_bundle(folder / name, model, inputs, outputs, name=name, max_batch_size=max_batch_size)
+    return make_bundle(folder / name, model, inputs, outputs, name=name, max_batch_size=max_batch_size, extra=extra)
 
 
 def counting_nodes(turns: str) -> list[onnx.NodeProto]:

@@ -141,12 +141,10 @@ class Walk:
         self._order(lambda life: life.administration.release(model))
 
     def _hold(self, model: str) -> None:
-        now_s = self.life.loop.now_s
-        self.life.agent.holds.take("somebody", model, now_s + 60, now_s)
+        self._order(lambda life: life.agent.holds.take("somebody", model, 60))
 
     def _let_go(self) -> None:
-        for lease in list(self.life.agent.holds._leases):
-            self.life.agent.holds.release(lease)
+        self._order(_release_all)
         self._order(lambda life: life.agent.reconsider())
 
     def _load(self, model: str, revision: int) -> None:
@@ -296,8 +294,7 @@ class Walk:
             self.life.pass_time(60.0)
         else:
             raise WalkError("the start does not come to an end")
-        for lease in list(self.life.agent.holds._leases):
-            self.life.agent.holds.release(lease)
+        self._order(_release_all)
         self.life.do(lambda: self.life.agent.take(Limits()))
         for _ in range(3):
             self._look()
@@ -310,6 +307,11 @@ class Walk:
                 self._ask(model, ok=True)
             self.life.pass_time(5.0)
         self._check()
+
+
+async def _release_all(life: Life) -> None:
+    for lease in life.agent.holds._holds.left(life.loop.now_s):
+        await life.agent.holds.release(lease.id)
 
 
 class Defects:

@@ -36,7 +36,6 @@ from edged.update.outcomes import Outcomes
 from edged.update.share import Device
 from edged.update.shop import Ledger, Shop
 from edged.worker.messages import Load
-from support.courses import NOW
 from support.hands import Hand, Outside, Repository, Room, Traffic
 from support.published import NATURES
 from support.virtual_time import VirtualLoop
@@ -49,7 +48,7 @@ class FailingJournal(Journal):
         self._outside = outside
         state = outside.folder / "state"
         state.mkdir(exist_ok=True)
-        super().__init__(state, outside.folder / "runtime", NOW)
+        super().__init__(state, outside.folder / "runtime")
         self._markers = FailingMarkers(state / "markers", outside)
 
     @contextlib.contextmanager

@@ -15,10 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import image
+from support.bundles import make_bundle
 from support.container import Container
-from support.daemon import REPO
+from support.daemon import REPO, add_bundle
+from support.edgetpus import build_library
 from support.fleets import make_fleet
 from support.image import Images
+from support.tflites import compiled
 
 from edged.bundle.folder import pack
 
@@ -26,10 +29,12 @@ pytestmark = pytest.mark.skipif(bool(image.missing()), reason=image.missing() or
 
 HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"
 CHECK = REPO / "bootc/check_image.py"
+PLAIN = REPO / "bootc/container/Containerfile"
 
-# That with an engine of its own needs the wheels of that engine, which are large.
+# Those with an engine of their own need the wheels of that engine, which are large.
 OPENVINO = REPO / "bootc/overlays/intel-lowpower-detector.Containerfile"
-OVERLAYS = [path for path in sorted((REPO / "bootc/overlays").glob("*.Containerfile")) if path != OPENVINO]
+CORAL = REPO / "bootc/overlays/coral.Containerfile"
+OVERLAYS = [path for path in sorted((REPO / "bootc/overlays").glob("*.Containerfile")) if path not in (OPENVINO, CORAL)]
 
 NVIDIA = [REPO / f"bootc/overlays/{name}.Containerfile" for name in ("factory-gateway-gpu", "jetson-vision-standard")]
 
@@ -59,6 +64,13 @@ def root(images: Images) -> Path:
     return images.mount("localhost/edged")
 
 
+@pytest.fixture(scope="module")
+def plain(images: Images) -> Path:
+    """What is in the plain container, `localhost/plain`."""
+    images.build(PLAIN, "localhost/plain", BASE="localhost/base")
+    return images.mount("localhost/plain")
+
+
 def check(root: Path) -> tuple[int, str]:
     done = subprocess.run([sys.executable, CHECK, root], check=False, capture_output=True, text=True)
     return done.returncode, done.stdout
@@ -72,10 +84,13 @@ def test_what_devices_believe_and_start_from_lies_below_usr(images: Images, root
     trust = root / "usr/share/edged/trust/root.json"
     assert trust.read_bytes() == (context / "bootc/trust/root.json").read_bytes()
     assert (root / "usr/lib/edged/edged.toml").read_bytes() == (REPO / "bootc/edged.toml").read_bytes()
-    built = datetime.fromisoformat((root / "usr/lib/edged/built").read_text().strip())
-    assert built == datetime.fromtimestamp(int(image.EPOCH), UTC)
+    assert built(root) == datetime.fromtimestamp(int(image.EPOCH), UTC)
     labels = json.loads(images.buildah("inspect", "--type=image", "localhost/edged"))["OCIv1"]["config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == image.VERSION
+
+
+def built(root: Path) -> datetime:
+    return datetime.fromisoformat((root / "usr/lib/edged/built").read_text().strip())
 
 
 def listing(root: Path) -> dict[str, tuple[object, ...]]:
@@ -88,26 +103,57 @@ def listing(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+def differences(one: Path, other: Path) -> list[str]:
+    first, again = listing(one), listing(other)
+    return sorted(name for name in first.keys() | again.keys() if first.get(name) != again.get(name))
+
+
 def test_the_same_commit_makes_the_same_image(images: Images, root: Path, context: Path) -> None:
     images.build(REPO / "bootc/Containerfile", "localhost/again", context=context, BASE="localhost/base")
-    first, again = listing(root), listing(images.mount("localhost/again"))
-    assert sorted(name for name in first.keys() | again.keys() if first.get(name) != again.get(name)) == []
+    assert differences(root, images.mount("localhost/again")) == []
+
+
+def test_the_same_commit_makes_the_same_overlay(images: Images) -> None:
+    for name in ("localhost/cart", "localhost/cart-again"):
+        images.build(REPO / "bootc/overlays/medical-cart-cpu.Containerfile", name, EDGED="localhost/edged")
+    assert differences(images.mount("localhost/cart"), images.mount("localhost/cart-again")) == []
+
+
+def test_the_same_commit_makes_the_same_plain_container(images: Images, plain: Path) -> None:
+    images.build(PLAIN, "localhost/plain-again", BASE="localhost/base")
+    assert differences(plain, images.mount("localhost/plain-again")) == []
+
+
+def test_a_plain_container_says_when_it_was_built_and_of_what(plain: Path) -> None:
+    assert built(plain) == datetime.fromtimestamp(int(image.EPOCH), UTC)
+    assert billed(plain) == installed(plain)
 
 
 def test_the_bill_of_materials_names_what_is_installed(root: Path) -> None:
+    assert billed(root) == installed(root)
+
+
+def billed(root: Path) -> set[str]:
     told = json.loads((root / "usr/share/edged/sbom.spdx.json").read_text())
-    installed = {path.name.split("-")[0].lower() for path in root.glob("usr/lib/edged/venv/lib/*/*/*.dist-info")}
-    assert {package["name"].lower().replace("-", "_") for package in told["packages"]} == installed
-    assert "edged" in installed
+    return {package["name"].lower().replace("-", "_") for package in told["packages"]}
+
+
+def installed(root: Path) -> set[str]:
+    found = {path.name.split("-")[0].lower() for path in root.glob("usr/lib/edged/venv/lib/*/*/*.dist-info")}
+    assert "edged" in found
+    return found
 
 
 def test_it_boots_read_only_to_a_daemon_that_serves_its_factory_model(root: Path) -> None:
     booted = Container(root, "--volatile=state")
     try:
         booted.wait("systemctl is-active edged")
-        assert "Read-only file system" in booted.shell("touch /etc/test /usr/test").stderr
+        for path in ("/etc/test", "/usr/test"):
+            assert "Read-only file system" in booted.shell(f"touch {path}").stderr
         assert json.loads(booted.run("edgectl status --json"))["ready"] is True
         assert booted.property("StatusText") == "serving, 1 of 1 models ready"
+        for unit in ("bootc-fetch-apply-updates.timer", "bootc-fetch-apply-updates.service"):
+            assert booted.shell(f"systemctl is-enabled {unit}").stdout == "masked\n"
     finally:
         booted.stop()
 
@@ -194,8 +240,43 @@ def test_the_overlay_with_openvino_has_it_serve_read_only(images: Images) -> Non
         booted.stop()
 
 
+def test_the_overlay_for_coral_serves_on_an_edge_tpu_read_only(images: Images, tmp_path: Path) -> None:
+    """A library that stands in for libedgetpu's, as the base would bring it; it hears of devices as libusb does."""
+    images.build(CORAL, "localhost/coral", "requirements-edgetpu.lock", EDGED="localhost/edged")
+    root = images.mount("localhost/coral")
+    assert check(root) == (0, "no fault found\n")
+    tensors = [("x", "INT8", [1, 4])], [("y", "INT8", [1, 4])]
+    bundle = make_bundle(
+        tmp_path / "small",
+        compiled(),
+        *tensors,
+        name="small",
+        max_batch_size=0,
+        runtime="edgetpu",
+        file="model.tflite",
+    )
+    add_bundle(root, bundle)
+    build_library(root / "usr/lib" / f"{os.uname().machine}-linux-gnu")
+    np.savez(root / "usr/share/row.npz", x=np.int8([[1, 2, 3, 4]]))
+    booted = Container(root, "--volatile=state")
+    try:
+        booted.wait("edgectl status --wait 60")
+        assert json.loads(booted.run("edgectl status --json"))["hardware_class"] == "coral"
+        assert booted.run("systemd-analyze verify edged.service 2>&1") == ""
+        rules = booted.shell("ls /usr/lib/udev/rules.d/60-edged-*.rules").stdout.split()
+        assert f"Success: {len(rules)}" in booted.run(f"udevadm verify {' '.join(rules)} 2>&1")
+        workers = json.loads(booted.run("edgectl workers --json"))["workers"]
+        (worker,) = [each for each in workers if each["model"] == "small"]
+        assert (worker["variant"], worker["runtime"]) == ("cpu", "edgetpu")
+        answer = json.loads(booted.run("edgectl infer small /usr/share/row.npz --json"))
+        assert answer["outputs"][0]["data"] == [2, 3, 4, 5]
+        assert booted.shell("edgectl doctor --only engines").stdout == "nothing is wrong\n"
+    finally:
+        booted.stop()
+
+
+@pytest.mark.usefixtures("plain")
 def test_a_plain_container_serves_its_embedded_model_as_its_own_user(images: Images, tmp_path: Path) -> None:
-    images.build(REPO / "bootc/container/Containerfile", "localhost/plain", BASE="localhost/base")
     working = images.buildah("from", "--pull-never", "localhost/plain")
     told = json.loads(images.buildah("inspect", working))["OCIv1"]["config"]
     assert (told["User"], told["Entrypoint"]) == ("961:961", ["/usr/bin/edged"])

@@ -13,6 +13,7 @@ from support import container, quadlet
 from support.daemon import REPO
 
 from edged.config.settings import Serving
+from edged.system.starts import supervised
 
 pytestmark = [
     pytest.mark.skipif(bool(container.missing()), reason=container.missing() or "it can be had"),
@@ -50,6 +51,7 @@ def test_models_come_from_where_the_drop_in_says(tmp_path: Path, how: str, model
     assert run.endswith(" localhost/edged:latest")
     assert made in told
     assert re.search(r"^Type=notify$", told, re.MULTILINE)
+    assert supervised(dict(re.findall(r"--env (\w+)=(\S+)", run)))
 
 
 def test_a_stop_leaves_time_for_the_longest_drain() -> None:

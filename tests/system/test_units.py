@@ -122,15 +122,18 @@ def test_the_store_is_verified(system: Container) -> None:
     assert system.run("systemctl show edged-verify.service -p Result --value") == "success"
 
 
-def test_a_store_that_is_damaged_fails_the_unit_or_is_mended(device: Container) -> None:
-    device.run("edgectl update --from /srv/repository")
-    device.wait("find /var/lib/edged/store/revisions -name manifest.json | grep -q .")
+def test_a_store_that_is_damaged_is_mended(device: Container) -> None:
+    with (device.files / "etc/edged/edged.toml").open("a") as settings:
+        settings.write('[update]\nrepository = "file:///srv/repository"\n')
+    device.run("systemctl restart edged && edgectl update")
+    device.wait("edgectl history digits | grep -q soaking")
     device.run(
         "f=$(find /var/lib/edged/store/blobs -type f -size +4k | head -n 1) && printf damage | dd of=$f conv=notrunc"
     )
-    device.shell("systemctl start edged-verify.service")
-    assert device.run("edgectl store verify --json") != ""
-    assert "digits" in device.run("journalctl --unit=edged-verify --no-pager --output=cat")
+    assert device.shell("edgectl store verify").returncode == 1
+    device.run("systemctl start edged-verify.service")
+    assert "it was taken out" in device.run("journalctl --unit=edged-verify --no-pager --output=cat")
+    device.wait("edgectl store verify")
 
 
 def test_a_stick_is_mounted_harmlessly_and_taken_from(device: Container) -> None:
@@ -177,6 +180,47 @@ def result(device: Container, nonce: str) -> dict[str, str]:
     assert device.run(f"stat -c %U {path}") == "edged"
     found: dict[str, str] = json.loads(device.run(f"cat {path}"))
     return found
+
+
+def test_a_first_run_that_fails_is_not_the_last_of_its_boot(device: Container) -> None:
+    bootc = Bootc(device.files / "srv/os")
+    device.run("ln -s /srv/os/bin/bootc /usr/bin/bootc")
+    bootc.fails("status", "error: sysroot is locked")
+    assert device.shell("systemctl start edged-os.service").returncode != 0
+    bootc.fails("status", "")
+    device.run("systemctl start edged-os.service")
+    assert json.loads(device.run("cat /var/lib/edged/os/status.json"))["booted"]["digest"] == digest(1)
+    asked = len(bootc.asked)
+    device.run("systemctl start edged-os.service")
+    assert len(bootc.asked) == asked, "once in a boot, where nothing waits"
+
+
+def test_with_broken_settings_whoever_commands_is_told_so(device: Container) -> None:
+    (device.files / "srv/os").mkdir()
+    path = device.files / "etc/edged/edged.toml"
+    path.write_text(path.read_text() + "[update]\nwindow = 3\n")
+    for _ in range(6):  # more than systemd lets a service fail by itself
+        found = result(device, hand_over(device, ALICE))
+        assert (found["status"], found["code"]) == ("refused", "failed")
+        assert "update.window" in found["text"]
+    assert device.run("systemctl is-active edged-os.path") == "active"
+
+
+def test_a_path_unit_that_gave_up_looks_again_after_the_next_run(device: Container) -> None:
+    """A folder with something in it is none that the helper removes; it is looked at less often than it may be."""
+    device.run(
+        "mkdir /etc/systemd/system/edged-os.path.d && printf '[Path]\\nTriggerLimitBurst=3\\n' "
+        "> /etc/systemd/system/edged-os.path.d/test.conf && systemctl daemon-reload && systemctl restart edged-os.path"
+    )
+    folder = "/var/lib/edged/os/requests"
+    owned = "install -d -o edged -g edged -m 700"
+    device.run(f"{owned} /var/lib/edged/os {folder} {folder}/odd {folder}/odd/odd")
+    device.wait("systemctl is-failed edged-os.path")
+    assert device.run("systemctl show edged-os.path -p Result --value") == "trigger-limit-hit"
+    device.run(f"rm -r {folder}/odd")
+    device.run("systemctl start edged-os.service")
+    assert device.run("systemctl is-active edged-os.path") == "active"
+    device.run("rm -r /etc/systemd/system/edged-os.path.d; systemctl daemon-reload; systemctl restart edged-os.path")
 
 
 def test_what_is_handed_over_starts_the_helper_which_obeys_operators_alone(device: Container) -> None:

@@ -84,6 +84,8 @@ def remove(name: str) -> Callable[[Path], None]:
     return lambda root: (root / name).unlink()
 
 
+UPGRADES = "systemd/system/bootc-fetch-apply-updates.timer"
+
 COMPILERS = ("gcc", "gcc-14", "c++", "ld", "ld.bfd", "x86_64-linux-gnu-g++-14", "clang-19", "make", "rustc")
 
 WRONG = [
@@ -114,6 +116,7 @@ WRONG = [
         "no root of trust:",
     ),
     (put("usr/lib/systemd/system/greenboot-healthcheck.service"), "greenboot-healthcheck.service is not enabled"),
+    (put(f"usr/lib/{UPGRADES}"), "bootc-fetch-apply-updates.timer is not masked"),
     (remove("usr/lib/edged/edged.toml"), "/usr/lib/edged/edged.toml is missing"),
     (remove("usr/bin/edgectl"), "/usr/bin/edgectl is missing"),
     (remove("usr/share/edged/models/digits/1/manifest.json"), "nothing to serve"),
@@ -140,4 +143,10 @@ def test_a_greenboot_that_judges_boots_is_no_fault(root: Path) -> None:
     wants = root / "etc/systemd/system/boot-complete.target.requires"
     wants.mkdir()
     (wants / "greenboot-healthcheck.service").symlink_to(f"/usr/lib/{unit}")
+    assert list(CHECK.faults(root)) == []
+
+
+def test_upgrades_that_wait_for_an_operator_are_no_fault(root: Path) -> None:
+    put(f"usr/lib/{UPGRADES}")(root)
+    (root / f"etc/{UPGRADES}").symlink_to("/dev/null")
     assert list(CHECK.faults(root)) == []

@@ -23,7 +23,23 @@ def test_an_image_has_the_time_and_the_version_of_its_commit() -> None:
     assert {f"SOURCE_DATE_EPOCH={time}", f"VERSION={__version__}+{commit}", "BASE=base@sha256:0"} <= set(words)
 
 
-def test_without_a_base_it_says_what_is_missing() -> None:
-    done = run("make", "image")
+@pytest.mark.parametrize("image", [("overlay", "CLASS=coral"), ("container", "BASE=base@sha256:0")])
+def test_what_stands_on_it_or_beside_it_has_the_time_of_its_commit_too(image: tuple[str, str]) -> None:
+    time = run("git", "log", "-1", "--format=%ct").stdout.strip()
+    words = run("make", "--dry-run", *image).stdout.split()
+    assert words[words.index("--timestamp") + 1] == time
+    assert f"SOURCE_DATE_EPOCH={time}" in words
+    assert (REPO / words[words.index("-f") + 1]).is_file()
+
+
+def test_the_engine_of_an_overlay_is_that_of_its_class_or_the_one_asked_for() -> None:
+    overlay = ("make", "--dry-run", "overlay", "CLASS=factory-gateway-gpu")
+    assert "ENGINE=none" in run(*overlay, "ENGINE=none").stdout.split()
+    assert "ENGINE=" not in run(*overlay).stdout
+
+
+@pytest.mark.parametrize("asked", ["image BASE=", "container BASE=", "overlay CLASS="])
+def test_without_what_it_is_built_on_or_for_it_says_what_is_missing(asked: str) -> None:
+    done = run("make", *asked.split())
     assert done.returncode != 0
-    assert "make image BASE=" in done.stderr
+    assert f"make {asked}" in done.stderr

@@ -347,6 +347,17 @@ def test_check_warns_of_a_degradation_that_is_none(author):
     assert "no less than the model's own, 8" in problem.found
 
 
+def test_check_warns_of_two_variants_that_cannot_be_loaded_beside_each_other(author):
+    described = author.good.replace('runtime = "onnxruntime"', 'runtime = "edgetpu"')
+    folder = author.write(described)
+    (problem,) = check(folder)
+    assert problem.key == "variants[1].options.device"
+    assert problem.found == 'may be that of "fp32", which one process at a time can have'
+    on_cpu = described.replace('runtime = "edgetpu"\n', 'runtime = "edgetpu"\noptions = { device = "CPU" }\n', 1)
+    (folder / "bundle.toml").write_text(on_cpu, encoding="utf-8")
+    assert check(folder) == []
+
+
 def test_check_warns_of_a_stale_manifest(author, bundle):
     pack(bundle)
     (bundle / "model.onnx").write_bytes(b"THE FLOAT MODEL")

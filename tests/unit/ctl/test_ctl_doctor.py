@@ -15,14 +15,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import trustme
 from support.daemon import DIGITS
+from support.edgetpus import build_library
 from support.fleets import Server
 
 from edged.config.load import load
 from edged.config.settings import Settings
-from edged.ctl import certificates, nodes, reachable
+from edged.ctl import certificates, engines, nodes, reachable
 from edged.ctl.checkup import CHECKS, Finding, Grade, Subject
 from edged.ctl.main import run
 from edged.document import DocumentError
@@ -171,6 +173,8 @@ def fetching(url: str, *, trusting: bool = True) -> Break:
 
 DROP_IN = "etc/systemd/system/edged.service.d/50.conf"
 
+ONNX = "usr/share/edged/models/digits/1/model.onnx"
+
 ENGINES_BROKEN = [
     ("raise ImportError('libmissing.so.1: cannot open shared object file')", "libmissing.so.1"),
     ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
@@ -197,11 +201,12 @@ BROKEN: list[tuple[str, Break, str, str]] = [
     ("an admin folder without setgid", mode("run/edged-admin", 0o750), "does not hand its group on", "chmod 2750"),
     ("a socket folder for everybody", mode("run/edged", 0o777), "anybody may put a socket", "chmod o-w"),
     ("no models", lambda root: shutil.rmtree(root / "usr/share/edged/models"), "holds no bundle", "put packed bundles"),
+    ("a model without one of its files", remove(ONNX), f"{ONNX}: does not exist", "replace it by a sound one"),
     (
-        "a model with a changed file",
-        lambda root: next((root / "usr/share/edged/models/digits/1").glob("*.onnx")).unlink(),
-        "digits",
-        "",
+        "a model with a cut file",
+        put(ONNX, "cut"),
+        f"{ONNX} has 3 bytes, and the manifest says",
+        "replace it by a sound one",
     ),
     ("a missing engine", absent_engine, "no variant of digits revision 1 runs here", "publish a variant"),
     ("a class without its nodes", in_class("jetson-vision-standard"), "needs /dev/nvmap", "load its driver"),
@@ -349,6 +354,32 @@ def test_a_model_whose_engine_no_extra_installs_is_told_where_that_comes_from(ro
 def test_engines_that_can_be_imported_are_no_finding(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--root", str(root), "doctor", "--only", "engines"]) == 0
     assert capsys.readouterr().out == "nothing is wrong\n"
+
+
+@pytest.mark.skipif(ENGINES["edgetpu"].version() is None, reason="ai-edge-litert is not installed")
+def test_the_library_for_an_edge_tpu_is_named_where_the_class_needs_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    assert list(engines.check(Subject(root, (), load(root).settings, NOW))) == []
+    in_class("coral")(root)
+    subject = Subject(root, (), load(root).settings, NOW)
+    (found,) = engines.check(subject)
+    assert "has no accelerator: libedgetpu.so.1: cannot open shared object file" in found.found
+    assert found.remedy.startswith("install the library that is named in the image")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(build_library(tmp_path / "library")))
+    assert list(engines.check(subject)) == []
+
+
+def test_the_engine_of_the_class_is_named_where_it_is_not_installed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = msgspec.structs.replace(ENGINES["edgetpu"], distributions=("no-such-distribution-of-edged",))
+    monkeypatch.setitem(ENGINES, "edgetpu", absent)
+    in_class("coral")(root)
+    (found,) = engines.check(Subject(root, (), load(root).settings, NOW))
+    assert found.found.startswith("the class coral computes by edgetpu, which this Python does not find")
+    assert found.remedy == "install it with: pip install 'edged[edgetpu]'"
 
 
 def test_a_clock_before_the_image_was_built_is_a_fault(root: Path) -> None:

@@ -74,6 +74,11 @@ def test_a_model_that_does_not_serve():
     assert row["REQUESTS"] == "0 ok, 2 failed"
 
 
+def test_what_was_late_is_told_of_what_was_refused():
+    found = model(requests_ok=5, requests_refused=3, requests_expired=2)
+    assert rows(tables.models([found], NOW))[0]["REQUESTS"] == "5 ok, 3 refused, of which 2 expired"
+
+
 def test_a_lesser_variant_is_told_as_degraded():
     assert rows(tables.short_models([model(degraded=True)]))[0]["STATE"] == "degraded"
 

@@ -112,6 +112,15 @@ class TestPublishing:
         assert fleet.publish(DIGITS).new_chunks + fleet.publish(DIGITS_2).new_chunks == 1
         assert problems(fleet) == []
 
+    def test_again_mends_what_is_damaged(self, fleet):
+        victim = fleet.chunks()[0]
+        raw = bytearray(victim.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        overwrite(victim, bytes(raw))
+        assert any(victim.name in problem for problem in problems(fleet))
+        assert fleet.publish(DIGITS).new_chunks + fleet.publish(DIGITS_2).new_chunks == 1
+        assert problems(fleet) == []
+
     def test_a_revision_never_changes(self, fleet, tmp_path):
         shutil.copytree(DIGITS, tmp_path / "digits")
         text = (tmp_path / "digits/bundle.toml").read_text()

@@ -1,5 +1,6 @@
 """The store: revisions whole or not there, files once, nothing believed that was not hashed."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edged import durable
+from edged import durable, inside
 from edged.bundle.folder import read_manifest
 from edged.bundle.manifest import encode
 from edged.errors import Code, EdgedError
@@ -237,6 +238,25 @@ class TestVerifying:
         store.take_in(staged(store))
         assert store.verify() == []
         assert store.manifest("digits", 1) == read_manifest(BUNDLE)
+
+    def test_takes_nothing_for_damaged_that_it_could_not_open(self, store, monkeypatch):
+        store.take_in(staged(store))
+        digest = read_manifest(BUNDLE).file("model.onnx").sha256
+
+        open_regular = inside.open_regular
+
+        def full(folder: Path, name: str) -> int:
+            if name in ("model.onnx", digest):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return open_regular(folder, name)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("edged.models.files.inside.open_regular", full)
+            for look in (store.verify, lambda: files.fault(store.path("digits", 1) / "model.onnx", digest)):
+                with pytest.raises(OSError, match="Too many open files"):
+                    look()
+        assert store.blob(digest).exists()
+        assert store.verify() == []
 
     def test_finds_a_blob_that_is_gone(self, store):
         store.take_in(staged(store))

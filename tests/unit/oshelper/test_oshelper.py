@@ -16,124 +16,25 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from support.bootc import Bootc, digest, host, slot
+from support.bootc import digest, host, slot
+from support.commanded import ALICE, MAY, STAGED, Machine, command, commanded, machine, public, signed, staged
 from support.daemon import REPO
-from support.fleets import Device, Fleet, copy_fleet, make_fleet, overwrite
+from support.fleets import Fleet, copy_fleet, make_fleet, overwrite
 from support.quick_disk import unsynced
 
 from edged import clock
-from edged.fleet import command as commands
 from edged.fleet import operators
-from edged.oshelper.__main__ import main
 from edged.system import deployment
-from edged.system.os_requests import MOST_REQUESTS, OsRequests, OsResult
+from edged.system.os_requests import MOST_REQUESTS
 from edged.telemetry.commands import MAX_BYTES, PAYLOAD_TYPE, pae
 from edged.telemetry.messages import Command
 from edged.update import issued
 
-__all__ = ["unsynced"]
+__all__ = ["commanded", "machine", "unsynced"]
 
-ALICE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 MALLORY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
-MAY = ("os_upgrade", "os_switch", "os_rollback", "install")
-
 NOBODY = 65534
 
-
-def public(key: Ed25519PrivateKey) -> str:
-    return key.public_key().public_bytes_raw().hex()
-
-
-@pytest.fixture(scope="module")
-def commanded(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """A fleet whose operator alice may command the operating system."""
-    fleet = make_fleet(tmp_path_factory.mktemp("fleet") / "shops")
-    operators.add(fleet.signing(), "alice", public(ALICE), MAY, ())
-    return fleet
-
-
-class Machine:
-    """A device's folders below a root, its daemon's mailbox and its bootc."""
-
-    def __init__(self, folder: Path, fleet: Fleet) -> None:
-        self.root = folder / "root"
-        self.state = self.root / "var/lib/edged"
-        self.fleet = fleet
-        self.bootc = Bootc(folder / "os")
-        self.set('[update]\nwindow = ""\n')
-        trust = self.root / "usr/share/edged/trust/root.json"
-        trust.parent.mkdir(parents=True)
-        shutil.copy(fleet.root, trust)
-        self.requests.make_folders()
-        self.fetch()
-
-    @property
-    def requests(self) -> OsRequests:
-        """The daemon's side, in this boot."""
-        return OsRequests(self.state, deployment.boot_id(self.root))
-
-    def boots(self, boot: str, number: int) -> None:
-        """It has restarted, into the image's build `number`."""
-        path = self.root / "proc/sys/kernel/random/boot_id"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{boot}\n")
-        self.bootc.says(host(booted=slot(number)))
-
-    def set(self, more: str) -> None:
-        path = self.root / "etc/edged/edged.toml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'[device]\nname = "till-7"\nfleet = "shops"\n{more}')
-
-    def fetch(self) -> None:
-        """The daemon's fetcher brings plan and metadata."""
-        device = Device(self.state / "update", self.fleet.root, self.fleet.url)
-        device.metadata = self.state / "update/metadata"
-        assert device.plan().status == 0
-
-    def drop(self, envelope: bytes, nonce: str) -> None:
-        self.requests.drop(nonce, envelope)
-
-    def run(self) -> int:
-        return main(["--root", str(self.root)])
-
-    def result(self, nonce: str) -> OsResult:
-        found = self.requests.result(nonce)
-        assert found is not None
-        return found
-
-    def refused(self, envelope: bytes, nonce: str) -> str:
-        """Has the helper look at a command that it must refuse; gives the code."""
-        self.drop(envelope, nonce)
-        assert self.run() == 0
-        assert self.bootc.changes == []
-        found = self.result(nonce)
-        assert found.status == "refused"
-        assert found.text
-        return found.code
-
-
-@pytest.fixture
-def machine(tmp_path: Path, commanded: Fleet, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    made = Machine(tmp_path, commanded)
-    monkeypatch.setenv("PATH", str(made.bootc.bin), prepend=":")
-    assert made.run() == 0  # from now on it remembers
-    return made
-
-
-def command(name: str = "os_upgrade", **changes: object) -> Command:
-    arguments = changes.pop("arguments", {})
-    now = changes.pop("now", datetime.now(UTC) + timedelta(seconds=1))
-    made = commands.make(
-        name, arguments, fleet="shops", device="till-7", hardware_class="", now=now, valid=timedelta(hours=1)
-    )
-    return msgspec.structs.replace(made, **changes)
-
-
-def signed(found: Command, key: Ed25519PrivateKey = ALICE) -> bytes:
-    return commands.seal(found, key)
-
-
-STAGED = host(booted=slot(1), staged=slot(2))
 
 TRUE: dict[str, tuple[dict[str, str], str, dict[str, object]]] = {
     "os_upgrade": ({}, "bootc upgrade --quiet", STAGED),
@@ -165,15 +66,6 @@ def test_a_true_command_runs_exactly_its_words_and_restarts_the_device(machine: 
     assert machine.run() == 0
     assert machine.bootc.changes == [line, "systemctl --no-block reboot"], "once"
     assert not (machine.root / "var/lib/edged-os/waiting").exists()
-
-
-def staged(machine: Machine) -> Command:
-    """An upgrade that is to be booted next."""
-    machine.bootc.after("upgrade", STAGED)
-    wanted = command()
-    machine.drop(signed(wanted), wanted.nonce)
-    machine.run()
-    return wanted
 
 
 def test_what_does_not_run_after_the_restart_is_told(machine: Machine) -> None:
@@ -625,13 +517,24 @@ def test_a_damaged_memory_begins_anew_and_refuses_what_is_older(machine: Machine
     assert len(machine.bootc.changes) <= 1
 
 
-def test_broken_settings_leave_everything_as_it_is(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_broken_settings_what_is_handed_over_is_refused_and_what_waits_waits_on(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, _ = waiting(machine)
     machine.set("[update]\nwindow = 3\n")
     wanted = command()
     machine.drop(signed(wanted), wanted.nonce)
     assert machine.run() == 1
     assert "update.window" in capsys.readouterr().err
     assert machine.bootc.changes == []
+    found = machine.result(wanted.nonce)
+    assert (found.status, found.code) == ("refused", "failed")
+    assert "update.window" in found.text
+    assert not list((machine.state / "os/requests").iterdir()), "what lies there starts it again and again"
+    assert machine.result(before.nonce).status == "accepted"
+    machine.set('[update]\nwindow = ""\n')
+    machine.run()
+    assert machine.result(before.nonce).status == "done"
 
 
 def test_a_request_of_any_size_is_looked_at_no_further_than_it_may_be_long(machine: Machine) -> None:
@@ -727,6 +630,18 @@ def test_what_bootc_says_is_left_for_the_daemon(machine: Machine) -> None:
     assert found is not None
     assert found.rollback is not None
     assert found.rollback.digest == digest(3)
+
+
+def test_that_the_images_of_this_boot_are_told_shows_once_they_are(machine: Machine) -> None:
+    """edged-os.service is started again while it does not: a first run that fails is not the last."""
+    told = machine.root / "run/edged-os/told"
+    told.unlink()
+    machine.bootc.fails("status", "error: sysroot is locked")
+    assert machine.run() == 1
+    assert not told.exists()
+    machine.bootc.fails("status", "")
+    assert machine.run() == 0
+    assert told.exists()
 
 
 def test_which_images_there_are_is_told_before_an_order_that_may_take_hours(machine: Machine) -> None:

@@ -244,3 +244,36 @@ async def test_all_streams_together_are_bounded(streams, models, monkeypatch):
         call.cancel()
     await asyncio.wait(calls)
     assert streams.held_bytes == 0
+
+
+async def test_whoever_reads_loses_nothing_by_one_that_does_not(streams, models, monkeypatch):
+    monkeypatch.setattr(stream, "_HELD_BYTES_IN_ALL", 10 * MIB)
+    idle, keen = Caller(), Caller()
+    idle.reads.clear()
+    calls = [begin(streams, caller) for caller in (idle, keen)]
+
+    async def answer_all() -> None:
+        await settle()
+        for asked in models.asked.values():
+            if not asked.done():
+                asked.set_result(MIB)
+        await settle()
+
+    for number in range(9):
+        idle.say("a", f"idle-{number}")
+    await answer_all()
+    for number in range(4):
+        keen.say("b", f"keen-{number}")
+    for _ in range(4):
+        await answer_all()
+    assert [(reply.infer_response.id, reply.error_message) for reply in keen.written] == [
+        (f"keen-{number}", "") for number in range(4)
+    ]
+    calls[0].cancel()
+    await asyncio.wait(calls[:1])
+    for number in range(4, 8):
+        keen.say("b", f"keen-{number}")
+    await settle()
+    assert keen.taken == 8, "there is room for many at a time again"
+    calls[1].cancel()
+    await asyncio.wait(calls)

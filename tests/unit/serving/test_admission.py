@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.standins import manifest
 
 from edged.errors import Code, EdgedError
-from edged.serving.admission import Admitted, admit, check_contents
+from edged.serving.admission import MAX_TEXTS, Admitted, admit, check_contents
 from edged.serving.request import Asked, Call, Contents, InputMeta
 from edged.types import Datatype
 from edged.worker.messages import Form
@@ -25,6 +25,11 @@ WHOLE = manifest(
     inputs=[("x", "INT64", (2, -1)), ("scale", "FP64", ())],
     outputs=[("y", "INT64", (2, -1))],
 )
+
+TEXTS = manifest(
+    name="texts", max_batch_size=4, inputs=[("a", "BYTES", (-1, -1)), ("b", "BYTES", (-1, -1)), ("x", "FP32", (-1, -1))]
+)
+TEXT_ALONE = manifest(name="text", max_batch_size=0, inputs=[("a", "BYTES", (-1, -1))])
 
 IMAGE, TEXT = ("image", "FP32", (3, 2, 5)), ("text", "BYTES", (3,))
 X, SCALE = ("x", "INT64", (2, 7)), ("scale", "FP64", ())
@@ -48,6 +53,7 @@ class TestWhatIsTaken:
         assert admit(BATCHED, request([IMAGE, TEXT])) == Admitted(
             key=((("image", "FP32", (2, 5)), ("text", "BYTES", ())), ("scores", "label"), (0, 0)),
             rows=3,
+            max_rows=4,
             inputs=("image", "text"),
             outputs=("scores", "label"),
             classes=(0, 0),
@@ -90,6 +96,22 @@ class TestWhatIsTaken:
     )
     def test_outputs_come_as_asked_for_and_all_of_them_when_none_is_named(self, asked, given_back):
         assert admit(BATCHED, request([IMAGE, TEXT], asked)).outputs == given_back
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "rows", "max_rows"),
+    [
+        pytest.param(0, 0, 4, 4, id="none"),
+        pytest.param(1, 1, 4, 4, id="few"),
+        pytest.param(MAX_TEXTS // 8, MAX_TEXTS // 8, 4, 4, id="as many as fit"),
+        pytest.param(MAX_TEXTS // 8, MAX_TEXTS // 8 + 1, 3, 3, id="one too many for four rows"),
+        pytest.param(MAX_TEXTS, 0, 1, 1, id="as many as one row may have"),
+        pytest.param(MAX_TEXTS, MAX_TEXTS, 0, 0, id="rows that nobody could send"),
+    ],
+)
+def test_a_batch_has_no_more_rows_than_their_texts_allow(a, b, rows, max_rows):
+    inputs = [("a", "BYTES", (rows, a)), ("b", "BYTES", (rows, b)), ("x", "FP32", (rows, 2**30))]
+    assert admit(TEXTS, request(inputs)).max_rows == max_rows
 
 
 REFUSED = {
@@ -198,6 +220,18 @@ REFUSED = {
         [("image", "FP32", (5, 2, 1)), ("text", "BYTES", (5,))],
         (),
         "got 5 rows; it takes at most 4 in one request",
+    ),
+    "more texts than one execution takes": (
+        TEXTS,
+        [("a", "BYTES", (4, MAX_TEXTS // 8)), ("b", "BYTES", (4, MAX_TEXTS // 8 + 1)), ("x", "FP32", (4, 2**30))],
+        (),
+        f"got {MAX_TEXTS + 4} elements of BYTES as 'a', 'b'; a request has at most {MAX_TEXTS} of them",
+    ),
+    "more texts than one execution takes, without a batch axis": (
+        TEXT_ALONE,
+        [("a", "BYTES", (2, MAX_TEXTS))],
+        (),
+        f"got {2 * MAX_TEXTS} elements of BYTES as 'a'; a request has at most {MAX_TEXTS} of them",
     ),
     "an unknown output": (
         BATCHED,

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.bundle.manifest import Queue
-from edged.serving.closing import QUIET_NS, Closing
+from edged.serving.closing import QUIET_NS, Closing, spare_ns
 
 
 def waited(closing, gaps):
@@ -59,3 +59,11 @@ def test_the_models_own_delay_takes_its_place():
     assert closing.wait_ns(3, 0, 100_000) == 0
     assert closing.rows(64) == 4
     assert closing.rows(2) == 2
+
+
+@given(st.integers(0, 10**10), st.integers(0, 10**10), st.integers(0, 10**10), st.integers(0, 10**10))
+def test_however_often_it_is_asked_half_of_a_callers_time_is_left_to_answer_him(gives_ns, batch_ns, waited_ns, then_ns):
+    first = waited_ns + spare_ns(waited_ns, gives_ns - waited_ns, batch_ns)
+    assert first == max((gives_ns - batch_ns) // 2, waited_ns)
+    then_ns = min(waited_ns + then_ns, first)
+    assert then_ns + spare_ns(then_ns, gives_ns - then_ns, batch_ns) == first

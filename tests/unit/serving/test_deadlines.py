@@ -38,6 +38,19 @@ def test_it_says_when_the_next_one_comes_first():
     assert deadlines.next == 3
 
 
+def test_the_soonest_is_of_those_that_are_not_over():
+    deadlines = Deadlines()
+    made = [request(at) for at in (5, 3, 4)]
+    for each in made:
+        deadlines.add(each)
+    assert deadlines.soonest() is made[1]
+    deadlines.remove(made[1])
+    assert deadlines.soonest() is made[2]
+    for each in made:
+        deadlines.remove(each)
+    assert deadlines.soonest() is None
+
+
 def test_what_is_over_is_kept_by_no_long_deadline():
     deadlines = Deadlines()
     deadlines.add(request(10.0))

@@ -182,6 +182,24 @@ async def test_what_is_not_here_cannot_be_loaded(bench: Bench) -> None:
     assert (error.code, error.hint) == (Code.REVISION_NOT_FOUND, "it has 1, 3")
 
 
+async def test_what_an_update_has_on_trial_does_not_serve_before_it_has_passed(bench: Bench) -> None:
+    await bench.begin()
+    second = bench.resident(2)
+    bench.residency.add_on_trial(second)
+    error = await refusal(bench.repository.load("neg", 2))
+    assert (error.code, error.message) == (
+        Code.REVISION_NOT_SERVED,
+        "an update has revision 2 of model 'neg' on trial",
+    )
+    assert await bench.ask() == 1
+    assert not second.leaving, "its trial goes on"
+    bench.residency.flip("neg", 2)
+    await bench.repository.load("neg", 1)
+    bench.residency.withdraw("neg", 2)
+    await bench.repository.load("neg", 2)
+    assert await bench.ask() == 2, "it has served, and may again while it goes"
+
+
 async def test_what_waits_is_answered_before_the_worker_goes(bench: Bench) -> None:
     first = await bench.begin()
     callers = [asyncio.create_task(bench.ask()) for _ in range(50)]

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import weakref
 
+import msgspec
 import pytest
 from support.queueing import FAR_S, Bench, code
 from support.standins import Resident, as_it_is, call, manifest, settle
@@ -15,10 +16,10 @@ from edged import clock
 from edged.bundle.manifest import Queue as Rules
 from edged.errors import Code, EdgedError
 from edged.models.states import State
-from edged.serving.admission import admit
+from edged.serving.admission import MAX_TEXTS, admit
 from edged.serving.closing import Closing
 from edged.serving.overload import Bounds
-from edged.serving.request import Contents
+from edged.serving.request import Contents, InputMeta
 from edged.serving.scheduler import HandedOnError
 from edged.types import ModelLimits
 from edged.worker.messages import Answered, Failed, Form
@@ -238,6 +239,24 @@ class TestBatches:
         bench.answer_all()
         assert [(await caller).outputs[0].shape for caller in callers] == [(1, 2), (3, 2)]
         assert [len((await caller).outputs[0].data) for caller in callers] == [8, 24]
+
+    async def test_have_no_more_texts_than_a_worker_walks_in_time(self, bench):
+        of = manifest(max_batch_size=8, inputs=[("x", "BYTES", (-1, -1))])
+        bench = bench(of=of, size_bytes=2**24)
+        width = MAX_TEXTS // 3
+        asked = msgspec.structs.replace(
+            call(),
+            inputs=(InputMeta("x", "BYTES", (1, width)),),
+            contents=(Contents(Form.RAW, (bytes(4 * width),), -1),),
+        )
+        for _ in range(4):
+            deadline = asyncio.get_running_loop().time() + FAR_S
+            run = bench.queue.run(admit(of, asked), asked.contents, deadline, as_it_is)
+            bench.callers.append(asyncio.create_task(run))
+        await settle()
+        bench.answer_all()
+        await settle()
+        assert bench.executed == [[1, 1, 1], [1]]
 
     async def test_a_members_own_error_is_told_to_that_member_alone(self, bench):
         bench = bench()
@@ -957,6 +976,36 @@ class TestADelay:
             await settle()
             assert bench.queue.waiting == (number + 1) % 3
         assert bench.executed == [[1, 1, 1]]
+
+    @pytest.mark.parametrize("patient", [False, True], ids=["alone", "behind one who has more time"])
+    async def test_leaves_a_caller_half_of_the_time_that_he_gives(self, bench, monkeypatch, patient):
+        now_ns = [clock.monotonic_ns()]
+        monkeypatch.setattr(clock, "monotonic_ns", lambda: now_ns[0])
+        bench = bench(of=manifest(queue=Rules(max_delay_us=10_000_000)))
+
+        async def passes(seconds):
+            now_ns[0] += round(seconds * 1e9)
+            bench.clock.forward(seconds)
+            await settle()
+
+        if patient:
+            bench.send(within_s=60)
+            await settle()
+        caller = bench.send(within_s=8)
+        await settle()
+        await passes(3.5)
+        assert bench.executed == []
+        await passes(1)
+        assert bench.executed == ([[1, 1]] if patient else [[1]])
+        bench.answer_all()
+        assert (await caller).outputs
+
+    async def test_is_none_where_the_batch_takes_all_the_time_that_a_caller_gives(self, bench):
+        bench = bench(of=manifest(queue=Rules(max_delay_us=10_000_000)))
+        bench.queue._forecast.learn(1, 8.0)
+        bench.send(within_s=8)
+        await settle()
+        assert bench.executed == [[1]]
 
     async def test_ends_by_itself(self, bench):
         bench = bench(of=manifest(queue=Rules(max_delay_us=5_000)))

@@ -1,10 +1,13 @@
 """The use cases of serving: who answers, when nobody does, and what is counted."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 from support.standins import Clock, Resident, as_it_is, call, manifest, settle
 
+import edged
 from edged import clock
 from edged.bundle.manifest import Queue
 from edged.changes import Changes
@@ -13,10 +16,11 @@ from edged.errors import Code, EdgedError
 from edged.models.residency import Residency
 from edged.models.states import State
 from edged.serving import service as under_test
+from edged.serving.request import Contents, Place
 from edged.serving.service import Service
 from edged.serving.statistics import REFUSALS, BatchSize, Duration
 from edged.types import Limits, ModelLimits
-from edged.worker.messages import Failed
+from edged.worker.messages import Failed, Form
 
 
 class Bench:
@@ -230,6 +234,28 @@ class TestHowLongARequestMayTake:
         bench.clock.forward(1)
         assert (await refusal(caller)).code is Code.DEADLINE_EXCEEDED
 
+    @pytest.mark.parametrize(
+        ("remaining_s", "timeout_s"),
+        [(5, None), (None, 5), (7, 5), (None, None)],
+        ids=["transport", "own", "both", "none"],
+    )
+    async def test_holds_for_both_attempts_where_the_revision_before_answers_for_a_new_one(
+        self, bench, remaining_s, timeout_s
+    ):
+        old, new = revisions(1, 2)
+        bench = bench(old, default_timeout_s=5)
+        bench.residency.add_on_trial(new)
+        bench.residency.flip("doubles", 2, keep=True)
+        caller = bench.send(call(timeout_s=timeout_s), remaining_s)
+        await settle()
+        bench.clock.forward(4)
+        new.worker.asked[0].fail(EdgedError(Code.INFERENCE_FAILED, "the engine failed"))
+        await settle()
+        assert len(old.worker.asked) == 1
+        assert not caller.done()
+        bench.clock.forward(1)
+        assert (await refusal(caller)).code is Code.DEADLINE_EXCEEDED
+
     async def test_none_is_left(self, bench):
         bench = bench()
         assert (await refusal(bench.send(remaining_s=0.0))).code is Code.DEADLINE_EXCEEDED
@@ -316,6 +342,8 @@ NOBODYS = {
     Code.UNSUPPORTED,
     Code.REVISION_NOT_FOUND,
     Code.REVISION_NOT_SERVED,
+    Code.REGION_NOT_FOUND,
+    Code.REGION_UNUSABLE,
     Code.MODEL_UNAVAILABLE,
     Code.OVERLOADED,
     Code.ANSWER_TOO_LARGE,
@@ -323,6 +351,20 @@ NOBODYS = {
     Code.CANCELLED,
     Code.SHUTTING_DOWN,
 }
+# What the same code meets when a model is loaded, or a region is registered, and no request does.
+ELSEWHERE = {
+    Code.LOAD_FAILED,
+    Code.DERIVED_UNUSABLE,
+    Code.DIGEST_MISMATCH,
+    Code.GOLDEN_MISMATCH,
+    Code.INCOMPATIBLE_HARDWARE,
+    Code.INCOMPATIBLE_RUNTIME,
+    Code.INCOMPATIBLE_SIGNATURE,
+    Code.MEMORY_SHORT,
+    Code.STORAGE_FULL,
+    Code.REGION_EXISTS,
+}
+REQUESTS_PASS = ("serving", "worker", "runtimes")
 
 
 class TestLimits:
@@ -482,3 +524,19 @@ class TestStatistics:
 
     def test_no_code_is_both(self):
         assert REFUSALS == NOBODYS
+
+    def test_every_code_where_requests_pass_is_one_of_them(self):
+        package = Path(edged.__file__).parent
+        sources = [path.read_text() for part in REQUESTS_PASS for path in (package / part).glob("*.py")]
+        named = {Code[word] for source in sources for word in re.findall(r"\bCode\.([A-Z_]+)", source)}
+        assert named - ELSEWHERE <= FAILURES | NOBODYS
+        assert named >= FAILURES, "the sources were read"
+
+    async def test_a_region_that_is_not_there_is_the_callers_matter_and_no_revisions(self, bench):
+        bench, outcomes = bench(), []
+        bench.service.observe(outcomes.append)
+        request = call()
+        request.contents = (Contents(Form.RAW, (), -1, Place("nobody", 0, 8)),)
+        assert (await refusal(bench.send(request))).code is Code.REGION_NOT_FOUND
+        assert self.told(bench) == (0, 1)
+        assert outcomes == []

@@ -212,6 +212,28 @@ async def test_a_name_is_free_while_the_region_is_still_left(regions: Regions, f
     assert regions.find("a").size == 50
 
 
+@pytest.mark.parametrize("again", ["a", ""], ids=["by name", "all"])
+async def test_whoever_unregisters_again_waits_as_well(regions: Regions, file: SharedRegion, again: str) -> None:
+    """Its caller may have lost patience with the first answer, and takes the second for what it says."""
+    regions.register("a", file.key, 0, 100)
+    let_go = asyncio.Event()
+
+    async def unmap(_: Region) -> None:
+        await let_go.wait()
+
+    regions.find("a").holders[1] = unmap
+    first = asyncio.create_task(regions.unregister("a"))
+    await settle()
+    first.cancel()
+    second = asyncio.create_task(regions.unregister(again))
+    await settle()
+    assert not second.done()
+    await regions.unregister("another")
+    let_go.set()
+    await second
+    await regions.unregister(again)
+
+
 async def test_a_worker_that_does_not_let_go_is_told(
     regions: Regions, file: SharedRegion, monkeypatch: pytest.MonkeyPatch
 ) -> None:

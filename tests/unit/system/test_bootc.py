@@ -38,6 +38,15 @@ def alpha_slot(number: int, **others: object) -> dict[str, object]:
     }
 
 
+def newer_alpha_slot(number: int, **others: object) -> dict[str, object]:
+    """As in `spec-staged-locked.yaml`: with the architecture and the state root."""
+    found = alpha_slot(number, **others)
+    image, ostree = found["image"], found["ostree"]
+    assert isinstance(image, dict)
+    assert isinstance(ostree, dict)
+    return {**found, "image": {**image, "architecture": "arm64"}, "ostree": {**ostree, "stateroot": "default"}}
+
+
 def alpha(**slots: object) -> dict[str, object]:
     return {
         "apiVersion": "org.containers.bootc/v1alpha1",
@@ -70,6 +79,22 @@ OF_OSTREE = {
 KNOWN = {
     "v1alpha1, booted and staged": (alpha(booted=alpha_slot(1), staged=alpha_slot(2)), (1, 2, 0), False),
     "v1alpha1, nothing booted": (alpha(staged=alpha_slot(2), rollback=alpha_slot(3)), (0, 2, 3), False),
+    "v1alpha1, staged and locked": (
+        alpha(booted=newer_alpha_slot(1), staged=newer_alpha_slot(2, finalizationLocked=True)),
+        (1, 2, 0),
+        False,
+    ),
+    "v1alpha1, verified by an OSTree remote, some slots left out": (
+        {
+            "apiVersion": "org.containers.bootc/v1alpha1",
+            "kind": "BootcHost",
+            "metadata": {"name": "host"},
+            "spec": {"image": {**REFERENCE, "signature": {"ostreeRemote": "fleet"}}},
+            "status": {"booted": alpha_slot(1), "rollback": None, "isContainer": False},
+        },
+        (1, 0, 0),
+        False,
+    ),
     "v1": (host(booted=slot(1), rollback=slot(3)), (1, 0, 3), False),
     "v1, going back": (host(booted=slot(1), rollback=slot(3), rollbackQueued=True), (1, 0, 3), True),
     "composefs": (host(booted=composefs_slot(1), staged=composefs_slot(2)), (1, 2, 0), False),
@@ -98,23 +123,62 @@ def test_a_deployment_that_was_not_made_from_an_image_has_a_checksum_alone() -> 
     assert found.booted == Entry(deployment="c" * 64, incompatible=True)
 
 
+def test_on_the_way_from_packages_to_an_image_the_staged_one_alone_has_a_digest() -> None:
+    """As in `spec-ostree-to-bootc.yaml`; there, and in `spec-via-local-oci.yaml`, nobody says when it was built."""
+    staged = slot(2)
+    image = staged["image"]
+    assert isinstance(image, dict)
+    reference = {"image": "/var/mnt/edge-os", "transport": "oci"}
+    staged["image"] = {**image, "image": reference, "timestamp": None}
+    found = parse(json.dumps(host(staged=staged, booted=OF_OSTREE, type=None)).encode())
+    assert found.booted is not None
+    assert (found.booted.digest, found.booted.image) == ("", "")
+    assert found.coming == Entry("/var/mnt/edge-os", digest(2), "42.2", "", f"{2:064x}")
+    told = bootc.images(found, 7, "b1").staged
+    assert told is not None
+    assert told.built_ms == 0
+
+
 @pytest.mark.parametrize(
     ("document", "number"),
     [
         (host(booted=slot(1)), 0),
         (host(booted=slot(1), staged=slot(2), rollback=slot(3)), 2),
+        (host(booted=slot(1), staged=slot(2), rollback=slot(3), rollbackQueued=True), 2),
+        (host(booted=slot(1), rollback=slot(3), rollbackQueued=True), 0),
         (host(booted=slot(1), staged=slot(2, downloadOnly=True)), 0),
-        (host(booted=slot(1), rollback=slot(3), rollbackQueued=True), 3),
-        (host(booted=slot(1), rollback=OF_OSTREE, rollbackQueued=True), -1),
+        (alpha(booted=alpha_slot(1), staged=alpha_slot(2, finalizationLocked=True)), 0),
+        (host(booted=slot(1), staged=OF_OSTREE), -1),
     ],
 )
-def test_what_is_booted_next_has_a_name(document: dict[str, object], number: int) -> None:
-    found = parse(json.dumps(document).encode()).next
+def test_what_an_upgrade_leads_to_has_a_name(document: dict[str, object], number: int) -> None:
+    found = parse(json.dumps(document).encode()).coming
     assert (found.name if found else "") == {0: "", -1: "c" * 64}.get(number, digest(number))
 
 
 @pytest.mark.parametrize(
-    "document", [host(), {"kind": "BootcHost"}, {"kind": "BootcHost", "spec": None, "status": None}]
+    ("document", "number"),
+    [
+        (host(booted=slot(1), rollback=slot(3)), 0),
+        (host(booted=slot(1), staged=slot(2)), 0),
+        (host(booted=slot(1), staged=slot(2), rollback=slot(3), rollbackQueued=True), 3),
+        (host(booted=slot(1), rollback=OF_OSTREE, rollbackQueued=True), -1),
+        (host(booted=slot(1), rollbackQueued=True), 0),
+    ],
+)
+def test_what_a_rollback_leads_to_has_a_name(document: dict[str, object], number: int) -> None:
+    found = parse(json.dumps(document).encode()).going_back
+    assert (found.name if found else "") == {0: "", -1: "c" * 64}.get(number, digest(number))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        host(),
+        {**host(type=None), "spec": {"image": None, "bootOrder": "default"}},
+        {"kind": "BootcHost"},
+        {"kind": "BootcHost", "spec": None, "status": None},
+    ],
 )
 def test_a_host_that_is_none_of_bootcs_has_nothing(document: dict[str, object]) -> None:
     found = parse(json.dumps(document).encode())
@@ -170,8 +234,15 @@ def test_it_is_asked_in_fixed_words(tool: Bootc) -> None:
         "bootc status --format=json",
         "bootc upgrade --quiet",
         f"bootc switch --quiet registry.example/other@{digest(4)}",
+        "bootc status --format=json",
         "bootc rollback",
     ]
+
+
+def test_what_goes_back_already_is_not_asked_to_again(tool: Bootc) -> None:
+    tool.says(host(booted=slot(1), rollback=slot(2), rollbackQueued=True))
+    bootc.roll_back()
+    assert tool.changes == []
 
 
 def test_its_failure_is_told_in_its_own_words(tool: Bootc) -> None:

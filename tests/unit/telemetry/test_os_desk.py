@@ -13,13 +13,14 @@ from support.polling import until_async
 from edged import clock
 from edged.events import EventLog
 from edged.intents import OsUpgrade
-from edged.system.os_requests import RESULTS, OsRequests, OsResult
+from edged.system.os_requests import REQUESTS, RESULTS, OsRequests, OsResult
 from edged.telemetry import os_desk
 from edged.telemetry.messages import Command, Result
 from edged.telemetry.orders import Order
 from edged.telemetry.os_desk import OsDesk
 
 NONCE = "0123456789abcdef"
+BEHIND = "fedcba9876543210"
 
 
 class Desk:
@@ -34,9 +35,16 @@ class Desk:
         self.tried = 0
         self.looked = 0
         self.kept: list[Result] = []
+        self.told: list[str] = []
         self.events = EventLog(16)
         self.desk = OsDesk(
-            self.requests, lambda *_: None, self.answer, self.keep, self.open_nonces, self.events, "till-7"
+            self.requests,
+            lambda _, text: self.told.append(text),
+            self.answer,
+            self.keep,
+            self.open_nonces,
+            self.events,
+            "till-7",
         )
 
     async def answer(self, _nonce: str, result: Result) -> bool:
@@ -59,7 +67,7 @@ class Desk:
         path.write_bytes(msgspec.json.encode(result))
         return path
 
-    def order(self, expires_ms: int = 0) -> Order:
+    def order(self, expires_ms: int = 0, nonce: str = NONCE) -> Order:
         now_ms = clock.wall_ms()
         command = Command(
             schema=1,
@@ -67,7 +75,7 @@ class Desk:
             fleet="shops",
             issued_ms=0,
             expires_ms=expires_ms or now_ms + 60_000,
-            nonce=NONCE,
+            nonce=nonce,
         )
         return Order(command=command, operator="alice", envelope=b"{}", topics=("t",), handed_on=True)
 
@@ -122,6 +130,39 @@ async def test_a_request_that_comes_during_the_boot_waits_until_greenboot_has_ju
     desk.say("done")
     await desk.until(lambda: desk.kept)
     assert [each.status for each in desk.kept] == ["done"]
+
+
+async def test_what_waits_behind_an_order_in_hand_is_not_withdrawn(desk, monkeypatch):
+    """The helper looks into the folder between its runs, and one takes as long as the download of an image."""
+    real, ahead_s, looked = clock.monotonic, 0.0, 0
+
+    def monotonic() -> float:
+        nonlocal looked
+        looked += 1
+        return real() + ahead_s
+
+    monkeypatch.setattr(clock, "monotonic", monotonic)
+
+    async def looks() -> None:
+        enough = looked + 10
+        await desk.until(lambda: looked >= enough)
+
+    desk.known = {NONCE, BEHIND}
+    request = desk.results.parent.parent / REQUESTS / f"{BEHIND}.json"
+    desk.say("accepted")
+    await desk.desk.carry_out(OsUpgrade(), desk.order())
+    await desk.until(lambda: desk.told)
+    await desk.desk.carry_out(OsUpgrade(), msgspec.structs.replace(desk.order(nonce=BEHIND), handed_on=False))
+    ahead_s = 6 * 3_600.0
+    await looks()
+    desk.say("done")
+    await desk.until(lambda: desk.kept)
+    await looks()
+    assert request.exists(), "the helper has its time again once it is free"
+    ahead_s += os_desk._TAKEN_S
+    await desk.until(lambda: len(desk.kept) == 2)
+    assert [(each.nonce, each.code) for each in desk.kept] == [(NONCE, ""), (BEHIND, "unsupported")]
+    assert not request.exists()
 
 
 async def test_results_stay_while_it_is_not_known_who_waits_for_them(tmp_path, monkeypatch):

@@ -191,6 +191,24 @@ class TestAJournalThatStandsIn:
             assert "restart edged" in course.state.deferred
             assert agent.shop.fetcher.brought == []
 
+    async def test_takes_no_decision_that_the_next_start_would_not_know_of(self, tmp_path: Path):
+        async with made(tmp_path) as agent:
+            administration, course = Administration(agent), agent.courses["m"]
+            await administration.pin("m", 1, "pin")
+            agent.shop.ledger.journal.stand_in("the disk is full")
+            for decide in (
+                lambda: administration.pin("m", 2, "pin"),
+                lambda: administration.unpin("m"),
+                lambda: administration.release("m"),
+                lambda: administration.roll_back("m", 2),
+            ):
+                with pytest.raises(EdgedError, match="forgotten at the next start") as raised:
+                    await decide()
+                assert raised.value.code is Code.JOURNAL_UNWRITABLE
+            assert agent.pins["m"].revision == 1
+            course.state = State(model="m", phase=Phase.SOAKING, serving=TWO, previous=ONE, target=TWO)
+            assert await administration.roll_back("m", 0) == 1, "what serves badly is left all the same"
+
     async def test_takes_nothing_out_of_the_store(self, tmp_path: Path):
         async with made(tmp_path) as agent:
             store = agent.shop.library.store
@@ -301,7 +319,7 @@ async def test_a_stop_while_a_model_loads_is_no_crash_and_hides_none_before_it(
     await loads.wait()
     await agent.close()
     await begins
-    journal = Journal(tmp_path / "state", tmp_path / "runtime", NOW)
+    journal = Journal(tmp_path / "state", tmp_path / "runtime")
     left = journal.states()["m"]
     journal.close()
     assert (left.attempts, left.stopped) == kept
@@ -326,7 +344,7 @@ async def test_a_stop_while_a_start_is_being_counted_is_no_crash(tmp_path: Path,
     await until_async(lambda: all(task.cancelling() for task in agent._starts.values()), "it is asked to stop")
     keeps.set()
     await asyncio.gather(begins, ends)
-    journal = Journal(tmp_path / "state", tmp_path / "runtime", NOW)
+    journal = Journal(tmp_path / "state", tmp_path / "runtime")
     left, events = journal.states()["m"], [each.event for each in journal.history("m")]
     journal.close()
     assert events == ["started", "started", "stopped"]

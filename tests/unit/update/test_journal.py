@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -52,7 +52,7 @@ def fill(disk: Path) -> None:
 
 def opened(folder: Path, runtime: Path | None = None) -> Journal:
     folder.mkdir(exist_ok=True)
-    return Journal(folder, runtime or folder.parent / "runtime", NOW)
+    return Journal(folder, runtime or folder.parent / "runtime")
 
 
 @pytest.fixture
@@ -92,7 +92,6 @@ def test_what_was_recorded_is_there_when_it_is_opened_again(filled):
     assert journal.fact("roles") == b'{"root":"1:ab"}'
     assert [each.text for each in journal.history("m")] == [""]
     assert not journal.problem
-    assert journal.rebuilt_at is None
     journal.close()
 
 
@@ -135,7 +134,6 @@ class TestDamage:
     def damaged(self, filled: Path) -> Journal:
         journal = opened(filled)
         assert "damaged" in journal.problem
-        assert journal.rebuilt_at == NOW
         assert list(filled.glob(f"{DATABASE}.damaged.*"))
         return journal
 
@@ -261,7 +259,7 @@ class TestDamage:
 
     def test_a_new_device_has_none(self, folder):
         journal = opened(folder)
-        assert (journal.problem, journal.states(), journal.rebuilt_at) == ("", {}, None)
+        assert (journal.problem, journal.states()) == ("", {})
         journal.close()
 
 
@@ -342,7 +340,7 @@ class TestAFolderThatCannotBeWritten:
             subprocess.run(["umount", str(mounted)], check=True)
 
     def test_is_read_with_its_log(self, read_only, tmp_path):
-        journal = Journal(read_only, tmp_path / "run", NOW)
+        journal = Journal(read_only, tmp_path / "run")
         assert journal.stands_in
         assert "read-only" in journal.problem
         assert "updates wait" in journal.problem
@@ -352,10 +350,10 @@ class TestAFolderThatCannotBeWritten:
         journal.close()
 
     def test_is_read_anew_at_the_next_start(self, read_only, tmp_path):
-        journal = Journal(read_only, tmp_path / "run", NOW)
+        journal = Journal(read_only, tmp_path / "run")
         journal.record(SETTLED, transition())
         journal.close()
-        journal = Journal(read_only, tmp_path / "run", NOW)
+        journal = Journal(read_only, tmp_path / "run")
         assert journal.states() == {"m": SOAKING}
         journal.close()
 
@@ -372,7 +370,7 @@ class TestAFullDisk:
             subprocess.run(["umount", str(mounted)], check=True)
 
     def test_is_told_and_what_was_kept_stays(self, full, tmp_path):
-        journal = Journal(full, tmp_path / "run", NOW)
+        journal = Journal(full, tmp_path / "run")
         journal.record(SETTLED, transition(), [], COMMITTED)
         fill(full)
         with pytest.raises(EdgedError) as raised:
@@ -380,16 +378,16 @@ class TestAFullDisk:
         assert raised.value.code is Code.JOURNAL_UNWRITABLE
         states = journal.states()
         journal.close()
-        journal = Journal(full, tmp_path / "run", NOW)
+        journal = Journal(full, tmp_path / "run")
         assert journal.states() == states
         journal.close()
 
     def test_is_served_from(self, full, tmp_path):
-        journal = Journal(full, tmp_path / "run", NOW)
+        journal = Journal(full, tmp_path / "run")
         journal.record(SETTLED, transition(), [], COMMITTED)
         journal.close()
         fill(full)
-        journal = Journal(full, tmp_path / "run", NOW)
+        journal = Journal(full, tmp_path / "run")
         assert (journal.states(), journal.stands_in) == ({"m": SETTLED}, True)
         journal.close()
 
@@ -493,30 +491,4 @@ class TestWhatIsReadWhileItIsOpen:
         executed(filled / DATABASE, "DROP TABLE history")
         with pytest.raises(EdgedError, match="cannot be read"):
             journal.history()
-        journal.close()
-
-
-class TestNonces:
-    def test_are_accepted_once_until_they_expire(self, folder):
-        journal = opened(folder)
-        later = NOW + timedelta(hours=1)
-        assert journal.accept_nonce("a", later, NOW)
-        assert not journal.accept_nonce("a", later, NOW)
-        journal.close()
-        journal = opened(folder)
-        assert not journal.accept_nonce("a", later, NOW)
-        assert journal.accept_nonce("a", later + timedelta(hours=2), later + timedelta(seconds=1))
-        journal.close()
-
-    def test_are_bounded(self, folder, monkeypatch):
-        monkeypatch.setattr("edged.update.journal._NONCES_KEPT", 3)
-        journal = opened(folder)
-        later = NOW + timedelta(hours=1)
-        assert [journal.accept_nonce(str(number), later, NOW) for number in range(5)] == [
-            True,
-            True,
-            True,
-            False,
-            False,
-        ]
         journal.close()

@@ -3,6 +3,7 @@
 import hashlib
 from datetime import UTC, datetime, timedelta, timezone
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -168,6 +169,15 @@ class TestTheDocument:
     def test_must_hold_together(self, rollout, said):
         with pytest.raises(EdgedError, match=said) as caught:
             plans.decode(plans.encode(made(rollout)))
+        assert caught.value.code == Code.PLAN_INVALID
+
+    def test_names_no_more_models_than_a_device_can_decide_on(self):
+        some = {f"m{number}": {} for number in range(plans.MOST_MODELS)}
+        plan = Plan(fleet="shops", models=some)
+        assert len(plans.decode(plans.encode(plan)).models) == plans.MOST_MODELS
+        more = msgspec.structs.replace(plan, models={**some, "one-more": {}})
+        with pytest.raises(EdgedError, match="models names 1001 models, 1000 are allowed") as caught:
+            plans.decode(plans.encode(more))
         assert caught.value.code == Code.PLAN_INVALID
 
     @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from edged.update.fetcher import Order
 from edged.update.machine import Event, Happened, Phase, State
 from edged.update.reasons import Reason
 from edged.update.records import Transition
+from edged.update.shadow import Shadow
 from edged.update.stages import Stages
 
 SHORT = EdgedError(Code.MEMORY_SHORT, "100 MiB are missing")
@@ -147,7 +148,9 @@ async def test_a_spare_waits_for_no_accelerator_that_is_gone_and_the_evidence_sa
     variants.insert(place, Variant(name="tpu", runtime="r", file="f", requires=Requires(accelerator="edgetpu")))
     manifest: Any = SimpleNamespace(variants=variants)
     choice = Choice(manifest, Hardware("generic", accelerators=frozenset({"edgetpu"})), {"r": "1"}, lambda: None)
-    resident: Any = SimpleNamespace(name="m", revision=2, choice=choice, leaving=False, manifest=manifest)
+    resident: Any = SimpleNamespace(
+        name="m", revision=2, choice=choice, leaving=False, resting=False, manifest=manifest
+    )
     shop = make_shop(tmp_path)
     stages = Stages(shop, Conditions(), lambda _: None)  # type: ignore[arg-type]
 
@@ -185,7 +188,7 @@ async def test_what_an_accelerator_did_that_failed_during_the_trial_is_not_held_
         Variant(name="tpu", runtime="r", file="f", requires=Requires(accelerator="edgetpu")),
     ]
     choice = SimpleNamespace(runnable=variants, objections="")
-    resident: Any = SimpleNamespace(name="m", revision=2, choice=choice, leaving=False, manifest=None)
+    resident: Any = SimpleNamespace(name="m", revision=2, choice=choice, leaving=False, resting=False, manifest=None)
     shop = make_shop(tmp_path)
     monkeypatch.setattr(shop.residency, "add_on_trial", lambda _: None)
     stages, ended = Stages(shop, Conditions(), lambda _: None), []  # type: ignore[arg-type]
@@ -210,6 +213,60 @@ async def test_what_an_accelerator_did_that_failed_during_the_trial_is_not_held_
     assert ended == ([("m", 2)] if fails else [])
     if fails:
         assert raised.value.code is Code.MODEL_UNAVAILABLE
+    await shop.ledger.close()
+
+
+@pytest.mark.parametrize("resting", [True, False])
+async def test_a_worker_that_made_room_for_another_on_its_trial_is_not_held_against_the_revision(
+    tmp_path: Path, monkeypatch, resting: bool
+):
+    choice = SimpleNamespace(runnable=[Variant(name="cpu", runtime="r", file="f")], objections="")
+    resident: Any = SimpleNamespace(
+        name="m", revision=2, choice=choice, leaving=False, resting=False, reason="it made room", manifest=None
+    )
+    shop = make_shop(tmp_path)
+    monkeypatch.setattr(shop.residency, "add_on_trial", lambda _: None)
+
+    async def goes_well(*_: object, **__: object) -> dict[str, object]:
+        return {}
+
+    async def goes_wrong(*_: object, **__: object) -> NoReturn:
+        resident.resting = resting
+        raise trial.FailedError(Reason.CRASH_LOOP, "its worker is gone", "cpu")
+
+    for name in ("try_spares", "build_best", "wait_loaded"):
+        monkeypatch.setattr(trial, name, goes_well)
+    monkeypatch.setattr(trial, "try_best", goes_wrong)
+    stages = Stages(shop, Conditions(), lambda _: None)  # type: ignore[arg-type]
+    with pytest.raises(EdgedError if resting else trial.FailedError, match="it made room" if resting else "is gone"):
+        await stages._try(resident)
+    await shop.ledger.close()
+
+
+@pytest.mark.parametrize("resting", [True, False])
+async def test_a_worker_that_made_room_for_another_while_it_was_compared_is_tried_again(
+    tmp_path: Path, monkeypatch, resting: bool
+):
+    manifest = SimpleNamespace(acceptance=SimpleNamespace(shadow=SimpleNamespace(samples=9), goldens=()), outputs=())
+    choice = SimpleNamespace(runnable=[Variant(name="cpu", runtime="r", file="f")])
+    resident: Any = SimpleNamespace(
+        ready=True, choice=choice, worker=object(), leaving=False, resting=False, reason="made room", manifest=manifest
+    )
+
+    async def run(*_: object) -> NoReturn:
+        resident.resting = resting
+        raise EdgedError(Code.WORKER_CRASHED, "the worker ended before it answered")
+
+    monkeypatch.setattr(Shadow, "run", run)
+    shop = make_shop(tmp_path, traffic=SimpleNamespace(shadow=lambda *_: None))
+    stages = Stages(shop, Conditions(), lambda _: None)  # type: ignore[arg-type]
+    monkeypatch.setattr(stages, "resident", lambda *_: resident)
+    compares = stages.shadow(State(model="m", phase=Phase.SHADOW, serving=ONE, target=TWO))
+    if resting:
+        assert (await compares).happened.event is Event.RETRY
+    else:
+        with pytest.raises(trial.FailedError, match="before it answered"):
+            await compares
     await shop.ledger.close()
 
 

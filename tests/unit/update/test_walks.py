@@ -34,6 +34,16 @@ MET: dict[str, Sequence[Step]] = {
         ("cut", ()),
         ("sleep", (2.0,)),
     ],
+    "a trial whose worker makes room for another while it waits": [
+        ("sleep", (2.0,)),
+        ("pin", ("c", 2)),
+        ("fault", ("load_s", 5.0)),
+        ("sleep", (3.0,)),
+        ("press", (Limits(background_paused=True),)),
+        ("fault", ("capacity", 1)),
+        ("renew", ("a",)),
+        ("sleep", (50.0,)),
+    ],
     "two who unpin": [("sleep", (2.0,)), ("pin", ("a", 1)), ("sleep", (0.1,)), ("unpin", ("a",)), ("unpin", ("a",))],
     "an unloaded model whose soak ends": [
         ("sleep", (2.0,)),
@@ -220,6 +230,36 @@ def test_what_is_ordered_while_a_start_chooses_is_heard_by_the_course_that_it_be
         state = life.journal.states()["a"]
         assert [each and each.revision for each in (state.serving, state.previous)] == [1, 2]
         walking.finish()
+
+
+def test_who_went_back_long_ago_and_has_let_the_plan_decide_since_goes_back_again(tmp_path: Path):
+    steps: list[Step] = [("sleep", (2.0,)), ("plan", ("a", 2)), ("sleep", (100.0,))]
+    with walked(tmp_path, steps) as walking:
+        life = walking.life
+
+        def go_back() -> int:
+            life.order(lambda: life.administration.roll_back("a", 0))
+            life.pass_time(100.0)
+            serving = life.journal.states()["a"].serving
+            return serving.revision if serving else 0
+
+        assert go_back() == 1
+        assert go_back() == 1, "said twice it is meant once"
+        for step in (("unpin", ("a",)), ("sleep", (100.0,)), ("plan", ("a", 1)), ("sleep", (100.0,))):
+            walking.take(step)
+        assert go_back() == 2
+        walking.finish()
+
+
+def test_what_was_quarantined_late_is_not_wanted_by_who_looked_just_before_that(tmp_path: Path):
+    with walked(tmp_path, MET["what failed while nothing could be written, wanted again"]) as walking:
+        walking.take(("fault", ("journal_fails", "")))
+        walking.take(("let_go", ()))  # which reads what is quarantined
+        walking.take(("press", (Limits(),)))  # upon which the course writes what it owes
+        walking.take(("sleep", (60.0,)))
+        assert walking.life.journal.history("a")[-1].event == Event.FAILED
+        (found,) = walking.life.journal.quarantined().values()
+        assert found.revision == 3
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(5000, marks=pytest.mark.slow)])

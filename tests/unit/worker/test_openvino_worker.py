@@ -95,8 +95,8 @@ async def test_what_is_no_model_is_told_in_the_engines_words(folder):
     assert caught.value.code is Code.LOAD_FAILED
 
 
-@pytest.mark.parametrize("engine", sorted(name for name, engine in ENGINES.items() if engine.version()))
-async def test_a_worker_of_any_engine_has_no_connection_but_its_link(folder, batch_of: Callable, engine: str):
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+async def test_a_worker_of_these_engines_has_no_connection_but_its_link(folder, batch_of: Callable, engine: str):
     load = changed(folder.load(*identity("FP32")), runtime=engine)
     async with worker(load) as started:
         await batch_of(load, [{"x": np.ones((1, 1), np.float32)}]).by(started)

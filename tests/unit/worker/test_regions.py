@@ -7,6 +7,7 @@ import contextlib
 import gc
 import mmap
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from support.descriptors import count, held
 from support.loads import changed
 from support.polling import PATIENCE_S
 from support.slow import A_WHILE, counting_nodes
+from support.standins import settle
+from support.tflites import tflite_model
 
 from edged.errors import Code, EdgedError
 from edged.runtimes.base import ENGINES
@@ -239,11 +242,14 @@ async def test_a_member_that_does_not_fit_its_region_is_alone_in_that(folder, re
     assert os.pread(small.descriptor, 16, 0) == bytes(16)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "edgetpu"])
 async def test_no_engine_holds_on_to_what_it_was_given(folder, region: Make, engine: str) -> None:
     if ENGINES[engine].version() is None:
         pytest.skip(f"{engine} is not installed")
     load = changed(folder.load(*identity("FP32")), runtime=engine)
+    if engine == "edgetpu":
+        same = tflite_model("ABS", [("x", "FP32", [-1, -1])], [("y", "FP32", [-1, -1])])
+        load = changed(load, file=folder.file("model.tflite", same), device="CPU")
     row = np.arange(100_000, dtype=np.float32)
     made = region(2 * row.nbytes, content=row.tobytes())
     part = InputPart((1, 100_000), row.nbytes, Form.RAW, made.number, 0)
@@ -314,6 +320,64 @@ async def test_the_end_of_a_worker_lets_go_of_all(folder, region: Make) -> None:
         worker.kill()
         await leaving
     assert made.holders == {}
+
+
+async def test_a_region_that_is_left_stays_open_until_the_death_of_its_user_was_looked_into(
+    folder, region: Make
+) -> None:
+    """A worker's link ends before its process has."""
+    made = region(16)
+    async with started(folder.load(*identity("FP32"))) as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        asked = batch([(InputPart((1, 4), 16, Form.RAW, made.number, 0),)], [made])
+        asking = asyncio.create_task(worker.infer(asked, read))
+        await settle()
+        leaving = asyncio.create_task(made.leave())
+        await settle()
+        os.truncate(made.descriptor, 0)
+        with reaped_late(worker):
+            os.kill(worker.pid, signal.SIGBUS)
+            os.kill(worker.pid, signal.SIGCONT)
+            await worker._link.lost
+            await settle()
+            assert not leaving.done()
+        await leaving
+        with pytest.raises(EdgedError) as raised:
+            await asking
+        assert raised.value.code is Code.WORKER_CRASHED
+    assert made.fault.startswith("was shrunk"), "the region is charged, though it is gone already"
+    assert worker.excused
+    assert made.holders == {}
+
+
+@contextlib.contextmanager
+def reaped_late(worker: Any) -> Iterator[None]:
+    """Meanwhile the end of its process is not seen."""
+    loop, child = asyncio.get_running_loop(), worker._child
+    loop.remove_reader(child._pidfd)
+    try:
+        yield
+    finally:
+        loop.add_reader(child._pidfd, child._reap)
+
+
+async def test_a_worker_has_an_end_whatever_goes_wrong_about_it(folder, region: Make) -> None:
+    made = region(16)
+    met: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: met.append(context["exception"]))
+    worker = await start(folder.load(*identity("FP32")), PATIENT)
+    os.kill(worker.pid, signal.SIGSTOP)
+    asked = batch([(InputPart((1, 4), 16, Form.RAW, made.number, 0),)], [made])
+    asking = asyncio.create_task(worker.infer(asked, read))
+    await settle()
+    made.close()
+    os.kill(worker.pid, signal.SIGBUS)
+    os.kill(worker.pid, signal.SIGCONT)
+    ended = await asyncio.wait_for(asyncio.shield(worker.ended), PATIENCE_S)
+    assert ended.by_lost_memory
+    with pytest.raises(EdgedError, match="killed by SIGBUS"):
+        await asking
+    assert [type(each) for each in met] == [OSError], "and the defect is told"
 
 
 async def test_two_regions_of_a_batch_are_told_apart_when_the_kernel_ends_the_worker(folder, region: Make) -> None:

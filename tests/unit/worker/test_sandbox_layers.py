@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import json
 import subprocess
 import sys
@@ -63,6 +64,24 @@ def test_an_engine_that_compiles_and_one_that_does_not_exist(tmp_path: Path) -> 
     assert "no new code" not in holds + lacks
     holds, lacks = confined("", tmp_path, "nothing")
     assert "system-call filter" in holds + lacks
+
+
+LIBUSB = """
+import ctypes, json, sys
+from edged.worker import sandbox
+sandbox.confine(sys.argv[1], sys.argv[2], {})
+print(json.dumps(ctypes.CDLL("libusb-1.0.so.0").libusb_init(ctypes.byref(ctypes.c_void_p()))))
+"""
+LIBUSB_ERROR_OTHER = -99
+
+
+@pytest.mark.skipif(ctypes.util.find_library("usb-1.0") is None, reason="libusb is not installed")
+@pytest.mark.parametrize(("runtime", "found"), [("edgetpu", 0), ("onnxruntime", LIBUSB_ERROR_OTHER)])
+def test_libusb_starts_in_workers_of_an_engine_that_hears_of_devices(runtime: str, found: int, tmp_path: Path) -> None:
+    """As it does below libedgetpu: it must hear of devices that come and go, and starts not at all where it cannot."""
+    command = [sys.executable, "-c", LIBUSB, str(tmp_path), runtime]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == found
 
 
 def test_other_bundles_of_the_image_lie_in_none_of_its_folders() -> None:

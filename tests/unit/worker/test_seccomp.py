@@ -17,6 +17,7 @@ import pytest
 from edged.worker import seccomp
 
 PID = 4711
+NETLINK_KOBJECT_UEVENT = 15
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
     "aarch64": Path("/usr/include/asm-generic/unistd.h"),
@@ -25,9 +26,9 @@ OWN = ("seccomp", "clone", "clone3", "kill", "tgkill", "prlimit64")
 ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS, 0x80000000
 
 
-def verdict(program: bytes, arch: int, number: int, argument: int = 0) -> int:
+def verdict(program: bytes, arch: int, number: int, argument: int = 0, third: int = 0) -> int:
     """What the filter returns, by the rules of classic BPF; linux/filter.h, linux/seccomp.h."""
-    data = struct.pack("<IIQQ5Q", number, arch, 0, argument, *[0] * 5)
+    data = struct.pack("<IIQQ5Q", number, arch, 0, argument, 0, third, *[0] * 3)
     code = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
     at = accumulator = 0
     while True:
@@ -111,6 +112,24 @@ def test_who_is_to_connect_has_sockets_of_the_internet_and_nothing_of_other_proc
     assert verdict(program, machine.arch, 0x40000000 + 41) == ENOSYS  # socket, of x32
 
 
+@pytest.mark.parametrize("name", sorted(seccomp.MACHINES))
+def test_who_hears_of_devices_has_sockets_of_that_alone(name: str) -> None:
+    machine = seccomp.MACHINES[name]
+    program, plain = seccomp.program(machine, PID, hears=True), seccomp.program(machine, PID)
+    numbers = {call: number for call, both in seccomp.DENIED.items() if (number := both[machine.column]) is not None}
+    others = {number for call, number in numbers.items() if call not in ("socket", "bind")}
+    assert {verdict(program, machine.arch, number) for number in others} == {EPERM}
+    assert verdict(program, machine.arch, numbers["bind"]) == ALLOW
+    asked = [(family, protocol) for family in range(64) for protocol in range(64)]
+    made = [each for each in asked if verdict(program, machine.arch, numbers["socket"], each[0], each[1]) == ALLOW]
+    assert made == [(socket.AF_NETLINK, NETLINK_KOBJECT_UEVENT)]
+    assert {verdict(plain, machine.arch, numbers[call], 16, 15) for call in ("socket", "bind")} == {EPERM}
+    for number in (machine.kill, machine.tgkill, machine.prlimit64, machine.clone, machine.clone3, 0, 1):
+        for argument in (0, 1, PID, 0x20000):
+            said = (verdict(each, machine.arch, number, argument) for each in (program, plain))
+            assert len(set(said)) == 1
+
+
 TRIES = """
 import ctypes, errno, json, os, sys, threading
 from edged.worker import seccomp
@@ -138,6 +157,32 @@ def test_the_kernel_takes_it_and_refuses() -> None:
     assert found.pop("newer") == errno.ENOSYS
     assert set(found) == set(seccomp.DENIED)
     assert set(found.values()) == {errno.EPERM}
+
+
+HEARS = """
+import errno, json, socket
+from edged.worker import landlock, seccomp
+landlock.no_new_privileges()
+seccomp.restrict(hears=True)
+
+def made(family, protocol):
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM, protocol) as opened:
+            if family == socket.AF_NETLINK:
+                opened.bind((0, 1))
+        return "made"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+asked = (socket.AF_NETLINK, 15), (socket.AF_NETLINK, 0), (socket.AF_INET, 0), (socket.AF_UNIX, 0)
+print(json.dumps([made(*each) for each in asked]))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine not in seccomp.MACHINES, reason="no filter for this machine")
+def test_the_kernel_lets_it_hear_of_devices_as_libusb_does() -> None:
+    done = subprocess.run([sys.executable, "-c", HEARS], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == ["made", "EPERM", "EPERM", "EPERM"]
 
 
 def test_a_machine_whose_calls_are_not_known_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,160 @@
+"""LiteRT on TFLite files: those compiled for the Edge TPU by Google's libedgetpu, others on the CPU.
+
+`options.device` says where: nothing for any Edge TPU, or what libedgetpu takes as its option "device"
+(tflite/edgetpu_delegate_for_custom_op_tflite_plugin.cc there), or `CPU`. Quantised tensors pass as they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Delegate, Interpreter, load_delegate
+from numpy.typing import NDArray
+
+from edged.errors import Code, EdgedError
+from edged.runtimes.base import ENGINES, Session, SessionOptions
+from edged.runtimes.tflitefile import is_compiled
+from edged.types import Datatype, TensorSpec
+
+_DATATYPES = {
+    np.bool_: Datatype.BOOL,
+    np.uint8: Datatype.UINT8,
+    np.uint16: Datatype.UINT16,
+    np.uint32: Datatype.UINT32,
+    np.uint64: Datatype.UINT64,
+    np.int8: Datatype.INT8,
+    np.int16: Datatype.INT16,
+    np.int32: Datatype.INT32,
+    np.int64: Datatype.INT64,
+    np.float16: Datatype.FP16,
+    np.float32: Datatype.FP32,
+    np.float64: Datatype.FP64,
+}
+
+(_LIBRARY,) = ENGINES["edgetpu"].libraries
+_CPU = "CPU"
+_HINT = (
+    f"compile it for the version of {_LIBRARY} here (edgetpu_compiler --min_runtime_version); edged's log has its words"
+)
+_EDGE_TPU = re.compile(r"(usb|pci)?(:[0-9]{1,3})?")
+
+
+def open_session(model: bytes, options: SessionOptions) -> Session:
+    """Loads a TFLite model from its bytes; one whose weights lie in other files is refused."""
+    if options.precision:
+        raise EdgedError(
+            Code.LOAD_FAILED,
+            f"litert cannot be told to compute in {options.precision}",
+            "leave options.precision out: a TFLite model is of one precision",
+        )
+    if options.device != _CPU and not _EDGE_TPU.fullmatch(options.device):
+        raise EdgedError(
+            Code.LOAD_FAILED,
+            f"device {options.device!r} is not one that edgetpu can use",
+            "leave options.device out for any Edge TPU, or use usb, pci, usb:N, pci:N, :N (the N-th, from 0) or CPU",
+        )
+    on_tpu = options.device != _CPU
+    if is_compiled(model) != on_tpu:
+        raise _elsewhere(on_tpu=on_tpu)
+    delegates = [_edge_tpu(options.device)] if on_tpu else []
+    try:
+        interpreter = Interpreter(model_content=model, num_threads=options.threads, experimental_delegates=delegates)
+        interpreter.allocate_tensors()
+        return _LitertSession(interpreter)
+    except (RuntimeError, ValueError) as error:
+        raise EdgedError(
+            Code.LOAD_FAILED, f"litert does not load it: {_words(error)}", _HINT if on_tpu else ""
+        ) from error
+
+
+def _elsewhere(*, on_tpu: bool) -> EdgedError:
+    if on_tpu:  # it would run on the CPU, and nobody would know
+        return EdgedError(
+            Code.LOAD_FAILED,
+            "nothing of the model is compiled for the Edge TPU",
+            'compile it with edgetpu_compiler, or set options.device = "CPU"',
+        )
+    return EdgedError(
+        Code.LOAD_FAILED,
+        "the model is compiled for the Edge TPU, and options.device is CPU",
+        "leave options.device out, or name the file that edgetpu_compiler was given",
+    )
+
+
+def _edge_tpu(device: str) -> Delegate:
+    """An Edge TPU, opened. It is this process's alone until it ends, by its driver or by the claim of its interface."""
+    wanted = f"the Edge TPU {device}" if device else "an Edge TPU"
+    try:
+        ctypes.CDLL(_LIBRARY)  # first by itself: a Delegate that finds no library complains once more as it goes
+    except OSError as error:
+        raise EdgedError(
+            Code.LOAD_FAILED,
+            f"{wanted} cannot be used: {_words(error)}",
+            f"install {_LIBRARY} in the image's base, built for TensorFlow 2.16 or later: bootc/overlays/README.md",
+        ) from error
+    try:
+        return load_delegate(_LIBRARY, {"device": device} if device else {})
+    except (ValueError, AttributeError) as error:  # libedgetpu says no more than that it has none
+        raise EdgedError(
+            Code.LOAD_FAILED,
+            f"{wanted} cannot be opened by {_LIBRARY}: {_words(error)}",
+            "see that it is there (`edgectl doctor`) and that no other model has it: one process at a time can",
+        ) from error
+
+
+class _LitertSession:
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        self.inputs = tuple(map(_spec, inputs))
+        self.outputs = tuple(map(_spec, outputs))
+        self._inputs = {tensor["name"]: tensor["index"] for tensor in inputs}
+        self._outputs = {tensor["name"]: tensor["index"] for tensor in outputs}
+        for names, tensors in ((self._inputs, inputs), (self._outputs, outputs)):
+            if len(names) != len(tensors):
+                raise EdgedError(Code.LOAD_FAILED, "two tensors of the model have one name", "convert it with others")
+        self._shapes = {tensor["name"]: tuple(map(int, tensor["shape"])) for tensor in inputs}
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        try:
+            self._resize({name: array.shape for name, array in inputs.items()})
+            for name, array in inputs.items():
+                self._interpreter.set_tensor(self._inputs[name], array)
+        except (RuntimeError, ValueError) as error:
+            raise EdgedError(Code.INVALID_TENSOR, f"litert refuses the values: {_words(error)}") from error
+        try:
+            self._interpreter.invoke()
+            return [self._interpreter.get_tensor(self._outputs[name]) for name in outputs]
+        except (RuntimeError, ValueError) as error:
+            raise EdgedError(Code.INFERENCE_FAILED, f"litert failed: {_words(error)}") from error
+
+    def let_go(self) -> None:
+        """It keeps none: tensors are copied in and out."""
+
+    def _resize(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Only what the model leaves open changes; all tensors are laid out anew then."""
+        if shapes == self._shapes:
+            return
+        self._shapes = {}  # where it fails half way, the next run begins anew
+        for name, shape in shapes.items():
+            self._interpreter.resize_tensor_input(self._inputs[name], shape, strict=True)
+        self._interpreter.allocate_tensors()
+        self._shapes = shapes
+
+
+def _spec(tensor: Mapping[str, Any]) -> TensorSpec:
+    name, kind = tensor["name"], tensor["dtype"]
+    if kind not in _DATATYPES:
+        raise EdgedError(
+            Code.LOAD_FAILED, f"tensor {name!r} is of type {kind.__name__}", "litert serves none such here"
+        )
+    return TensorSpec(name, _DATATYPES[kind], tuple(map(int, tensor["shape_signature"])))
+
+
+def _words(error: Exception) -> str:
+    """The engine's message on one line, cut short."""
+    return " ".join(str(error).split())[:500] or type(error).__name__
