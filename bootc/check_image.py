@@ -49,6 +49,7 @@ def faults(root: Path) -> Iterator[str]:
     yield from _permissions(root)
     yield from _no_compiler(root)
     yield from _environment(root / "usr/lib/edged/venv", root)
+    yield from _user_site(root / "usr/lib/edged/venv")
     yield from _edged(root)
     yield from _trust(root)
     yield from _greenboot(root)
@@ -141,6 +142,16 @@ def _no_compiler(root: Path) -> Iterator[str]:
         for path in sorted(folder.rglob("*")):
             if path.name in _BUILDS_INSIDE:
                 yield f"/{path.relative_to(root)} has no business on a device"
+
+
+def _user_site(environment: Path) -> Iterator[str]:
+    """What lets the base's packages in lets the user's in too, and edged's home is the state folder."""
+    configuration = environment / "pyvenv.cfg"
+    if configuration.exists() and "include-system-site-packages = true" in configuration.read_text():
+        for name in ("edged", "edgectl"):
+            first = (environment / "bin" / name).read_text().partition("\n")[0]
+            if " -s" not in first and " -I" not in first:
+                yield f"{name} would run what lies in the state folder: begin it with `{first} -s`"
 
 
 def _environment(environment: Path, root: Path) -> Iterator[str]:

@@ -76,7 +76,7 @@ class Variant(_Table, frozen=True, kw_only=True):
 
     name: VariantName
     runtime: Annotated[str, Meta(min_length=1, max_length=64)]
-    """The engine: `onnxruntime`."""
+    """The engine: `onnxruntime`, `openvino`, `edgetpu` or `tensorrt`."""
     file: BundlePath
     derived: bool = False
     """The engine builds what it runs from `file`, on the device; the result is cached, never shipped."""

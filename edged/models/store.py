@@ -137,7 +137,8 @@ class Store:
     def take_in(self, staging: Path) -> Manifest:
         """Moves a fetched revision into the store, each of its bytes read and hashed again; `staging` is then gone.
 
-        It may be called again after it was interrupted anywhere, and mends a revision whose blobs were discarded.
+        It may be called again after it was interrupted anywhere, and mends a revision whose blobs were discarded, or
+        whose manifest cannot be read any more.
         Raises EdgedError: digest_mismatch naming a file that is missing or not what the manifest says; bundle_invalid;
         storage_full. Raises OSError where the disk fails otherwise.
         """
@@ -158,6 +159,8 @@ class Store:
         for file in manifest.files:
             self._take_blob(staging / "blobs", file)
         target = self.path(manifest.name, manifest.revision)
+        if target.exists() and not _is_told_of(target):
+            self._remove(target)
         if target.exists():
             self._mend(target, manifest, raw)
         else:
@@ -335,6 +338,15 @@ class Store:
 
     def _passing(self) -> Path:
         return self.root / "passing" / secrets.token_hex(8)
+
+
+def _is_told_of(folder: Path) -> bool:
+    """Whether its manifest can be read."""
+    try:
+        _manifest_in(folder)
+    except EdgedError:
+        return False
+    return True
 
 
 def _manifest_in(folder: Path) -> Manifest:

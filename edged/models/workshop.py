@@ -1,8 +1,9 @@
 """What derived variants run: built on this device from a file of the bundle, once, and taken from the cache after that.
 
 A key says of what, by what and for what something was built: the file's digest; the engine, its version, the variant's
-options and the shapes of the inputs; the device's driver, system image, instruction sets and GPUs. Whatever of these
-changes, the old file is not looked at any more, and serves again where the system goes back.
+options; the device's driver, system image and instruction sets; for engines that build for sizes and for the very GPU
+also the inputs' shapes and the GPUs. Whatever of these changes, the old file is not looked at any more, and serves
+again where the system goes back.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edged.changes import Changes
 from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
 from edged.models.cache import Built, Cache
+from edged.runtimes.base import ENGINES
 from edged.worker.messages import Derived, FileRef
 
 Build = Callable[[Path, int], Awaitable[None]]
@@ -142,17 +144,18 @@ class Workshop:
 
     def _key(self, manifest: Manifest, variant: Variant) -> str:
         platform = self._platform
-        parts = (
+        parts: tuple[object, ...] = (
             manifest.file(variant.file).sha256,
             variant.runtime,
             platform.runtimes.get(variant.runtime),
             variant.options,
-            manifest.max_batch_size,
-            {tensor.name: tensor.shape for tensor in manifest.inputs},
             platform.system,
             sorted(platform.instruction_sets),
-            platform.gpus,
         )
+        engine = ENGINES.get(variant.runtime)
+        if engine is not None and engine.builds_for_sizes:
+            sizes = {tensor.name: tensor.shape for tensor in manifest.inputs}
+            parts += (manifest.max_batch_size, sorted(sizes.items()), platform.gpus)
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     def _record(

@@ -96,6 +96,8 @@ class Engine(msgspec.Struct, frozen=True):
     """It makes machine code as it runs, so that its workers cannot be kept from that."""
     derives: bool = False
     """Its module is one of `Deriving`."""
+    builds_for_sizes: bool = False
+    """What it derives is for the declared shapes of the inputs, and for the GPU that it was built on."""
     writes: tuple[str, ...] = ()
     """Files, and folders of them, that it changes and cannot do without; it makes and removes none."""
     origin: str = ""
@@ -183,6 +185,7 @@ ENGINES = {
             ),
             compiles=True,  # whether it could do without was never tried
             derives=True,
+            builds_for_sizes=True,
         ),
         Engine(
             name="edgetpu",

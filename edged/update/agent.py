@@ -170,7 +170,7 @@ class Agent:
                 with contextlib.suppress(EdgedError):
                     await self.looking.again()
                     for course in self.courses.values():
-                        course.put_off = 0
+                        course.put_off.looked()
                     await self.reconsider()
                     await self._taken_in()
             await self._keep_waits()
@@ -195,16 +195,22 @@ class Agent:
     async def look_at(self, stick: Path | None, *, begin: bool) -> None:
         """Looks at the repository, or at the one on a stick, for somebody who waits. Raises EdgedError.
 
-        To `begin`, its plan is followed from now on and passes over jitter; else it is only told of.
+        To `begin`, its plan is followed from now on and passes over jitter; else it is only told of. What is being
+        fetched comes from the stick then, where its plan still wants that: no other repository has anybody wait for it.
         """
         if stick is None and not self._shop.settings.repository:
             text = "there is no repository to look at"
             raise EdgedError(Code.INVALID_ARGUMENT, text, "set update.repository, or name a folder with --from")
-        if self._fetches and stick != self.looking.stick:
+        other = stick != self.looking.stick
+        if self._fetches and other and not (stick and begin):
             text = "an update from another repository is under way"
             raise EdgedError(Code.OVERLOADED, text, "wait until it is done; `edgectl update --watch` shows it")
         found = await self.looking.at(stick, follow=begin)
         if begin:
+            if other:
+                for course in self.courses.values():
+                    course.fetch_anew()
+                await self._taken_in()
             await self.reconsider(now=True)
             await self._taken_in()
         else:
@@ -265,9 +271,8 @@ class Agent:
             )
             kept = course.state.kept
             unwanted = followed is not None and kept is not None and kept.revision != decision.go_for
-            if decision.go_for and decision.go_for == course.put_off and not now:
-                why = f"{decision.why}; what failed may pass, and is tried again with the next look at the repository"
-                decision = msgspec.structs.replace(decision, go_for=0, why=why)
+            if not now and (why := course.put_off.why(decision.go_for)):
+                decision = msgspec.structs.replace(decision, go_for=0, why=f"{decision.why}; {why}")
             spread = found and found.jitter_s and not now and hope and hope.cause == "plan"
             if found and spread and await self._is_to_come(model, decision.go_for):
                 decision = self._share.after_jitter(decision, found)

@@ -8,14 +8,12 @@ import contextlib
 import msgspec
 
 from edged import clock, log
-from edged.bundle.manifest import digest
 from edged.errors import EdgedError
 from edged.events import Severity
 from edged.update import policy, trial
+from edged.update.blame import PutOff, judge, quarantined
 from edged.update.machine import (
-    MAY_PASS,
     OUTLIVED_S,
-    REASONS,
     RUNS,
     Effect,
     Event,
@@ -25,8 +23,8 @@ from edged.update.machine import (
     State,
     step,
 )
-from edged.update.reasons import QUARANTINES, Reason
-from edged.update.records import Committed, Quarantined, Transition
+from edged.update.reasons import Reason
+from edged.update.records import Committed, Transition
 from edged.update.said import Awaits, Said, Stage, Terms, deferred, said
 from edged.update.shop import Shop
 from edged.update.stages import Stages
@@ -56,8 +54,7 @@ class Course:
         self.floor = 1
         self.text = ""
         """What happened last, in words."""
-        self.put_off = 0
-        """A revision that ended for what may pass: it is wanted again with the next look at the repository; 0: none."""
+        self.put_off = PutOff()
         self.stages = Stages(shop, terms, self.post)
         self._shop = shop
         self._terms = terms
@@ -98,6 +95,11 @@ class Course:
         elif self.state.deferred and self._awaits is Awaits.TIME:
             self._pause_s = _PAUSE_S
             self.post(Happened(Event.RESUMED, "somebody asked"))
+
+    def fetch_anew(self) -> None:
+        """What is being fetched comes from another repository now."""
+        if self.state.phase is Phase.FETCHING:
+            self.post(Happened(Event.RESUMED, "it comes from another repository now"))
 
     async def heard(self) -> None:
         """Waits until what was posted has been taken in, unless that takes long."""
@@ -171,8 +173,11 @@ class Course:
         self.post(Happened(Event.LASTED))
         self._time(OUTLIVED_S)
 
-    def _soaked(self, happened: Happened) -> Happened:
-        return msgspec.structs.replace(happened, soaked=self.stages.soaked)
+    def _seen(self, happened: Happened) -> Happened:
+        """The event, with how what serves has done, and its soak."""
+        serving = self.state.serving
+        record = self._shop.outcomes.record(self.state.model, serving.revision) if serving else None
+        return msgspec.structs.replace(happened, soaked=self.stages.soaked, record=record)
 
     def _fell_back(self, new: State) -> bool:
         """Whether a start chose otherwise than the journal says, which is kept like anything that is decided."""
@@ -193,7 +198,7 @@ class Course:
         old, starts = self.state, found.happened.event is Event.STARTED
         if starts and (why := policy.crash_loop(old)):
             found = said(Event.FAILED, why, Reason.CRASH_LOOP)
-        new, effects = step(old, self._soaked(found.happened))
+        new, effects = step(old, self._seen(found.happened))
         flips = Effect.FLIP in effects and found.happened.event is not Event.SWAPPED
         if flips and (why := self._terms.gate(old.model)):  # which has been shut since the stage asked
             found = deferred(why, Awaits.GATE)
@@ -227,8 +232,7 @@ class Course:
         self.state = new
         if found.happened.event is not Event.LASTED:  # which says nothing of why
             self.text = found.happened.text
-        if found.happened.reason in MAY_PASS and old.target is not None:
-            self.put_off = old.target.revision
+        self.put_off.add(old, found)
         self._shop.changes.mark()
         if found is self._waits:
             self._waits = None
@@ -264,7 +268,8 @@ class Course:
 
     async def _record(self, old: State, new: State, found: Said) -> None:
         happened, shop = found.happened, self._shop
-        quarantined, committed = await self._quarantined(old, found), self._committed(new)
+        held = await quarantined(old, found, shop.library, shop.environment, self.stages.manifest, clock.wall())
+        committed = self._committed(new)
         about = old.target or new.target or happened.target or new.serving
         transition = Transition(
             at=clock.wall(),
@@ -280,7 +285,7 @@ class Course:
         )
         before, self._recorded = self._recorded, None
         try:
-            await shop.ledger.do(shop.ledger.journal.record, new, transition, quarantined, committed)
+            await shop.ledger.do(shop.ledger.journal.record, new, transition, held, committed)
         except EdgedError:
             self._recorded = before
             raise
@@ -296,30 +301,6 @@ class Course:
         resident = self.stages.resident(new.model, new.serving)
         self.floor = max(self.floor, resident.manifest.min_revision if resident else 1)
         return Committed(model=new.model, serving=new.serving, previous=new.previous, floor=self.floor)
-
-    async def _quarantined(self, old: State, found: Said) -> list[Quarantined]:
-        """What is not tried again: the variant that failed, or where it was none of them the one that would serve."""
-        happened = found.happened
-        if happened.event is not Event.FAILED or happened.reason not in QUARANTINES or old.target is None:
-            return []
-        if old.phase is Phase.SOAKING and old.previous is None:
-            return []  # it goes on serving, since there is nothing else
-        source = await asyncio.to_thread(self._shop.library.find, old.model, old.target.revision)
-        manifest = source.manifest if source else self.stages.manifest
-        if manifest is None or manifest.revision != old.target.revision:
-            return []
-        named = [each for each in manifest.variants if each.name == found.variant] or list(manifest.variants[:1])
-        return [
-            Quarantined(
-                key=self._shop.environment.key(old.target.digest or digest(manifest), variant),
-                model=old.model,
-                revision=old.target.revision,
-                reason=happened.reason,
-                text=happened.text,
-                at=clock.wall(),
-            )
-            for variant in named
-        ]
 
     async def _perform(self, effect: Effect, old: State) -> None:
         model, target = old.model, old.target
@@ -363,18 +344,11 @@ class Course:
         except trial.FailedError as error:
             found = Said(Happened(Event.FAILED, error.text, error.reason), variant=error.variant)
         except (EdgedError, OSError) as error:
-            found = self._blame(state, error)
+            found = judge(state.phase, error)
         except Exception as error:  # noqa: BLE001 - logged; the update waits, and serving goes on
             _log.exception("an update met a defect of edged", model=state.model, phase=state.phase)
             found = deferred(f"a defect of edged: {error}; its log says more", Awaits.TIME)
         self._said.put_nowait((found, turn))
-
-    def _blame(self, state: State, error: EdgedError | OSError) -> Said:
-        word = error.code.value if isinstance(error, EdgedError) else ""
-        for reason in REASONS.get(state.phase, frozenset()):
-            if reason.value == word:
-                return said(Event.FAILED, str(error), reason)
-        return deferred(f"it is tried again: {error}", Awaits.TIME)
 
     async def _stop_work(self) -> None:
         """What is under way ends, and what it may have said already is not heard."""

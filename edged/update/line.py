@@ -39,6 +39,12 @@ class Line(msgspec.Struct, frozen=True):
         return sum(each.lacking_bytes or 0 for each in self.ahead)
 
 
+def download(state: State) -> Key | None:
+    """What is fetched, or has come in part and is wanted still; None where nothing is. Pure."""
+    ref = state.target if state.phase is Phase.FETCHING else state.kept
+    return None if ref is None else (state.model, ref.revision)
+
+
 def line(model: str, others: Iterable[Download], room_bytes: int) -> Line:
     """How `others` stand to the download of `model`; `room_bytes`: what there would be if nothing had come. Pure.
 
@@ -63,10 +69,8 @@ async def stand_in_line(shop: Shop, model: str) -> Line:
 
 def _look(shop: Shop, model: str, states: Iterable[State]) -> Line:
     store, found = shop.library.store, []
-    for state in states:
-        ref = state.target if state.phase is Phase.FETCHING else state.kept
-        if ref is not None:
-            key = (state.model, ref.revision)
+    for key in map(download, states):
+        if key is not None:
             with contextlib.suppress(EdgedError):  # a name under which nothing was fetched
                 found.append(Download(key, store.staged_bytes(*key), store.lacking_bytes(*key)))
     room_bytes = store.room_bytes() + sum(each.here_bytes for each in found)

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edged import clock
-from edged.errors import EdgedError
+from edged.errors import Code, EdgedError
 from edged.events import Severity
 from edged.update import plan, policy
 from edged.update.fetcher import Origin
 from edged.update.heard import Heard
 from edged.update.shop import Shop
+
+# So long one look takes at most: whoever gives it a little at a time has nobody wait for the next one, or for a stick.
+_LONGEST_S = 300.0
 
 
 class Looking:
@@ -78,9 +81,7 @@ class Looking:
         shop = self._shop
         try:
             self._check_room()
-            found, floors = await shop.fetcher.bring_plan(
-                self.origin(stick), self._fleet, shop.state_folder / "plan", self.heard.take
-            )
+            found, floors = await self._ask(stick)
         except EdgedError as error:
             self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: {error}"
             shop.events.record(Severity.WARNING, error.code, "repository", str(error))
@@ -91,6 +92,20 @@ class Looking:
         self.last_look = f"{clock.wall():%Y-%m-%d %H:%M:%S} UTC: the plan is up to date"
         await self.heard.keep(shop.ledger)
         return found
+
+    async def _ask(self, stick: Path | None) -> tuple[plan.Plan, dict[str, int]]:
+        """The plan, and each model's signed floor. Raises EdgedError, also where they do not come in time."""
+        shop = self._shop
+        try:
+            async with asyncio.timeout(_LONGEST_S):
+                return await shop.fetcher.bring_plan(
+                    self.origin(stick), self._fleet, shop.state_folder / "plan", self.heard.take
+                )
+        except TimeoutError:
+            text = f"the repository gave no plan within {_LONGEST_S:g} s"
+            raise EdgedError(
+                Code.DOWNLOAD_FAILED, text, "it is asked again later; see the link, and its server"
+            ) from None
 
     def origin(self, stick: Path | None) -> Origin:
         """A repository as the fetcher is to ask it."""

@@ -156,7 +156,7 @@ REASONS: Mapping[Phase, frozenset[Reason]] = {
             Reason.DIGEST_MISMATCH,
         }
     ),
-    Phase.STAGED: frozenset({Reason.DIGEST_MISMATCH, Reason.STORAGE_FULL}),
+    Phase.STAGED: frozenset({Reason.DIGEST_MISMATCH, Reason.STORAGE_FULL, Reason.DOWNLOAD_FAILED}),
     Phase.TRIAL: frozenset(
         {
             Reason.INCOMPATIBLE_HARDWARE,
@@ -179,6 +179,8 @@ REASONS: Mapping[Phase, frozenset[Reason]] = {
             Reason.CRASH_LOOP,
             Reason.WORKER_HANG,
             Reason.LOAD_FAILED,
+            Reason.DIGEST_MISMATCH,
+            Reason.INCOMPATIBLE_HARDWARE,
             Reason.OPERATOR,
         }
     ),
@@ -208,6 +210,21 @@ class Soaked(msgspec.Struct, frozen=True):
     errors: float = 0.0
     """The logarithm that the test of its errors has come to, as is `slowness` of that of its windows."""
     slowness: float = 0.0
+
+
+class Record(msgspec.Struct, frozen=True):
+    """How a revision has done so far."""
+
+    ok: int = 0
+    failed: int = 0
+    median_s: float = 0.0
+    p99_s: float = 0.0
+    """0: not known, as with the median."""
+
+    @property
+    def requests(self) -> int:
+        """Answered and failed."""
+        return self.ok + self.failed
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,6 +259,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """As far as the journal was told."""
     outlived: Soaked = Soaked()
     """What of it an end that is no stop leaves: how it stood when the device had gone on for long, or was stopped."""
+    held_against: Record = Record()
+    """How the revision before had done by the flip, which a later life of the daemon does not know of."""
     swaps: str = ""
     """Why the two revisions change places, or have, with none of them warm beside the other; empty: they do not."""
     deferred: str = ""
@@ -252,7 +271,8 @@ class Happened(msgspec.Struct, frozen=True):
     """An event with what belongs to it.
 
     `target`, `cause` and what the soak is held to come with WANTED, the whole `target` with TAKEN_IN, what was meant
-    with SUPERSEDED, `reason` with FAILED, and `soaked` with all that a soak goes on after.
+    with SUPERSEDED, `reason` with FAILED, `soaked` with all that a soak goes on after, and `record`, of what serves,
+    with what it begins after.
     """
 
     event: Event
@@ -263,6 +283,7 @@ class Happened(msgspec.Struct, frozen=True):
     allow_unproven: bool = True
     least_soak_s: float = 0.0
     soaked: Soaked | None = None
+    record: Record | None = None
 
 
 def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
@@ -320,13 +341,21 @@ def step(state: State, happened: Happened) -> tuple[State, tuple[Effect, ...]]:
     if rule.phase is not Phase.SOAKING and happened.event is not Event.SWAPS and not aside:
         new = msgspec.structs.replace(new, swaps="")
     if Effect.FLIP in effects:
-        new = msgspec.structs.replace(new, serving=state.target, previous=state.serving, older=state.previous)
+        new = msgspec.structs.replace(
+            new,
+            serving=state.target,
+            previous=state.serving,
+            older=state.previous,
+            held_against=happened.record or Record(),
+        )
     if Effect.FLIP_BACK in effects:
         new, effects = _back(state, new, effects)
     if rule.phase is Phase.COMMITTED is not state.phase:
         new = msgspec.structs.replace(new, intended=None)
     if rule.phase in (Phase.IDLE, Phase.COMMITTED):
-        new = msgspec.structs.replace(new, target=None, cause="", older=None, crashes=0, refetches=0)
+        new = msgspec.structs.replace(
+            new, target=None, cause="", older=None, crashes=0, refetches=0, held_against=Record()
+        )
     return new, effects
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from edged.types import Outcome
-from edged.update.soak import Record
+from edged.update.machine import Record
 
 # Latencies are counted in buckets each 5 % wider than the one before, from a microsecond on.
 _GROWTH = math.log(1.05)

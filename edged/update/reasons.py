@@ -32,7 +32,6 @@ class Reason(StrEnum):
 # itself, and the next poll tries again.
 QUARANTINES = frozenset(
     {
-        Reason.INCOMPATIBLE_HARDWARE,
         Reason.INCOMPATIBLE_RUNTIME,
         Reason.INCOMPATIBLE_SIGNATURE,
         Reason.LOAD_FAILED,

@@ -17,7 +17,7 @@ import msgspec
 from edged.bundle.manifest import Soak as Rules
 from edged.errors import Code
 from edged.types import Outcome
-from edged.update.machine import Soaked
+from edged.update.machine import Record, Soaked
 from edged.update.reasons import Reason
 
 ALPHA = 1e-5
@@ -88,21 +88,6 @@ class Sprt(msgspec.Struct):
 
 _BAD = math.log((1 - BETA) / ALPHA)
 _GOOD = math.log(BETA / (1 - ALPHA))
-
-
-class Record(msgspec.Struct, frozen=True):
-    """How a revision has done so far."""
-
-    ok: int = 0
-    failed: int = 0
-    median_s: float = 0.0
-    p99_s: float = 0.0
-    """0: not known, as with the median."""
-
-    @property
-    def requests(self) -> int:
-        """Answered and failed."""
-        return self.ok + self.failed
 
 
 def allowed_rate(rules: Rules, old: Record) -> float:

@@ -16,17 +16,17 @@ from edged.models.resident import Resident
 from edged.models.states import Source
 from edged.types import Level
 from edged.update import policy, swap, trial
+from edged.update.blame import of_the_device
 from edged.update.collecting import collect, make_room
 from edged.update.fetcher import Order, Origin
 from edged.update.line import Line, stand_in_line
 from edged.update.lineup import Lineup, target_of
-from edged.update.machine import Effect, Event, Happened, Ref, Soaked, State
+from edged.update.machine import Effect, Event, Happened, Record, Ref, Soaked, State
 from edged.update.policy import Wish
 from edged.update.reasons import Reason
 from edged.update.said import Awaits, Said, Stage, Terms, deferred, said
 from edged.update.shadow import Shadow
 from edged.update.shop import Shop
-from edged.update.soak import Record
 from edged.update.watch import Watch
 
 
@@ -50,6 +50,8 @@ class Stages(Lineup):
         """What the shadow said, while the route may not flip; a new trial is compared anew."""
         self._found_no_room: Ref | None = None
         """What there was no room for once already, though the other one had stepped aside."""
+        self._died = False
+        """Whether a worker has ended already on this trial or in its comparison: one may by no fault of its own."""
         self._watch: Watch | None = None
         self._hurried = asyncio.Event()
 
@@ -195,6 +197,7 @@ class Stages(Lineup):
                 Code.DIGEST_MISMATCH, f"{state.model} revision {target.revision} is not in the store whole"
             )
         ref = Ref(target.revision, digest(source.manifest))
+        self._died = False
         return Said(Happened(Event.TAKEN_IN, target=ref), {"digest": ref.digest})
 
     async def attempt(self, state: State) -> Said:
@@ -231,6 +234,7 @@ class Stages(Lineup):
         except trial.FailedError as error:
             await self._excuse(resident, tried)
             if not (resident.leaving or resident.resting):
+                await self._excuse_death(resident, error)
                 raise
             text = f"revision {resident.revision} was unloaded on its trial: {resident.reason}"
             raise EdgedError(Code.MODEL_UNAVAILABLE, text, "it is tried again") from error
@@ -243,6 +247,13 @@ class Stages(Lineup):
         except EdgedError:
             await self.end(resident.name, resident.revision)
             raise
+
+    async def _excuse_death(self, resident: Resident, error: trial.FailedError) -> None:
+        """Raises EdgedError for the first death, after which the trial begins anew; the second is its own fault."""
+        if isinstance(error, trial.DiedError) and not self._died:
+            self._died = True
+            await self.end(resident.name, resident.revision)
+            raise EdgedError(Code.WORKER_CRASHED, error.text) from error
 
     async def swap(self, state: State) -> Said:
         """Has the serving revision make room, then tries the new one; whatever comes of it, one of the two answers.
@@ -309,6 +320,9 @@ class Stages(Lineup):
         except EdgedError as error:
             if resident.leaving or resident.resting:
                 return said(Event.RETRY, f"it was unloaded: {resident.reason}")
+            if error.code is Code.WORKER_CRASHED and not self._died:
+                self._died = True
+                return said(Event.RETRY, f"it is tried again: {error}")
             reason = Reason.WORKER_HANG if error.code is Code.WORKER_HANG else Reason.CRASH_LOOP
             raise trial.FailedError(reason, str(error), best) from error
         finally:
@@ -327,13 +341,18 @@ class Stages(Lineup):
         if resident is None:
             raise trial.FailedError(Reason.LOAD_FAILED, "it could not be loaded at the start")
         previous = state.previous
-        old = self._shop.outcomes.record(state.model, previous.revision) if previous else Record()
+        now = self._shop.outcomes.record(state.model, previous.revision) if previous else Record()
+        old = max(state.held_against, now, key=lambda each: each.requests)
         terms = self.wish or state
         watch = self._watch = Watch(resident, old, state, terms.least_soak_s, self._shop.outcomes)
         try:
-            event, reason, text = await watch.run(self._post, allow_unproven=terms.allow_unproven)
+            event, reason, text = await watch.run(
+                self._post, allow_unproven=lambda: (self.wish or state).allow_unproven
+            )
         finally:
             self._watch = None
+        if event is Event.FAILED and (found := of_the_device(resident, self._shop.residency.failed)):
+            reason, text = found[0], f"{text}; {found[1]}"
         variant = resident.variant.name if resident.variant else ""
         return Said(Happened(event, text, reason), watch.evidence(), variant)
 

@@ -13,6 +13,7 @@ from edged.events import Severity
 from edged.models.resident import Resident
 from edged.models.states import Source, State
 from edged.update import policy
+from edged.update.blame import of_the_device
 from edged.update.environment import Environment
 from edged.update.machine import Event, Happened, Phase, Ref
 from edged.update.machine import State as Machine
@@ -113,6 +114,8 @@ class Chosen(msgspec.Struct):
     why: str = "there is nothing that could serve"
     passed_over: list[tuple[int, str]] = []
     degraded: str = ""
+    excuse: Reason | None = None
+    """What of this device is to blame that the revision of the pointer does not serve."""
 
 
 def happened(found: Machine, course: Machine, chosen: Chosen, *, counted: bool) -> Happened:
@@ -122,7 +125,8 @@ def happened(found: Machine, course: Machine, chosen: Chosen, *, counted: bool) 
     """
     if found.phase is Phase.SOAKING and chosen.ref != found.serving:
         why = next((why for revision, why in chosen.passed_over), "it does not serve")
-        return Happened(Event.FAILED, why, Reason.CRASH_LOOP if policy.crash_loop(found) else Reason.LOAD_FAILED)
+        reason = Reason.CRASH_LOOP if policy.crash_loop(found) else chosen.excuse or Reason.LOAD_FAILED
+        return Happened(Event.FAILED, why, reason)
     if serves_already(course):
         return Happened(Event.SUPERSEDED, "what was tried serves since the start", target=course.target)
     return Happened(Event.RESUMED if counted else Event.STARTED, chosen.degraded or f"edged started; {chosen.why}")
@@ -141,6 +145,8 @@ async def choose(
         reason = why_not or ("" if source else "it is not on this device as it was signed")
         if reason or source is None:
             chosen.passed_over.append((candidate.ref.revision, reason))
+            if not why_not and candidate.ref == state.serving:
+                chosen.excuse = Reason.DIGEST_MISMATCH
             continue
         resident = shop.residency.find(state.model, candidate.ref.revision) or shop.make_resident(source)
         warm = state.phase is Phase.SOAKING and not state.swaps
@@ -157,6 +163,8 @@ async def choose(
         if resident.state is not State.FAILED:
             break
         chosen.passed_over.append((candidate.ref.revision, resident.reason))
+        if candidate.ref == state.serving and (found := of_the_device(resident, shop.residency.failed)):
+            chosen.excuse = found[0]
         before = resident
     best = options[0][0].ref.revision if options else 0
     if chosen.ref is not None and chosen.passed_over:

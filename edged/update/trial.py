@@ -8,6 +8,7 @@ from typing import Any
 
 from edged import clock
 from edged.bundle import signature
+from edged.bundle.acceptance import Verdict
 from edged.bundle.exclusion import excludes
 from edged.bundle.manifest import Manifest, Variant
 from edged.errors import Code, EdgedError
@@ -50,6 +51,10 @@ class FailedError(Exception):
         self.reason = reason
         self.text = text
         self.variant = variant
+
+
+class DiedError(FailedError):
+    """Its worker ended on the way: the kernel may have ended it for what another took."""
 
 
 def check_signature(old: Manifest | None, new: Manifest) -> None:
@@ -119,6 +124,8 @@ async def try_spares(resident: Resident) -> dict[str, Any]:
         except (EdgedError, OSError) as error:
             if restarts.is_short(error) or restarts.is_want(error):
                 raise
+            if isinstance(error, EdgedError) and error.code is Code.WORKER_CRASHED:
+                raise DiedError(Reason.LOAD_FAILED, f"{variant.name}: {error}", variant.name) from error
             raise _failed(error, variant.name, loading=True) from error
         try:
             evidence[variant.name] = await _goldens(worker, resident.manifest, variant)
@@ -198,10 +205,7 @@ async def _goldens(worker: Worker, manifest: Manifest, variant: Variant) -> dict
     for golden in goldens:
         verdict, _ = await judge_golden(worker, manifest, golden)
         if not verdict.ok:
-            code = verdict.code or Code.GOLDEN_MISMATCH
-            raise FailedError(
-                _REASONS.get(code, Reason.GOLDEN_MISMATCH), f"{variant.name}: {verdict.text}", variant.name
-            )
+            raise _refused(verdict, variant)
     return {"goldens": len(goldens)}
 
 
@@ -217,12 +221,18 @@ async def _p99_ms(worker: Worker, manifest: Manifest, variant: Variant, budget_m
         while len(took) < _LATENCY_RUNS and (not took or clock.monotonic() < ends_s):
             verdict, infer_s = await judge_golden(worker, manifest, goldens[len(took) % len(goldens)])
             if not infer_s:
-                raise FailedError(Reason.CRASH_LOOP, f"{variant.name}: {verdict.text}", variant.name)
+                raise _refused(verdict, variant)
             took.append(infer_s)
         best = min(best, percentile(took, 0.99) * 1e3)
         if not budget_ms or best <= budget_ms:
             break
     return best
+
+
+def _refused(verdict: Verdict, variant: Variant) -> FailedError:
+    kind = DiedError if verdict.code == Code.WORKER_CRASHED else FailedError
+    code = verdict.code or Code.GOLDEN_MISMATCH
+    return kind(_REASONS.get(code, Reason.GOLDEN_MISMATCH), f"{variant.name}: {verdict.text}", variant.name)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -10,11 +10,11 @@ from edged import clock
 from edged.models.resident import Resident
 from edged.models.states import State
 from edged.types import Outcome
-from edged.update.machine import Event, Happened, Soaked
+from edged.update.machine import Event, Happened, Record, Soaked
 from edged.update.machine import State as Machine
 from edged.update.outcomes import Outcomes
 from edged.update.reasons import Reason
-from edged.update.soak import Record, Soak, Verdict
+from edged.update.soak import Soak, Verdict
 
 # Time alone changes a verdict too; it is looked at so often at least.
 _LOOK_S = 1.0
@@ -48,8 +48,13 @@ class Watch:
         """What the soak has seen so far."""
         return self._soak.so_far(clock.monotonic())
 
-    async def run(self, post: Callable[[Happened], None], *, allow_unproven: bool) -> tuple[Event, Reason | None, str]:
-        """Waits for the verdict: which event it is, why, and in words. Each crash is posted, so that it is kept."""
+    async def run(
+        self, post: Callable[[Happened], None], *, allow_unproven: Callable[[], bool]
+    ) -> tuple[Event, Reason | None, str]:
+        """Waits for the verdict: which event it is, why, and in words. Each crash is posted, so that it is kept.
+
+        Where nobody allows it to end unproven it goes on over its longest time, until it has seen enough.
+        """
         self._outcomes.listen(self._resident.name, self._resident.revision, self._take)
         try:
             while True:
@@ -67,18 +72,14 @@ class Watch:
                 if verdict is Verdict.GOOD:
                     return Event.PASSED, None, text
                 if self._soak.is_over(now_s):
-                    return self._time_is_over(text, allow_unproven=allow_unproven)
+                    if self._soak.proven:
+                        return Event.PASSED, None, text
+                    if allow_unproven():
+                        return Event.UNPROVEN, None, f"too few requests to tell: {text}"
                 self._judged.clear()
                 await self._next()
         finally:
             self._outcomes.listen(self._resident.name, self._resident.revision, None)
-
-    def _time_is_over(self, text: str, *, allow_unproven: bool) -> tuple[Event, Reason | None, str]:
-        if self._soak.proven:
-            return Event.PASSED, None, text
-        if allow_unproven:
-            return Event.UNPROVEN, None, f"too few requests to tell: {text}"
-        return Event.FAILED, Reason.OPERATOR, f"the plan allows no unproven revision: {text}"
 
     def _take(self, outcome: Outcome) -> None:
         self._soak.add(outcome, clock.monotonic())

@@ -33,8 +33,9 @@ _SWEEP_S = 5
 # prctl(2).
 _PR_SET_CHILD_SUBREAPER = 36
 
-# Of the daemon's environment: where an engine's libraries are and, for cards that are shared (NVIDIA's Multi-Process
-# Service) or split (Multi-Instance GPU), which share is this device's, as their drop-in of the unit says.
+# Of the daemon's environment: where an engine's libraries are and, for cards that are split (NVIDIA's Multi-Instance
+# GPU), which part is this device's, as their drop-in of the unit says. What it says of the Multi-Process Service holds
+# for whoever may open its socket, which a confined worker may not.
 _PASSED_ON = (
     "LD_LIBRARY_PATH",
     "CUDA_DEVICE_ORDER",

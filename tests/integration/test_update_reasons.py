@@ -63,6 +63,7 @@ BUNDLES: dict[Reason, dict] = {
     Reason.STORAGE_FULL: {"model": large_model()},
 }
 REVISIONS = {reason: number for number, reason in enumerate(BUNDLES, 2)}
+SLOW_TO_LOAD = max(REVISIONS.values()) + 1
 
 
 ONCE_IT_SERVES = (Reason.ERROR_RATE, Reason.CRASH_LOOP, Reason.WORKER_HANG, Reason.OPERATOR)
@@ -89,6 +90,7 @@ class Setting:
         self.earlier = folder / "earlier"
         shutil.copytree(self.metadata, self.earlier)
         bundles = [scale_bundle(folder / "bundles", REVISIONS[reason], **made) for reason, made in BUNDLES.items()]
+        bundles.append(scale_bundle(folder / "bundles", SLOW_TO_LOAD, extra=QUICK + "budgets = { load_s = 0.0001 }\n"))
         self.fleet.publish(*bundles)
         self.fleet.lie(MODEL, REVISIONS[Reason.DIGEST_MISMATCH], "model.onnx")
         root, first = folder / "root", scale_bundle(folder / "factory", 1)
@@ -167,6 +169,13 @@ def test_by_the_bundle_alone(shared_daemon):
     at_once = [reason for reason in BUNDLES if reason not in (*ONCE_IT_SERVES, *BY_THE_REPOSITORY)]
     for reason in at_once:
         shared_daemon.ends_with(reason, shared_daemon.ask)
+
+
+def test_one_that_loads_too_slowly_for_its_own_budget(shared_daemon):
+    ended = shared_daemon.fails(SLOW_TO_LOAD)
+    assert ended.reason == Reason.LATENCY_BUDGET
+    assert "loads in" in ended.text
+    shared_daemon.is_well()
 
 
 @pytest.mark.parametrize("reason", ONCE_IT_SERVES)

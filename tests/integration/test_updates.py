@@ -169,7 +169,7 @@ class TestARevisionThatIsNotFit:
         extra = 'requires = { accelerator = "edgetpu" }\n' + QUICK
         bundle = scale_bundle(tmp_path / "bundles", 2, extra=extra)
         self.refused(fleet, updating, bundle, "incompatible_hardware", "fetching")
-        self.not_again(updating)
+        until(lambda: updating.model().decision, "it is put off", holds=lambda why: "with the next start" in why)
 
     def test_incompatible_runtime(self, tmp_path, fleet, updating):
         extra = 'requires = { runtime = ">=99" }\n' + QUICK

@@ -55,6 +55,8 @@ class Outside:
         self.capacity = 100
         self.journal_fails = ""
         self.broken = set()
+        self.damaged: set[tuple[str, int]] = set()
+        """Its files are not what was signed any more."""
 
     def _install(self, model: str, revision: int) -> Found:
         folder = self.folder / "factory" / model / str(revision)

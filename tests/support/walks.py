@@ -209,6 +209,11 @@ class Walk:
         self.outside.broken ^= {(model, revision)}
         self.spoiled, self.blameless = True, False
 
+    def _damage(self, model: str, revision: int) -> None:
+        """Its files are not what was signed any more, or are again: for that nobody is to be blamed."""
+        self.outside.damaged ^= {(model, revision)}
+        self.spoiled = True
+
     def _engine(self) -> None:
         """Another engine with the next start: quarantines are of the one before."""
         self.outside.runtime = "2.0" if self.outside.runtime == "1.0" else "1.0"

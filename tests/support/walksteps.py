@@ -83,6 +83,7 @@ _STEPS: dict[str, tuple[int, Callable[[random.Random], tuple[Any, ...]]]] = {
     "press": (5, lambda chance: (chance.choice(_LIMITS),)),
     "fault": (9, _nothing),
     "break": (3, _of_revision),
+    "damage": (2, _of_revision),
     "engine": (1, _nothing),
     "cut": (3, _nothing),
     "restart": (2, _nothing),

@@ -166,6 +166,8 @@ class Life:
             await asyncio.sleep(self.outside.load_s)
             if hand.ended.done():
                 raise EdgedError(Code.WORKER_CRASHED, "it ended as it was loaded")
+            if key in self.outside.damaged:
+                raise EdgedError(Code.DIGEST_MISMATCH, "so the test wants it")
             if not NATURES[key].loads or key in self.outside.broken:
                 raise EdgedError(Code.LOAD_FAILED, "so the test wants it")
         except BaseException:

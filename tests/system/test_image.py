@@ -208,7 +208,10 @@ def test_an_overlay_for_tensorrt_is_made_of_a_base_that_has_it_alone(images: Ima
     images.build(path, "localhost/both", EDGED="localhost/vendor")
     root = images.mount("localhost/both")
     assert check(root) == (0, "no fault found\n")
-    assert "include-system-site-packages = true\n" in (root / "usr/lib/edged/venv/pyvenv.cfg").read_text()
+    environment = root / "usr/lib/edged/venv"
+    assert "include-system-site-packages = true\n" in (environment / "pyvenv.cfg").read_text()
+    for name in ("edged", "edgectl"):  # the user's packages would be those of the state folder
+        assert (environment / "bin" / name).read_text().splitlines()[0] == "#!/usr/lib/edged/venv/bin/python -s"
 
 
 def test_the_overlay_with_openvino_has_it_serve_read_only(images: Images) -> None:

@@ -86,6 +86,13 @@ def remove(name: str) -> Callable[[Path], None]:
 
 UPGRADES = "systemd/system/bootc-fetch-apply-updates.timer"
 
+
+def lets_the_user_in(root: Path) -> None:
+    put("usr/lib/edged/venv/pyvenv.cfg", "include-system-site-packages = true\n")(root)
+    for name, first in (("edged", "#!/python"), ("edgectl", "#!/python -s")):
+        put(f"usr/lib/edged/venv/bin/{name}", f"{first}\n")(root)
+
+
 COMPILERS = ("gcc", "gcc-14", "c++", "ld", "ld.bfd", "x86_64-linux-gnu-g++-14", "clang-19", "make", "rustc")
 
 WRONG = [
@@ -116,6 +123,7 @@ WRONG = [
         "no root of trust:",
     ),
     (put("usr/lib/systemd/system/greenboot-healthcheck.service"), "greenboot-healthcheck.service is not enabled"),
+    (lets_the_user_in, "edged would run what lies in the state folder: begin it with `#!/python -s`"),
     (put(f"usr/lib/{UPGRADES}"), "bootc-fetch-apply-updates.timer is not masked"),
     (remove("usr/lib/edged/edged.toml"), "/usr/lib/edged/edged.toml is missing"),
     (remove("usr/bin/edgectl"), "/usr/bin/edgectl is missing"),

@@ -18,10 +18,10 @@ from edged.models.workshop import Platform, Workshop
 PLATFORM = Platform({"openvino": "2026.4"}, "nvidia 1.0 debian 12", frozenset({"avx2", "sse"}))
 
 
-def bundle(*names, revision=1, **fields):
+def bundle(*names, revision=1, runtime="openvino", **fields):
     """A bundle of derived variants."""
     made = manifest(revision=revision, variants=names or ("best",))
-    variants = [msgspec.structs.replace(each, runtime="openvino", derived=True, **fields) for each in made.variants]
+    variants = [msgspec.structs.replace(each, runtime=runtime, derived=True, **fields) for each in made.variants]
     return msgspec.structs.replace(made, variants=tuple(variants))
 
 
@@ -94,9 +94,8 @@ def test_what_is_not_derived_lacks_nothing(workshop):
         Platform({"openvino": "2026.5"}, PLATFORM.system, PLATFORM.instruction_sets),
         Platform(PLATFORM.runtimes, "nvidia 1.1 debian 12", PLATFORM.instruction_sets),
         Platform(PLATFORM.runtimes, PLATFORM.system, frozenset({"avx2", "avx512f", "sse"})),
-        Platform(PLATFORM.runtimes, PLATFORM.system, PLATFORM.instruction_sets, ("NVIDIA L4", "")),
     ],
-    ids=["engine", "system", "processor", "GPU"],
+    ids=["engine", "system", "processor"],
 )
 async def test_another_device_has_it_built_again(workshop, engine, tmp_path, platform):
     one = bundle()
@@ -118,12 +117,23 @@ async def test_another_file_or_option_is_another_thing_and_another_revision_is_n
     (file,) = one.files
     changed = msgspec.structs.replace(one, files=(msgspec.structs.replace(file, sha256="1" * 64),))
     assert workshop.lacks(changed, changed.variants[0])
+
+
+@pytest.mark.parametrize(("runtime", "is_another"), [("openvino", False), ("tensorrt", True)])
+async def test_other_sizes_and_gpus_are_another_thing_where_the_engine_builds_for_them(
+    workshop, engine, tmp_path, runtime, is_another
+):
+    one = bundle(runtime=runtime)
+    await take(workshop, engine, one)
     larger = msgspec.structs.replace(one, max_batch_size=one.max_batch_size + 1)
-    assert workshop.lacks(larger, larger.variants[0])
     (first, *others) = one.inputs
     wider = msgspec.structs.replace(first, shape=(*first.shape[:-1], first.shape[-1] + 1))
-    other = msgspec.structs.replace(one, inputs=(wider, *others))
-    assert workshop.lacks(other, other.variants[0])
+    for changed in (larger, msgspec.structs.replace(one, inputs=(wider, *others))):
+        assert bool(workshop.lacks(changed, changed.variants[0])) is is_another
+    there = Platform(PLATFORM.runtimes, PLATFORM.system, PLATFORM.instruction_sets, ("NVIDIA L4", ""))
+    other = Workshop(Cache(tmp_path / "derived", 1000), there)
+    await other.open()
+    assert bool(other.lacks(one, one.variants[0])) is is_another
 
 
 async def test_one_thing_is_built_at_a_time_and_no_thing_twice(workshop, engine):

@@ -120,11 +120,11 @@ class TestWhatIsTriedAgain:
             monkeypatch.setattr(loop, "call_later", record)
             running.post(Event.STARTED)
             for _ in range(10):
-                running.script.say(EdgedError(Code.OVERLOADED, "not now"))
+                running.script.say(OSError("not now"))
             await running.until(lambda: len(delays) == 10)
             assert delays == [15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
             running.script.say(Event.FETCHED)
-            running.script.say(EdgedError(Code.OVERLOADED, "not now"))
+            running.script.say(OSError("not now"))
             await running.until(lambda: len(delays) == 11)
             assert delays[-1] == 15
 

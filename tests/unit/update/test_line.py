@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from edged.models.files import make_folder
 from edged.types import Datatype, TensorSpec
 from edged.update import policy
 from edged.update.assemble import Assembly, Space
+from edged.update.collecting import collect
 from edged.update.fetcher import Order
 from edged.update.line import Download, line
 from edged.update.machine import Event, Happened, Phase, Ref, State, step
@@ -35,6 +37,8 @@ class Metered:
         self.contents = {model: random.Random(model).randbytes(CHUNKS * CHUNK_BYTES) for model in models}
         self.fetched: dict[str, int] = dict.fromkeys(models, 0)
         self._most = chunks_a_time
+        self.asked: Callable[[str], None] = lambda _: None
+        """Is told of each model whose manifest is asked for."""
 
     def manifest(self, model: str) -> Manifest:
         """As it is published."""
@@ -51,6 +55,7 @@ class Metered:
 
     async def bring_manifest(self, _: object, model: str, __: int, into: Path, *___: object) -> Manifest:
         """Comes at once."""
+        self.asked(model)
         make_folder(into)
         durable.write(into / MANIFEST_NAME, encode(self.manifest(model)))
         return self.manifest(model)
@@ -79,9 +84,9 @@ class Device:
         self.shop = make_shop(folder, fetcher=repository)
         self.shop.library.store.quota_bytes = ROOM_CHUNKS * CHUNK_BYTES + CHUNK_BYTES // 2  # and the manifests
         self._stages: dict[str, Stages] = {}
-        self._states: dict[str, State] = {}
+        self.states: dict[str, State] = {}
         for model in repository.contents:
-            self._states[model] = State(model=model)
+            self.states[model] = State(model=model)
             terms = SimpleNamespace(origin=lambda: None, told=None)
             self._stages[model] = Stages(self.shop, terms, lambda _: None)  # type: ignore[arg-type]
             monkeypatch.setattr(self._stages[model], "_foresee", self._foresee)
@@ -91,18 +96,19 @@ class Device:
 
     async def look(self, model: str) -> str:
         """Tries to fetch it; gives why it was not."""
-        self._step(model, Happened(Event.WANTED, target=Ref(1, "")))
+        self.step(model, Happened(Event.WANTED, target=Ref(1, "")))
         try:
-            await self._stages[model].fetch(self._states[model])
+            await self._stages[model].fetch(self.states[model])
         except EdgedError as error:
-            self._step(model, Happened(Event.FAILED, str(error), Reason(error.code.value)))
+            self.step(model, Happened(Event.FAILED, str(error), Reason(error.code.value)))
             return f"{error.code.value}: {error}"
         return ""
 
-    def _step(self, model: str, happened: Happened) -> None:
-        before = self._states[model]
+    def step(self, model: str, happened: Happened) -> None:
+        """Something happens to its update."""
+        before = self.states[model]
         after, _ = step(before, happened)
-        self._states[model] = after
+        self.states[model] = after
         row = Transition(at=NOW, model=model, revision=1, before=before.phase, event=happened.event, after=after.phase)
         self.shop.ledger.journal.record(after, row)
 
@@ -176,8 +182,47 @@ async def test_a_finished_download_that_is_not_journaled_yet_is_not_taken(tmp_pa
     device = Device(tmp_path, repository, monkeypatch)
     assert not await device.look("b")
     assert "storage_full" in await device.look("a")
-    assert device._states["b"].phase is Phase.FETCHING
+    assert device.states["b"].phase is Phase.FETCHING
     store = device.shop.library.store
     assert store.lacking_bytes("b", 1) == 0
     assert store.take_in(store.staging("b", 1)).name == "b"
+    await device.shop.ledger.close()
+
+
+# How an update goes on from its download until it serves.
+ON = [Event.FETCHED, Event.TAKEN_IN, Event.PASSED, Event.PASSED, Event.PASSED, Event.SETTLED]
+PHASES = [Phase.FETCHING, Phase.STAGED, Phase.TRIAL, Phase.SHADOW, Phase.SOAKING, Phase.COMMITTED, Phase.IDLE]
+
+
+@pytest.mark.parametrize("so_far", range(len(ON) + 1))
+async def test_who_finds_no_room_takes_no_revision_that_is_installed(tmp_path: Path, monkeypatch, so_far: int):
+    """It was here already, as one that is gone back to: its update says fetching, and goes on while others look."""
+    repository = Metered("ab", CHUNKS)
+    device = Device(tmp_path, repository, monkeypatch)
+    assert not await device.look("b")
+    store = device.shop.library.store
+    manifest = store.take_in(store.staging("b", 1))
+
+    def go_on(_: str) -> None:
+        repository.asked = lambda _: None
+        for event in ON[:so_far]:
+            device.step("b", Happened(event))
+
+    repository.asked = go_on
+    assert "storage_full" in await device.look("a")
+    assert device.states["b"].phase is PHASES[so_far]
+    assert store.revisions("b") == [1]
+    assert (store.path("b", 1) / manifest.files[0].path).read_bytes() == repository.contents["b"]
+    await device.shop.ledger.close()
+
+
+@pytest.mark.parametrize("so_far", range(len(ON) + 1))
+async def test_a_collection_gives_up_what_is_fetched_and_nothing_else(tmp_path: Path, monkeypatch, so_far: int):
+    device = Device(tmp_path, Metered("b", CHUNKS), monkeypatch)
+    await device.look("b")
+    for event in ON[:so_far]:
+        device.step("b", Happened(event))
+    store = device.shop.library.store
+    await collect(device.shop, [("b", 1)])
+    assert store.staging("b", 1).exists() is (so_far > 0)
     await device.shop.ledger.close()

@@ -1,0 +1,212 @@
+"""The watch over what has begun to serve: what it is held against, what it is excused, and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from support import hands, published, whole_device
+from support.walks import Step, Walk, walked
+
+from edged.bundle.manifest import Manifest, Requires
+from edged.errors import Code
+from edged.system.hardware import Hardware
+from edged.types import Outcome
+from edged.update import plan as plans
+from edged.update.machine import Event, Phase, Record
+from edged.update.reasons import QUARANTINES, Reason
+from edged.update.records import Transition
+
+BEGUN: list[Step] = [("plan", ("a", 2)), ("until", ("a", Phase.SOAKING))]
+
+
+@pytest.fixture(autouse=True)
+def single_requests(monkeypatch) -> None:
+    monkeypatch.setattr(hands, "_CALLS", 1)
+
+
+def ask(walking: Walk, revision: int, count: int, *, ok: bool = True, took_s: float = 0.01) -> None:
+    """Requests that reach a revision, of which each has the same end."""
+    code = "" if ok else "inference_failed"
+    outcomes = walking.life.shop.outcomes
+    walking.life.do(lambda: [outcomes.take(Outcome("a", revision, ok, code, took_s)) for _ in range(count)])
+
+
+def end_of_soak(walking: Walk) -> Transition:
+    return [each for each in walking.life.journal.history("a") if each.before == Phase.SOAKING != each.after][-1]
+
+
+@pytest.fixture(params=["stays up", "restart", "cut"])
+def soaking(request, tmp_path: Path) -> Iterator[Walk]:
+    """A device whose revision 2 soaks, after a predecessor with a long record; its daemon may have begun anew since."""
+    with walked(tmp_path, [("sleep", (2.0,))]) as walking:
+        ask(walking, 1, 3000)
+        for step in BEGUN:
+            walking.take(step)
+        if request.param != "stays up":
+            walking.take((request.param, ()))
+            walking.take(("sleep", (1.0,)))
+        yield walking
+
+
+class TestTheRecordOfThePredecessor:
+    def test_says_how_often_a_revision_may_err_in_each_life_of_the_daemon(self, soaking: Walk):
+        for at in range(150):  # of errors that its author allows, and its predecessor never made
+            ask(soaking, 2, 1, ok=at % 7 > 0)
+        soaking.take(("until", ("a", Phase.IDLE)))
+        assert (end_of_soak(soaking).event, end_of_soak(soaking).reason) == (Event.FAILED, Reason.ERROR_RATE)
+
+    def test_says_how_slow_it_may_be_in_each_life_of_the_daemon(self, soaking: Walk):
+        for _ in range(25):
+            ask(soaking, 2, 10, took_s=0.1)
+            soaking.life.pass_time(1.0)
+        soaking.take(("until", ("a", Phase.IDLE)))
+        assert (end_of_soak(soaking).event, end_of_soak(soaking).reason) == (Event.FAILED, Reason.LATENCY_BUDGET)
+
+    def test_is_over_with_the_soak(self, soaking: Walk):
+        assert soaking.life.journal.states()["a"].held_against.requests == 3000
+        soaking.take(("until", ("a", Phase.IDLE)))
+        assert soaking.life.journal.states()["a"].held_against == Record()
+
+
+class TestTheDevicesOwnFault:
+    @pytest.mark.parametrize("manifest_too", [False, True])
+    def test_at_a_start_is_not_held_against_the_revision(self, tmp_path: Path, manifest_too: bool):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            self._damage(walking, manifest_too=manifest_too)
+            walking.take(("restart", ()))
+            self._is_gone_back_on_and_comes_anew(walking)
+
+    def test_while_it_soaks_is_not_held_against_the_revision(self, tmp_path: Path):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            self._damage(walking, manifest_too=False)
+            self._kill(walking, ("a", 2))
+            self._is_gone_back_on_and_comes_anew(walking)
+
+    def _damage(self, walking: Walk, *, manifest_too: bool) -> None:
+        if manifest_too:
+            (walking.life.shop.library.store.path("a", 2) / "manifest.json").unlink()
+        walking.outside.damaged.add(("a", 2))
+
+    def _kill(self, walking: Walk, key: tuple[str, int]) -> None:
+        found = [each for each in walking.life.hands if each.key == key]
+        walking.life.do(lambda: [each.end("killed by SIGKILL") for each in found])
+
+    def _is_gone_back_on_and_comes_anew(self, walking: Walk) -> None:
+        walking.life.pass_time(20.0)
+        assert end_of_soak(walking).reason == Reason.DIGEST_MISMATCH
+        assert not any(each.reason in QUARANTINES for each in walking.life.journal.history("a"))
+        assert not walking.life.journal.quarantined()
+        walking.finish()  # which mends it, and has it serve
+
+    @pytest.mark.usefixtures("edgetpu")
+    def test_of_its_accelerator_is_not_held_against_the_revision(self, tmp_path: Path):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            life = walking.life
+            life.do(lambda: life.residency.avoid({"edgetpu": "accelerator edgetpu has failed: it hangs"}))
+            life.do(lambda: life.shop.outcomes.take(Outcome("a", 2, False, Code.WORKER_HANG, 30.0)))
+            life.pass_time(20.0)
+            assert end_of_soak(walking).reason == Reason.INCOMPATIBLE_HARDWARE
+            assert "hung" in end_of_soak(walking).text
+            assert "accelerator edgetpu has failed: it hangs" in end_of_soak(walking).text
+            assert not life.journal.quarantined()
+            life.do(lambda: life.residency.avoid({}))
+            walking.finish()
+
+    def test_of_an_accelerator_that_another_variant_runs_on_excuses_nothing(self, tmp_path: Path, edgetpu: list[str]):
+        edgetpu.clear()  # it was pulled out before the start, and its variant passed over from the first
+        steps: list[Step] = [
+            ("sleep", (2.0,)),
+            ("plan", ("a", 3)),
+            ("until", ("a", Phase.SHADOW)),
+            ("ask", ("a", True)),
+        ]
+        with walked(tmp_path, [*steps, ("until", ("a", Phase.SOAKING))]) as walking:
+            life = walking.life
+            life.do(lambda: life.residency.avoid({"edgetpu": "it is gone"}))
+            life.do(lambda: life.shop.outcomes.take(Outcome("a", 3, False, Code.WORKER_HANG, 30.0)))
+            life.pass_time(20.0)
+            assert end_of_soak(walking).reason == Reason.WORKER_HANG
+            assert life.journal.quarantined()
+
+
+@pytest.fixture
+def edgetpu(monkeypatch) -> list[str]:
+    """The device's accelerators; revision 2 needs the one, and so does the best variant of revision 3."""
+    there = ["edgetpu"]
+
+    def manifest(model: str, revision: int) -> Manifest:
+        found = published.manifest(model, revision)
+        if (model, revision) not in (("a", 2), ("a", 3)):
+            return found
+        best = msgspec.structs.replace(found.variants[0], requires=Requires(accelerator="edgetpu"))
+        return msgspec.structs.replace(found, variants=(best, *found.variants[1:]))
+
+    monkeypatch.setattr(hands, "manifest", manifest)
+    monkeypatch.setattr(whole_device, "Hardware", lambda name: Hardware(name, accelerators=frozenset(there)))
+    return there
+
+
+def test_what_the_hardware_cannot_run_is_tried_again_with_each_start_and_no_more(tmp_path: Path, edgetpu: list[str]):
+    edgetpu.clear()
+    with walked(tmp_path, [("sleep", (2.0,)), ("plan", ("a", 2)), ("sleep", (30.0,))]) as walking:
+        (failed,) = [each for each in walking.life.journal.history("a") if each.reason]
+        assert failed.reason == Reason.INCOMPATIBLE_HARDWARE
+        assert not walking.life.journal.quarantined()
+        walking.life.pass_time(86_400.0)
+        assert "with the next start" in walking.life.agent.decisions["a"].why
+        assert len([each for each in walking.life.journal.history("a") if each.reason]) == 1
+        edgetpu.append("edgetpu")
+        walking.take(("restart", ()))
+        walking.finish()
+        state = walking.life.agent.courses["a"].state
+        assert state.serving is not None
+        assert state.serving.revision == 2
+
+
+class TestWhereThePlanForbidsTheUnproven:
+    @pytest.fixture
+    def allowed(self, monkeypatch) -> list[bool]:
+        """Whether it is; the plan wants revision 2."""
+        found = [False]
+
+        async def bring_plan(*_: object) -> tuple[plans.Plan, dict[str, int]]:
+            wanted = plans.ClassPlan(revision=2, allow_unproven=found[0])
+            return plans.Plan(fleet="f", models={"a": {"c": wanted}}), {}
+
+        monkeypatch.setattr(hands.Repository, "bring_plan", bring_plan)
+        return found
+
+    @pytest.fixture
+    def quiet(self, tmp_path: Path, allowed: list[bool]) -> Iterator[Walk]:
+        """A device that nobody asks anything, long after the longest time of its soak; that was half over at a stop."""
+        assert not allowed[0]
+        steps: list[Step] = [
+            ("until", ("a", Phase.SOAKING)),
+            ("sleep", (20.0,)),
+            ("restart", ()),
+            ("sleep", (900.0,)),
+        ]
+        with walked(tmp_path, [("sleep", (2.0,)), ("look", ()), *steps]) as walking:
+            assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
+            assert walking.life.residency.routes["a"].serving == 2
+            yield walking
+
+    def test_a_soak_goes_on_until_it_has_seen_enough(self, quiet: Walk):
+        ask(quiet, 2, 10)
+        quiet.take(("sleep", (2.0,)))
+        assert end_of_soak(quiet).event == Event.PASSED
+
+    def test_a_soak_goes_on_until_the_plan_says_otherwise(self, quiet: Walk, allowed: list[bool]):
+        allowed[0] = True
+        quiet.take(("look", ()))
+        quiet.take(("sleep", (2.0,)))
+        assert end_of_soak(quiet).event == Event.UNPROVEN
+
+    def test_what_errs_is_still_sent_back(self, quiet: Walk):
+        for _ in range(20):
+            ask(quiet, 2, 1, ok=False)
+        quiet.take(("sleep", (2.0,)))
+        assert (end_of_soak(quiet).event, end_of_soak(quiet).reason) == (Event.FAILED, Reason.ERROR_RATE)
