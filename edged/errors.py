@@ -42,6 +42,7 @@ class Code(StrEnum):
     WORKER_HANG = "worker_hang"
     CRASH_LOOP = "crash_loop"
     MEMORY_SHORT = "memory_short"
+    DEVICE_UNAVAILABLE = "device_unavailable"
     NOT_BUILT = "not_built"
     DERIVED_UNUSABLE = "derived_unusable"
 

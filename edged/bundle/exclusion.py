@@ -5,8 +5,6 @@ from __future__ import annotations
 from edged.bundle.manifest import Variant
 from edged.runtimes.base import ENGINES
 
-_CPU = "CPU"
-
 
 def excludes(one: Variant, other: Variant) -> bool:
     """Whether while a worker of `one` is up none of `other` can be.
@@ -17,7 +15,7 @@ def excludes(one: Variant, other: Variant) -> bool:
     if engine is None or not engine.alone or other.runtime != one.runtime:
         return False
     devices = one.options.device, other.options.device
-    if _CPU in devices:
+    if engine.cpu and engine.cpu in devices:
         return False
     (kind, _, number), (other_kind, _, other_number) = (device.partition(":") for device in devices)
     if kind != other_kind:

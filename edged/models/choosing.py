@@ -30,7 +30,7 @@ class Choice:
         self._preferred = ""
         self._preferred_because = ""
         self._avoided: dict[str, str] = {}
-        self._short: dict[str, str] = {}
+        self._short: dict[str, EdgedError] = {}
         self.anew()
 
     def anew(self) -> None:
@@ -51,7 +51,7 @@ class Choice:
     @property
     def _objected(self) -> dict[str, str]:
         """What speaks against variants that may run, by their names."""
-        return self._avoided | self._short | self._lacking
+        return self._avoided | {name: why.message for name, why in self._short.items()} | self._lacking
 
     @property
     def unbuilt(self) -> list[Variant]:
@@ -60,8 +60,9 @@ class Choice:
 
     @property
     def waiting(self) -> list[PassedOver]:
-        """Those that are not built yet, for people."""
-        return [PassedOver(name, Code.NOT_BUILT, why) for name, why in self._lacking.items()]
+        """Those that are not built yet, and those that are asked for again, for people."""
+        short = [PassedOver(name, why.code, str(why)) for name, why in self._short.items()]
+        return short + [PassedOver(name, Code.NOT_BUILT, why) for name, why in self._lacking.items()]
 
     @property
     def _lacking(self) -> dict[str, str]:
@@ -76,7 +77,7 @@ class Choice:
 
     @property
     def is_short(self) -> bool:
-        """Whether there was no memory for some variant when it was last asked for."""
+        """Whether there was no memory or no device for some variant when it was last asked for."""
         return bool(self._short)
 
     @property
@@ -100,8 +101,8 @@ class Choice:
             self._avoided = dict(variants)
             self._changed()
 
-    def spare(self, variant: Variant, why: str) -> bool:
-        """Has others run than `variant`, for which there is no memory, until `ask_again`; whether there are any.
+    def spare(self, variant: Variant, why: EdgedError) -> bool:
+        """Has others run than `variant` until `ask_again`, for want of memory or a device; whether there are any.
 
         Where there are none, all of them may be asked for again.
         """
@@ -111,7 +112,7 @@ class Choice:
         return bool(self._short)
 
     def ask_again(self) -> None:
-        """There may be memory by now."""
+        """There may be what it takes by now."""
         self._short = {}
         self._changed()
 

@@ -295,14 +295,14 @@ class Resident:
         try:
             other = await start_worker(self.source.folder, self.manifest, wanted, self.terms)
         except (EdgedError, OSError) as error:
-            if not (restarts.is_want_of_memory(error) and self._want.refusals):
+            if not (restarts.is_want(error) and self._want.refusals):
                 self._telling.kept(variant, wanted, error)
             self.changes.mark()
             if wanted is variant:
                 self.lost.keep(wanted, error)
                 return error
-            if restarts.is_want_of_memory(error):
-                self.choice.spare(wanted, error.message)
+            if restarts.is_want(error):
+                self.choice.spare(wanted, error)
                 self._want.ask_again_later(self.settings)
             elif restarts.is_at_fault(error):
                 self._pass_over(wanted, error)
@@ -324,8 +324,8 @@ class Resident:
         except (EdgedError, OSError) as error:
             self.trouble = error if isinstance(error, EdgedError) else EdgedError(Code.LOAD_FAILED, str(error))
             again = restarts.may_pass(error) and (self.choice.runnable == [variant] or not restarts.is_hang(error))
-            if restarts.is_want_of_memory(error):
-                await self._wait_for_memory(variant, error)
+            if restarts.is_want(error):
+                await self._do_without(variant, error)
             elif again:
                 self.last_exit = str(error)
                 self.deaths += 1
@@ -343,8 +343,8 @@ class Resident:
         self._become(State.READY, "")
         self._telling.ready(variant, worker, instead_of)
 
-    async def _wait_for_memory(self, variant: Variant, why: EdgedError) -> None:
-        """The next variant has its chance; where none fits, they are asked for again after a while."""
+    async def _do_without(self, variant: Variant, why: EdgedError) -> None:
+        """The next variant has its chance; where none can be had, they are asked for again after a while."""
         if not self._want.refusals:
             self._telling.refused(variant, why)
         if self._want.spared(variant, why):

@@ -11,7 +11,8 @@ from edged.worker.process import LostError
 LOOP_DEATHS = 5
 
 _SHORT = (Code.MEMORY_SHORT, Code.STORAGE_FULL)
-_MAY_PASS = (Code.WORKER_CRASHED, Code.WORKER_HANG, *_SHORT)
+_WANTS = (Code.MEMORY_SHORT, Code.DEVICE_UNAVAILABLE)
+_MAY_PASS = (Code.WORKER_CRASHED, Code.WORKER_HANG, *_SHORT, *_WANTS)
 
 
 def delay_s(deaths: int, least_s: float, longest_s: float) -> float:
@@ -51,9 +52,9 @@ def is_short(error: EdgedError | OSError) -> bool:
     return isinstance(error, EdgedError) and error.code in _SHORT
 
 
-def is_want_of_memory(error: EdgedError | OSError) -> TypeGuard[EdgedError]:
-    """Whether it was not even tried, since it would not fit."""
-    return isinstance(error, EdgedError) and error.code is Code.MEMORY_SHORT
+def is_want(error: EdgedError | OSError) -> TypeGuard[EdgedError]:
+    """Whether the device had nothing to run it in or on: it would not fit, or what it runs on is taken or away."""
+    return isinstance(error, EdgedError) and error.code in _WANTS
 
 
 def is_hang(error: EdgedError | OSError) -> bool:

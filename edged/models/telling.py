@@ -38,7 +38,7 @@ class Telling:
         self._record(Severity.INFO, "model_rests", f"revision {self._revision} rests: {why}", variant)
 
     def refused(self, variant: Variant, why: EdgedError) -> None:
-        """It is not loaded for want of memory."""
+        """It is not loaded for want of memory, or of its device."""
         self._record(Severity.ERROR, why.code, f"revision {self._revision} is not loaded: {why}", variant)
 
     def ended(self, variant: Variant, how: str, why: EdgedError | OSError, restart_s: float) -> None:

@@ -1,4 +1,4 @@
-"""A model's want of memory: who stands in for a variant that does not fit, and when it is asked for again."""
+"""A model's want of memory or of a device: who stands in for a variant meanwhile, and when it is asked for again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Want:
         self._timer: asyncio.TimerHandle | None = None
 
     def met(self, settings: Workers) -> None:
-        """Something runs: the best variant, or another that it is to make way for when there is room."""
+        """Something runs: the best variant, or another that is to make way for it when it can be had."""
         if self._choice.is_short:
             self.ask_again_later(settings)
         else:
@@ -29,7 +29,7 @@ class Want:
 
     def spared(self, variant: Variant, why: EdgedError) -> bool:
         """Whether another variant may be tried instead of one that was refused."""
-        found = self._choice.spare(variant, why.message)
+        found = self._choice.spare(variant, why)
         self.refusals = max(self.refusals, int(found))
         return found
 

@@ -59,7 +59,7 @@ class Runtime(Protocol):
         """Loads a model from its bytes. Raises EdgedError: load_failed with the engine's own words.
 
         incompatible_hardware or incompatible_runtime where the device or its driver is at fault, memory_short where it
-        has no memory left.
+        has no memory left, device_unavailable where it cannot be opened now and may be later.
         """
 
 
@@ -107,7 +107,15 @@ class Engine(msgspec.Struct, frozen=True):
     libraries: tuple[str, ...] = ()
     """Shared libraries that it needs for its devices, and that come with the system."""
     alone: bool = False
-    """One process at a time can have a device of its, but for the CPU."""
+    """One process at a time can have a device of its, but for `cpu`."""
+    cpu: str = ""
+    """The device (`options.device`) on which it needs none of its nodes; empty: there is no telling."""
+
+    def on(self, device: str) -> Engine:
+        """What it needs to work on that device."""
+        if not self.cpu or device != self.cpu:
+            return self
+        return msgspec.structs.replace(self, reads=(), writes=(), devices=(), hears_devices=False)
 
     def version(self) -> str | None:
         """The installed version, found without importing the engine; None where it is absent."""
@@ -194,6 +202,7 @@ ENGINES = {
             hears_devices=True,
             libraries=("libedgetpu.so.1",),
             alone=True,
+            cpu="CPU",
         ),
     )
 }

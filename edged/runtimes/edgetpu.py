@@ -36,11 +36,12 @@ _DATATYPES = {
 }
 
 (_LIBRARY,) = ENGINES["edgetpu"].libraries
-_CPU = "CPU"
+_CPU = ENGINES["edgetpu"].cpu
 _HINT = (
     f"compile it for the version of {_LIBRARY} here (edgetpu_compiler --min_runtime_version); edged's log has its words"
 )
-_EDGE_TPU = re.compile(r"(usb|pci)?(:[0-9]{1,3})?")
+_LIBRARY_HINT = f"install {_LIBRARY} in the image's base, built for TensorFlow 2.16 or later: bootc/overlays/README.md"
+_EDGE_TPU = re.compile(r"(usb|pci)?(:(0|[1-9][0-9]{0,2}))?")
 
 
 def open_session(model: bytes, options: SessionOptions) -> Session:
@@ -86,21 +87,26 @@ def _elsewhere(*, on_tpu: bool) -> EdgedError:
 
 
 def _edge_tpu(device: str) -> Delegate:
-    """An Edge TPU, opened. It is this process's alone until it ends, by its driver or by the claim of its interface."""
+    """An Edge TPU, opened. It is this process's alone until it ends, by its driver or by the claim of its interface.
+
+    Raises EdgedError: incompatible_runtime without a library that can be used, device_unavailable.
+    """
     wanted = f"the Edge TPU {device}" if device else "an Edge TPU"
     try:
         ctypes.CDLL(_LIBRARY)  # first by itself: a Delegate that finds no library complains once more as it goes
     except OSError as error:
         raise EdgedError(
-            Code.LOAD_FAILED,
-            f"{wanted} cannot be used: {_words(error)}",
-            f"install {_LIBRARY} in the image's base, built for TensorFlow 2.16 or later: bootc/overlays/README.md",
+            Code.INCOMPATIBLE_RUNTIME, f"{wanted} cannot be used: {_words(error)}", _LIBRARY_HINT
         ) from error
     try:
         return load_delegate(_LIBRARY, {"device": device} if device else {})
-    except (ValueError, AttributeError) as error:  # libedgetpu says no more than that it has none
+    except AttributeError as error:
         raise EdgedError(
-            Code.LOAD_FAILED,
+            Code.INCOMPATIBLE_RUNTIME, f"{wanted} cannot be used: {_words(error)}", _LIBRARY_HINT
+        ) from error
+    except ValueError as error:  # libedgetpu says no more than that it has none: it may be taken, or away for a moment
+        raise EdgedError(
+            Code.DEVICE_UNAVAILABLE,
             f"{wanted} cannot be opened by {_LIBRARY}: {_words(error)}",
             "see that it is there (`edgectl doctor`) and that no other model has it: one process at a time can",
         ) from error
@@ -120,6 +126,10 @@ class _LitertSession:
         self._shapes = {tensor["name"]: tuple(map(int, tensor["shape"])) for tensor in inputs}
 
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        for name, array in inputs.items():
+            if not array.size:  # some operators of LiteRT 2.3 crash on it: SOFTMAX, LOG_SOFTMAX
+                text = f"input {name!r} of shape {list(array.shape)} has no values, which litert cannot compute with"
+                raise EdgedError(Code.INVALID_TENSOR, text)
         try:
             self._resize({name: array.shape for name, array in inputs.items()})
             for name, array in inputs.items():

@@ -161,7 +161,8 @@ class Stages(Lineup):
         """Whether the revisions will change places, and why. Raises FailedError where it cannot serve here."""
         resident = self._shop.make_resident(source)
         serving = self._check(state, resident)
-        with contextlib.suppress(EdgedError):  # memory may be short now, and not later
+        with contextlib.suppress(EdgedError):  # memory may be short now, or a device taken, and not later
+            trial.check_taken(resident, self._shop.residency)
             return await swap.reason(resident, serving)
         return ""
 
@@ -207,6 +208,7 @@ class Stages(Lineup):
             resident = await self.make(state.model, target)
             serving = self._check(state, resident)
             trial.check_accelerators(resident, shop.residency)
+            trial.check_taken(resident, shop.residency)
             self.foreseen = why = await swap.reason(resident, serving)
             if why:
                 gate = self._terms.gate(state.model)
@@ -262,6 +264,7 @@ class Stages(Lineup):
         async with self._shop.trying:
             resident = await self.make(state.model, target)
             trial.check_accelerators(resident, self._shop.residency)
+            trial.check_taken(resident, self._shop.residency)
             await swap.reason(resident, serving)  # others may have taken the room since; nobody steps aside in vain
             try:
                 if serving is not None:

@@ -45,11 +45,12 @@ async def reason(new: Resident, serving: Resident | None) -> str:
     wait = "so requests wait while they change places"
     if short is not None:
         return f"memory holds one of the revisions {serving.revision} and {new.revision}, {wait}: {short.text}"
-    taken = serving.variant or next(iter(serving.choice.runnable), None)
-    rival = next((each for each in new.choice.runnable if taken is not None and excludes(each, taken)), None)
-    if rival is None or taken is None:
+    # One that runs a lighter variant for now wants its device back.
+    pairs = ((mine, theirs) for mine in new.choice.runnable for theirs in serving.choice.runnable)
+    rivals = next((pair for pair in pairs if excludes(*pair)), None)
+    if rivals is None:
         return ""
-    both = f"variant {rival.name} of revision {new.revision} and {taken.name} of revision {serving.revision}"
+    both = f"variant {rivals[0].name} of revision {new.revision} and {rivals[1].name} of revision {serving.revision}"
     return f"one process at a time can have the device of {both}, {wait}"
 
 

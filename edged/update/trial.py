@@ -9,6 +9,7 @@ from typing import Any
 from edged import clock
 from edged.bundle import signature
 from edged.bundle.acceptance import Verdict
+from edged.bundle.exclusion import excludes
 from edged.bundle.manifest import Manifest, Variant
 from edged.errors import Code, EdgedError
 from edged.models import restarts
@@ -84,6 +85,25 @@ def check_accelerators(resident: Resident, residency: Residency) -> None:
     check_sound(resident.revision, choice.runnable, failed)
 
 
+def check_taken(resident: Resident, residency: Residency) -> None:
+    """Before a trial: passes over the variants whose device another model has; they show no goldens either.
+
+    Not where a revision of its own model has such a device, which makes way. Raises EdgedError (device_unavailable)
+    where no other variant is left.
+    """
+    choice, up = resident.choice, [(each.name, each.variant) for each in residency.all() if each.variant is not None]
+    taken: list[tuple[Variant, EdgedError]] = []
+    for variant in choice.runnable:
+        holders = [name for name, held in up if excludes(variant, held)]
+        if holders and resident.name not in holders:
+            text = f"variant {variant.name} cannot be tried: model {holders[0]} has its device, which is one process's"
+            taken.append((variant, EdgedError(Code.DEVICE_UNAVAILABLE, text, "where there are several, name them")))
+    if taken and len(taken) == len(choice.runnable):
+        raise taken[0][1]
+    for variant, why in taken:
+        choice.pass_over(variant, why)
+
+
 def check_sound(revision: int, variants: Sequence[Variant], failed: Mapping[str, str]) -> None:
     """Whether what these variants run on works; `failed`: why not, by kind of accelerator. All of them are tried.
 
@@ -102,7 +122,7 @@ async def try_spares(resident: Resident) -> dict[str, Any]:
         try:
             worker = await start_worker(resident.source.folder, resident.manifest, variant, resident.terms)
         except (EdgedError, OSError) as error:
-            if restarts.is_short(error):
+            if restarts.is_short(error) or restarts.is_want(error):
                 raise
             if isinstance(error, EdgedError) and error.code is Code.WORKER_CRASHED:
                 raise DiedError(Reason.LOAD_FAILED, f"{variant.name}: {error}", variant.name) from error
@@ -136,13 +156,13 @@ async def wait_loaded(resident: Resident) -> Worker:
     """The worker of a started resident's best variant. Raises FailedError when it does not come up.
 
     One that made room for another while its trial waited is asked by nobody else, and loads again. Raises EdgedError
-    (memory_short) where there is no room for it.
+    (memory_short, device_unavailable) where there is no room for it, or its device cannot be opened now.
     """
     best, passed = resident.choice.runnable[0], len(resident.choice.passed_over)
     while not resident.ready:
         resident.wake()
         count, short = resident.changes.count, resident.trouble
-        if short is not None and short.code is Code.MEMORY_SHORT and resident.settled:
+        if short is not None and restarts.is_want(short) and resident.settled:
             raise short
         given_up = resident.state is State.FAILED or resident.leaving or len(resident.choice.passed_over) > passed
         if given_up or resident.deaths >= _LOADS:
@@ -150,6 +170,8 @@ async def wait_loaded(resident: Resident) -> Worker:
             raise _failed(trouble, best.name, loading=True)
         await resident.changes.after(count)
     if resident.worker is None or resident.variant is not best:
+        if resident.trouble is not None and restarts.is_want(resident.trouble):
+            raise resident.trouble  # the next variant has come up meanwhile
         raise FailedError(Reason.LOAD_FAILED, f"{best.name} does not load: {resident.trouble}", best.name)
     return resident.worker
 

@@ -41,7 +41,7 @@ from edged.worker.tie import tie_to
 # proc(5): from -1000 (never) to 1000 (first).
 _OOM_SCORE_ADJ = "500"
 
-Confine = Callable[[str, str, Mapping[str, Access]], Confined]
+Confine = Callable[[str, str, str, Mapping[str, Access]], Confined]
 
 _decoder = msgspec.msgpack.Decoder(ToWorker)
 _encoder = msgspec.msgpack.Encoder()
@@ -67,11 +67,13 @@ def serve(link: socket.socket, arena: Window, regions: Mappings, confine: Confin
         message = _decoder.decode(head)
         try:
             if isinstance(message, Load):
-                holds, lacks = confine(message.source.folder, message.source.runtime, _to_read(message.derived))
+                source = message.source
+                holds, lacks = confine(source.folder, source.runtime, source.options.device, _to_read(message.derived))
                 model = Model(message)
                 _send(link, msgspec.structs.replace(model.loaded, sandbox=holds, sandbox_lacks=lacks))
             elif isinstance(message, Build):
-                confine(message.source.folder, message.source.runtime, {message.output: Access.WRITE_FILE})
+                source, more = message.source, {message.output: Access.WRITE_FILE}
+                confine(source.folder, source.runtime, source.options.device, more)
                 _send(link, build(message))
             elif isinstance(message, Unmap):
                 if regions.drop(message.region) and model is not None:

@@ -45,7 +45,7 @@ Contents = memoryview | bytes
 _TRUSTED_ONCE_SEEN = (Datatype.BOOL, Datatype.INT32, Datatype.INT64)
 
 # Why what was built cannot be loaded, though nothing is wrong with it.
-_OF_THE_DEVICE = (Code.INCOMPATIBLE_HARDWARE, Code.INCOMPATIBLE_RUNTIME, Code.MEMORY_SHORT)
+_OF_THE_DEVICE = (Code.INCOMPATIBLE_HARDWARE, Code.INCOMPATIBLE_RUNTIME, Code.MEMORY_SHORT, Code.DEVICE_UNAVAILABLE)
 
 
 class Model:

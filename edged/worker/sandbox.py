@@ -34,13 +34,13 @@ ANY_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urand
 Confined = tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def confine(folder: str, runtime: str, more: Mapping[str, Access]) -> Confined:
-    """Gives up all that a worker of `runtime` does not need for the bundle in `folder`; there is no way back.
+def confine(folder: str, runtime: str, device: str, more: Mapping[str, Access]) -> Confined:
+    """Gives up all that a worker of `runtime` on `device` does not need for the bundle in `folder`; no way leads back.
 
     `more`: what it may do with which files outside the bundle.
     To be called while the process has one thread. An engine that does not exist needs nothing.
     """
-    engine = ENGINES.get(runtime) or Engine(runtime, "", (), "", {})
+    engine = (ENGINES.get(runtime) or Engine(runtime, "", (), "", {})).on(device)
     holds: list[str] = []
     lacks: list[str] = []
     for what, restrict in (

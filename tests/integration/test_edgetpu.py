@@ -17,6 +17,7 @@ from support.fleet import Fleet
 from support.tflites import compiled, tflite_model
 from support.updating import QUICK, Updating
 
+from edged._pb.inference import grpc_service_pb2 as pb
 from edged.runtimes.base import ENGINES
 
 pytestmark = pytest.mark.skipif(ENGINES["edgetpu"].version() is None, reason="ai-edge-litert is not installed")
@@ -97,7 +98,7 @@ def test_without_its_library_the_next_variant_serves_and_the_reason_names_it(dev
     (model,) = device.wait_for(lambda status: status.ready).models
     assert (model.variant, model.degraded) == ("lighter", True)
     (passed,) = model.passed_over
-    assert (passed.variant, passed.code) == ("cpu", "load_failed")
+    assert (passed.variant, passed.code) == ("cpu", "incompatible_runtime")
     assert f"{LIBRARY}: cannot open shared object file" in passed.reason
     assert f"install {LIBRARY}" in passed.reason
     assert answer(device) == TWICE
@@ -119,7 +120,7 @@ def test_what_keeps_the_best_variant_from_running_is_told(
 ) -> None:
     with Daemon(tmp_path / "root", [bundle(tmp_path, extra=f"{extra}\n", model=model)]) as daemon:
         daemon.start(environment=library)
-        (found,) = daemon.wait_for(lambda status: status.ready).models
+        (found,) = daemon.wait_for(lambda status: status.ready and status.models[0].passed_over).models
         assert found.variant == "lighter"
         assert why in found.passed_over[0].reason
         assert answer(daemon) == TWICE
@@ -142,11 +143,54 @@ def test_one_edge_tpu_is_one_models(tmp_path: Path, library: dict[str, str]) -> 
     bundles = [bundle(tmp_path, name) for name in ("first", "second")]
     with Daemon(tmp_path / "root", bundles) as daemon:
         daemon.start(environment=library)
-        models = daemon.wait_for(lambda status: status.ready and all(each.ready for each in status.models)).models
+        models = daemon.wait_for(
+            lambda status: (
+                status.ready
+                and all(each.ready and (each.variant == "cpu" or each.passed_over) for each in status.models)
+            )
+        ).models
         assert sorted(model.variant for model in models) == ["cpu", "lighter"]
         (lighter,) = (model for model in models if model.variant == "lighter")
         assert "no other model has it: one process at a time can" in lighter.passed_over[0].reason
         assert sorted(answer(daemon, model.name) for model in models) == sorted([ONE_MORE, TWICE])
+
+
+def test_an_edge_tpu_that_another_model_gave_back_is_taken_up(tmp_path: Path, library: dict[str, str]) -> None:
+    """Nothing is held against the variant that could not have it."""
+    settings = "[workers]\nrestart_min_s = 0.05\nrestart_max_s = 0.2\n"
+    bundles = [bundle(tmp_path, name) for name in ("first", "second")]
+    with Daemon(tmp_path / "root", bundles, settings) as daemon:
+        daemon.start(environment=library)
+        models = daemon.wait_for(lambda status: status.ready and all(each.ready for each in status.models)).models
+        (holder,) = (model.name for model in models if model.variant == "cpu")
+        (other,) = (model.name for model in models if model.variant == "lighter")
+        unload = pb.RepositoryModelUnloadRequest(model_name=holder)
+        method = "inference.GRPCInferenceService/RepositoryModelUnload"
+        daemon.call(method, unload, pb.RepositoryModelUnloadResponse, admin=True)
+        daemon.wait_for(lambda status: any((each.name, each.variant) == (other, "cpu") for each in status.models))
+        assert answer(daemon, other) == ONE_MORE
+
+
+def test_an_update_of_the_model_that_has_no_edge_tpu_passes_on_its_next_variant(
+    tmp_path: Path, fleet: Fleet, library: dict[str, str]
+) -> None:
+    root = tmp_path / "root"
+    with Daemon(root, [bundle(tmp_path, name) for name in ("first", "second")], fleet.trusted_by(root)) as daemon:
+        daemon.start(environment=library)
+        models = daemon.wait_for(lambda status: status.ready and all(each.ready for each in status.models)).models
+        (other,) = (model.name for model in models if model.variant == "lighter")
+        (holder,) = (model.name for model in models if model.variant == "cpu")
+        updating = Updating(daemon)
+        fleet.publish(bundle(tmp_path, other, revision=2, more=QUICK))
+        fleet.plan(other, 2)
+        updating.look()
+        updating.wait(lambda model: model.phase == "idle" and model.serving == 2, other)
+        found = {model.name: model for model in daemon.status().models}
+        assert (found[other].revision, found[other].variant) == (2, "lighter")
+        (passed,) = found[other].passed_over
+        assert (passed.variant, passed.code) == ("cpu", "device_unavailable")
+        assert f"model {holder} has it" in passed.reason
+        assert found[holder].variant == "cpu"
 
 
 @contextmanager
@@ -192,3 +236,25 @@ def test_revisions_change_places_on_an_edge_tpu_and_no_request_fails(
         assert history[3].text.startswith("one process at a time can have the device of variant cpu of revision 2")
         (model,) = daemon.status().models
         assert (model.revision, model.variant, list(model.passed_over)) == (2, "cpu", [])
+
+
+@pytest.mark.parametrize("before", ["usb", ""], ids=["beside", "in the place"])
+def test_a_revision_whose_edge_tpu_is_away_is_put_off(
+    tmp_path: Path, fleet: Fleet, library: dict[str, str], before: str
+) -> None:
+    """It may be back any time: that is no fault of the revision, which is not given up for it."""
+    root = tmp_path / "root"
+    first = bundle(tmp_path, extra=f'options = {{ device = "{before}" }}\n')
+    with Daemon(root, [first], fleet.trusted_by(root)) as daemon:
+        daemon.start(environment=library)
+        daemon.wait_for(lambda status: status.ready)
+        updating = Updating(daemon)
+        fleet.publish(bundle(tmp_path, revision=2, extra='options = { device = "pci" }\n', more=QUICK))
+        fleet.plan("small", 2)
+        updating.look()
+        found = updating.wait(lambda model: bool(model.deferred) or model.phase == "idle", "small")
+        assert found.deferred.startswith("it is tried again: the Edge TPU pci cannot be opened")
+        assert found.phase == "trial"
+        assert "failed" not in [step.event for step in updating.history("small")]
+        daemon.wait_for(lambda status: status.ready)
+        assert answer(daemon) == ONE_MORE

@@ -46,6 +46,7 @@ WORDS = {
     "internal",
     "crash_loop",
     "memory_short",
+    "device_unavailable",
     "not_built",
     "derived_unusable",
     "signature_invalid",

@@ -7,6 +7,8 @@ from edged.errors import Code, EdgedError
 from edged.models.choosing import Choice
 from edged.system.hardware import Hardware
 
+SHORT = EdgedError(Code.MEMORY_SHORT, "no memory")
+
 
 @pytest.fixture
 def told():
@@ -59,10 +61,19 @@ def test_each_has_its_chance_anew(choice):
 
 def test_a_variant_is_asked_for_again_also_where_the_others_are_avoided(choice, told):
     choice.avoid(dict.fromkeys(["lesser", "least"], "the chip is gone"))
-    assert not choice.spare(choice.variant, "no memory")
+    assert not choice.spare(choice.variant, SHORT)
     told.clear()
     choice.ask_again()
     assert told == [True]
+
+
+def test_what_is_asked_for_again_waits_meanwhile_and_people_are_told(choice):
+    choice.spare(choice.variant, EdgedError(Code.DEVICE_UNAVAILABLE, "it is taken", "look"))
+    assert (choice.variant.name, choice.because) == ("lesser", "it is taken")
+    (told,) = choice.waiting
+    assert (told.variant, told.code, told.reason) == ("best", "device_unavailable", "it is taken; look")
+    choice.ask_again()
+    assert (choice.variant.name, choice.waiting) == ("best", [])
 
 
 class Building:

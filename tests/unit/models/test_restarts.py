@@ -24,6 +24,13 @@ def test_so_many_in_a_row_are_no_accident():
 
 
 def test_a_variant_is_at_fault_unless_that_may_pass_or_is_built_again():
-    passing = [Code.WORKER_CRASHED, Code.WORKER_HANG, Code.MEMORY_SHORT, Code.STORAGE_FULL, Code.DERIVED_UNUSABLE]
+    passing = [
+        Code.WORKER_CRASHED,
+        Code.WORKER_HANG,
+        Code.MEMORY_SHORT,
+        Code.STORAGE_FULL,
+        Code.DEVICE_UNAVAILABLE,
+        Code.DERIVED_UNUSABLE,
+    ]
     assert {code for code in Code if not is_at_fault(EdgedError(code, "it does not load"))} == set(passing)
     assert not is_at_fault(OSError("no process"))

@@ -5,6 +5,7 @@ import asyncio
 from support.standins import manifest
 
 from edged.config.settings import Workers
+from edged.errors import Code, EdgedError
 from edged.models.choosing import Choice
 from edged.models.want import Want
 from edged.system.hardware import Hardware
@@ -17,7 +18,7 @@ async def test_one_timer_asks_again_however_often_something_else_was_taken_up():
     choice = Choice(manifest(variants=("best", "lesser")), Hardware("generic"), {"onnxruntime": "1.0"}, lambda: None)
     choice.ask_again = lambda: asked.put_nowait(True)
     want = Want(choice)
-    choice.spare(choice.variant, "no memory")
+    choice.spare(choice.variant, EdgedError(Code.MEMORY_SHORT, "no memory"))
     for _ in range(20):
         want.met(SETTINGS)
     async with asyncio.timeout(30):

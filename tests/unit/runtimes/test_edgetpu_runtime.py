@@ -123,7 +123,6 @@ def test_outputs_come_as_asked_for():
     [
         np.zeros((2, 4), np.float32),
         np.zeros(3, np.float32),
-        np.zeros((2**31 - 1, 0), np.float32),
         np.zeros((1, 3), np.float64),
         np.zeros((2, 3), np.int8),
     ],
@@ -136,6 +135,17 @@ def test_values_that_do_not_fit_are_the_callers_fault(sent: np.ndarray):
     assert "\n" not in error.message
     for rows in (2, 1):
         assert session.run({"x": np.ones((rows, 3), np.float32)}, ["y"])[0].tolist() == [[2.0] * 3] * rows
+
+
+@pytest.mark.parametrize("operator", ["SOFTMAX", "LOG_SOFTMAX"])
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (2**31 - 1, 0)])
+def test_no_values_are_the_callers_fault(operator: str, shape: tuple[int, int]):
+    """The engine itself would crash."""
+    session = opened(tflite_model(operator, [("x", "FP32", [-1, -1])], [("y", "FP32", [-1, -1])]))
+    error = failure(session, {"x": np.zeros(shape, np.float32)})
+    assert error.code is Code.INVALID_TENSOR
+    assert error.message == f"input 'x' of shape {list(shape)} has no values, which litert cannot compute with"
+    assert session.run({"x": np.zeros((2, 1), np.float32)}, ["y"])[0].shape == (2, 1)
 
 
 def test_shapes_that_do_not_go_together_are_the_callers_fault():
@@ -223,7 +233,8 @@ def test_inputs_of_one_name_are_refused():
 
 
 @pytest.mark.parametrize(
-    "device", ["cpu", "GPU", "tpu", "usb:", "usb:-1", "pci:x", "usb:0 ", "0", ":", "usb:1234", "usb:0\n"]
+    "device",
+    ["cpu", "GPU", "tpu", "usb:", "usb:-1", "pci:x", "usb:0 ", "0", ":", "usb:1234", "usb:0\n", "usb:01", ":00"],
 )
 def test_an_unknown_device_is_refused(device: str):
     error = refusal(doubling([2]), SessionOptions(threads=1, device=device))

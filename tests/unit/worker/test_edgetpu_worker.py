@@ -59,11 +59,11 @@ async def worker(load: Load) -> AsyncIterator[process.Worker]:
         await started.stop(5)
 
 
-async def refusal(load: Load) -> EdgedError:
+async def refusal(load: Load, code: Code = Code.LOAD_FAILED) -> EdgedError:
     with pytest.raises(EdgedError) as caught:
         async with worker(load):
             pass
-    assert caught.value.code is Code.LOAD_FAILED
+    assert caught.value.code is code
     return caught.value
 
 
@@ -102,7 +102,7 @@ async def test_what_is_compiled_runs_on_the_edge_tpu(folder, batch_of: Callable,
 @pytest.mark.parametrize("device", ["pci", "usb:1", ":3"])
 @pytest.mark.usefixtures("one_edge_tpu")
 async def test_an_edge_tpu_that_is_not_there_is_told(folder, device: str):
-    error = await refusal(load(folder, compiled(), device))
+    error = await refusal(load(folder, compiled(), device), Code.DEVICE_UNAVAILABLE)
     assert error.message.startswith(f"the Edge TPU {device} cannot be opened by {LIBRARY}: ")
     assert "edgectl doctor" in error.hint
 
@@ -111,7 +111,7 @@ async def test_an_edge_tpu_that_is_not_there_is_told(folder, device: str):
 async def test_an_edge_tpu_is_one_workers_at_a_time(folder, batch_of: Callable):
     asked = load(folder, compiled())
     async with worker(asked) as first:
-        error = await refusal(asked)
+        error = await refusal(asked, Code.DEVICE_UNAVAILABLE)
         assert error.message.startswith(f"an Edge TPU cannot be opened by {LIBRARY}: ")
         assert "one process at a time" in error.hint
         (answer,) = await batch_of(asked, [{"x": ROW}]).by(first)
@@ -123,7 +123,7 @@ async def test_an_edge_tpu_is_one_workers_at_a_time(folder, batch_of: Callable):
 
 async def test_a_library_that_is_not_there_is_told(folder, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
-    error = await refusal(load(folder, compiled()))
+    error = await refusal(load(folder, compiled()), Code.INCOMPATIBLE_RUNTIME)
     assert error.message.startswith(f"an Edge TPU cannot be used: {LIBRARY}: cannot open shared object file")
     assert error.hint.startswith(f"install {LIBRARY}")
 
@@ -132,7 +132,7 @@ async def test_a_library_that_is_another_is_told(folder, tmp_path: Path, monkeyp
     command = ["gcc", "-shared", "-x", "c", "-o", str(tmp_path / LIBRARY), "/dev/null"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)  # noqa: ASYNC221 - a moment
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    error = await refusal(load(folder, compiled()))
+    error = await refusal(load(folder, compiled()), Code.INCOMPATIBLE_RUNTIME)
     assert "undefined symbol: tflite_plugin_create_delegate" in error.message
 
 

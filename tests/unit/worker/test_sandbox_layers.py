@@ -22,7 +22,7 @@ def refuse(number):
     return refused
 
 exec(sys.argv[1])
-print(json.dumps(sandbox.confine(sys.argv[2], sys.argv[3], {})))
+print(json.dumps(sandbox.confine(sys.argv[2], sys.argv[3], "", {})))
 """
 
 ALL = ["no new privileges", "no new code", "Landlock", "system-call filter"]
@@ -69,7 +69,7 @@ def test_an_engine_that_compiles_and_one_that_does_not_exist(tmp_path: Path) -> 
 LIBUSB = """
 import ctypes, json, sys
 from edged.worker import sandbox
-sandbox.confine(sys.argv[1], sys.argv[2], {})
+sandbox.confine(sys.argv[1], sys.argv[2], "", {})
 print(json.dumps(ctypes.CDLL("libusb-1.0.so.0").libusb_init(ctypes.byref(ctypes.c_void_p()))))
 """
 LIBUSB_ERROR_OTHER = -99
@@ -84,6 +84,30 @@ def test_libusb_starts_in_workers_of_an_engine_that_hears_of_devices(runtime: st
     assert json.loads(done.stdout) == found
 
 
+HEARS = """
+import socket, sys
+from edged.worker import sandbox
+
+sandbox.confine(sys.argv[1], sys.argv[2], sys.argv[3], {})
+try:
+    socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)  # NETLINK_KOBJECT_UEVENT
+    print("may")
+except OSError:
+    print("may not")
+"""
+
+
+@pytest.mark.parametrize(("device", "may"), [("", "may"), ("usb", "may"), ("CPU", "may not")])
+def test_an_engine_that_is_to_run_on_the_cpu_hears_of_no_devices_and_has_none(
+    tmp_path: Path, device: str, may: str
+) -> None:
+    command = [sys.executable, "-c", HEARS, str(tmp_path), "edgetpu", device]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"{may}\n"
+    needs = sandbox.ENGINES["edgetpu"].on(device)
+    assert bool(needs.devices) == bool(needs.reads) == (may == "may")
+
+
 def test_other_bundles_of_the_image_lie_in_none_of_its_folders() -> None:
     image = Path("/usr/share/edged/models/digits/1")
     given = [Path(path) for path, _ in sandbox._allowed("/bundle", sandbox.ENGINES["onnxruntime"])]
@@ -95,7 +119,7 @@ NAMES = """
 import os, sys
 from edged.worker import sandbox
 
-sandbox.confine(sys.argv[1], sys.argv[2], {})
+sandbox.confine(sys.argv[1], sys.argv[2], "", {})
 for path in (f"/proc/self/task/{os.getpid()}/comm", "/proc/self/oom_score_adj", "/proc/self/comm"):
     try:
         os.close(os.open(path, os.O_WRONLY))

@@ -40,9 +40,11 @@ def frame(message: ToWorker, body: bytes = b"") -> bytes:
     return PREFIX.pack(len(head), len(body)) + head + body
 
 
-def unconfined(folder: str, runtime: str, more: Mapping[str, Access]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def unconfined(
+    folder: str, runtime: str, device: str, more: Mapping[str, Access]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """This process goes on to run other tests."""
-    return (f"kept to {folder} for {runtime}", *more), ()
+    return (f"kept to {folder} for {runtime} on {device or 'any'}", *more), ()
 
 
 def served(data: bytes) -> list[tuple[FromWorker, bytes]]:
@@ -73,14 +75,16 @@ def test_each_message_is_answered_in_order(folder, batch_of):
     assert [type(message) for message, _ in found] == [Loaded, Answered, Failed, Answered]
     for batch, (message, body), value in ((one, found[1], 2), (two, found[3], 4)):
         assert batch.read(message, memoryview(body))[0]["y"].tolist() == [[value, value]]
-    assert found[0][0].sandbox == (f"kept to {load.source.folder} for onnxruntime",), "what holds it is told"
+    assert found[0][0].sandbox == (f"kept to {load.source.folder} for onnxruntime on any",), "what holds it is told"
     assert found[2][0] == Failed("load_failed", "gone.npz cannot be read: No such file or directory", "")
 
 
 def test_a_load_that_fails_may_be_followed_by_another(folder):
-    good = folder.load(*DOUBLE)
+    good = changed(folder.load(*DOUBLE), device="CPU")
     bad = changed(good, device="TPU")
-    assert [type(message) for message, _ in served(frame(bad) + frame(good))] == [Failed, Loaded]
+    found = [message for message, _ in served(frame(bad) + frame(good))]
+    assert [type(message) for message in found] == [Failed, Loaded]
+    assert found[1].sandbox[0].endswith(" on CPU")
 
 
 def test_it_ends_wherever_its_front_does(folder, batch_of):
