@@ -15,6 +15,7 @@ import pytest
 from support import bundles
 from support.calls import request, tensor
 from support.daemon import PATIENCE_S, REPO, Daemon
+from support.polling import until
 
 from edged._pb.edged.v1 import admin_pb2
 from edged._pb.inference import grpc_service_pb2 as pb
@@ -130,11 +131,15 @@ def test_one_that_takes_all_there_is_keeps_nobody_out(own: Daemon, calls: int) -
         assert status.ready, "administrators have a server of their own"
         for _ in range(5):
             ask(own)
-        told = own.call(
-            "edged.v1.Admin/ListEvents", admin_pb2.ListEventsRequest(), admin_pb2.ListEventsResponse, admin=True
-        )
-        named = [event for event in told.events if event.code == "overloaded"]
-        assert named[0].details["process"] == str(process)
+
+        def named() -> list[str]:
+            told = own.call(
+                "edged.v1.Admin/ListEvents", admin_pb2.ListEventsRequest(), admin_pb2.ListEventsResponse, admin=True
+            )
+            return [event.details["process"] for event in told.events if event.code == "overloaded"]
+
+        # On a busy machine the others may be served before it has all that it takes.
+        assert until(named, "it is told who takes too much", log=own.log)[0] == str(process)
     ask(own)
 
 
