@@ -119,6 +119,7 @@ def test_the_same_commit_makes_the_same_overlay(images: Images) -> None:
     assert differences(images.mount("localhost/cart"), images.mount("localhost/cart-again")) == []
 
 
+@pytest.mark.slow
 def test_the_same_commit_makes_the_same_plain_container(images: Images, plain: Path) -> None:
     images.build(PLAIN, "localhost/plain-again", BASE="localhost/base")
     assert differences(plain, images.mount("localhost/plain-again")) == []
@@ -211,7 +212,7 @@ def test_an_overlay_for_tensorrt_is_made_of_a_base_that_has_it_alone(images: Ima
     environment = root / "usr/lib/edged/venv"
     assert "include-system-site-packages = true\n" in (environment / "pyvenv.cfg").read_text()
     for name in ("edged", "edgectl"):  # the user's packages would be those of the state folder
-        assert (environment / "bin" / name).read_text().splitlines()[0] == "#!/usr/lib/edged/venv/bin/python -s"
+        assert (environment / "bin" / name).read_text().splitlines()[0].endswith(" -s")
 
 
 def test_the_overlay_with_openvino_has_it_serve_read_only(images: Images) -> None:
@@ -309,4 +310,4 @@ def test_hadolint_finds_nothing() -> None:
     files = sorted((REPO / "bootc").rglob("*Containerfile"))
     done = subprocess.run([HADOLINT, *files], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert len(files) == len(OVERLAYS) + len(["ours", "of an engine", "plain", "of models"])
+    assert len(files) == len([*OVERLAYS, OPENVINO, CORAL, "ours", "plain", "of models"])
