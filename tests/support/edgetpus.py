@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from support.bundles import make_bundle
+from support.tflites import compiled
+
 LIBRARY = "libedgetpu.so.1"
 
 
@@ -20,3 +23,17 @@ def build_library(folder: Path) -> Path:
     command = ["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", str(folder / LIBRARY), str(source)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     return folder
+
+
+def bundle_of_one_variant(folder: Path) -> Path:
+    """A bundle `small` of one compiled model, x to y of INT8, that has no variant but the one for an Edge TPU."""
+    tensors = [("x", "INT8", [1, 4])], [("y", "INT8", [1, 4])]
+    return make_bundle(
+        folder / "small",
+        compiled(),
+        *tensors,
+        name="small",
+        max_batch_size=0,
+        runtime="edgetpu",
+        file="model.tflite",
+    )

@@ -15,13 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import image
-from support.bundles import make_bundle
 from support.container import Container
 from support.daemon import REPO, add_bundle
-from support.edgetpus import build_library
+from support.edgetpus import build_library, bundle_of_one_variant
 from support.fleets import make_fleet
 from support.image import Images
-from support.tflites import compiled
 
 from edged.bundle.folder import pack
 
@@ -249,16 +247,7 @@ def test_the_overlay_for_coral_serves_on_an_edge_tpu_read_only(images: Images, t
     images.build(CORAL, "localhost/coral", "requirements-edgetpu.lock", EDGED="localhost/edged")
     root = images.mount("localhost/coral")
     assert check(root) == (0, "no fault found\n")
-    tensors = [("x", "INT8", [1, 4])], [("y", "INT8", [1, 4])]
-    bundle = make_bundle(
-        tmp_path / "small",
-        compiled(),
-        *tensors,
-        name="small",
-        max_batch_size=0,
-        runtime="edgetpu",
-        file="model.tflite",
-    )
+    bundle = bundle_of_one_variant(tmp_path)
     add_bundle(root, bundle)
     build_library(root / "usr/lib" / f"{os.uname().machine}-linux-gnu")
     np.savez(root / "usr/share/row.npz", x=np.int8([[1, 2, 3, 4]]))

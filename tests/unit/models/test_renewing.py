@@ -6,10 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from support.bundles import make_bundle
-from support.edgetpus import build_library
+from support.edgetpus import build_library, bundle_of_one_variant
 from support.polling import PATIENCE_S
-from support.tflites import compiled
 
 from edged.bundle.folder import read_manifest
 from edged.changes import Changes
@@ -28,16 +26,7 @@ async def test_the_next_worker_loads_once_the_one_before_has_let_go_of_the_edge_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("LD_LIBRARY_PATH", str(build_library(tmp_path / "library")))
-    tensors = [("x", "INT8", [1, 4])], [("y", "INT8", [1, 4])]
-    made = make_bundle(
-        tmp_path / "small",
-        compiled(),
-        *tensors,
-        name="small",
-        max_batch_size=0,
-        runtime="edgetpu",
-        file="model.tflite",
-    )
+    made = bundle_of_one_variant(tmp_path)
     source, runtimes = Source(made, read_manifest(made), "factory"), {"edgetpu": ENGINES["edgetpu"].version()}
     changes = Changes()
     resident = Resident(source, Hardware("coral"), runtimes, Workers(), changes, EventLog(100), spawned)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,22 @@ class TestAJournalThatTakesNothing:
         await running.until(lambda: running.state.deferred == FULL)
 
 
+def record_late(
+    monkeypatch: pytest.MonkeyPatch, which: Callable[[State], bool]
+) -> tuple[threading.Event, threading.Event]:
+    """Has the journal say by the first that it has a step of `which` to keep, and keep it once the second is set."""
+    record, begun, keeps = Journal.record, threading.Event(), threading.Event()
+
+    def late(journal: Journal, new: State, *rest: object) -> None:
+        if which(new):
+            begun.set()
+            assert keeps.wait(30)
+        record(journal, new, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Journal, "record", late)
+    return begun, keeps
+
+
 class TestALifeOfTheDaemon:
     async def test_that_ends_as_it_should_is_no_sign_of_anything(self, tmp_path: Path):
         async with Running(tmp_path, state(Phase.SOAKING, previous=ONE, attempts=5)) as running:
@@ -280,15 +297,7 @@ class TestALifeOfTheDaemon:
 
     async def test_that_ends_while_a_step_is_kept_leaves_that_step(self, tmp_path: Path, monkeypatch):
         """Its outcome is not waited for: to keep what was before it would take back a commit."""
-        record, begun, keeps = Journal.record, threading.Event(), threading.Event()
-
-        def record_late(journal: Journal, new: State, *rest: object) -> None:
-            if new.phase is Phase.COMMITTED:
-                begun.set()
-                assert keeps.wait(30)
-            record(journal, new, *rest)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(Journal, "record", record_late)
+        begun, keeps = record_late(monkeypatch, lambda new: new.phase is Phase.COMMITTED)
         async with Running(tmp_path, state(Phase.SOAKING, previous=ONE)) as running:
             running.post(Event.RESUMED)
             running.script.say(Event.PASSED)
@@ -303,15 +312,7 @@ class TestALifeOfTheDaemon:
     async def test_that_ends_while_the_step_before_its_trial_is_kept_is_no_sign_against_that(
         self, tmp_path: Path, monkeypatch
     ):
-        record, begun, keeps = Journal.record, threading.Event(), threading.Event()
-
-        def record_late(journal: Journal, new: State, *rest: object) -> None:
-            if new.phase is Phase.TRIAL and not new.stopped:
-                begun.set()
-                assert keeps.wait(30)
-            record(journal, new, *rest)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(Journal, "record", record_late)
+        begun, keeps = record_late(monkeypatch, lambda new: new.phase is Phase.TRIAL and not new.stopped)
         async with Running(tmp_path, state(Phase.STAGED)) as running:
             running.post(Event.RESUMED)
             running.script.say(Event.TAKEN_IN)

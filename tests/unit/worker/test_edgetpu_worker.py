@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.edgetpus import LIBRARY, build_library
+from support.loads import worker
 from support.tflites import compiled, doubling
 
 from edged.errors import Code, EdgedError
 from edged.runtimes.base import ENGINES, SessionOptions
 from edged.types import Datatype, TensorSpec
-from edged.worker import process
 from edged.worker.messages import Failed, Load, Source
 
 pytestmark = pytest.mark.skipif(ENGINES["edgetpu"].version() is None, reason="ai-edge-litert is not installed")
 
-CAPS = process.Caps(load_s=60, first_inference_s=60, inference_s=60, memory_bytes=4 * 2**30, arena_bytes=16 * 2**20)
 ROW = np.int8([[1, 2, 3, 126]])
 
 
@@ -48,15 +46,6 @@ def load(
         max_answer_bytes=0,
         warmup=(),
     )
-
-
-@asynccontextmanager
-async def worker(load: Load) -> AsyncIterator[process.Worker]:
-    started = await process.start(load, CAPS)
-    try:
-        yield started
-    finally:
-        await started.stop(5)
 
 
 async def refusal(load: Load, code: Code = Code.LOAD_FAILED) -> EdgedError:

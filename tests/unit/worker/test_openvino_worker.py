@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from support.bundles import ONNX_TYPES
-from support.loads import changed
+from support.loads import CAPS, changed, worker
 
 from edged.errors import Code, EdgedError
 from edged.runtimes.base import ENGINES
@@ -22,7 +21,6 @@ from edged.worker.messages import Build, Derived, Failed, FileRef, Load
 
 pytestmark = pytest.mark.skipif(ENGINES["openvino"].version() is None, reason="openvino is not installed")
 
-CAPS = process.Caps(load_s=60, first_inference_s=60, inference_s=60, memory_bytes=4 * 2**30, arena_bytes=16 * 2**20)
 SERVED = [datatype for datatype in Datatype if datatype is not Datatype.BYTES]
 
 
@@ -32,15 +30,6 @@ def identity(datatype: str) -> tuple[list[object], list[tuple[str, str, list[int
 
 def by_openvino(load: Load) -> Load:
     return changed(load, runtime="openvino")
-
-
-@asynccontextmanager
-async def worker(load: Load) -> AsyncIterator[process.Worker]:
-    started = await process.start(load, CAPS)
-    try:
-        yield started
-    finally:
-        await started.stop(5)
 
 
 def sockets_of(pid: int) -> list[str]:

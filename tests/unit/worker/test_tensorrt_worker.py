@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from support.loads import changed
+from support.loads import CAPS, changed, worker
 from support.nvidia import COMPILER, Nvidia, by_tensorrt
 
 from edged.errors import Code, EdgedError
@@ -26,7 +25,6 @@ from edged.worker.messages import Build, Derived, Failed, FileRef, Load
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="gcc is not installed")
 
-CAPS = process.Caps(load_s=60, first_inference_s=60, inference_s=60, memory_bytes=4 * 2**30, arena_bytes=16 * 2**20)
 
 SERVED = ["BOOL", "UINT8", "INT8", "INT32", "INT64", "FP16", "BF16", "FP32"]
 
@@ -47,15 +45,6 @@ def use(made: Nvidia, monkeypatch: pytest.MonkeyPatch) -> Nvidia:
 
 def identity(datatype: str) -> tuple[list[object], list[tuple[str, str, list[int]]], list[tuple[str, str, list[int]]]]:
     return [helper.make_node("Identity", ["x"], ["y"])], [("x", datatype, [-1, 3])], [("y", datatype, [-1, 3])]
-
-
-@asynccontextmanager
-async def worker(load: Load) -> AsyncIterator[process.Worker]:
-    started = await process.start(load, CAPS)
-    try:
-        yield started
-    finally:
-        await started.stop(5)
 
 
 def asked_to_build(load: Load, output: Path) -> Build:
