@@ -115,6 +115,7 @@ def explain(agent: Agent, model: str) -> list[str]:
         *_serving(course),
         *_chosen(agent.chosen.get(model)),
         *_under_way(course.state),
+        *_soak(course),
         *_wishes(agent, model),
         *_quarantines(agent, model),
     ]
@@ -151,6 +152,16 @@ def _under_way(state: Machine) -> Iterator[str]:
         yield f"revision {state.target.revision} is {state.phase}, wanted by the {state.cause}{waits}"
     if state.previous is not None:
         yield f"revision {state.previous.revision} served before, and can be gone back to"
+
+
+def _soak(course: Course) -> Iterator[str]:
+    soaked, resident = course.stages.soaked, course.stages.resident(course.state.model, course.state.serving)
+    if soaked is None or resident is None:
+        return
+    least = resident.manifest.acceptance.soak.min_requests
+    told = f"it has soaked for {soaked.lasted_s:.0f} s and has answered {soaked.requests} of {least} requests"
+    wish = course.stages.wish or course.state
+    yield told if wish.allow_unproven else f"{told}, before which the plan does not let it be committed"
 
 
 def _wishes(agent: Agent, model: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from edged.bundle.manifest import Manifest, Requires
 from edged.errors import Code
 from edged.system.hardware import Hardware
 from edged.types import Outcome
+from edged.update import inventory
 from edged.update import plan as plans
 from edged.update.machine import Event, Phase, Record
 from edged.update.reasons import QUARANTINES, Reason
@@ -193,6 +194,11 @@ class TestWhereThePlanForbidsTheUnproven:
             assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
             assert walking.life.residency.routes["a"].serving == 2
             yield walking
+
+    def test_it_is_told_what_the_soak_waits_for(self, quiet: Walk):
+        ask(quiet, 2, 3)
+        told = [line for line in inventory.explain(quiet.life.agent, "a") if line.startswith("it has soaked for ")]
+        assert told[0].endswith("has answered 3 of 10 requests, before which the plan does not let it be committed")
 
     def test_a_soak_goes_on_until_it_has_seen_enough(self, quiet: Walk):
         ask(quiet, 2, 10)
