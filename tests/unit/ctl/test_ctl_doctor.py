@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import venv
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -296,6 +297,15 @@ def test_hubs_beside_a_coral_are_nobodys_concern(root: Path) -> None:
     assert find(root) == []
 
 
+@pytest.mark.parametrize("gpu", ["nvhost-gpu", "nvgpu/igpu0/power", "nvidia0"], ids=["Xavier", "Orin", "Thor"])
+def test_each_generation_of_the_jetson_has_its_own_node(root: Path, gpu: str) -> None:
+    found = [f"dev/{name}" for name in ("nvmap", gpu)]
+    in_class("jetson-vision-standard", *found)(root)
+    for node in found:
+        (root / node).chmod(0o666)
+    assert find(root) == []
+
+
 def test_accounts_of_the_image_itself_are_found(root: Path) -> None:
     """As nss-altfiles has them: what packages brought stands in /usr/lib, what was made later in /etc."""
     put(DROP_IN, "[Service]\nSupplementaryGroups=render\n")(root)
@@ -324,6 +334,27 @@ def test_an_engine_whose_libraries_are_missing_is_named(root: Path, tmp_path: Pa
     assert done.returncode == 1
     assert why in done.stdout
     assert "edged[onnxruntime]" in done.stdout
+
+
+def test_packages_of_the_users_own_are_not_taken_for_the_images(root: Path, tmp_path: Path) -> None:
+    """As the commands of the images that share their base's packages, edgectl is started without them."""
+    shared = tmp_path / "venv"
+    venv.create(shared, system_site_packages=True, symlinks=True)
+    packages = next(shared.glob("lib/python3*/site-packages"))
+    (packages / "edged.pth").write_text("\n".join(entry for entry in sys.path if entry))
+    own, ran = tmp_path / "home" / packages.relative_to(shared), tmp_path / "ran"
+    own.mkdir(parents=True)
+    (own / "usercustomize.py").write_text(f"open({str(ran)!r}, 'w')")
+    command = ["-m", "edged.ctl.main", "--root", root, "doctor", "--only", "engines"]
+    done = subprocess.run(
+        [shared / "bin/python", "-s", *command],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONUSERBASE": str(tmp_path / "home")},
+    )
+    assert (done.returncode, done.stdout) == (0, "nothing is wrong\n"), done.stderr
+    assert not ran.exists()
 
 
 without_tensorrt = pytest.mark.skipif(ENGINES["tensorrt"].version() is not None, reason="TensorRT is installed")
