@@ -159,3 +159,11 @@ def test_edgectl_commands_devices_and_shows_their_answers(tmp_path, broker):
         assert "nobody listens to it" in shown.stdout, "to windows and events"
         assert f"{broker.url}, connected" in shown.stdout
         assert "1 done, 1 unsupported" in shown.stdout
+        not_hers = send("restart_model", "model=digits", "--wait", "600")
+        assert not_hers.returncode == 1
+        (told,) = json.loads(not_hers.stdout)
+        assert (told["code"], told["operator"], told["command"]) == ("not_allowed", "alice", "restart_model")
+        mallory = Ed25519PrivateKey.generate()
+        key.write_bytes(mallory.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        forged = send("report", "--wait", "1")
+        assert (forged.returncode, json.loads(forged.stdout)) == (1, [])
