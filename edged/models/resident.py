@@ -128,11 +128,10 @@ class Resident(Standing):
         """Gives up loading until `wake`, since it may never come up; requests wait. False where it has a worker."""
         if self.worker is not None or self.leaving:
             return False
-        self._rests.begin(why, stands_by=True)  # from now on: nobody who waits is refused meanwhile
-        stopped = await self.stop(why)
-        if stopped:
-            self.start_standing_by(why)
-        return stopped
+        self.variant = None
+        self.start_standing_by(why)  # at once: nobody who waits is refused meanwhile, nor is it lost where one gives up
+        await self._life.begun()
+        return True
 
     def wake(self, *, takes_over: bool = False, why: str = "") -> None:
         """Loads again what rests, where `why` is given only for that; what stands by only where it takes over."""

@@ -80,6 +80,23 @@ async def _watch(resident: Resident, refused: list[bool]) -> None:
         refused.append(not resident.expected)
 
 
+async def test_what_makes_way_is_not_lost_where_the_update_is_given_up_meanwhile(tmp_path, monkeypatch):
+    shop, loading = make_shop(tmp_path), Loading(monkeypatch, None)
+    old = loading.resident
+    old.start()
+    await until_async(lambda: loading.tries, "it loads")
+    aside = asyncio.create_task(swap.step_aside(old, TWO, shop))
+    await asyncio.sleep(0)
+    assert not aside.done()
+    aside.cancel()
+    await asyncio.gather(aside, return_exceptions=True)
+    old.wake(takes_over=True)
+    await until_async(lambda: len(loading.tries) == 2, "it loads again")
+    assert loading.tries[0].cancelled()
+    await old.stop()
+    await shop.ledger.close()
+
+
 async def test_what_somebody_unloads_does_not_stand_by(tmp_path, monkeypatch):
     shop, loading = make_shop(tmp_path), Loading(monkeypatch, LACKS)
     old = loading.resident

@@ -82,10 +82,14 @@ class TestTheRecordOfThePredecessor:
 class TestARevisionThatDoesNotComeUpAgain:
     """Nobody asks it anything."""
 
-    def test_is_sent_back_and_the_one_before_answers(self, tmp_path: Path):
+    @pytest.mark.parametrize("after_a_restart", [False, True])
+    def test_is_sent_back_and_the_one_before_answers(self, tmp_path: Path, after_a_restart: bool):
         with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
             walking.outside.dying.add(("a", 2))
-            kill(walking, ("a", 2))
+            if after_a_restart:
+                walking.take(("restart", ()))
+            else:
+                kill(walking, ("a", 2))
             walking.life.pass_time(200.0)
             found = end_of_soak(walking)
             assert (found.event, found.reason) == (Event.FAILED, Reason.CRASH_LOOP)
