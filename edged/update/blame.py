@@ -8,6 +8,7 @@ from datetime import datetime
 
 from edged.bundle.manifest import Manifest, digest
 from edged.errors import Code, EdgedError
+from edged.models import restarts
 from edged.models.library import Library
 from edged.models.resident import Resident
 from edged.update.environment import Environment
@@ -34,11 +35,18 @@ def judge(phase: Phase, error: EdgedError | OSError) -> Said:
     return deferred(f"it is tried again: {error}", Awaits.TIME)
 
 
-def of_the_device(resident: Resident, failed: Mapping[str, str]) -> tuple[Reason, str] | None:
+def of_the_device(
+    resident: Resident, failed: Mapping[str, str], reason: Reason | None = None
+) -> tuple[Reason, str] | None:
     """What of this device is to blame for the end of a revision that served here, and in words; None: nothing is.
 
-    It passed its trial, so its files were whole, and what it ran on was there. `failed`: why, by kind of accelerator.
+    It passed its trial, so its files were whole, and what it ran on was there. `failed`: why, by kind of accelerator;
+    `reason`: what speaks against the revision, where something does. Ends of its worker still do where none can be
+    started again for want of memory or of a device; requests that find no worker for that do not.
     """
+    short = resident.trouble if resident.loading else None
+    if reason is Reason.ERROR_RATE and short is not None and restarts.is_want(short):
+        return Reason.INCOMPATIBLE_HARDWARE, short.message
     passed_over = resident.choice.passed_over
     unfit = [passed for passed in passed_over if passed.code == Code.INCOMPATIBLE_HARDWARE]
     if len(unfit) == len(resident.manifest.variants):

@@ -351,7 +351,7 @@ class Stages(Lineup):
             )
         finally:
             self._watch = None
-        if event is Event.FAILED and (found := of_the_device(resident, self._shop.residency.failed)):
+        if event is Event.FAILED and (found := of_the_device(resident, self._shop.residency.failed, reason)):
             reason, text = found[0], f"{text}; {found[1]}"
         variant = resident.variant.name if resident.variant else ""
         return Said(Happened(event, text, reason), watch.evidence(), variant)
