@@ -168,14 +168,17 @@ class Agent:
         while True:
             if not self._fetches:
                 await self.looking.forget_stick()
-            if self.looking.anywhere:
-                # A repository's is told in `last_look` and in the events, the journal's by `_look_again`.
-                with contextlib.suppress(EdgedError):
+            # A repository's is told in `last_look` and in the events, the journal's by `_look_again`.
+            with contextlib.suppress(EdgedError):
+                if self.looking.anywhere:
                     await self.looking.again()
                     for course in self.courses.values():
                         course.put_off.looked()
                     await self.reconsider()
                     await self._taken_in()
+            for model, course in list(self.courses.items()):
+                if not await self._is_to_come(model, course.put_off.until_looked):
+                    course.put_off.looked()  # what is here waits for no repository that answers, or that there is
             await self.looking.due()
 
     async def _keep_waits(self) -> None:
