@@ -17,7 +17,7 @@ demo: $(VENV)/.installed-fleet ## a tour of edged: real requests, models over th
 	@$(RUN) -m tools.demo
 
 test: $(VENV)/.installed-dev system-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed check ## all checks and tests, but those marked slow
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" -n 2
 
 test-slow: $(VENV)/.installed-dev slow-packages .venv-tritonclient/.installed tests/nodejs/node_modules/.installed ## the tests that take minutes
 	$(RUN) -m pytest -m slow

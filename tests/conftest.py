@@ -16,6 +16,8 @@ import hypothesis
 import pytest
 from support import long_lived
 from support.polling import until
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling, LoadScopeScheduling
 
 # As in a worker: an engine that a test runs in this process leaves nothing in the temporary folder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -26,9 +28,25 @@ hypothesis.settings.load_profile("edged")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quick ones first; then those that share a daemon, which is to run for nobody else; and whole systems last."""
-    order = {"integration": 1, "system": 2}
-    items.sort(key=lambda item: order.get(item.path.parent.name, 0) if "unit" not in item.path.parts else 0)
+    """The quick ones first, which nothing long-lived is to run beside; then whole systems, then those with a daemon.
+
+    Systems are one's alone of those that run side by side, and the longest: while it has them, others have the rest.
+    """
+    order = {"system": 1, "integration": 2}
+    items.sort(key=lambda item: order.get(item.path.relative_to(Path(__file__).parent).parts[0], 0))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """For `-n`: one of those that run side by side takes a whole file, in the order above."""
+    config.option.loadscopereorder = False
+    return _ByFile(config, log)
+
+
+class _ByFile(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        """Systems share a folder, so all of them are one's."""
+        file = super()._split_scope(nodeid)
+        return "tests/system" if file.startswith("tests/system/") else file
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,14 +103,14 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     for name in request.fixturenames:  # what is shared is made before the test and outlives it
         if name in ("daemon", "shared_daemon"):
             request.getfixturevalue(name)
-    before = _processes(), _sockets(), _files()
+    processes, sockets, files = _processes(), _sockets(), _files()
     yield
     gc.collect()
-    # gRPC closes what a channel had in a thread of its own, when that has its turn.
-    until(lambda: _sockets() - before[1], "it has left no socket behind", holds=operator.not_, limit_s=10)
-    left = [after - known for after, known in zip((_processes(), _sockets(), _files()), before, strict=True)]
-    for what, found in zip(("processes", "sockets", "files"), left, strict=True):
-        assert not found, f"the test left {what} behind: {sorted(found)}"
+    assert not (left := _processes() - processes), f"the test left processes behind: {sorted(left)}"
+    # gRPC closes what a channel had in a thread of its own, when that has its turn; and what lies in shared memory may
+    # be that of a test beside this one.
+    until(lambda: _sockets() - sockets, "the test has left no socket behind", holds=operator.not_, limit_s=10)
+    until(lambda: _files() - files, "the test has left no file behind", holds=operator.not_, limit_s=10)
 
 
 @pytest.fixture(autouse=True)

@@ -53,7 +53,7 @@ def _found() -> set[str] | None:
     """What OpenVINO finds, such as `GPU`, which of several stand as `GPU.0` and `GPU.1`; None where it does not say."""
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter
-            [sys.executable, "-B", "-P", "-c", _ASK],
+            [sys.executable, "-s", "-P", "-B", "-c", _ASK],
             check=True,
             stdin=subprocess.DEVNULL,
             capture_output=True,

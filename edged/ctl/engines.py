@@ -58,7 +58,7 @@ def _why_not(engine: Engine, libraries: Sequence[str]) -> str:
     """Why it cannot be imported; empty where it can."""
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, and a name of the table
-            [sys.executable, "-B", "-P", "-c", _IMPORT, engine.name, *libraries],
+            [sys.executable, "-s", "-P", "-B", "-c", _IMPORT, engine.name, *libraries],
             check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -15,7 +15,7 @@ from edged.system import hardware
 _NODES: dict[str, tuple[tuple[str, ...], ...]] = {
     "intel-lowpower-detector": (("dev/dri/renderD*", "dev/accel/accel*"),),
     "factory-gateway-gpu": (("dev/nvidia[0-9]*",), ("dev/nvidiactl",), ("dev/nvidia-uvm",)),
-    "jetson-vision-standard": (("dev/nvmap",), ("dev/nvhost-gpu", "dev/nvgpu/*/*")),
+    "jetson-vision-standard": (("dev/nvmap",), ("dev/nvhost-gpu", "dev/nvgpu/*/*", "dev/nvidia[0-9]*")),
     "raspberry-pi": (("dev/vcio",),),
 }
 _CORAL = "coral"

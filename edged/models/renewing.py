@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from edged.worker.process import Worker
 
 
-_WHY = "it is restarted by a command"
-
 Refusal = EdgedError | OSError | None
 """Why a worker could not be loaded beside another; None: it was."""
 
@@ -47,14 +45,14 @@ class Renewal:
             done.set_result(refusal)
 
 
-async def renew(resident: Resident) -> str:
-    """Replaces the worker of `resident`, and says how. Nobody's request fails: where memory holds both workers, and
-    their device is open to both, the new one is loaded beside the old one; else requests wait until it is.
+async def renew(resident: Resident, why: str) -> str:
+    """Replaces the worker of `resident`, and says how; `why` is what people are told.
 
-    Raises EdgedError: why there is no new worker.
+    Nobody's request fails: where memory holds both workers, and their device is open to both, the new one is loaded
+    beside the old one; else requests wait until it is. Raises EdgedError: why there is no new worker.
     """
     if resident.state is State.FAILED:
-        if await resident.stop(_WHY):
+        if await resident.stop(why):
             resident.start()
         await _settled(resident)
         return "it had failed, and was loaded again"
@@ -65,9 +63,9 @@ async def renew(resident: Resident) -> str:
     before, variant = resident.worker, resident.variant
     assert before is not None and variant is not None  # noqa: S101, PT018 - it is steady
     if excludes(variant, variant):
-        await _one_after_the_other(resident, before)
+        await _one_after_the_other(resident, before, why)
         return "one process at a time can have its device, so requests waited until the new one was loaded"
-    done = resident.renewal.ask(_WHY)
+    done = resident.renewal.ask(why)
     either: list[asyncio.Future[Any]] = [done, before.ended]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not done.done():  # it died just then, and is started again as ever
@@ -80,13 +78,13 @@ async def renew(resident: Resident) -> str:
         raise EdgedError(
             Code.LOAD_FAILED, f"the worker stays, another does not load: {refusal}", "see the model's log"
         ) from refusal
-    await _one_after_the_other(resident, before)
+    await _one_after_the_other(resident, before, why)
     return f"memory holds one worker only, so requests waited until the new one was loaded ({refusal.message})"
 
 
-async def _one_after_the_other(resident: Resident, before: Worker) -> None:
+async def _one_after_the_other(resident: Resident, before: Worker, why: str) -> None:
     """Has the worker end once it has answered what it has, and then the next load. Raises EdgedError."""
-    resident.rest(_WHY)
+    resident.rest(why)
     while resident.worker is before and resident.resting:
         await resident.changes.after(resident.changes.count)
     resident.wake()

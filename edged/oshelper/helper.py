@@ -17,7 +17,7 @@ from edged.errors import Code, EdgedError
 from edged.intents import Intent, OsRollBack, OsSwitch, OsUpgrade
 from edged.oshelper import trust
 from edged.oshelper.mailbox import Mailbox, Request
-from edged.oshelper.memory import FOLDER, Memory, Order, Staged
+from edged.oshelper.memory import FOLDER, Before, Memory, Order, Staged
 from edged.system import bootc, deployment
 from edged.system.os_requests import OsResult
 from edged.telemetry.commands import Context, RejectedError, Rejection, intent_of, judge
@@ -74,7 +74,7 @@ class Helper:
         waited = self._memory.waiting()
         for order in waited:
             if order.begun:
-                self._interrupted(order)
+                self._look_back(order)
             elif order.staged and order.staged.boot != self._boot:
                 self._conclude(order, order.staged)
         remembered = {order.command.nonce for order in waited}
@@ -87,8 +87,8 @@ class Helper:
             if order.staged and order.staged.boot == self._boot and self._goes_on(order, order.staged):
                 return  # nothing else before the device has restarted
         waiting = self._memory.waiting()
-        if any(order.staged for order in waiting):  # what came of it cannot be told yet: that boot may be red
-            return
+        if any(order.begun or order.staged for order in waiting):
+            return  # what came of it cannot be told yet: bootc does not answer, or that boot is red
         for order in waiting:
             if self._carry_out(order):
                 return
@@ -179,10 +179,11 @@ class Helper:
             return False
         if not self._looked or not self._in_window():
             return False
-        self._memory.begin(order)
         intent, name = intent_of(order.command), order.command.command
         _log.info("a command is carried out", command=name, operator=order.operator, nonce=order.command.nonce)
         try:
+            rolls_back = isinstance(intent, OsRollBack)
+            self._memory.begin(order, Before(self._boot, bootc.status().rollback_queued) if rolls_back else None)
             _VOCABULARY[type(intent)].do(intent)
         except EdgedError as error:
             _log.error("a command failed", command=name, why=str(error))
@@ -270,6 +271,23 @@ class Helper:
             text = f"{staged.text} is staged, and the device cannot be restarted ({why}); it is tried again"
             self._tell(order, text)
 
+    def _look_back(self, order: Order) -> None:
+        """This was killed while it carried an order out, and what came of that is to be found out: done anew, a
+        rollback would be taken back, by whoever signs it again too."""
+        before = order.before
+        if before is None or before.boot != self._boot:
+            self._interrupted(order)
+            return
+        try:
+            found = bootc.status()
+        except EdgedError as error:
+            _log.warning("what a command has done cannot be told yet", nonce=order.command.nonce, why=str(error))
+            return
+        if found.rollback_queued == before.rollback_queued:
+            self._interrupted(order)
+        else:
+            self._memory.stage(order, Staged(self._boot))
+
     def _interrupted(self, order: Order) -> None:
         text = "it was interrupted; os_status tells how far it came. Sign it anew where it is still wanted"
         self._end(order, "refused", Rejection.FAILED, text)
@@ -282,22 +300,26 @@ class Helper:
         if any(each.boot == self._boot and not each.good for each in deployment.boots(self._root)):
             return  # greenboot is not content with this boot, and may go back: the next one is looked at
         try:
-            booted = bootc.status().booted
+            found = bootc.status()
         except EdgedError as error:
             _log.warning("what became of a command cannot be told yet", nonce=order.command.nonce, why=str(error))
             return
+        booted = found.booted
         if booted is not None and booted.name == staged.name:
             self._end(order, "done", text=f"the device runs {booted}")
             return
-        if not staged.asked:
+        rolled_back = isinstance(intent_of(order.command), OsRollBack)
+        if not staged.asked and not rolled_back:  # a rollback is not lost, and done anew it could be taken back
             order = self._memory.stage(order, None)
             text = f"the device started without {staged.text} before it was asked to restart into it; it is staged anew"
             self._tell(order, text)
             return
+        undone = ", or a rollback was queued before and bootc has taken it back"
+        undone = undone if rolled_back and found.composefs else ""  # with OSTree it would have been told beforehand
         text = (
             f"the device runs {booted or 'something else'} and not {staged.text}: that did not start or did not pass "
-            "its boot check, or the power went while the device shut down; see `edgectl boot evidence --show` and "
-            "`journalctl --boot=-1` on the device"
+            f"its boot check, or the power went while the device shut down{undone}; see `edgectl boot evidence --show` "
+            "and `journalctl --boot=-1` on the device"
         )
         self._end(order, "refused", Rejection.FAILED, text)
 

@@ -33,6 +33,14 @@ class Staged(msgspec.Struct, frozen=True):
     (ostree-finalize-staged.service): it is lost where the power goes before."""
 
 
+class Before(msgspec.Struct, frozen=True):
+    """What bootc said before it was asked to roll back."""
+
+    boot: str
+    """The kernel's name for the boot in which it was."""
+    rollback_queued: bool
+
+
 class Order(msgspec.Struct, frozen=True):
     """A command that was found to be in order, to be carried out in the maintenance window."""
 
@@ -42,6 +50,8 @@ class Order(msgspec.Struct, frozen=True):
     """The operator's, by which it was found to be in order."""
     begun: bool = False
     """It was begun and not ended: the power went, or this process."""
+    before: Before | None = None
+    """Of a rollback that was begun: by it is told whether it was done."""
     staged: Staged | None = None
     """It was carried out as far as that goes without a restart."""
 
@@ -96,9 +106,9 @@ class Memory:
         content.waiting[order.command.nonce] = order
         self._write()
 
-    def begin(self, order: Order) -> None:
+    def begin(self, order: Order, before: Before | None) -> None:
         """It is carried out now. Raises OSError."""
-        self._content.waiting[order.command.nonce] = msgspec.structs.replace(order, begun=True)
+        self._content.waiting[order.command.nonce] = msgspec.structs.replace(order, begun=True, before=before)
         self._write()
 
     def stage(self, order: Order, staged: Staged | None) -> Order:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from edged import clock
+from edged import clock, log
+from edged.bundle.exclusion import excludes
 from edged.bundle.manifest import Variant
-from edged.errors import EdgedError
+from edged.errors import Code, EdgedError
 from edged.events import EventLog, Severity
-from edged.models import heartbeat, restarts
+from edged.models import heartbeat, renewing, restarts
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.pressure import reset, watchdog
@@ -23,9 +24,13 @@ from edged.pressure.watchdog import Action, Beat, Watched
 from edged.system import hardware
 from edged.system.life import Life
 from edged.worker.child import Child
+from edged.worker.process import Worker
+
+_log = log.get("pressure")
 
 _LOOK_S, _DEADLINE_S = 10.0, 5.0
 _RESET_S = 10.0
+_RENEWED = "its accelerator has failed, and is tried by another worker"
 
 # How the sensors of each kind begin.
 _SENSORS = {"nvidia": "nvidia", "edgetpu": "coral:"}
@@ -37,7 +42,7 @@ Proven = Callable[[Resident, float], bool]
 
 
 class _ShortError(Exception):
-    """No worker came up for want of memory or storage: that says nothing of the accelerator."""
+    """No worker came up for want of room, or of an accelerator that another has: that says nothing of it."""
 
 
 class Accelerators:
@@ -130,10 +135,9 @@ class Accelerators:
             return alive
         if retry:
             await self._reset(kind)
-            for resident, variant in sorted(users, key=lambda user: self._has_answered(*user) is not True):
-                trying = heartbeat.try_out(resident, variant)  # bounded by what a worker may take to load
+            for user in sorted(users, key=lambda user: (self._has_answered(*user) is not True, _serves(*user) is None)):
                 try:
-                    return await self._hear(resident, variant, trying, None, doubt) or alive
+                    return await self._retry(*user, doubt) or alive
                 except _ShortError:
                     continue  # it was not tried; a smaller one may find room
             return None
@@ -142,11 +146,49 @@ class Accelerators:
         for resident, variant, worker in steady:
             if proven and self._has_answered(resident, variant) is not None:
                 continue
-            beat = heartbeat.beat(worker, resident.manifest)  # its first one only teaches where callers are answered
-            heard = await self._hear(resident, variant, beat, self._deadline_s, doubt)
+            heard = await self._ask(
+                resident, variant, worker, doubt
+            )  # its first only teaches where callers are answered
             if heard is not None and not proven:
                 return heard
         return alive if steady else None
+
+    async def _retry(self, resident: Resident, variant: Variant, doubt: str) -> Beat | None:
+        """By the worker that serves, if it is of this variant: beside it there may be room for none. Else by its own.
+
+        Where that worker fails, it may be that alone which is broken: another takes its place. Raises _ShortError.
+        """
+        if worker := _serves(resident, variant):
+            if self._proven(resident, self._look_s):
+                return None
+            heard = await self._ask(resident, variant, worker, doubt)
+            if heard is None or heard.is_well or self._residency.on_trial(resident):  # a trial judges one worker
+                return heard
+            await self._renew(resident, worker)
+        if worker := _serves(resident, variant):
+            return await self._ask(resident, variant, worker, doubt)
+        return await self._hear(resident, variant, self._try_out(resident, variant), None, doubt)
+
+    async def _ask(self, resident: Resident, variant: Variant, worker: Worker, doubt: str) -> Beat | None:
+        return await self._hear(resident, variant, heartbeat.beat(worker, resident.manifest), self._deadline_s, doubt)
+
+    async def _try_out(self, resident: Resident, variant: Variant) -> float:
+        """Bounded by what a worker may take to load. Raises _ShortError besides what `heartbeat.try_out` raises."""
+        try:
+            return await heartbeat.try_out(resident, variant)
+        except EdgedError as error:
+            if restarts.is_short(error) or self._is_taken(variant, error):
+                raise _ShortError from error
+            raise
+
+    async def _renew(self, resident: Resident, worker: Worker) -> None:
+        """Has another take the place of the worker that serves, where it comes up in the time that it may take."""
+        caps = worker.caps
+        try:
+            async with asyncio.timeout(caps.inference_s + caps.load_s + caps.first_inference_s):
+                await renewing.renew(resident, _RENEWED)
+        except (EdgedError, TimeoutError) as error:  # the next heartbeat tells
+            _log.warning("no other worker took over", model=resident.name, why=str(error) or "it takes too long")
 
     def _has_answered(self, resident: Resident, variant: Variant) -> bool | None:
         """Whether a heartbeat was ever answered well; None where none was answered."""
@@ -160,12 +202,9 @@ class Accelerators:
         limit_s: float | None,
         doubt: str,
     ) -> Beat | None:
-        """What comes of a heartbeat; None where it was refused by what never answered one well, which tells nothing.
-
-        Raises _ShortError where the device is short of what a worker takes to come up.
-        """
+        """What comes of a heartbeat; None where it was refused by what never answered one well, which tells nothing."""
         known = self._zeros.setdefault(resident, {})
-        answered_s, refused = None, ""
+        answered_s, refused, failure = None, "", ""
         try:
             async with asyncio.timeout(limit_s):
                 answered_s = await answer
@@ -173,12 +212,13 @@ class Accelerators:
             if not known.setdefault(variant.name, False):
                 return None
             refused = str(error)
-        except (EdgedError, OSError) as error:  # TimeoutError among them
-            if restarts.is_short(error):
-                raise _ShortError from error
+        except TimeoutError:
+            pass
+        except (EdgedError, OSError) as error:
+            failure = str(error)
         else:
             known[variant.name] = True
-        return Beat(answered_s=answered_s, deadline_s=self._deadline_s, refused=refused, doubt=doubt)
+        return Beat(answered_s=answered_s, deadline_s=self._deadline_s, refused=refused, failure=failure, doubt=doubt)
 
     def _doubt(self, kind: str) -> str:
         """Why its temperature is not believed. Trip points that make no sense are no fault of the device."""
@@ -210,16 +250,27 @@ class Accelerators:
             self._events.record(Severity.WARNING, "accelerator_not_reset", kind, text)
 
     def _is_open(self, kind: str) -> bool:
-        """Whether some worker may be at work on it: one that serves, goes, comes up, or was lost and is still there."""
-        open_by: list[Variant] = []
+        """Whether some worker may be at work on it."""
+        return any(each.requires.accelerator == kind for each in self._held())
+
+    def _is_taken(self, variant: Variant, error: EdgedError) -> bool:
+        """Whether that is why a worker of `variant` did not come up: another has the one device that it could have."""
+        return error.code is Code.DEVICE_UNAVAILABLE and any(excludes(variant, each) for each in self._held())
+
+    def _held(self) -> Iterator[Variant]:
+        """What workers may be at work on: those that serve, go, come up, or were lost and are still there."""
         for each in self._residency.known():
-            open_by += (lost.variant for lost in each.lost)
-            open_by += each.terms.memory.coming
+            yield from (lost.variant for lost in each.lost)
+            yield from each.terms.memory.coming
             if each.ready and not each.steady:  # another takes its place
-                open_by += each.manifest.variants
+                yield from each.manifest.variants
             elif each.variant and (each.worker or each.resting):
-                open_by.append(each.variant)
-        return any(variant.requires.accelerator == kind for variant in open_by)
+                yield each.variant
+
+
+def _serves(resident: Resident, variant: Variant) -> Worker | None:
+    """The worker by which it serves, where that is of `variant` and stays."""
+    return resident.worker if resident.steady and resident.variant is variant else None
 
 
 def _told(kind: str, why: str) -> str:

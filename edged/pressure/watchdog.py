@@ -40,8 +40,15 @@ class Beat(msgspec.Struct, frozen=True):
     deadline_s: float = 5.0
     refused: str = ""
     """The error that it was answered with, where there was none before; empty: none."""
+    failure: str = ""
+    """Why no worker could answer it, where that was no want of time; empty: none."""
     doubt: str = ""
     """Why its temperature is not believed; empty when it is, or where it has none."""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the heartbeat was answered, well and in time."""
+        return self.answered_s is not None and self.answered_s <= self.deadline_s and not self.refused
 
 
 class Watched(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -93,6 +100,8 @@ def _fault(beat: Beat) -> str:
         return _GONE
     if beat.refused:
         return f"it answered a heartbeat with an error: {beat.refused}"
+    if beat.failure:
+        return f"no worker could answer a heartbeat: {beat.failure}"
     if beat.answered_s is None:
         return f"it did not answer a heartbeat within {beat.deadline_s:g} s"
     if beat.answered_s > beat.deadline_s:

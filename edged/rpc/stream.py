@@ -24,12 +24,15 @@ from edged.types import Level
 # Requests of one stream that are under way, or answered and not yet taken by their reader.
 _MAX_UNDER_WAY = 64
 
-# Bytes of answers that one stream, and all streams together, hold for their readers. A stream is read only while all
-# that is under way would fit, were its answers as long as the longest so far; what does not fit then all the same is
-# answered with an error. One answer always fits a stream: so where half of what all may hold is taken, each is read one
-# request at a time, and whoever reads loses nothing by those who do not.
+# Bytes of answers that one stream, and all streams together, hold for their readers. What an answer may have is counted
+# as its request is taken, and a stream is read only while that fits: an answer that has no more is never refused, one
+# that has is where the rest does not fit. One answer always fits a stream: so where half of what all may hold is
+# counted, each is read one request at a time.
 _HELD_BYTES = 16 * 1024 * 1024
 _HELD_BYTES_IN_ALL = 256 * 1024 * 1024
+
+# So much more than the longest so far: answers to the like differ by what callers choose, ids, and what models say.
+_SPARE_BYTES = 16 * 1024
 
 _STRICT = ("triton_grpc_error", "true")
 
@@ -49,8 +52,8 @@ class Streams:
         self.read = read
         self.infer = infer
         self.level = level
-        self.held_bytes = 0
-        """Of answers that wait for their readers."""
+        self.counted_bytes = 0
+        """Of answers that wait for their readers, and of those that are to come."""
 
     async def converse(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         """One call. Raises EdgedError where its caller wants errors as statuses."""
@@ -60,6 +63,8 @@ class Streams:
 class _Turn(msgspec.Struct, eq=False):
     """A request's place among those for its model, and its reply once there is one."""
 
+    counted: int
+    """Bytes that its reply may have in any case."""
     reply: Reply | None = None
 
 
@@ -71,7 +76,9 @@ class _Stream:
         self._strict = _STRICT in (context.invocation_metadata() or ())
         self._under_way = 0
         self._held = 0
-        self._longest = 0
+        self._counted = 0
+        self._expected = _SPARE_BYTES
+        """Bytes that the next answer may have."""
         self._turns: dict[str, deque[_Turn]] = {}
         self._replies: asyncio.Queue[Reply | None] = asyncio.Queue()
         """What may be written now; None: nothing more comes."""
@@ -86,7 +93,8 @@ class _Stream:
                 if isinstance(reply, EdgedError):
                     raise reply
                 await self._context.write(reply)
-                self._hold(-len(reply))
+                self._held -= len(reply)
+                self._count(-len(reply))
                 self._under_way -= 1
                 self._room.set()
                 if reader.done() and not self._under_way:
@@ -96,7 +104,7 @@ class _Stream:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
-            self._hold(-self._held)
+            self._count(-self._counted)
 
     async def _read(self) -> None:
         try:
@@ -111,23 +119,23 @@ class _Stream:
             self._replies.put_nowait(None)
 
     def _has_room(self) -> bool:
-        waiting = self._under_way
-        if not waiting:
+        if not self._under_way:
             return True
-        if self._streams.held_bytes > _HELD_BYTES_IN_ALL // 2:
+        if self._streams.counted_bytes > _HELD_BYTES_IN_ALL // 2:
             return False
-        return waiting < _MAX_UNDER_WAY and (waiting + 1) * self._longest <= _HELD_BYTES
+        return self._under_way < _MAX_UNDER_WAY and self._counted + self._expected <= _HELD_BYTES
 
     def _take(self, data: bytes) -> None:
         """Begins to answer one request."""
         self._under_way += 1
-        turn = _Turn()
+        turn = _Turn(self._expected)
+        self._count(turn.counted)
         try:
             call = self._streams.read(data)
         except EdgedError as error:
             model, identity = read_address(data)
             self._turns.setdefault(model, deque()).append(turn)
-            self._end(model, turn, self._refusal(error, identity))
+            self._end(model, turn, self._refusal(error, identity, turn))
             return
         self._turns.setdefault(call.model, deque()).append(turn)
         task = asyncio.create_task(self._answer(call, turn), name=f"stream {call.model[:64]}")
@@ -142,11 +150,11 @@ class _Stream:
 
         try:
             reply: Reply = await self._streams.infer(call, self._context.time_remaining(), render)
-            reply = self._kept(reply, call) if isinstance(reply, bytes) else reply
+            reply = self._kept(reply, call, turn) if isinstance(reply, bytes) else reply
         except EdgedError as error:
-            reply = self._refusal(error, call.id)
+            reply = self._refusal(error, call.id, turn)
         except Exception:  # noqa: BLE001 - answered as a defect, and logged
-            reply = self._refusal(unexpected(), call.id)
+            reply = self._refusal(unexpected(), call.id, turn)
         self._end(call.model, turn, reply)
 
     def _end(self, model: str, turn: _Turn, reply: Reply) -> None:
@@ -158,27 +166,35 @@ class _Stream:
         if not turns:
             del self._turns[model]
 
-    def _kept(self, reply: bytes, call: Call) -> Reply:
+    def _kept(self, reply: bytes, call: Call, turn: _Turn) -> Reply:
         """The reply, or where what waits for this reader would be too much with it, a refusal."""
         size = len(reply)
-        self._longest = max(self._longest, size)
-        if self._held and (self._held + size > _HELD_BYTES or self._streams.held_bytes + size > _HELD_BYTES_IN_ALL):
+        self._expected = max(self._expected, size + _SPARE_BYTES)
+        more = size - turn.counted
+        all_counted = self._streams.counted_bytes
+        too_much = self._counted + more > _HELD_BYTES or all_counted + more > _HELD_BYTES_IN_ALL
+        if self._held and more > 0 and too_much:
             error = EdgedError(
                 Code.OVERLOADED,
                 f"{self._held} bytes of answers wait to be read from this stream",
                 "read what comes, or send less at a time",
             )
-            return self._refusal(error, call.id)
-        self._hold(size)
+            return self._refusal(error, call.id, turn)
+        self._hold(size, turn)
         return reply
 
-    def _refusal(self, error: EdgedError, identity: str) -> Reply:
+    def _refusal(self, error: EdgedError, identity: str, turn: _Turn) -> Reply:
         if self._strict:
             return error
         reply = write_stream_error(error, identity)
-        self._hold(len(reply))
+        self._hold(len(reply), turn)
         return reply
 
-    def _hold(self, size: int) -> None:
+    def _hold(self, size: int, turn: _Turn) -> None:
+        """A reply waits for its reader: what was counted for it is known now."""
         self._held += size
-        self._streams.held_bytes += size
+        self._count(size - turn.counted)
+
+    def _count(self, size: int) -> None:
+        self._counted += size
+        self._streams.counted_bytes += size

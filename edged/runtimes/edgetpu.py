@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,10 @@ _HINT = (
 _LIBRARY_HINT = f"install {_LIBRARY} in the image's base, built for TensorFlow 2.16 or later: bootc/overlays/README.md"
 _EDGE_TPU = re.compile(r"(usb|pci)?(:(0|[1-9][0-9]{0,2}))?")
 
+# An interpreter that has said so much of what failed makes way for another: a few hundred failures.
+_MOST_SAID = 2**16
+_MOST_TOLD = 500
+
 
 def open_session(model: bytes, options: SessionOptions) -> Session:
     """Loads a TFLite model from its bytes; one whose weights lie in other files is refused."""
@@ -62,10 +66,14 @@ def open_session(model: bytes, options: SessionOptions) -> Session:
     if is_compiled(model) != on_tpu:
         raise _elsewhere(on_tpu=on_tpu)
     delegates = [_edge_tpu(options.device)] if on_tpu else []
-    try:
+
+    def begin() -> Interpreter:
         interpreter = Interpreter(model_content=model, num_threads=options.threads, experimental_delegates=delegates)
         interpreter.allocate_tensors()
-        return _LitertSession(interpreter)
+        return interpreter
+
+    try:
+        return _LitertSession(begin)
     except (RuntimeError, ValueError) as error:
         raise EdgedError(
             Code.LOAD_FAILED, f"litert does not load it: {_words(error)}", _HINT if on_tpu else ""
@@ -113,8 +121,11 @@ def _edge_tpu(device: str) -> Delegate:
 
 
 class _LitertSession:
-    def __init__(self, interpreter: Interpreter) -> None:
-        self._interpreter = interpreter
+    def __init__(self, begin: Callable[[], Interpreter]) -> None:
+        """`begin`: gives an interpreter that has its tensors; again, once the one before has gone."""
+        self._begin = begin
+        self._interpreter = interpreter = begin()
+        self._said = ""
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         self.inputs = tuple(map(_spec, inputs))
         self.outputs = tuple(map(_spec, outputs))
@@ -130,17 +141,19 @@ class _LitertSession:
             if not array.size:  # some operators of LiteRT 2.3 crash on it: SOFTMAX, LOG_SOFTMAX
                 text = f"input {name!r} of shape {list(array.shape)} has no values, which litert cannot compute with"
                 raise EdgedError(Code.INVALID_TENSOR, text)
+        if len(self._said) > _MOST_SAID:
+            self._begin_anew()
         try:
             self._resize({name: array.shape for name, array in inputs.items()})
             for name, array in inputs.items():
                 self._interpreter.set_tensor(self._inputs[name], array)
         except (RuntimeError, ValueError) as error:
-            raise EdgedError(Code.INVALID_TENSOR, f"litert refuses the values: {_words(error)}") from error
+            raise self._failed(Code.INVALID_TENSOR, "litert refuses the values", error) from error.with_traceback(None)
         try:
             self._interpreter.invoke()
             return [self._interpreter.get_tensor(self._outputs[name]) for name in outputs]
         except (RuntimeError, ValueError) as error:
-            raise EdgedError(Code.INFERENCE_FAILED, f"litert failed: {_words(error)}") from error
+            raise self._failed(Code.INFERENCE_FAILED, "litert failed", error) from error.with_traceback(None)
 
     def let_go(self) -> None:
         """It keeps none: tensors are copied in and out."""
@@ -155,6 +168,27 @@ class _LitertSession:
         self._interpreter.allocate_tensors()
         self._shapes = shapes
 
+    def _failed(self, code: Code, what: str, error: RuntimeError | ValueError) -> EdgedError:
+        """In what the engine says of this failure. Its frames are not to be kept: they hold the interpreter.
+
+        LiteRT 2.3 keeps all that an interpreter has said, and each RuntimeError begins with what was said before it
+        (PythonErrorReporter::message in tflite/python/interpreter_wrapper clears its stream's state and not its text).
+        """
+        text, since = str(error), 0
+        if isinstance(error, RuntimeError) and text.startswith(self._said):
+            since = len(self._said) if text != self._said else 0
+            self._said = text
+        return EdgedError(code, f"{what}: {_words(error, since)}")
+
+    def _begin_anew(self) -> None:
+        """With an interpreter that has said nothing; the one before goes first, since there may be room for one."""
+        del self._interpreter
+        try:
+            self._interpreter = self._begin()
+        except (RuntimeError, ValueError) as error:
+            raise SystemExit(f"litert does not load the model again: {_words(error)}") from error
+        self._shapes, self._said = {}, ""
+
 
 def _spec(tensor: Mapping[str, Any]) -> TensorSpec:
     name, kind = tensor["name"], tensor["dtype"]
@@ -165,6 +199,6 @@ def _spec(tensor: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(name, _DATATYPES[kind], tuple(map(int, tensor["shape_signature"])))
 
 
-def _words(error: Exception) -> str:
-    """The engine's message on one line, cut short."""
-    return " ".join(str(error).split())[:500] or type(error).__name__
+def _words(error: Exception, since: int = 0) -> str:
+    """The engine's message on one line, from that character on, cut short."""
+    return " ".join(str(error)[since : since + _MOST_TOLD].split()) or type(error).__name__

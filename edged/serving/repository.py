@@ -114,8 +114,15 @@ class Repository:
                 f"revision {before.revision} serves on" if before.ready else "`edgectl events` says more",
             )
         self._residency.flip(resident.name, resident.revision)
-        others = [each for each in self._residency.all() if each.name == resident.name and each is not resident]
-        await self._end([each for each in others if each.loaded], f"revision {resident.revision} took its place")
+        others = [
+            each
+            for each in self._residency.all()
+            if each.name == resident.name
+            and each is not resident
+            and each.loaded
+            and not self._residency.on_trial(each)
+        ]
+        await self._end(others, f"revision {resident.revision} took its place")
 
     async def _unload(self, model: str) -> None:
         loaded = [each for each in self._residency.all() if each.name == model and each.loaded]

@@ -180,11 +180,11 @@ class Waiting:
         return batch
 
     def full(self, rows: int) -> bool:
-        """Whether the next batch would have `rows` rows or more, or takes nobody along."""
+        """Whether the next batch would have `rows` rows or all that its leader lets it have, or takes nobody along."""
         leader = self._leader(choose=False)
         if leader is None or leader.retried or leader.division is not None:
             return True
-        return self._rows_of[leader.admitted.key] >= rows
+        return self._rows_of[leader.admitted.key] >= min(rows, leader.admitted.max_rows)
 
     def before(self, level: int) -> tuple[int, int]:
         """The requests that wait and go before a new one of `level`, and their rows."""

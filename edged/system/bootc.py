@@ -39,6 +39,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """It was changed by hand in a way that bootc does not take further."""
     download_only: bool = False
     """A restart does not boot it yet."""
+    composefs: bool = False
+    """bootc keeps it by itself, without OSTree."""
 
     @property
     def name(self) -> str:
@@ -60,18 +62,24 @@ class Host(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the next boot is to be of."""
     rollback: Entry | None = None
     rollback_queued: bool = False
-    """The next boot is to be of `rollback`."""
+    """The next boot is to be of `rollback`; with composefs perhaps the very opposite: bootc up to 1.16.9 says so where
+    none is queued, and not where one is, with a UKI and systemd-boot (github.com/bootc-dev/bootc/issues/2405). That it
+    has changed means that the order of the two has."""
+
+    @property
+    def composefs(self) -> bool:
+        """What is booted is kept by bootc itself, without OSTree."""
+        return self.booted is not None and self.booted.composefs
 
     @property
     def coming(self) -> Entry | None:
-        """What an upgrade or a switch has the next boot be of. A queued rollback says nothing of these: bootc up to
-        1.16.9 tells of one after each upgrade with composefs and a UKI (github.com/bootc-dev/bootc/issues/2405)."""
+        """What an upgrade or a switch has the next boot be of. Whether a rollback is queued says nothing of these."""
         return self.staged if self.staged and not self.staged.download_only else None
 
     @property
     def going_back(self) -> Entry | None:
-        """What a rollback has the next boot be of."""
-        return self.rollback if self.rollback_queued else None
+        """What a rollback that bootc has done has the next boot be of."""
+        return self.rollback if self.rollback_queued or self.composefs else None
 
 
 class _Reference(msgspec.Struct, frozen=True):
@@ -112,6 +120,7 @@ class _Slot(msgspec.Struct, frozen=True, rename="camel"):
             deployment=deployment,
             incompatible=self.incompatible,
             download_only=self.download_only or self.finalization_locked,
+            composefs=self.composefs is not None,
         )
 
 
@@ -185,9 +194,11 @@ def switch(image: str) -> None:
 def roll_back() -> None:
     """Has the next boot be of the deployment before. Raises EdgedError.
 
-    Where it is to be so already, bootc is not asked: asked twice, it has the booted one again.
+    Where it is to be so already, bootc is not asked: asked twice, it has the booted one again. With composefs that
+    cannot be told.
     """
-    if status().going_back is None:
+    found = status()
+    if found.composefs or not found.rollback_queued:
         _run("rollback", limit_s=_STATUS_S)
 
 

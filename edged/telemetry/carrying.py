@@ -13,6 +13,8 @@ from edged.telemetry.orders import Order
 
 Executor = Callable[[Intent], Awaitable[Done]]
 
+_WHY = "it is restarted by a command"
+
 
 class Carrying:
     """One for the daemon."""
@@ -62,5 +64,5 @@ class Carrying:
             raise EdgedError(Code.MODEL_NOT_FOUND, f"there is no model {model[:64]!r}", f"models here: {names}")
         serving = self._residency.get(model, route.serving)
         others = [each for each in self._residency.all() if each.name == model and each.steady and each is not serving]
-        told = [f"revision {each.revision}: {await renewing.renew(each)}" for each in (serving, *others)]
+        told = [f"revision {each.revision}: {await renewing.renew(each, _WHY)}" for each in (serving, *others)]
         return "; ".join(told)

@@ -34,15 +34,11 @@ _SWEEP_S = 5
 _PR_SET_CHILD_SUBREAPER = 36
 
 # Of the daemon's environment: where an engine's libraries are and, for cards that are split (NVIDIA's Multi-Instance
-# GPU), which part is this device's, as their drop-in of the unit says. What it says of the Multi-Process Service holds
-# for whoever may open its socket, which a confined worker may not.
+# GPU), which part is this device's, as their drop-in of the unit says.
 _PASSED_ON = (
     "LD_LIBRARY_PATH",
     "CUDA_DEVICE_ORDER",
     "CUDA_VISIBLE_DEVICES",
-    "CUDA_MPS_PIPE_DIRECTORY",
-    "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
-    "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT",
 )
 
 # How a worker is made: from its engine and the descriptors that it gets, a process and in words how it was made.

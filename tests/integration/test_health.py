@@ -13,10 +13,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from support import bundles
+from support.broker import free_port
 from support.calls import pack, refused, request, tensor
 from support.daemon import PATIENCE_S, Daemon
 
 from edged._pb.inference import grpc_service_pb2 as pb
+from edged.rpc.health import _MOST_WATCHES
 from edged.rpc.server import _MAX_CALLS_PER_CONNECTION
 
 SERVICE = "inference.GRPCInferenceService"
@@ -123,6 +125,63 @@ def test_a_connection_full_of_watches_keeps_nobody_from_watching(daemon: Daemon)
         assert {next(each).status for each in watches} == {SERVING}
         with watch(daemon, "sums") as other:
             assert next(other).status == SERVING
+
+
+@contextmanager
+def many_watches(daemon: Daemon, count: int) -> Iterator[list[Any]]:
+    """So many by the socket, over as many connections as they take, each begun before the next."""
+    with ExitStack() as stack:
+        begun = []
+        for _ in range(0, count, _MAX_CALLS_PER_CONNECTION):
+            channel = stack.enter_context(daemon.channel(options=[("grpc.use_local_subchannel_pool", 1)]))
+            for _ in range(min(_MAX_CALLS_PER_CONNECTION, count - len(begun))):
+                begun.append(stack.enter_context(watch(daemon, "sums", channel)))
+                assert next(begun[-1]).status == SERVING
+        yield begun
+
+
+def gave_way(watched: Any) -> None:
+    """Waits until it has, and looks at what it was told."""
+    with pytest.raises(grpc.RpcError) as raised:
+        next(watched)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(raised.value.trailing_metadata())["edged-code"] == "overloaded"
+    assert "more than 256 callers watch" in raised.value.details()
+    assert "watch again" in raised.value.details()
+
+
+def test_of_too_many_watches_the_oldest_give_way_and_may_come_again(daemon: Daemon) -> None:
+    """As where one process takes all there may be: it keeps nobody from watching, and grows without bound no more."""
+    with watch(daemon, "sums") as oldest:
+        assert next(oldest).status == SERVING
+        with many_watches(daemon, _MOST_WATCHES + 10) as others:
+            for each in (oldest, *others[:10]):
+                gave_way(each)
+            with watch(daemon, "sums") as again:
+                assert next(again).status == SERVING
+                gave_way(others[10])
+                assert all(each.is_active() for each in (*others[11:], again))
+
+
+def test_a_watch_over_tcp_gives_way_to_no_other_connection(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with (
+        Daemon(tmp_path / "root", [bundles.sums_bundle(tmp_path)], f"listen.tcp = '{address}'") as daemon,
+        ExitStack() as stack,
+    ):
+        daemon.start().wait_for(lambda status: status.ready)
+        greedy, other = (
+            stack.enter_context(grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]))
+            for _ in range(2)
+        )
+        oldest = stack.enter_context(watch(daemon, "sums", other))
+        assert next(oldest).status == SERVING
+        watches = []
+        for _ in range(_MOST_WATCHES):
+            watches.append(stack.enter_context(watch(daemon, "sums", greedy)))
+            assert next(watches[-1]).status == SERVING
+        gave_way(watches[0])
+        assert oldest.is_active()
 
 
 @pytest.fixture

@@ -75,8 +75,14 @@ def test_the_log_settings_are_those_that_are_shown():
 def test_the_bounds_of_streams_are_the_codes():
     page = section("Streams")
     assert f"{stream._MAX_UNDER_WAY} requests under way" in page
-    assert f"fit {stream._HELD_BYTES // 2**20} MiB, were" in page
-    assert f"beyond {stream._HELD_BYTES_IN_ALL // 2**20} MiB" in page
+    assert f"{stream._SPARE_BYTES // 2**10} KiB more than" in page
+    assert f"fit in {stream._HELD_BYTES // 2**20} MiB, and" in page
+    assert f"count {stream._HELD_BYTES_IN_ALL // 2**21} MiB at most" in page
+    assert f"or {stream._HELD_BYTES_IN_ALL // 2**20} MiB of all" in page
+
+
+def test_the_bound_of_watches_is_the_codes():
+    assert f"keeps {health._MOST_WATCHES} watches" in section("Health and reflection")
 
 
 def test_the_table_of_tensors_is_what_is_read():

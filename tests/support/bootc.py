@@ -83,6 +83,16 @@ def slot(number: int, **others: object) -> dict[str, object]:
     }
 
 
+def composefs_slot(number: int) -> dict[str, object]:
+    """One of bootc 1.10 and later without OSTree; a UKI that systemd-boot starts."""
+    found = slot(number, softRebootCapable=True, downloadOnly=False, ostree=None)
+    image = found["image"]
+    assert isinstance(image, dict)
+    image["architecture"] = "arm64"
+    entry = {"verity": f"{number:064x}", "bootType": "uki", "bootloader": "systemd", "bootDigest": "ab"}
+    return {**found, "composefs": entry}
+
+
 def host(**slots: object) -> dict[str, object]:
     image = {"image": "registry.example/edge-os:stable", "transport": "registry"}
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -55,12 +56,12 @@ class Machine:
         """The daemon's side, in this boot."""
         return OsRequests(self.state, deployment.boot_id(self.root))
 
-    def boots(self, boot: str, number: int) -> None:
+    def boots(self, boot: str, number: int, made: Callable[[int], dict[str, object]] = slot) -> None:
         """It has restarted, into the image's build `number`."""
         path = self.root / "proc/sys/kernel/random/boot_id"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{boot}\n")
-        self.bootc.says(host(booted=slot(number)))
+        self.bootc.says(host(booted=made(number)))
 
     def set(self, more: str) -> None:
         path = self.root / "etc/edged/edged.toml"
@@ -114,6 +115,12 @@ def command(name: str = "os_upgrade", **changes: object) -> Command:
 
 def signed(found: Command, key: Ed25519PrivateKey = ALICE) -> bytes:
     return commands.seal(found, key)
+
+
+def later() -> str:
+    """A window in some hours."""
+    hour = datetime.now().astimezone().hour
+    return f"{(hour + 3) % 24:02}:00-{(hour + 4) % 24:02}:00"
 
 
 STAGED = host(booted=slot(1), staged=slot(2))

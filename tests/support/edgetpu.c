@@ -1,8 +1,9 @@
 /* Stands in for libedgetpu.so.1 where there is no Edge TPU: one on USB, at "usb:0".
  *
  * It takes over the operator that the compiler for the Edge TPU makes, and answers each byte with the next one. What that
- * operator was given says what fails: "prepare" or "invoke", or that it crashes. As libusb does, it binds a socket of netlink, whose address
- * one process at a time can have, as one at a time can have an Edge TPU.
+ * operator was given says what fails: "prepare", "invoke", or "later" each invoke of a process but its first ones; or that
+ * it crashes. As libusb does, it binds a socket of netlink, whose address (-DADDRESS=) one process at a time can have, as
+ * one at a time can have an Edge TPU.
  *
  * The layouts are those of tensorflow/lite/core/c/common.h, as far as they are used.
  */
@@ -15,7 +16,7 @@
 #include <unistd.h>
 
 enum { OK, ERROR };
-enum { ADDRESS = 0x7ed6e7, ALLOW_DYNAMIC_TENSORS = 1 };
+enum { ALLOW_DYNAMIC_TENSORS = 1, FIRST_INVOKES = 3 };
 
 typedef struct { int size; int data[]; } IntArray;
 typedef struct {
@@ -72,7 +73,7 @@ struct Context {
     int (*replace)(Context *, Registration, const IntArray *, Delegate *);
 };
 
-static int fails;
+static int left = -1; /* so many invokes do not fail; none ever does while it is negative */
 
 static int invoke(Context *context, Node *node)
 {
@@ -80,7 +81,10 @@ static int invoke(Context *context, Node *node)
 
     for (size_t i = 0; i < out->bytes; i++)
         out->data[i] = in->data[i] + 1;
-    return fails ? ERROR : OK;
+    if (!left)
+        return ERROR;
+    left -= left > 0;
+    return OK;
 }
 
 static int prepare(Context *context, Delegate *delegate)
@@ -100,7 +104,10 @@ static int prepare(Context *context, Delegate *delegate)
             return ERROR;
         if (node->told_size == 5 && !memcmp(node->told, "crash", 5))
             abort();
-        fails = node->told_size == 6 && !memcmp(node->told, "invoke", 6);
+        if (node->told_size == 6 && !memcmp(node->told, "invoke", 6))
+            left = 0;
+        if (node->told_size == 5 && !memcmp(node->told, "later", 5))
+            left = FIRST_INVOKES;
     }
     Registration own = { .invoke = invoke, .custom_name = "Stand-in", .version = 1 };
     int done = context->replace(context, own, ours, delegate);

@@ -174,7 +174,7 @@ class Walk:
     async def _renewed(self, life: Life, found: Any) -> None:
         life.renewing[found] += 1
         try:
-            await renew(found)
+            await renew(found, "a test says so")
         finally:
             life.renewing[found] -= 1
 

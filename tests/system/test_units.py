@@ -124,7 +124,7 @@ def test_the_store_is_verified(system: Container) -> None:
 
 def test_a_store_that_is_damaged_is_mended(device: Container) -> None:
     with (device.files / "etc/edged/edged.toml").open("a") as settings:
-        settings.write('[update]\nrepository = "file:///srv/repository"\n')
+        settings.write('[update]\nrepository = "file:///srv/repository"\nshadow_max_s = 0.5\n')
     device.run("systemctl restart edged && edgectl update")
     device.wait("edgectl history digits | grep -q soaking")
     device.run(

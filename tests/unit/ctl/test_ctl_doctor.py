@@ -3,116 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
-import msgspec
 import pytest
 import trustme
-from support.daemon import DIGITS
-from support.edgetpus import build_library
 from support.fleets import Server
+from support.sound_device import NOW, UID, Break, find, in_class, mode, put, remove, usb
 
-from edged.config.load import load
-from edged.config.settings import Settings
-from edged.ctl import certificates, engines, nodes, reachable
-from edged.ctl.checkup import CHECKS, Finding, Grade, Subject
+from edged.ctl.checkup import Grade
 from edged.ctl.main import run
-from edged.document import DocumentError
-from edged.runtimes.base import ENGINES
-
-NOW = datetime.now(UTC) + timedelta(days=1)
-UID = 54321
-
-Break = Callable[[Path], None]
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A device on which all is as it should be."""
-    files = {
-        "etc/passwd": f"root:x:0:0::/:/bin/sh\nedged:x:{os.getuid()}:{os.getgid()}::/:/bin/sh\n",
-        "etc/group": f"edged:x:{UID}:\nedged-admin:x:54322:edged\nvideo:x:{os.getgid()}:\n",
-        "usr/lib/systemd/system/edged.service": "",
-        "proc/pressure/memory": "",
-        "sys/kernel/security/lsm": "capability,landlock",
-        "sys/fs/cgroup/cgroup.controllers": "cpu memory pids",
-    }
-    for name, content in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
-    wants.mkdir(parents=True)
-    (wants / "edged.service").symlink_to("/usr/lib/systemd/system/edged.service")
-    for name, mode in (("var/lib/edged", 0o700), ("run/edged", 0o750), ("run/edged-admin", 0o2750)):
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        folder.chmod(mode)
-    shutil.copytree(DIGITS, tmp_path / "usr/share/edged/models/digits/1")
-    return tmp_path
-
-
-def find(root: Path, now: datetime = NOW, *, synchronized: bool | None = True) -> list[Finding]:
-    try:
-        settings = load(root).settings
-    except DocumentError:
-        settings = Settings()
-    subject = Subject(root, (), settings, now, synchronized)
-    return [
-        finding
-        for check in (*CHECKS.values(), nodes.check, certificates.check, *reachable.CHECKS.values())
-        for finding in check(subject)
-    ]
 
 
 def test_on_a_sound_device_nothing_is_found(root: Path) -> None:
     assert find(root) == []
-
-
-def put(name: str, content: str) -> Break:
-    def change(root: Path) -> None:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-
-    return change
-
-
-def mode(name: str, bits: int) -> Break:
-    return lambda root: (root / name).chmod(bits)
-
-
-def remove(name: str) -> Break:
-    return lambda root: (root / name).unlink()
-
-
-def in_class(name: str, *nodes: str) -> Break:
-    def change(root: Path) -> None:
-        put("etc/edged/edged.toml", f'[device]\nhardware_class = "{name}"\n')(root)
-        for node in nodes:
-            put(node, "")(root)
-            (root / node).chmod(0o660)
-            os.chown(root / node, -1, 9)
-
-    return change
-
-
-def usb(root: Path, name: str, vendor: str, product: str, node: str) -> None:
-    bus, number = node.split("/")
-    told = {"idVendor": vendor, "idProduct": product, "busnum": int(bus), "devnum": int(number)}
-    for attribute, value in told.items():
-        put(f"sys/bus/usb/devices/{name}/{attribute}", f"{value}\n")(root)
-    in_class("coral", f"dev/bus/usb/{node}")(root)
 
 
 def coral_stick(vendor: str, product: str) -> Break:
@@ -174,11 +84,6 @@ def fetching(url: str, *, trusting: bool = True) -> Break:
 DROP_IN = "etc/systemd/system/edged.service.d/50.conf"
 
 ONNX = "usr/share/edged/models/digits/1/model.onnx"
-
-ENGINES_BROKEN = [
-    ("raise ImportError('libmissing.so.1: cannot open shared object file')", "libmissing.so.1"),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
-]
 
 BROKEN: list[tuple[str, Break, str, str]] = [
     ("a setting that does not exist", put("etc/edged/edged.toml", "[log]\nlevle = 'x'\n"), "levle", "mend it"),
@@ -296,6 +201,15 @@ def test_hubs_beside_a_coral_are_nobodys_concern(root: Path) -> None:
     assert find(root) == []
 
 
+@pytest.mark.parametrize("gpu", ["nvhost-gpu", "nvgpu/igpu0/power", "nvidia0"], ids=["Xavier", "Orin", "Thor"])
+def test_each_generation_of_the_jetson_has_its_own_node(root: Path, gpu: str) -> None:
+    found = [f"dev/{name}" for name in ("nvmap", gpu)]
+    in_class("jetson-vision-standard", *found)(root)
+    for node in found:
+        (root / node).chmod(0o666)
+    assert find(root) == []
+
+
 def test_accounts_of_the_image_itself_are_found(root: Path) -> None:
     """As nss-altfiles has them: what packages brought stands in /usr/lib, what was made later in /etc."""
     put(DROP_IN, "[Service]\nSupplementaryGroups=render\n")(root)
@@ -306,80 +220,6 @@ def test_accounts_of_the_image_itself_are_found(root: Path) -> None:
         (root / "etc" / name).rename(root / f"usr/lib/{name}")
     (root / "usr/lib/group").write_text((root / "usr/lib/group").read_text() + "render:x:9:\n")
     assert find(root) == []
-
-
-@pytest.mark.parametrize(("content", "why"), ENGINES_BROKEN, ids=["a library", "a crash"])
-def test_an_engine_whose_libraries_are_missing_is_named(root: Path, tmp_path: Path, content: str, why: str) -> None:
-    """Its package is installed, as far as the metadata goes; what is imported in its place is not whole."""
-    broken = tmp_path / "broken/onnxruntime"
-    broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text(content)
-    done = subprocess.run(
-        [sys.executable, "-m", "edged.ctl.main", "--root", root, "doctor", "--only", "engines"],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(broken.parent)},
-    )
-    assert done.returncode == 1
-    assert why in done.stdout
-    assert "edged[onnxruntime]" in done.stdout
-
-
-without_tensorrt = pytest.mark.skipif(ENGINES["tensorrt"].version() is not None, reason="TensorRT is installed")
-
-
-@without_tensorrt
-@pytest.mark.parametrize("name", ["factory-gateway-gpu", "jetson-vision-standard"])
-def test_a_class_without_its_engine_is_told_where_that_comes_from(
-    root: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    in_class(name)(root)
-    assert run(["--root", str(root), "doctor", "--only", "engines", "--json"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)["findings"]
-    assert found["found"].startswith(f"the class {name} computes by tensorrt, which this Python does not find")
-    assert found["remedy"].startswith("it comes with NVIDIA's base image")
-    assert "pip install" not in found["remedy"]
-
-
-@without_tensorrt
-def test_a_model_whose_engine_no_extra_installs_is_told_where_that_comes_from(root: Path) -> None:
-    manifest = root / "usr/share/edged/models/digits/1/manifest.json"
-    manifest.write_bytes(manifest.read_bytes().replace(b'"onnxruntime"', b'"tensorrt"'))
-    (found,) = find(root)
-    assert "the runtime tensorrt is not installed" in found.found
-    assert found.remedy.startswith("tensorrt: it comes with NVIDIA's base image")
-
-
-def test_engines_that_can_be_imported_are_no_finding(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["--root", str(root), "doctor", "--only", "engines"]) == 0
-    assert capsys.readouterr().out == "nothing is wrong\n"
-
-
-@pytest.mark.skipif(ENGINES["edgetpu"].version() is None, reason="ai-edge-litert is not installed")
-def test_the_library_for_an_edge_tpu_is_named_where_the_class_needs_it(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
-    assert list(engines.check(Subject(root, (), load(root).settings, NOW))) == []
-    in_class("coral")(root)
-    subject = Subject(root, (), load(root).settings, NOW)
-    (found,) = engines.check(subject)
-    assert "has no accelerator: libedgetpu.so.1: cannot open shared object file" in found.found
-    assert found.remedy.startswith("install the library that is named in the image")
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(build_library(tmp_path / "library")))
-    assert list(engines.check(subject)) == []
-
-
-def test_the_engine_of_the_class_is_named_where_it_is_not_installed(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    absent = msgspec.structs.replace(ENGINES["edgetpu"], distributions=("no-such-distribution-of-edged",))
-    monkeypatch.setitem(ENGINES, "edgetpu", absent)
-    in_class("coral")(root)
-    (found,) = engines.check(Subject(root, (), load(root).settings, NOW))
-    assert found.found.startswith("the class coral computes by edgetpu, which this Python does not find")
-    assert found.remedy == "install it with: pip install 'edged[edgetpu]'"
 
 
 def test_a_clock_before_the_image_was_built_is_a_fault(root: Path) -> None:

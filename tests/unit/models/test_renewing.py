@@ -37,7 +37,7 @@ async def test_the_next_worker_loads_once_the_one_before_has_let_go_of_the_edge_
                 await changes.after(changes.count)
             before = resident.worker
             assert before is not None, resident.reason
-            told = await renew(resident)
+            told = await renew(resident, "a test says so")
         assert told == "one process at a time can have its device, so requests waited until the new one was loaded"
         assert resident.ready
         assert resident.worker is not before

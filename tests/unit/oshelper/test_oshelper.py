@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.bootc import digest, host, slot
-from support.commanded import ALICE, MAY, STAGED, Machine, command, commanded, machine, public, signed, staged
+from support.commanded import ALICE, MAY, STAGED, Machine, command, commanded, later, machine, public, signed, staged
 from support.daemon import REPO
 from support.fleets import Fleet, copy_fleet, make_fleet, overwrite
 from support.quick_disk import unsynced
@@ -385,12 +385,6 @@ def test_without_a_root_of_trust_nobody_commands(machine: Machine) -> None:
     (machine.root / "usr/share/edged/trust/root.json").unlink()
     found = command()
     assert machine.refused(signed(found), found.nonce) == "signature_invalid"
-
-
-def later() -> str:
-    """A window in some hours."""
-    hour = datetime.now().astimezone().hour
-    return f"{(hour + 3) % 24:02}:00-{(hour + 4) % 24:02}:00"
 
 
 def test_outside_the_maintenance_window_it_waits_and_is_carried_out_within(machine: Machine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -67,15 +67,16 @@ class Models:
             text += f'[[variants]]\nname = "{variant}"\nruntime = "onnxruntime"\nfile = "model.onnx"\n{extra}\n'
         (folder / "bundle.toml").write_text(text)
         pack(folder)
+        return self.take(folder, self.residency.add if start else self.residency.know)
+
+    def take(self, folder: Path, into: Callable[[Resident], None]) -> Resident:
+        """The model of a packed bundle, taken `into` the residency."""
         source = Source(folder, read_manifest(folder), "factory")
         runtimes = {each: engine.version() for each, engine in ENGINES.items()}
         hardware = Hardware("generic", accelerators=frozenset({"edgetpu", "nvidia"}))
         settings = Workers(restart_min_s=0.01)
         made = Resident(source, hardware, runtimes, settings, self.changes, self.events, spawned, memory=self.memory)
-        if start:
-            self.residency.add(made)
-        else:
-            self.residency.know(made)
+        into(made)
         return made
 
     async def until(self, condition):

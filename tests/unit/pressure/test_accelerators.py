@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 
@@ -79,6 +80,27 @@ async def test_a_model_that_has_nothing_else_stays(models, device):
     await models.until(lambda: models.recorded("accelerator_failed"))
     assert runs(resident, "tpu")()
     assert device.life.degraded_reasons == ["accelerator edgetpu has failed: its device node is gone"]
+
+
+async def test_a_model_that_stays_shows_that_it_works_where_memory_holds_no_other_worker(
+    models, device, ahead, monkeypatch
+):
+    resident = models.add("m", tpu=TPU)
+    await models.ready(resident)
+    before = resident.worker
+    device.node.unlink()
+    await models.until(lambda: models.recorded("accelerator_failed"))
+
+    @contextlib.asynccontextmanager
+    async def ask(_):
+        raise EdgedError(Code.MEMORY_SHORT, "100 MiB are missing")
+        yield
+
+    monkeypatch.setattr(models.memory, "ask", ask)
+    device.node.touch()
+    ahead[0] = 31.0
+    await models.until(lambda: models.recorded("accelerator_works"))
+    assert resident.worker is before
 
 
 @pytest.mark.usefixtures("device")

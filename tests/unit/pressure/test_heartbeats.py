@@ -109,3 +109,19 @@ async def test_callers_that_are_answered_show_that_it_works_and_others_do_not(mo
     assert runs(resident, "tpu")()
     device.proven.clear()
     await models.until(runs(resident, "cpu"))
+
+
+async def test_callers_that_are_answered_show_it_of_one_that_had_failed_too(models, device, ahead, beats):
+    """Its one worker may be late with a heartbeat for all that callers ask."""
+    resident = models.add("m", file=looks_up(0), tpu=TPU)
+    await models.ready(resident)
+    await beats.more(1)
+    before = resident.worker
+    beats.broken = True
+    await models.until(lambda: models.residency.failed)
+    device.proven.add("m")
+    asked = list(beats.asked)
+    ahead[0] = 31.0
+    await models.until(lambda: not models.residency.failed)
+    assert beats.asked == asked
+    assert resident.worker is before

@@ -11,6 +11,7 @@ LATE = Beat(answered_s=9.0)
 HUNG = Beat()
 GONE = Beat(present=False)
 REFUSED = Beat(refused="onnxruntime failed: the chip says no")
+BROKEN = Beat(failure="it cannot be opened")
 NONSENSE = Beat(answered_s=0.1, doubt="it says -89 °C, which cannot be")
 
 
@@ -25,6 +26,7 @@ def test_a_sound_one_is_left_alone():
         (HUNG, "did not answer"),
         (LATE, "took 9.0 s"),
         (REFUSED, "the chip says no"),
+        (BROKEN, "it cannot be opened"),
         (NONSENSE, "-89 °C"),
         (GONE, "gone"),
     ],

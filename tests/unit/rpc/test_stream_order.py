@@ -104,7 +104,7 @@ async def test_models_overtake_each_other_and_themselves_never(streams, models):
     await call
     assert caller.ids == ["b1", "b2", "a1", "a2"]
     assert [reply.error_message for reply in caller.written] == ["", "", "gone", ""]
-    assert streams.held_bytes == 0
+    assert streams.counted_bytes == 0
 
 
 async def test_what_cannot_be_taken_is_refused_by_its_id_and_in_its_turn(streams, models):
@@ -122,7 +122,7 @@ async def test_what_cannot_be_taken_is_refused_by_its_id_and_in_its_turn(streams
     caller.said.put_nowait(None)
     await call
     assert caller.ids == ["", "a1", "a2"]
-    assert streams.held_bytes == 0
+    assert streams.counted_bytes == 0
 
 
 async def test_a_strict_error_comes_in_its_turn_and_ends_the_call(streams, models):
@@ -149,12 +149,12 @@ async def test_the_end_of_a_call_cancels_what_it_asked(streams, models):
     await settle()
     models.asked["1"].set_result(1000)
     await settle()
-    assert streams.held_bytes > 1000
+    assert streams.counted_bytes > 1000
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     assert sorted(models.cancelled) == ["2", "3"]
-    assert streams.held_bytes == 0
+    assert streams.counted_bytes == 0
 
 
 async def test_a_stream_is_read_while_few_of_its_requests_are_under_way(streams, models):
@@ -201,7 +201,7 @@ async def test_what_is_too_much_for_a_reader_is_refused(streams, models):
     for number in range(8):
         models.asked[str(number)].set_result(5 * MIB)
     await settle()
-    assert streams.held_bytes < stream._HELD_BYTES
+    assert streams.counted_bytes < stream._HELD_BYTES
     caller.said.put_nowait(None)
     caller.reads.set()
     await call
@@ -239,11 +239,11 @@ async def test_all_streams_together_are_bounded(streams, models, monkeypatch):
         asked.set_result(MIB)
     await settle()
     # Each has one whatever the others hold, and no more than that once all have too much.
-    assert streams.held_bytes < 10 * MIB + len(callers) * 1.1 * MIB
+    assert streams.counted_bytes < 10 * MIB + len(callers) * 1.1 * MIB
     for call in calls:
         call.cancel()
     await asyncio.wait(calls)
-    assert streams.held_bytes == 0
+    assert streams.counted_bytes == 0
 
 
 async def test_whoever_reads_loses_nothing_by_one_that_does_not(streams, models, monkeypatch):
@@ -277,3 +277,72 @@ async def test_whoever_reads_loses_nothing_by_one_that_does_not(streams, models,
     assert keen.taken == 8, "there is room for many at a time again"
     calls[1].cancel()
     await asyncio.wait(calls)
+
+
+async def test_what_was_asked_before_others_filled_the_bound_is_answered(streams, models, monkeypatch):
+    """One answer always fits each of them, read or not: together they take more than all may hold."""
+    monkeypatch.setattr(stream, "_HELD_BYTES_IN_ALL", 10 * MIB)
+    keen = Caller()
+    calls = [begin(streams, keen)]
+    keen.say("a", "first")
+    await settle()
+    models.asked["first"].set_result(MIB // 2)
+    await settle()
+    small, large = [f"small-{number}" for number in range(20)], [f"large-{number}" for number in range(3)]
+    other = Caller()
+    calls.append(begin(streams, other))
+    for caller, model, ids in ((other, "b", small), (keen, "a", large)):
+        for identity in ids:
+            caller.say(model, identity)
+    await settle()
+    assert (other.taken, keen.taken) == (20, 4), "all of them are under way"
+    for number in range(12):
+        idle = Caller()
+        idle.reads.clear()
+        calls.append(begin(streams, idle))
+        idle.say("c", f"idle-{number}")
+        await settle()
+        models.asked[f"idle-{number}"].set_result(MIB)
+        await settle()
+    assert streams.counted_bytes > 12 * MIB
+    for identity in small:
+        models.asked[identity].set_result(1000)
+    for identity in large:
+        models.asked[identity].set_result(MIB // 2)
+    await settle()
+    assert [(reply.infer_response.id, reply.error_message) for reply in other.written] == [(each, "") for each in small]
+    assert [reply.error_message for reply in keen.written] == [""] * 4
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    assert streams.counted_bytes == 0
+
+
+async def test_what_is_under_way_counts_before_it_is_answered(streams, models, monkeypatch):
+    """So that what all streams are promised has a bound too."""
+    monkeypatch.setattr(stream, "_HELD_BYTES_IN_ALL", 10 * MIB)
+    first, second = Caller(), Caller()
+    calls = [begin(streams, caller) for caller in (first, second)]
+    first.say("a", "0")
+    await settle()
+    models.asked["0"].set_result(MIB)
+    await settle()
+    for number in range(1, 7):
+        first.say("a", str(number))
+    await settle()
+    assert first.taken == 6, "five are under way, which would pass half of the bound"
+    for number in range(20):
+        second.say("b", f"second-{number}")
+    await settle()
+    assert second.taken == 1
+    for identity in "12":
+        models.asked[identity].set_exception(EdgedError(Code.OVERLOADED, "full"))
+    await settle()
+    assert first.taken == 7
+    models.asked["second-0"].set_result(1)
+    await settle()
+    assert second.taken > 2, "what was counted and did not come counts no more"
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    assert streams.counted_bytes == 0

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,64 @@ def test_what_fails_inside_the_engine_is_the_models_fault():
     error = failure(session, {"x": np.float32([7, 8]), "at": np.int32([5])})
     assert error.code is Code.INFERENCE_FAILED
     assert error.message.startswith("litert failed: ")
+
+
+def test_a_failure_is_told_in_its_own_words_alone():
+    """LiteRT puts those of all failures before it in front."""
+    session = opened(doubling([1, 4]))
+    alone = {size: failure(opened(doubling([1, 4])), {"x": np.ones((1, size), np.float32)}).message for size in (5, 6)}
+    assert alone[5] != alone[6]
+    for size in (5, 6, 5, 5):
+        assert failure(session, {"x": np.ones((1, size), np.float32)}).message == alone[size]
+
+
+def test_what_its_callers_see_to_fail_does_not_pile_up():
+    """Two free dimensions that do not fit each other, as often as anybody likes."""
+    inputs = [("x", "FP32", [1, -1]), ("z", "FP32", [1, -1])]
+    session = opened(tflite_model("ADD", inputs, [("y", "FP32", [1, -1])]))
+    wrong = {"x": np.ones((1, 2), np.float32), "z": np.ones((1, 3), np.float32)}
+    told, longest = set(), 0
+    for _ in range(2000):
+        error = failure(session, wrong)
+        told.add(error.message)
+        longest = max(longest, len(str(error.__cause__)))
+    assert len(told) == 1
+    (words,) = told
+    assert longest < edgetpu._MOST_SAID + 2 * len(words)
+    for size in (1, 3):
+        assert session.run({name: np.ones((1, size), np.float32) for name in "xz"}, ["y"])[0].tolist() == [[2.0] * size]
+
+
+def test_two_interpreters_are_never_held_at_once(monkeypatch: pytest.MonkeyPatch):
+    """There may be room for one."""
+    held: list[weakref.ref[Any]] = []
+    real = edgetpu.Interpreter
+
+    def interpreter(**options: Any) -> Any:
+        assert not [each for each in held if each() is not None]
+        made = real(**options)
+        held.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(edgetpu, "Interpreter", interpreter)
+    monkeypatch.setattr(edgetpu, "_MOST_SAID", 0)
+    session = opened(doubling([1, 4]))
+    for _ in range(3):
+        failure(session, {"x": np.ones((1, 5), np.float32)})
+    assert len(held) == 3
+
+
+def test_one_that_finds_no_room_for_another_interpreter_ends_its_process(monkeypatch: pytest.MonkeyPatch):
+    session = opened(doubling([1, 4]))
+    monkeypatch.setattr(edgetpu, "_MOST_SAID", 0)
+    failure(session, {"x": np.ones((1, 5), np.float32)})
+
+    def interpreter(**_: Any) -> Any:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(edgetpu, "Interpreter", interpreter)
+    with pytest.raises(SystemExit, match="litert does not load the model again: no room"):
+        session.run({"x": np.ones((1, 4), np.float32)}, ["y"])
 
 
 # What is not loaded.

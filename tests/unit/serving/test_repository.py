@@ -200,6 +200,22 @@ async def test_what_an_update_has_on_trial_does_not_serve_before_it_has_passed(b
     assert await bench.ask() == 2, "it has served, and may again while it goes"
 
 
+async def test_loading_another_revision_ends_no_trial(bench: Bench) -> None:
+    await bench.begin()
+    tried = bench.resident(2)
+    bench.residency.add_on_trial(tried)
+    async with asyncio.timeout(PATIENCE_S):
+        while not tried.ready:
+            await bench.changes.after(bench.changes.count)
+    pid = tried.worker.pid
+    await bench.repository.load("neg", None)
+    bench.residency.know(bench.resident(3))
+    await bench.repository.load("neg", 3)
+    assert (tried.ready, tried.leaving, tried.worker.pid) == (True, False, pid)
+    assert await bench.ask() == 3
+    assert "model_unloaded 1" in bench.recorded(), "the one that served has gone"
+
+
 async def test_what_waits_is_answered_before_the_worker_goes(bench: Bench) -> None:
     first = await bench.begin()
     callers = [asyncio.create_task(bench.ask()) for _ in range(50)]

@@ -3,6 +3,7 @@
 import itertools
 from concurrent.futures import Future
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
@@ -20,6 +21,13 @@ def request(rows=1, columns=1, level=1):
     made = pending(Future(), rows, columns, of=OF)
     made.level = level
     return made
+
+
+def test_a_batch_is_full_with_the_rows_that_its_leader_lets_it_have():
+    waiting, bounded = Waiting(), request(rows=2)
+    bounded.admitted = msgspec.structs.replace(bounded.admitted, max_rows=2)
+    waiting.add(bounded)
+    assert waiting.full(8)
 
 
 class TestALine:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.bootc import Bootc, digest, host, slot
+from support.bootc import Bootc, composefs_slot, digest, host, slot
 
 from edged.errors import Code, EdgedError
 from edged.system import bootc
@@ -55,16 +55,6 @@ def alpha(**slots: object) -> dict[str, object]:
         "spec": {"image": REFERENCE},
         "status": {"staged": None, "booted": None, "rollback": None, "isContainer": False} | slots,
     }
-
-
-def composefs_slot(number: int) -> dict[str, object]:
-    """bootc 1.10 and later without OSTree."""
-    found = slot(number, softRebootCapable=True, downloadOnly=False, ostree=None)
-    image = found["image"]
-    assert isinstance(image, dict)
-    image["architecture"] = "arm64"
-    entry = {"verity": f"{number:064x}", "bootType": "bls", "bootloader": "systemd", "bootDigest": "ab"}
-    return {**found, "composefs": entry}
 
 
 OF_OSTREE = {
@@ -164,6 +154,9 @@ def test_what_an_upgrade_leads_to_has_a_name(document: dict[str, object], number
         (host(booted=slot(1), staged=slot(2), rollback=slot(3), rollbackQueued=True), 3),
         (host(booted=slot(1), rollback=OF_OSTREE, rollbackQueued=True), -1),
         (host(booted=slot(1), rollbackQueued=True), 0),
+        (host(booted=composefs_slot(1), rollback=composefs_slot(3)), 3),
+        (host(booted=composefs_slot(1), rollback=composefs_slot(3), rollbackQueued=True), 3),
+        (host(booted=composefs_slot(1)), 0),
     ],
 )
 def test_what_a_rollback_leads_to_has_a_name(document: dict[str, object], number: int) -> None:
@@ -243,6 +236,14 @@ def test_what_goes_back_already_is_not_asked_to_again(tool: Bootc) -> None:
     tool.says(host(booted=slot(1), rollback=slot(2), rollbackQueued=True))
     bootc.roll_back()
     assert tool.changes == []
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_with_composefs_what_goes_back_is_asked_to_always(tool: Bootc, queued: bool) -> None:
+    """It cannot be told whether it goes back already."""
+    tool.says(host(booted=composefs_slot(1), rollback=composefs_slot(2), rollbackQueued=queued))
+    bootc.roll_back()
+    assert tool.changes == ["bootc rollback"]
 
 
 def test_its_failure_is_told_in_its_own_words(tool: Bootc) -> None:

@@ -142,6 +142,20 @@ async def test_an_edge_tpu_that_fails_is_the_models_fault(folder, batch_of: Call
     assert "litert failed: " in answer.message
 
 
+@pytest.mark.usefixtures("one_edge_tpu")
+async def test_an_edge_tpu_that_goes_on_to_fail_stays_the_workers_and_the_last_error_is_as_the_first(
+    folder, batch_of: Callable
+):
+    """LiteRT's errors grow until another interpreter takes over the device, in a worker that may open nothing new."""
+    asked = load(folder, compiled(b"invoke"))
+    async with worker(asked) as started:
+        (first,) = await batch_of(asked, [{"x": ROW}]).by(started)
+        for _ in range(2**16 // len(first.message) + 100):
+            (answer,) = await batch_of(asked, [{"x": ROW}]).by(started)
+            assert answer.message == first.message
+        assert not started.ended.done()
+
+
 async def test_what_is_no_model_is_told_with_the_file(folder):
     error = await refusal(load(folder, b"nothing that it knows", "CPU"))
     assert error.message == "the file is not a TFLite model"

@@ -489,8 +489,7 @@ def test_a_worker_whose_front_is_gone_already_does_not_begin():
 SHARE = {
     "LD_LIBRARY_PATH": "/opt/lib",
     "CUDA_VISIBLE_DEVICES": "MIG-0",
-    "CUDA_MPS_PIPE_DIRECTORY": "/run/nvidia-mps",
-    "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
 
 
