@@ -55,7 +55,7 @@ async def store(agent: Agent, *, verify: bool, repair: bool) -> Held:
     the disk is full.
     """
     if repair:
-        agent.check_room()
+        agent.obstacles.check_room()
     uses = {
         (model, ref.revision): use
         for model, course in agent.courses.items()

@@ -47,7 +47,7 @@ class Soaking:
             event, reason, text = await watch.run(self._post, allow_unproven=lambda: (wish() or state).allow_unproven)
         finally:
             self._watch, self._told = None, watch.told
-        if event is Event.FAILED and (found := of_the_device(resident, self._shop.residency.failed)):
+        if event is Event.FAILED and (found := of_the_device(resident, self._shop.residency.failed, reason)):
             reason, text = found[0], f"{text}; {found[1]}"
         variant = resident.variant.name if resident.variant else ""
         return Said(Happened(event, text, reason), watch.evidence(), variant)

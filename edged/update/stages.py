@@ -18,7 +18,7 @@ from edged.types import Level
 from edged.update import policy, swap, trial
 from edged.update.collecting import collect, make_room
 from edged.update.fetcher import Order, Origin
-from edged.update.line import Line, stand_in_line
+from edged.update.line import Line, stand_in_line, take_try
 from edged.update.lineup import Lineup, target_of
 from edged.update.machine import Effect, Event, Happened, Ref, Soaked, State
 from edged.update.policy import Wish
@@ -43,6 +43,8 @@ class Stages(Lineup):
         """The manifest that was fetched last."""
         self.foreseen = ""
         """Why the two revisions will change places, as far as the manifest tells."""
+        self._came = False
+        """Whether anything has come in the tries in a row that the download under way is made of."""
         self._terms = terms
         self._compared: tuple[State, Said] | None = None
         """What the shadow said, while the route may not flip; a new trial is compared anew."""
@@ -79,9 +81,14 @@ class Stages(Lineup):
             try:
                 await self._bring_or_make_room(state, target)
             except EdgedError as error:
-                if error.code is not Code.DOWNLOAD_FAILED or state.attempts + 1 >= policy.FETCH_ATTEMPTS:
-                    raise
-                return said(Event.RETRY, str(error))
+                if error.code is Code.DOWNLOAD_FAILED and state.attempts + 1 < policy.FETCH_ATTEMPTS:
+                    return said(Event.RETRY, str(error))
+                came, self._came = self._came, False
+                if came or error.code is not Code.STORAGE_FULL:  # who only waits for room was not tried
+                    await take_try(shop, state.model, target.revision, came=came)
+                raise
+            self._came = False
+            await take_try(shop, state.model, target.revision, came=True)
         return said(Event.FETCHED, "", **self.progress)
 
     def _mends(self, source: Source) -> bool:
@@ -126,7 +133,12 @@ class Stages(Lineup):
         )
         manifest = await self._bring_manifest(self._terms.origin(), state.model, target.revision, order.staging)
         self.foreseen = await self._foresee(state, Source(order.staging, manifest, "repository"))
-        await self._shop.fetcher.bring_revision(self._terms.origin(), order, self._follow)
+        here_bytes = await asyncio.to_thread(store.staged_bytes, state.model, target.revision)
+        try:
+            await self._shop.fetcher.bring_revision(self._terms.origin(), order, self._follow)
+        except EdgedError:
+            self._came |= await asyncio.to_thread(store.staged_bytes, state.model, target.revision) > here_bytes
+            raise
 
     async def _pause(self, longest_s: float) -> None:
         self._hurried.clear()

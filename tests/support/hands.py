@@ -59,6 +59,8 @@ class Outside:
         """Its files are not what was signed any more."""
         self.dying: set[tuple[str, int]] = set()
         """Its worker ends as it is loaded."""
+        self.taken: set[tuple[str, int]] = set()
+        """What it runs on is somebody else's for now."""
 
     def _install(self, model: str, revision: int) -> Found:
         folder = self.folder / "factory" / model / str(revision)

@@ -16,6 +16,7 @@ from edged.system.hardware import Hardware
 from edged.types import Limits, Outcome
 from edged.update import inventory, soak
 from edged.update import plan as plans
+from edged.update.blame import of_the_device
 from edged.update.machine import Event, Phase, Record
 from edged.update.reasons import QUARANTINES, Reason
 from edged.update.records import Transition
@@ -175,6 +176,61 @@ class TestTheDevicesOwnFault:
         assert not any(each.reason in QUARANTINES for each in walking.life.journal.history("a"))
         assert not walking.life.journal.quarantined()
         walking.finish()  # which mends it, and has it serve
+
+    @pytest.mark.parametrize("short", ["its device is taken", "there is no memory"])
+    def test_that_no_worker_can_be_started_again_is_not_held_against_the_revision(self, tmp_path: Path, short: str):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            self._be_short(walking, short)
+            kill(walking, ("a", 2))
+            walking.life.pass_time(2.0)
+            self._find_no_worker(walking)
+            walking.life.pass_time(2.0)
+            assert end_of_soak(walking).reason == Reason.INCOMPATIBLE_HARDWARE
+            assert "requests failed" in end_of_soak(walking).text
+            assert ("it is taken" if walking.outside.taken else "left for a") in end_of_soak(walking).text
+            assert not walking.life.journal.quarantined()
+            assert walking.life.residency.routes["a"].serving == 1
+            walking.outside.calm()
+            walking.finish()
+            assert walking.served >= {("a", 2)}
+
+    def test_that_a_worker_could_not_be_started_excuses_no_errors_of_the_next(self, tmp_path: Path):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            self._be_short(walking, "its device is taken")
+            kill(walking, ("a", 2))
+            walking.life.pass_time(0.5)
+            walking.outside.calm()
+            walking.life.pass_time(10.0)
+            ask(walking, 2, 20, ok=False)
+            walking.life.pass_time(2.0)
+            assert end_of_soak(walking).reason == Reason.ERROR_RATE
+            assert walking.life.journal.quarantined()
+
+    def test_excuses_no_ends_of_its_worker(self, tmp_path: Path):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            for _ in range(soak.CRASHES - 1):
+                self._be_short(walking, "there is no memory")
+                kill(walking, ("a", 2))
+                walking.life.pass_time(0.5)
+                resident = walking.life.residency.get("a", 2)
+                assert of_the_device(resident, {}, Reason.ERROR_RATE)
+                assert of_the_device(resident, {}, Reason.CRASH_LOOP) is None
+                walking.outside.calm()
+                walking.life.pass_time(10.0)
+            kill(walking, ("a", 2))
+            walking.life.pass_time(2.0)
+            assert end_of_soak(walking).reason == Reason.CRASH_LOOP
+            assert walking.life.journal.quarantined()
+
+    def _be_short(self, walking: Walk, of: str) -> None:
+        if of == "there is no memory":
+            walking.outside.capacity = 0
+        else:
+            walking.outside.taken.add(("a", 2))
+
+    def _find_no_worker(self, walking: Walk) -> None:
+        outcome = Outcome("a", 2, False, Code.MODEL_UNAVAILABLE, 0.0)
+        walking.life.do(lambda: [walking.life.shop.outcomes.take(outcome) for _ in range(20)])
 
     @pytest.mark.usefixtures("edgetpu")
     def test_of_its_accelerator_is_not_held_against_the_revision(self, tmp_path: Path):
