@@ -162,6 +162,8 @@ def _soak(course: Course) -> Iterator[str]:
     told = f"it has soaked for {soaked.lasted_s:.0f} s and has answered {soaked.requests} of {least} requests"
     wish = course.stages.wish or course.state
     yield told if wish.allow_unproven else f"{told}, before which the plan does not let it be committed"
+    if not (resident.ready or resident.resting):
+        yield "it is not committed before it answers again"
 
 
 def _wishes(agent: Agent, model: str) -> Iterator[str]:

@@ -57,6 +57,8 @@ class Outside:
         self.broken = set()
         self.damaged: set[tuple[str, int]] = set()
         """Its files are not what was signed any more."""
+        self.dying: set[tuple[str, int]] = set()
+        """Its worker ends as it is loaded."""
         self.taken: set[tuple[str, int]] = set()
         """What it runs on is somebody else's for now."""
 
