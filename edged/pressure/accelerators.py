@@ -19,7 +19,6 @@ from edged.models import heartbeat, renewing, restarts
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.pressure import reset, watchdog
-from edged.pressure.governor import TRIP_POINTS
 from edged.pressure.watchdog import Action, Beat, Watched
 from edged.system import hardware
 from edged.system.life import Life
@@ -59,7 +58,7 @@ class Accelerators:
         look_s: float = _LOOK_S,
         deadline_s: float = _DEADLINE_S,
     ) -> None:
-        """`doubts`: the sensors that are not believed, and why. `deadline_s`: for a heartbeat."""
+        """`doubts`: the sensors that make no sense, and why. `deadline_s`: for a heartbeat."""
         self._root = root
         self._residency = residency
         self._proven = proven
@@ -221,10 +220,9 @@ class Accelerators:
         return Beat(answered_s=answered_s, deadline_s=self._deadline_s, refused=refused, failure=failure, doubt=doubt)
 
     def _doubt(self, kind: str) -> str:
-        """Why its temperature is not believed. Trip points that make no sense are no fault of the device."""
+        """Why its temperature makes no sense."""
         sensor = _SENSORS.get(kind)
-        doubts = ((name, why) for name, why in self._doubts().items() if sensor and name.startswith(sensor))
-        return next((why for name, why in doubts if not name.endswith(TRIP_POINTS)), "")
+        return next((why for name, why in self._doubts().items() if sensor and name.startswith(sensor)), "")
 
     async def _reset(self, kind: str) -> None:
         """Where that is offered, nobody has it open, and no earlier reset hangs."""

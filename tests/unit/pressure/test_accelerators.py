@@ -17,7 +17,7 @@ from edged.models import heartbeat
 from edged.models.heartbeat import beat, zeros
 from edged.models.states import Lost
 from edged.pressure import accelerators as under_test
-from edged.pressure.governor import Governor, State
+from edged.pressure.governor import Governor, State, senseless
 from edged.pressure.policy import Policy
 from edged.pressure.readings import Readings, Temperature, Trip
 from edged.worker import process
@@ -276,10 +276,10 @@ async def test_a_reset_that_fails_is_told_and_the_device_is_tried_all_the_same(t
 async def test_trip_points_that_make_no_sense_are_no_fault_of_the_device(models, device):
     resident = models.add("m", tpu=TPU, cpu="")
     await models.ready(resident)
-    odd = Temperature("coral:apex_0", 50.0, (Trip("passive", 300.0),))
-    _, decision = Governor(Policy()).decide(State(), Readings(temperatures=(odd,)), 0.0)
+    readings = Readings(temperatures=(Temperature("coral:apex_0", 50.0, (Trip("passive", 300.0),)),))
+    state, decision = Governor(Policy()).decide(State(), readings, 0.0)
     assert decision.distrusted
-    device.doubts.update(decision.distrusted)
+    device.doubts.update(senseless(state, readings))
     looks = []
     present = under_test.hardware.present
     with pytest.MonkeyPatch.context() as patch:
