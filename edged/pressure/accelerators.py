@@ -71,6 +71,8 @@ class Accelerators:
         self._zeros: WeakKeyDictionary[Resident, dict[str, bool]] = WeakKeyDictionary()
         """By variant, whether it has ever answered a heartbeat well; not there where it never answered one."""
         self._resetting: Child | None = None
+        self._told: set[str] = set()
+        """The kinds of which it was told that a look failed."""
 
     async def run(self) -> None:
         """Watches until it is cancelled."""
@@ -80,7 +82,10 @@ class Accelerators:
             kinds = {variant.requires.accelerator for _, variant in self._users()}
             kinds |= {kind for kind, watched in self._watched.items() if watched.failed}
             for kind in sorted(kinds):
-                await self._look(kind)
+                try:
+                    await self._look(kind)
+                except Exception as error:  # noqa: BLE001 - else none would be watched any more
+                    self._passed_over(kind, error)
             if kinds:
                 await asyncio.sleep(self._look_s)
             else:
@@ -93,6 +98,15 @@ class Accelerators:
                 kind = variant.requires.accelerator
                 if kind and (variant is resident.variant or self._failed(kind)):
                     yield resident, variant
+
+    def _passed_over(self, kind: str, error: Exception) -> None:
+        """A look met a defect of edged, which says nothing of the device. Told once."""
+        if (watched := self._watched.get(kind, Watched())).failed:
+            self._watched[kind] = watchdog.put_off(watched, clock.monotonic())
+        if kind not in self._told:
+            self._told.add(kind)
+            text = f"a look at accelerator {kind} failed: {type(error).__name__}: {error}; it stays as it is"
+            self._events.record(Severity.ERROR, "accelerator_not_watched", kind, text)
 
     def _failed(self, kind: str) -> str:
         return self._watched.get(kind, Watched()).failed
