@@ -89,6 +89,7 @@ async def test_a_shorter_limit_for_idle_models_holds_at_once(models, tree, looko
     await models.ready(resident)
     asked = []
     lookout._acting._idle_s = lambda each: asked.append(each) or 20.0
+    lookout.apply(Pressure(memory_reserve_mib=100, idle_s=3600))
     await pressed(models, tree, lookout, taken)
     await until_async(lambda: asked, "it was looked who is idle")
     assert resident.ready
