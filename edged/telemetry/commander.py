@@ -45,7 +45,7 @@ class Commander:
 
     def __init__(
         self,
-        context: Callable[[], Context],
+        context: Callable[[], Awaitable[Context]],
         verifier: Verifier,
         topics: Topics,
         recorder: Recorder,
@@ -189,12 +189,12 @@ class Commander:
         made_ms = 0
         with contextlib.suppress(NotKeptError):
             made_ms = await self._recorder.do(_made_ms)
-        return msgspec.structs.replace(self._context(), made_ms=made_ms)
+        return msgspec.structs.replace(await self._context(), made_ms=made_ms)
 
     async def _accept(self, order: Order) -> None:
         """Keeps it before anything is done. Raises RejectedError (replayed, not_remembered, rate_limited)."""
         try:
-            accepted = await self._recorder.do(_accept, order, self._context().now_ms)
+            accepted = await self._recorder.do(_accept, order, (await self._context()).now_ms)
         except NotKeptError as error:
             if not order.operator:  # nothing is changed by what nobody signed
                 return
@@ -213,7 +213,7 @@ class Commander:
         if order.resumed > _MOST_RESUMED and not order.handed_on:  # another carries that out, and waits for its time
             text = f"edged ended {order.resumed} times while {name} was carried out"
             await self._fail(order, Rejection.FAILED, text)
-        elif order.command.expires_ms <= self._context().now_ms and not order.handed_on:
+        elif not order.handed_on and order.command.expires_ms <= (await self._context()).now_ms:
             await self._fail(order, Rejection.EXPIRED, f"edged ended before {name} was done, and it has expired since")
         else:
             await self.keep(order)

@@ -90,7 +90,7 @@ class Rig:
             self.before_done()
             return None if self.hands_on else Done("")
 
-        def context() -> Context:
+        async def context() -> Context:
             return Context(fleet="shops", device="till-7", hardware_class="generic", now_ms=clock.wall_ms())
 
         self.commander = Commander(
