@@ -94,6 +94,8 @@ class Sync:
         self._changed = asyncio.Event()
         self._again = again.Again(self._changed.set)
         """For a state that the broker refused."""
+        self._reports = 0
+        """How often everything was asked for."""
         self._everything = False
         self._fine = False
 
@@ -117,6 +119,7 @@ class Sync:
 
     def report(self, *, fine: bool) -> None:
         """Sends what there is now; `fine`: as the windows were closed."""
+        self._reports += 1
         self._everything, self._fine = True, self._fine or fine
         self._news.set()
 
@@ -172,6 +175,7 @@ class Sync:
             if session != self._transport.session:
                 session = self._transport.session
                 await asyncio.sleep(random.uniform(0, self._jitter_s))  # noqa: S311 - spreads a fleet
+            reports = self._reports
             try:
                 while await self._send_some():
                     again_s = again.LEAST_S
@@ -180,13 +184,14 @@ class Sync:
             if self.problem:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(again_s * random.uniform(0.5, 1.0)):  # noqa: S311 - spreads a fleet
-                        await self._other_session(session)
-                again_s = min(again_s * 2, again.MOST_S)
+                        await self._other_session_or_report(session, reports)
+                # Whoever asks for a report listens now, or soon.
+                again_s = min(again_s * 2, again.MOST_S) if self._reports == reports else again.LEAST_S
                 self.problem = ""
                 self._news.set()
 
-    async def _other_session(self, session: str) -> None:
-        while self._transport.session == session:
+    async def _other_session_or_report(self, session: str, reports: int) -> None:
+        while (self._transport.session, self._reports) == (session, reports):
             await self._news.wait()
             self._news.clear()
 

@@ -205,6 +205,29 @@ async def test_what_the_broker_refuses_stays(tmp_path):
         assert await found.waiting() == 1
 
 
+async def test_a_report_is_sent_at_once_whatever_the_broker_refused_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(again, "LEAST_S", 1000.0)
+    delays, timeout = [], asyncio.timeout
+    async with rig(tmp_path) as found:
+        monkeypatch.setattr(asyncio, "timeout", lambda delay_s: delays.append(delay_s) or timeout(delay_s))
+        found.broker.code = NO_SUBSCRIBER
+        await found.window(3)
+        for tried in (1, 2):
+            found.connect(f"session {tried}")
+            await found.until(lambda tried=tried: len(found.broker.windows()) == tried)
+            await found.until(lambda: bool(found.sync.problem))
+        found.sync.report(fine=False)
+        await found.until(lambda: len(found.broker.windows()) == 3)
+        await found.until(lambda: bool(found.sync.problem))
+        found.broker.code = 0
+        found.sync.report(fine=False)
+        await found.until(lambda: found.sync.sent == 3)
+        await found.until_nothing_waits()
+    first, second, after_report = [each for each in delays if each >= again.LEAST_S / 2]
+    assert first <= 1000 <= second
+    assert after_report <= 1000, "the delays begin anew"
+
+
 async def test_windows_of_an_unfinished_hour_go_out_when_a_report_is_asked_for(tmp_path):
     async with rig(tmp_path, coarse=True) as found:
         await found.window(3)
