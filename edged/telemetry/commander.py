@@ -19,8 +19,8 @@ from edged.intents import Done, Intent
 from edged.telemetry.answers import Answers
 from edged.telemetry.commands import MAX_BYTES, Context, Rate, RejectedError, Rejection, Verdict, intent_of
 from edged.telemetry.messages import Result
-from edged.telemetry.mqtt import Message
 from edged.telemetry.orders import MOST, Accepted, Order
+from edged.telemetry.packet import Message
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool
 from edged.telemetry.sync import Topics

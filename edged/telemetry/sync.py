@@ -14,7 +14,7 @@ import zstandard
 from edged import clock
 from edged.telemetry import again
 from edged.telemetry.messages import Online, State
-from edged.telemetry.mqtt import NO_SUBSCRIBER, REFUSED, Message, NotSentError
+from edged.telemetry.packet import NO_SUBSCRIBER, REFUSED, TOO_LARGE, Message, NotSentError
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Outgoing, Spool
 
@@ -204,10 +204,14 @@ class Sync:
             self._fine = self._fine and not fine
             return False
         taken: list[int] = []
+        too_large: list[Outgoing] = []
         try:
             for row in rows:
                 began_s = clock.monotonic()
                 code = await self._transport.publish(as_message(self._topics, row))
+                if code == TOO_LARGE:  # else it would be the first for ever; the connection has told of it
+                    too_large.append(row)
+                    continue
                 if code >= REFUSED or code == NO_SUBSCRIBER:
                     nobody = "nobody listens to it" if code == NO_SUBSCRIBER else f"its reason is 0x{code:02x}"
                     self.problem = f"the broker does not have {self._topics.of(_topic(row))}: {nobody}"
@@ -220,6 +224,8 @@ class Sync:
         finally:
             if taken:
                 await self._recorder.do(Spool.acknowledge, taken)
+            if too_large:
+                await self._recorder.do(Spool.give_up, too_large)
         return True
 
 
