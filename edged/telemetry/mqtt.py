@@ -28,6 +28,7 @@ from edged.config.address import Broker
 from edged.errors import EdgedError
 from edged.system import identity
 from edged.telemetry.client import TolerantClient
+from edged.telemetry.commands import Rate
 from edged.telemetry.connection import CONNECT_S, Connection, LostError
 from edged.telemetry.packet import NO_LIMIT, TOO_LARGE, Message, NotSentError, properties_of, size_of
 
@@ -40,8 +41,10 @@ _ACKNOWLEDGE_S = 60.0
 _WILL_DELAY_S = 10
 
 MAX_IN_FLIGHT = 8
-# What came and was not looked at yet; what comes beyond is dropped, and counted.
-_MAX_WAITING = 16
+
+# Messages that are handed to the loop at once, and how many more a minute: a flood of them is this thread's business.
+_BURST = 10
+_PER_MINUTE = 10.0
 
 _BACKOFF_LEAST_S = 1.0
 _BACKOFF_MOST_S = 300.0
@@ -97,7 +100,7 @@ class Mqtt:
         self.too_large = ""
         """What was larger than this connection's broker takes, for people."""
         self.dropped = 0
-        """Messages that came faster than they could be looked at."""
+        """Messages that came faster than allowed, or were retained: nobody looks at them."""
         self._options = options
         self._will = will
         self._changed = changed
@@ -113,7 +116,7 @@ class Mqtt:
         self._stopping = threading.Event()
         self._outgoing: deque[tuple[Message, asyncio.Future[int]]] = deque()
         self._in_flight: dict[int, _Sent] = {}
-        self._waiting = 0
+        self._rate = Rate(_BURST, _PER_MINUTE, clock.monotonic())
         self._stamp: tuple[int, ...] = ()
 
     def start(self) -> None:
@@ -265,13 +268,13 @@ class Mqtt:
             self._tell(self._name, f"the broker lets no command through: {topic}: {reason}; see its access rules")
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
-        if self._waiting >= _MAX_WAITING or message.retain:  # a command is no state: nobody keeps one for us
+        # A command is no state: nobody keeps one for us.
+        if message.retain or not self._rate.take(clock.monotonic()):
             self.dropped += 1
             return
-        self._waiting += 1
         found = message.properties
         self._tell(
-            self._take,
+            self._got,
             Message(
                 topic=message.topic,
                 payload=bytes(message.payload),
@@ -311,10 +314,6 @@ class Mqtt:
             self._warned = (most_bytes, size)
             self._warn(self.too_large)
         _resolve(future, TOO_LARGE)
-
-    def _take(self, message: Message) -> None:
-        self._waiting -= 1
-        self._got(message)
 
 
 def _resolve(future: asyncio.Future[int], code: int) -> None:

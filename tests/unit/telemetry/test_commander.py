@@ -263,3 +263,13 @@ class TestWhatTheBrokerRefuses:
             assert [each.topic for each in found.broker.got] == [TOPICS.of("result")] * 2 + [other] * 2
             details = [msgspec.json.decode(each.payload, type=Result).details for each in found.broker.got]
             assert details == [done.details, {"left_out": "too large"}] * 2
+
+
+async def test_commands_beyond_those_that_may_wait_are_counted(tmp_path):
+    async with rig(tmp_path) as found:
+        for number in range(1, 21):  # before the commander has its turn
+            found.commander.take(Message(topic="t", payload=b"%d" % number))
+        refused = found.commander.counted[Rejection.RATE_LIMITED]
+        await found.until(lambda: len(found.obeyed) == 20 - refused)
+        assert refused
+        assert found.obeyed == [str(number) for number in range(1, 21 - refused)]

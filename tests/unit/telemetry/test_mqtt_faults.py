@@ -125,18 +125,18 @@ async def test_a_packet_without_end_is_not_read_into_memory(tmp_path):
             await until(lambda: "more than" in link.problem)
 
 
-async def test_a_flood_of_messages_is_dropped_beyond_a_few(tmp_path):
+async def test_a_flood_of_messages_never_comes_to_the_loop(tmp_path):
     habits = Habits()
     one = packet(PUBLISH, b"\0\1c" + b"\0" + b"payload")
-    habits.after_connack = one * 500
+    habits.after_connack = one * 2000
     came: list[Message] = []
     with served(habits) as port:
         async with connected(port, tmp_path, came.append) as (link, until):
             await until(lambda: link.connected)
             async with asyncio.timeout(30):
-                while len(came) + link.dropped < 500:  # noqa: ASYNC110 - what is dropped calls nobody
+                while len(came) + link.dropped < 2000:  # noqa: ASYNC110 - what is dropped calls nobody
                     await asyncio.sleep(0.01)
-    assert came
+    assert 10 <= len(came) <= 20, "10 at once, and 10 a minute"
 
 
 async def test_a_broker_that_shortens_the_keep_alive_is_pinged_as_often(tmp_path):
