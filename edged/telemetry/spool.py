@@ -255,6 +255,12 @@ class Spool:
         with self._db.atomic():
             self._delete(numbers)
 
+    def give_up(self, rows: Sequence[Outgoing]) -> None:
+        """Nobody can have these rows: they go, and are counted in `lost`. Raises sqlite3.Error."""
+        with self._db.atomic():
+            for row in rows:
+                self._lose([row.last], row.kind)
+
     @property
     def made_ms(self) -> int:
         """Wall time in ms since 1970 when it was made: it remembers no nonce from before."""
