@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import click
 from click.shell_completion import shell_complete
 
+from edged import streams
 from edged.ctl import asked as options
 from edged.ctl import faults, output
 from edged.ctl.asked import Asked
 from edged.ctl.lazy import Entry, LazyGroup
 from edged.document import DocumentError
-from edged.errors import EdgedError
+from edged.errors import Code, EdgedError
 
 PROGRAM = "edgectl"
 COMPLETE_VARIABLE = "_EDGECTL_COMPLETE"
@@ -76,6 +77,7 @@ def cli() -> None:
 
 def main() -> None:
     """Runs edgectl on the process's arguments and exits."""
+    streams.stand_in()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # edgectl has words of its own for what fails
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -109,6 +111,10 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever reads the answer has seen enough
         _discard_output()
         return faults.DONE
+    except PermissionError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        text = f"{where}{error.strerror or error}; nothing more was done"
+        return _fail(EdgedError(Code.NOT_PERMITTED, text, "try with sudo"), asked)
     except OSError as error:
         _discard_output()
         where = f"{error.filename}: " if error.filename else ""
