@@ -234,7 +234,10 @@ class TestTop:
         with subprocess.Popen(
             command(daemon.root, "top", "--every", 0.2), stdin=its, stdout=its, stderr=its, env=environment
         ) as process:
-            assert process.wait(PATIENCE_S) == 0
+            try:
+                assert process.wait(PATIENCE_S) == 0
+            finally:
+                process.kill()  # else one that goes on would be waited for
         seen = os.read(mine, 65536)
         os.close(mine)
         os.close(its)
