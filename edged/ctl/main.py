@@ -113,8 +113,8 @@ def run(arguments: Sequence[str]) -> int:
         return faults.DONE
     except PermissionError as error:
         where = f"{error.filename}: " if error.filename else ""
-        text = f"{where}{error.strerror or error}; nothing more was done"
-        return _fail(EdgedError(Code.NOT_PERMITTED, text, "try with sudo"), asked)
+        text = f"{where}{error.strerror or error}"
+        return _fail(EdgedError(Code.NOT_PERMITTED, text, "try again with sudo"), asked)
     except OSError as error:
         _discard_output()
         where = f"{error.filename}: " if error.filename else ""

@@ -328,7 +328,7 @@ def test_what_needs_another_user_is_not_permitted(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(boot.record, "callback", denied)
     assert run(["--json", "boot", "record"]) == faults.NOT_PERMITTED
-    said = "/var/lib/edged-boot/boots: Permission denied; nothing more was done; try with sudo"
+    said = "/var/lib/edged-boot/boots: Permission denied; try again with sudo"
     captured = capsys.readouterr()
     assert captured.err == f"edgectl: {said}\n"
     assert json.loads(captured.out)["error"] == {"code": "not_permitted", "message": said}
