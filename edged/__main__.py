@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from edged import __version__, log
+from edged import __version__, log, streams
 from edged.config import render
 from edged.config.load import load
 from edged.errors import Code, EdgedError
@@ -43,6 +43,7 @@ def main(root: Path, files: tuple[Path, ...], *, check_config: bool, print_confi
     Exit status: 0 stopped as asked, 78 settings wrong, 77 a folder may not be used, 75 already running,
     71 an address cannot be listened on, 143 stopped by a second SIGTERM.
     """
+    streams.stand_in()
     root = root.absolute()
     try:
         if check_config or print_config:

@@ -79,7 +79,8 @@ def bench(
 
     Callers either ask again when they have their answer, or come R a second whatever became of those before. In that
     case a request's time counts from when it was due, and at most 1000 are under way. What is sent is random numbers
-    in what the model takes, free dimensions being 1; times are in milliseconds.
+    in what the model takes, free dimensions being 1; times are in milliseconds. edged is told that it is made up:
+    no new revision is compared by it and no drift counted; its errors and latency count as anybody's.
 
     Exit status: 0 when something was answered, 1 when nothing was.
     """
@@ -133,6 +134,7 @@ def _requests(client: Client, model: str, revision: int | None, rows: int, prior
     import numpy as np
 
     from edged.ctl import invented, requests
+    from edged.rpc.parameters import SYNTHETIC
 
     takes = [requests.spec(tensor) for tensor in client.metadata(model, revision).inputs]
     batches = client.config(model, revision).config.max_batch_size > 0
@@ -141,6 +143,7 @@ def _requests(client: Client, model: str, revision: int | None, rows: int, prior
     for _ in range(_REQUESTS):
         made = requests.request(model, revision, invented.arrays(takes, rows, batches=batches, chance=chance), takes)
         made.parameters["priority"].int64_param = priority
+        made.parameters[SYNTHETIC].bool_param = True
         found.append(made)
     return found
 

@@ -99,7 +99,7 @@ class Client:
         try:
             yield from call
         except grpc.RpcError as error:
-            raise self._in_words(error, method) from error
+            raise _in_words(error, method, for_s or self._timeout_s) from error
         finally:
             call.cancel()
 
@@ -163,24 +163,26 @@ class Client:
             request_serializer=type(request).SerializeToString,
             response_deserializer=reply.FromString,
         )
+        within_s = max(self._timeout_s, timeout_s or 0)
         try:
-            answer: Reply = call(request, timeout=max(self._timeout_s, timeout_s or 0))
+            answer: Reply = call(request, timeout=within_s)
         except grpc.RpcError as error:
-            raise self._in_words(error, method) from error
+            raise _in_words(error, method, within_s) from error
         return answer
 
-    def _in_words(self, error: Any, method: str) -> EdgedError:
-        code, details = error.code(), error.details() or "no reason given"
-        for key, value in error.trailing_metadata() or ():
-            if key == CODE_KEY:
-                return RefusedError(value, details)
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-            return EdgedError(Code.NOT_RUNNING, "edged went away before it answered", "see `journalctl -u edged`")
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            hint = "give it longer with --timeout; if it hangs, `journalctl -u edged` may say why"
-            return EdgedError(Code.NOT_RUNNING, f"edged did not answer within {self._timeout_s:g} s", hint)
-        if code is grpc.StatusCode.UNIMPLEMENTED:
-            return RefusedError("unsupported", f"this edged knows no {method}; is it of another release than edgectl?")
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-            details += "; listen.max_message_mib in edged's settings bounds it"
-        return RefusedError(code.name.lower(), details)
+
+def _in_words(error: Any, method: str, within_s: float) -> EdgedError:
+    code, details = error.code(), error.details() or "no reason given"
+    for key, value in error.trailing_metadata() or ():
+        if key == CODE_KEY:
+            return RefusedError(value, details)
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return EdgedError(Code.NOT_RUNNING, "edged went away before it answered", "see `journalctl -u edged`")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        hint = "give it longer with --timeout; if it hangs, `journalctl -u edged` may say why"
+        return EdgedError(Code.NOT_RUNNING, f"edged did not answer within {within_s:g} s", hint)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return RefusedError("unsupported", f"this edged knows no {method}; is it of another release than edgectl?")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+        details += "; listen.max_message_mib in edged's settings bounds it"
+    return RefusedError(code.name.lower(), details)

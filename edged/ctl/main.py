@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import click
 from click.shell_completion import shell_complete
 
+from edged import streams
 from edged.ctl import asked as options
 from edged.ctl import faults, output
 from edged.ctl.asked import Asked
 from edged.ctl.lazy import Entry, LazyGroup
 from edged.document import DocumentError
-from edged.errors import EdgedError
+from edged.errors import Code, EdgedError
 
 PROGRAM = "edgectl"
 COMPLETE_VARIABLE = "_EDGECTL_COMPLETE"
@@ -76,6 +77,7 @@ def cli() -> None:
 
 def main() -> None:
     """Runs edgectl on the process's arguments and exits."""
+    streams.stand_in()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # edgectl has words of its own for what fails
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -111,8 +113,8 @@ def run(arguments: Sequence[str]) -> int:
         return faults.DONE
     except PermissionError as error:
         where = f"{error.filename}: " if error.filename else ""
-        output.fail(f"{where}{error.strerror or error}; try again with sudo")
-        return faults.NOT_PERMITTED
+        text = f"{where}{error.strerror or error}"
+        return _fail(EdgedError(Code.NOT_PERMITTED, text, "try again with sudo"), asked)
     except OSError as error:
         _discard_output()
         where = f"{error.filename}: " if error.filename else ""

@@ -44,7 +44,7 @@ def _array(name: str, spec: TensorSpec, data: Any) -> NDArray[Any]:
         objection = _objection(spec.datatype, element)
         if objection:
             place = "".join(f"[{part}]" for part in np.unravel_index(index, shape)) if shape else ""
-            raise WrongInputError(f"{where}{place} is {schema.show(element)}", objection)
+            raise WrongInputError(f"{where}{place} is {_show(element)}", objection)
     if spec.datatype is Datatype.BYTES:
         return as_bytes(elements).reshape(shape)
     if spec.datatype is Datatype.BF16:
@@ -72,14 +72,16 @@ def _flatten(where: str, data: Any, shape: Sequence[int], elements: list[Any]) -
             )
         elements.append(data)
     elif not isinstance(data, list):
-        raise WrongInputError(
-            f"{where} is {schema.show(data)}, where lists stand elsewhere", f"give {shape[0]} elements"
-        )
+        raise WrongInputError(f"{where} is {_show(data)}, where lists stand elsewhere", f"give {shape[0]} elements")
     elif len(data) != shape[0]:
         raise WrongInputError(f"{where} has {len(data)} elements", f"the first list of its level has {shape[0]}")
     else:
         for index, part in enumerate(data):
             _flatten(f"{where}[{index}]", part, shape[1:], elements)
+
+
+def _show(data: Any) -> str:
+    return "null" if data is None else schema.show(data)
 
 
 def _objection(datatype: Datatype, element: Any) -> str:

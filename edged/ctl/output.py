@@ -14,6 +14,7 @@ from edged.ctl.words import safe
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.table import Table as Grid
+    from rich.text import Text
 
 _GAP = "  "
 
@@ -84,7 +85,8 @@ def line(text: str = "") -> None:
 def table(what: Table) -> None:
     """Writes a table: fitted to the terminal where there is one, else a line a row, never cut."""
     if sys.stdout.isatty():
-        _print(what, _console(sys.stdout))
+        console = _console(sys.stdout)
+        console.print(_fitted(what, console.width))
     else:
         sys.stdout.writelines(f"{text}\n" for text in plain(what))
     sys.stdout.flush()
@@ -111,15 +113,38 @@ def _complain(text: str) -> None:
 
 def plain(what: Table) -> Iterator[str]:
     """The table as lines, each column as wide as its widest cell."""
+    for cells in _laid(what):
+        yield _GAP.join(cell for _, cell in cells).rstrip()
+
+
+def _laid(what: Table, most: int = 0) -> Iterator[list[tuple[str, str]]]:
+    """The table's lines: the style of each cell, and the cell, as wide as the widest of its column.
+
+    Columns that would end beyond `most` letters (0: any number) stand on further lines, which are indented.
+    """
     titles = [tuple(column.title for column in what.columns)] if what.titled else []
     rows = [[safe(cell) for cell in row] for row in (*titles, *what.rows)]
     widths = [max((len(row[index]) for row in rows), default=0) for index in range(len(what.columns))]
-    for row in rows:
-        cells = (
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(row, widths, what.columns, strict=True)
-        )
-        yield _GAP.join(cells).rstrip()
+    lines: list[list[int]] = [[]]
+    end = -len(_GAP)
+    for index, width in enumerate(widths):
+        end += len(_GAP) + width
+        if lines[-1] and 0 < most < end:
+            lines.append([])
+            end = len(_GAP) + width
+        lines[-1].append(index)
+    for number, row in enumerate(rows):
+        cells = [
+            ("bold" if number < len(titles) else _style(cell) if index else "", _padded(cell, widths[index], column))
+            for index, (cell, column) in enumerate(zip(row, what.columns, strict=True))
+        ]
+        for further, indices in enumerate(lines):
+            found = [cells[index] for index in indices]
+            yield [("", ""), *found] if further else found
+
+
+def _padded(cell: str, width: int, column: Column) -> str:
+    return cell.rjust(width) if column.right else cell.ljust(width)
 
 
 def _console(file: TextIO) -> Console:
@@ -132,16 +157,39 @@ def _style(cell: str) -> str:
     return _STYLES.get(cell.partition(",")[0], "")
 
 
-def rendered(text: str, what: Table) -> Group:
-    """A line of text and a table, for a view that draws them again and again."""
+def rendered(text: str, what: Table, columns: int) -> Group:
+    """A line of text and a table, for a view of so many columns that draws them again and again."""
     from rich.console import Group
     from rich.text import Text
 
-    return Group(Text(safe(text)), Text(), _grid(what))
+    return Group(Text(safe(text)), Text(), _fitted(what, columns))
 
 
-def _print(what: Table, console: Console) -> None:
-    console.print(_grid(what))
+def _fitted(what: Table, columns: int) -> Grid | Text:
+    """The table; where that would cut a value, its lines, with the columns beyond the terminal's on further ones."""
+    from rich.text import Text
+
+    if _least(what) <= columns:
+        return _grid(what)
+    lines = []
+    for cells in _laid(what, columns):
+        styled = Text(_GAP).join(Text(cell, style) for style, cell in cells)
+        styled.rstrip()
+        lines.append(styled)
+    return Text("\n").join(lines)
+
+
+def _least(what: Table) -> int:
+    """The columns that a terminal must have for no value to be cut: only prose is broken, and between its words."""
+    from rich.cells import cell_len
+
+    titles = [column.title for column in what.columns]
+    cells = [[safe(cell) for cell in row] for row in (titles, *what.rows)]
+    widths = (
+        max(cell_len(part) for row in cells for part in (row[index].split() if column.wraps else [row[index]]) or [""])
+        for index, column in enumerate(what.columns)
+    )
+    return sum(widths) + len(_GAP) * (len(titles) - 1)
 
 
 def _grid(what: Table) -> Grid:

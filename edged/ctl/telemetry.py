@@ -33,7 +33,7 @@ def telemetry(asked: Asked) -> int:
         output.document(plain(found))
     else:
         output.table(output.fields(rows(found, clock.wall())))
-    return faults.DONE if (found.connected or not found.broker) and not found.problem else faults.NO
+    return faults.DONE if not found.broker or (found.connected and not found.problem) else faults.NO
 
 
 def rows(found: telemetry_pb2.TelemetryStanding, now: datetime) -> list[tuple[str, str]]:

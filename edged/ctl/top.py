@@ -35,7 +35,7 @@ _COLUMNS = (
 
 @click.command
 @common
-@click.option("--once", is_flag=True, help="Measure once, print it, and end; so it is where there is no terminal.")
+@click.option("--once", is_flag=True, help="Measure once, print it, and end; so it is on no or a dumb terminal.")
 @click.option(
     "--every",
     "every_s",
@@ -64,10 +64,17 @@ def top(asked: Asked, *, once: bool, every_s: float) -> None:
     from edged.ctl.client import Client
 
     with Client(asked, admin=True) as client:
-        if asked.as_json or once or not sys.stdout.isatty():
+        if asked.as_json or once or not _can_show():
             _print(_measure(client, every_s), as_json=asked.as_json)
         else:
             _show(client, every_s)
+
+
+def _can_show() -> bool:
+    """Whether standard output is a terminal on which a picture can be drawn again; a serial console may be none."""
+    from rich.console import Console
+
+    return sys.stdout.isatty() and not Console().is_dumb_terminal
 
 
 def _measure(client: Client, seconds: float) -> Rates:
@@ -105,7 +112,7 @@ def _show(client: Client, every_s: float) -> None:
             after: admin_pb2.Status = client.status()
             now = clock.monotonic()
             found = rates(before, after, now - at)
-            live.update(output.rendered(headline(found), table(found)), refresh=True)
+            live.update(output.rendered(headline(found), table(found), live.console.width), refresh=True)
             before, at, wait_s = after, now, every_s
 
 

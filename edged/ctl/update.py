@@ -11,7 +11,7 @@ import click
 
 from edged import clock
 from edged._pb.edged.v1 import update_pb2 as pb
-from edged.ctl import output, update_tables
+from edged.ctl import completion, output, update_tables
 from edged.ctl.asked import Asked, common
 from edged.ctl.client import Client
 from edged.ctl.faults import DONE, NO
@@ -65,6 +65,7 @@ def update(asked: Asked, stick: Path | None, *, check: bool, watch: bool) -> int
 def _follow(asked: Asked, updates: Updates, newest: int) -> int:
     """Tells each change until nothing is under way; what failed after step `newest` came to nothing."""
     before: list[str] = []
+    status = pb.UpdatesStatus()
     for status in updates.watch():
         lines = list(update_tables.progress(status))
         if asked.as_json:
@@ -79,12 +80,16 @@ def _follow(asked: Asked, updates: Updates, newest: int) -> int:
     failed = [each for each in updates.history("", 100).transitions if each.sequence > newest and each.reason]
     for each in failed:
         output.fail(f"{each.model} revision {each.revision}: {each.text} ({each.reason})")
-    return NO if failed else DONE
+    told = {each.model for each in failed}
+    refused = [each for each in status.models if each.refused and each.model not in told]
+    for model in refused:
+        output.fail(f"{model.model}: {model.decision}")
+    return NO if failed or refused else DONE
 
 
 @click.command
 @common
-@click.argument("model", required=False, default="")
+@click.argument("model", required=False, default="", shell_complete=completion.models)
 @click.option("--limit", type=Number(1, 2000, whole=True), default=100, metavar="N", help="Only the newest N.")
 @click.option("--evidence", is_flag=True, help="Also the numbers that each decision rests on.")
 @click.pass_obj
@@ -100,7 +105,7 @@ def history(asked: Asked, model: str, limit: int, *, evidence: bool) -> None:
 
 @click.command
 @common
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.pass_obj
 def explain(asked: Asked, model: str) -> None:
     """Why this revision of a model serves.
@@ -118,7 +123,7 @@ def explain(asked: Asked, model: str) -> None:
 
 @click.command
 @common
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.option("--to", "revision", type=REVISION, default=None, metavar="REV", help="[default: the one before]")
 @click.pass_obj
 def rollback(asked: Asked, model: str, revision: int | None) -> None:
@@ -128,13 +133,15 @@ def rollback(asked: Asked, model: str, revision: int | None) -> None:
     first, and stays until `edgectl unpin`.
     """
     with _updates(asked) as updates:
+        before = _model(updates, model)
         to = updates.roll_back(model, revision or 0)
-    _done(asked, f"{model} goes back to revision {to}", model=model, revision=to)
+    said = f"serves revision {to} already" if before.serving == to else f"goes back to revision {to}"
+    _done(asked, f"{model} {said}", model=model, revision=to)
 
 
 @click.command
 @common
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.argument("revision", type=REVISION, required=False)
 @click.pass_obj
 def pin(asked: Asked, model: str, revision: int | None) -> None:
@@ -144,18 +151,29 @@ def pin(asked: Asked, model: str, revision: int | None) -> None:
     """
     with _updates(asked) as updates:
         to = updates.pin(model, revision or 0)
-    _done(asked, f"{model} stays at revision {to} until `edgectl unpin {model}`", model=model, revision=to)
+        serving = _model(updates, model).serving
+    if serving == to:
+        said = f"stays at revision {to} until `edgectl unpin {model}`"
+    else:
+        serves = f"revision {serving} serves" if serving else "none serves"
+        said = f"is to be at revision {to}; {serves} until it has passed"
+    _done(asked, f"{model} {said}", model=model, revision=to)
 
 
 @click.command
 @common
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.pass_obj
 def unpin(asked: Asked, model: str) -> None:
     """Let the plan decide about a model again."""
     with _updates(asked) as updates:
         updates.unpin(model)
     _done(asked, f"the plan decides about {model} again", model=model)
+
+
+def _model(updates: Updates, model: str) -> pb.ModelUpdate:
+    """How the update of a model stands; nothing where there is no such model."""
+    return next((each for each in updates.status().models if each.model == model), pb.ModelUpdate())
 
 
 def _done(asked: Asked, text: str, **facts: Any) -> None:
@@ -186,7 +204,7 @@ def list_quarantine(asked: Asked) -> None:
 
 @quarantine.command
 @common
-@click.argument("name")
+@click.argument("name", shell_complete=completion.models)
 @click.pass_obj
 def release(asked: Asked, name: str) -> None:
     """Let NAME be tried again: a name of the list, the beginning of one, or a model."""

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC
+from typing import Any
 
 from google.protobuf import json_format
 
 from edged._pb.edged.v1 import update_pb2 as pb
 from edged.ctl.output import Column, Table
 from edged.ctl.words import short_digest, size
+
+# What happened, of itself, where nothing else is said of it; the words are `update.machine`'s.
+_HAPPENED = {
+    "wanted": "it is wanted",
+    "fetched": "all of it has come",
+    "taken_in": "it is in the store",
+    "swapped": "the revisions have changed places",
+    "passed": "it passed",
+    "skipped": "nothing could be compared",
+    "unproven": "too few requests came",
+    "retry": "it is tried again",
+    "superseded": "it is not wanted any more",
+    "crashed": "its worker ended",
+    "resumed": "it goes on",
+    "settled": "what it replaced has gone",
+    "started": "edged began with it so",
+    "lasted": "it goes on",
+    "stopped": "edged was stopped",
+}
 
 
 def updates(found: pb.UpdatesStatus) -> Table:
@@ -51,7 +71,9 @@ def progress(found: pb.UpdatesStatus) -> Iterator[str]:
             swaps = f"; {model.swaps}" if model.swaps and model.swaps not in why else ""
             yield f"{model.model} revision {model.target or model.serving} {model.phase}{share}{why}{swaps}"
         else:
-            yield f"{model.model} revision {model.serving} serves"
+            serves = f"revision {model.serving} serves" if model.serving else "no revision serves"
+            but = f"; {model.decision}" if model.decision not in ("", serves) else ""
+            yield f"{model.model}: {serves}{but}" if not model.serving else f"{model.model} {serves}{but}"
 
 
 def _bar(model: pb.ModelUpdate) -> str:
@@ -68,11 +90,30 @@ def history(found: pb.ListHistoryResponse, *, evidence: bool) -> Table:
 
 def _step(step: pb.Transition, *, evidence: bool) -> tuple[str, ...]:
     at = step.at.ToDatetime(tzinfo=UTC).astimezone()
-    why = f"{step.reason}: {step.text}" if step.reason else step.text or step.event
+    why = f"{step.reason}: {step.text}" if step.reason else step.text or _HAPPENED.get(step.event, step.event)
     if evidence and step.evidence.fields:
-        facts = json_format.MessageToDict(step.evidence)
-        why += " (" + ", ".join(f"{name} {value}" for name, value in facts.items()) + ")"
+        why += f" ({_facts(json_format.MessageToDict(step.evidence))})"
     return (f"{at:%Y-%m-%d %H:%M:%S}", step.model, str(step.revision), f"{step.before} → {step.after}", why)
+
+
+def _facts(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_fact(value)}" for name, value in sorted(found.items()))
+
+
+def _fact(value: Any) -> str:
+    """A value of evidence, whose numbers are all floating point, as a person writes it."""
+    match value:
+        case dict():
+            return f"[{_facts(value)}]"
+        case list():
+            return "[" + ", ".join(map(_fact, value)) + "]"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return str(int(value)) if value.is_integer() else f"{value:.4g}"
+        case None:
+            return "n/a"
+    return str(value)
 
 
 def quarantine(found: pb.ListQuarantineResponse) -> Table:

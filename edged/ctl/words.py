@@ -8,12 +8,18 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-_BREAKS = re.compile(r"[\t\n\r\v\f]+")
+_TABS = re.compile(r"\t+")
+_LINE_ENDS = re.compile(r"[\n\r\v\f]+")
 
 
 def safe(text: str) -> str:
-    """`text` as one line that cannot steer a terminal: what is not printable is shown escaped."""
-    line = _BREAKS.sub(" ", text)
+    """`text` as one line that cannot steer a terminal: what is not printable is shown escaped.
+
+    What stood on lines of their own is set apart by semicolons, but after a line that ends in punctuation already.
+    """
+    line, *others = _LINE_ENDS.split(_TABS.sub(" ", text))
+    for other in filter(None, map(str.strip, others)):
+        line = f"{line.rstrip()}{' ' if line.rstrip()[-1:] in ('', *':;,') else '; '}{other}"
     return line if line.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
 
 

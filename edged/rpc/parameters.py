@@ -23,8 +23,11 @@ _TIMEOUT, _PRIORITY, _BINARY = "timeout", "priority", "binary_data_output"
 _REGION, _SIZE, _OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
 _CLASSIFICATION = "classification"
 
+SYNTHETIC = "edged_synthetic"
+"""A request's inputs are made up, as for a measurement."""
+
 # Those that are carried out; any other is passed over.
-RESERVED = (_TIMEOUT, _PRIORITY, _BINARY, _REGION, _SIZE, _OFFSET, _CLASSIFICATION)
+RESERVED = (_TIMEOUT, _PRIORITY, _BINARY, _REGION, _SIZE, _OFFSET, _CLASSIFICATION, SYNTHETIC)
 
 _MAX_CLASSES = 65_536
 _MAX_PRIORITY = 2**32 - 1
@@ -100,6 +103,13 @@ def priority(parameters: Mapping[str, Parameter]) -> int:
     """The `priority`: 1 is the highest, 0 the model's default. Raises EdgedError (invalid_argument)."""
     wanted = "it is an integer: 1 is the highest, 0 the model's default"
     return _whole(parameters, _PRIORITY, "", wanted, _MAX_PRIORITY)
+
+
+def synthetic(parameters: Mapping[str, Parameter]) -> bool:
+    """Whether the inputs are made up. Raises EdgedError (invalid_argument)."""
+    if not isinstance(value := parameters.get(SYNTHETIC, False), bool):
+        raise _invalid(SYNTHETIC, "", value, "it is a bool: whether the inputs are made up")
+    return value
 
 
 def classes(parameters: Mapping[str, Parameter], where: str) -> int:

@@ -93,6 +93,8 @@ class Updates:
         ledger = self._agent.shop.ledger
         limit = min(request.limit or _HISTORY, _MOST_HISTORY)
         found = await ledger.do(ledger.journal.history, request.model, limit)
+        if request.model and not found:
+            self._agent.check_model(request.model)
         return pb.ListHistoryResponse(transitions=map(_transition, found)).SerializeToString()
 
     async def _explain(self, data: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -192,6 +194,7 @@ class Updates:
             deferred=state.deferred,
             text=course.text,
             decision=decision.why if decision else "",
+            refused=bool(decision and decision.refused),
             attempts=state.attempts,
             crashes=state.crashes,
             pinned=pin.revision if pin else 0,

@@ -95,6 +95,7 @@ def _read(data: bytes) -> Call:
         signature=tuple(signature),
         timeout_s=parameters.timeout_s(given),
         priority=parameters.priority(given),
+        synthetic=parameters.synthetic(given),
     )
 
 

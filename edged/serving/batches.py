@@ -34,6 +34,7 @@ def join(manifest: Manifest, members: Sequence[Pending]) -> Batch:
         classes=admitted.classes if any(admitted.classes) else (),
         targets=tuple(pending.shared.targets if pending.shared else () for pending in members) if sharing else (),
         regions=tuple(dict.fromkeys(region for shared in sharing for region in shared.regions)),
+        unwatched=tuple([place for place, pending in enumerate(members) if pending.synthetic]),
     )
 
 

@@ -126,7 +126,7 @@ class Repository:
 
     async def _unload(self, model: str) -> None:
         loaded = [each for each in self._residency.all() if each.name == model and each.loaded]
-        await self._end(loaded, "somebody asked for that")
+        await self._end(loaded, f"somebody asked for that; `edgectl load {model}` has it serve again")
 
     async def _settled(self, resident: Resident) -> None:
         """Waits until a worker is there, or cannot be expected soon; a worker's own limits bound that."""

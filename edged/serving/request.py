@@ -70,6 +70,8 @@ class Call(msgspec.Struct):
     timeout_s: float | None = None
     priority: int = 0
     """1 is the highest; 0: the model's default."""
+    synthetic: bool = False
+    """Whether its inputs are made up: no revision is held against its answer, and that is no result of the model's."""
 
     @property
     def shares_memory(self) -> bool:

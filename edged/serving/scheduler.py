@@ -124,10 +124,12 @@ class Queue:
         shared: Shared | None = None,
         *,
         handed_on: bool = False,
+        synthetic: bool = False,
     ) -> bytes:
         """Waits for the rendered answer of one request of priority `level`, until `deadline` on the loop's clock.
 
-        One that was `handed_on` has been taken in before, and is not turned away for want of room.
+        One that was `handed_on` has been taken in before, and is not turned away for want of room. Of one that is
+        `synthetic` no results are counted.
         Raises EdgedError: overloaded at once when there is no room, deadline_exceeded, or what befell the model.
         """
         size = 0
@@ -139,7 +141,7 @@ class Queue:
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self.asked_ns = clock.monotonic_ns()
         pending = Pending(admitted, contents, size, deadline, render, answer, level, self.asked_ns)
-        pending.shared = shared
+        pending.shared, pending.synthetic = shared, synthetic
         self._waiting.add(pending)
         if self._deadlines.add(pending):
             self._expire()  # sets its timer

@@ -209,7 +209,9 @@ class Service:
         if not resident.expected:
             raise unavailable(resident)
         level = resident.manifest.queue.level(call.priority, best_priority)
-        return await queue.run(admitted, call.contents, until, render, level, shared, handed_on=handed_on)
+        return await queue.run(
+            admitted, call.contents, until, render, level, shared, handed_on=handed_on, synthetic=call.synthetic
+        )
 
     def _timeout_s(self, call: Call, remaining_s: float | None) -> float:
         """Whichever ends first of the transport's and the request's own, where there is one; else the setting."""
@@ -326,10 +328,10 @@ class Service:
 def _copied(sink: Callable[[Sample], None], call: Call, render: Callable[[Answer], bytes], answer: Answer) -> bytes:
     """Renders an answer, and gives a copy of it with its request to `sink`.
 
-    What lies in shared memory is others' and may have changed by now, and classes are not what the model gave to be
-    compared: such a request is not copied.
+    What lies in shared memory is others' and may have changed by now, classes are not what the model gave to be
+    compared, and of what is made up no two revisions need to think alike: such a request is not copied.
     """
-    if call.shares_memory or any(asked.classes for asked in call.outputs):
+    if call.synthetic or call.shares_memory or any(asked.classes for asked in call.outputs):
         return render(answer)
     sink(
         Sample(

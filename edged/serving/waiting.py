@@ -48,6 +48,8 @@ class Pending(msgspec.Struct, eq=False):
     """What of it lies in shared memory; None: nothing."""
     division: Division | None = None
     """How far it was executed, where that is done in parts; None: it was not begun."""
+    synthetic: bool = False
+    """Whether its inputs are made up."""
 
     @property
     def rows(self) -> int:

@@ -11,7 +11,7 @@ from edged import clock
 from edged.errors import Code, EdgedError
 from edged.models.store import check_model_name
 from edged.update.agent import Agent
-from edged.update.fetcher import Order
+from edged.update.fetcher import NOWHERE, Order
 from edged.update.machine import Event, Happened, Phase, State
 from edged.update.reasons import Reason
 from edged.update.records import Pin, Quarantined
@@ -48,6 +48,7 @@ class Administration:
                 raise EdgedError(
                     Code.INVALID_ARGUMENT, text, f"`edgectl quarantine release {name[:8]}` lets it be tried"
                 )
+        await self._check_within_reach(model, revision)
         pin = Pin(model=model, revision=revision, cause=cause, at=clock.wall())
         await ledger.do(ledger.journal.pin, pin)
         self._agent.pins[model] = pin
@@ -58,7 +59,7 @@ class Administration:
         self._check_kept()
         if model not in self._agent.pins:
             raise EdgedError(
-                Code.INVALID_ARGUMENT, f"model {model[:64]!r} is not pinned", "`edgectl update` shows pins"
+                Code.INVALID_ARGUMENT, f"model {model[:64]!r} is not pinned", "`edgectl explain MODEL` tells pins"
             )
         ledger = self._agent.shop.ledger
         await ledger.do(ledger.journal.unpin, model)
@@ -82,6 +83,7 @@ class Administration:
         target = self._target(state, revision)
         if not _is_judged(state, target):
             self._check_kept()
+            await self._check_within_reach(model, target)
         if state.serving is not None and state.serving.revision != target:
             await self._remember(model, WentBack(state.serving.revision, target))
         state = course.state
@@ -98,6 +100,17 @@ class Administration:
             text = "the journal cannot be written: this would be forgotten at the next start"
             hint = "mend that (`edgectl status` says what it is), and restart edged"
             raise EdgedError(Code.JOURNAL_UNWRITABLE, text, hint)
+
+    async def _check_within_reach(self, model: str, revision: int) -> None:
+        """Raises EdgedError (revision_not_found) for what is neither on this device nor could be fetched."""
+        agent, course = self._agent, self._agent.courses.get(model)
+        serves = course and course.state.serving and course.state.serving.revision == revision
+        if serves or agent.looking.anywhere:
+            return
+        if await asyncio.to_thread(agent.shop.library.find, model, revision) is None:
+            text = f"revision {revision} of model {model} is not on this device, and {NOWHERE}"
+            hint = "set update.repository, or bring one on a stick with `edgectl update --from DIR`"
+            raise EdgedError(Code.REVISION_NOT_FOUND, text, hint)
 
     def _target(self, state: State, revision: int) -> int:
         target = revision or (state.previous.revision if state.previous else 0)

@@ -19,7 +19,7 @@ from edged.types import Limits
 from edged.update import pauses, peaks, plan, policy, start
 from edged.update.collecting import make_room
 from edged.update.course import Course
-from edged.update.fetcher import Origin
+from edged.update.fetcher import NOWHERE, Origin
 from edged.update.leases import Leases
 from edged.update.looking import Looking
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
@@ -207,8 +207,7 @@ class Agent:
         fetched comes from the stick then, where its plan still wants that: no other repository has anybody wait for it.
         """
         if stick is None and not self._shop.settings.repository:
-            text = "there is no repository to look at"
-            raise EdgedError(Code.INVALID_ARGUMENT, text, "set update.repository, or name a folder with --from")
+            raise EdgedError(Code.INVALID_ARGUMENT, NOWHERE, "set update.repository, or name a folder with --from")
         other = stick != self.looking.stick
         if self._fetches and other and not (stick and begin):
             text = "an update from another repository is under way"

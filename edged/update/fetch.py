@@ -149,12 +149,21 @@ def _terms(given: argparse.Namespace) -> Terms:
     return Terms(rate=given.rate, budget=given.budget, timeout_s=given.timeout, ca=ca)
 
 
+def _root_of_trust(path: Path) -> bytes:
+    """Raises EdgedError, or OSError."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        text = f"there is no root of trust at {path}"
+        raise EdgedError(Code.NOT_PERMITTED, text, "put the fleet's root.json there") from None
+
+
 class _Session:
     """One connection to a repository, its metadata brought up to date."""
 
     def __init__(self, given: argparse.Namespace, transport: Transport) -> None:
         self.transport = transport
-        root = given.root.read_bytes() if given.root else None
+        root = _root_of_trust(given.root) if given.root else None
         floors = dict(floor.split("=", 1) for floor in given.floor)
         self.trusted = Trusted(
             given.metadata_dir,

@@ -29,6 +29,8 @@ _DONE = "exit status 0"
 # Where a proxy is, and where certificates are; nothing else of our environment concerns the child.
 _PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ssl_cert_file", "ssl_cert_dir")
 
+NOWHERE = "there is no repository to look at"
+
 Tell = Callable[[Mapping[str, Any]], None]
 """Takes a thing that a fetcher told, and how many bytes `more` had come over a link by then."""
 
@@ -103,6 +105,8 @@ class Fetcher:
 
     async def _run(self, origin: Origin, arguments: Sequence[str], scratch: Path, tell: Tell) -> dict[str, Any]:
         """Runs the fetcher to its end; gives the last thing that it told. Raises EdgedError, and OSError."""
+        if not origin.url:
+            raise EdgedError(Code.DOWNLOAD_FAILED, NOWHERE, "set update.repository, or bring one on a stick")
         await asyncio.to_thread(_make_scratch, scratch)
         options = ["--metadata-dir", str(origin.metadata), "--root", str(origin.root), "--repository", origin.url]
         options += ["--daemon", str(os.getpid()), *(["--ca", str(origin.ca)] if origin.ca else [])]

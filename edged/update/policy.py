@@ -38,6 +38,8 @@ class Decision(msgspec.Struct, frozen=True):
     go_for: int = 0
     give_up: bool = False
     why: str = ""
+    refused: bool = False
+    """Whether this device does not take what is wanted, however long it waits."""
 
 
 def wish(plan: Wish | None, pin: Pin | None) -> Wish | None:
@@ -68,7 +70,7 @@ def decide(
     too_old = f"revision {revision} lies below {floor}, the least that is signed as allowed" if revision < floor else ""
     if aim is not None and aim.revision == revision:
         if too_old and unproven:  # the floor has been raised since
-            return Decision(give_up=True, why=too_old)
+            return Decision(give_up=True, why=too_old, refused=True)
         return Decision(why=f"revision {revision} {'is under way' if busy else 'serves'}")
     give_up = busy
     if state.serving is not None and state.serving.revision == revision:
@@ -76,10 +78,11 @@ def decide(
     if state.phase is Phase.SOAKING and state.previous is not None and state.previous.revision == revision:
         return Decision(give_up=give_up, why=f"revision {revision} served before, and is gone back to")
     if too_old:
-        return Decision(give_up=unproven, why=too_old)
+        return Decision(give_up=unproven, why=too_old, refused=True)
     for found in quarantined:
         if (found.model, found.revision) == (state.model, revision) and environment.holds(found):
-            return Decision(give_up=give_up, why=f"revision {revision} is quarantined: {found.reason}: {found.text}")
+            why = f"revision {revision} is quarantined: {found.reason}: {found.text}"
+            return Decision(give_up=give_up, why=why, refused=True)
     return Decision(go_for=revision, give_up=give_up, why=f"the {wanted.cause} wants revision {revision}")
 
 

@@ -164,8 +164,8 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
     `inputs[i]` begin there, -1 where they lie in the body; `rooms[o]` is where, and in how many bytes, `outputs[o]` may
     be put, (-1, 0) where it may not. `targets[m][o]` is where member m wants `outputs[o]` instead; `targets` and
     `targets[m]` are empty where nobody, or not this member, wants any in a region. `classes[o]` is how many classes of
-    each row are wanted instead of the elements of `outputs[o]`, 0 where none are; empty: none anywhere. Answered by
-    Answered, or by Failed where the whole batch could not be run.
+    each row are wanted instead of the elements of `outputs[o]`, 0 where none are; empty: none anywhere. The results of
+    the members `unwatched` are not counted. Answered by Answered, or by Failed where the whole batch could not be run.
     """
 
     inputs: tuple[str, ...]
@@ -175,6 +175,7 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=4):
     rooms: tuple[tuple[int, int], ...]
     targets: tuple[tuple[Target | None, ...], ...] = ()
     classes: tuple[int, ...] = ()
+    unwatched: tuple[int, ...] = ()
 
 
 class OutputPart(msgspec.Struct, frozen=True, array_like=True):

@@ -107,7 +107,7 @@ class Model:
                 [self._alone(asked, each, contents, regions) for each in everybody] if len(everybody) > 1 else [error]
             )
         ran = time.monotonic_ns()
-        review = self._observe(asked, whole, rows, answers) if self._observer else ()
+        review = self._observer.review(asked, whole, rows, answers) if self._observer else ()
         if whole:
             heads, placed, bodies = encode_whole(asked, whole, rows, arena)
         else:
@@ -117,21 +117,6 @@ class Model:
         done = time.monotonic_ns()
         counted = self._observer.drain()
         return Answered(heads, placed, ready - began, ran - ready, done - ran, counted, review), bodies
-
-    def _observe(
-        self,
-        asked: Infer,
-        whole: Sequence[NDArray[Any]],
-        rows: Sequence[int],
-        answers: Sequence[list[NDArray[Any]] | EdgedError],
-    ) -> tuple[int, ...]:
-        """Counts results; the members of which one is to be reviewed."""
-        look = self._observer.look
-        if whole:
-            found = look(asked.outputs, whole)
-            return tuple(observe.members(rows, found)) if found else ()
-        alone = ((member, answer) for member, answer in enumerate(answers) if not isinstance(answer, EdgedError))
-        return tuple([member for member, answer in alone if look(asked.outputs, answer)])
 
     def _fits_whole(self, asked: Infer, rows: int) -> bool:
         """Whether the answer can be encoded for all at once: raw, and small enough however large a member's share."""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edged.worker.messages import Counted, Watched
+from edged.errors import EdgedError
+from edged.worker.messages import Counted, Infer, Watched
 
 MOST_RESULTS = 1024
 """Of one output and batch; of more, so many are looked at, evenly spread: a segmentation has a million."""
@@ -110,6 +111,32 @@ class Observer:
             for counter in self._counters.get(name, ()):
                 rows.update(counter.take(output))
         return rows
+
+    def review(
+        self,
+        asked: Infer,
+        whole: Sequence[NDArray[Any]],
+        rows: Sequence[int],
+        answers: Sequence[list[NDArray[Any]] | EdgedError],
+    ) -> tuple[int, ...]:
+        """Counts the results of a batch, but for those of its unwatched members; whose are to be reviewed.
+
+        They are in `whole`, of which `rows[m]` are those of member m; where that is empty, in `answers`.
+        """
+        unwatched = frozenset(asked.unwatched)
+        if not whole:
+            alone = [
+                (member, answer)
+                for member, answer in enumerate(answers)
+                if not isinstance(answer, EdgedError) and member not in unwatched
+            ]
+            return tuple([member for member, answer in alone if self.look(asked.outputs, answer)])
+        if unwatched:
+            left = [0 if member in unwatched else count for member, count in enumerate(rows)]
+            watched = np.repeat(np.asarray(left) > 0, rows)
+            rows, whole = left, [output[watched] for output in whole]
+        found = self.look(asked.outputs, whole)
+        return tuple(members(rows, found)) if found else ()
 
     def drain(self) -> tuple[Counted, ...]:
         """What was counted since the last time."""

@@ -81,6 +81,8 @@ class Batch(msgspec.Struct, frozen=True):
     """What `members` and `targets` name by number."""
     classes: tuple[int, ...] = ()
     """For each output how many classes of each row are wanted instead of its elements; 0, or empty: none."""
+    unwatched: tuple[int, ...] = ()
+    """As in Infer."""
 
 
 class Worker:
@@ -125,7 +127,8 @@ class Worker:
         slots = tuple(placing.put(self._arena, contents) for contents in batch.contents)
         rooms = tuple(placing.room(self._arena, size) for size in batch.expected)
         body = [part for slot, parts in zip(slots, batch.contents, strict=True) if slot < 0 for part in parts]
-        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, batch.targets, batch.classes)
+        told = (batch.targets, batch.classes, batch.unwatched)
+        asked = Infer(batch.inputs, batch.outputs, batch.members, slots, rooms, *told)
         reply = self._link.send(asked, body)
         if batch.regions:
             self._using[id(batch)] = batch

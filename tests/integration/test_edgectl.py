@@ -24,11 +24,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from click.shell_completion import ShellComplete
 from support import bundles
 from support.daemon import DIGITS, PATIENCE_S, REPO, Daemon
 
 from edged import __version__
 from edged._pb.edged.v1 import admin_pb2
+from edged.ctl.asked import Asked
+from edged.ctl.client import Client
+from edged.ctl.main import cli
+from edged.errors import EdgedError
 
 PICTURES = sorted((REPO / "tests/data/digits").glob("*.png"))
 WRONG = REPO / "tests/data/bundles/digits-3-wrong"
@@ -251,6 +256,15 @@ def test_models_are_completed(daemon: Daemon):
     assert done.stdout == "plain,digits\n"
 
 
+WANT_A_MODEL = "bench infer load unload stats explain history rollback pin unpin"
+
+
+@pytest.mark.parametrize("words", [*WANT_A_MODEL.split(), "quarantine release"])
+def test_models_are_offered_wherever_one_is_wanted(daemon: Daemon, words: str):
+    offers = ShellComplete(cli, {"obj": Asked(root=daemon.root)}, "edgectl", "_EDGECTL_COMPLETE")
+    assert "digits" in [each.value for each in offers.get_completions(words.split(), "dig")]
+
+
 def on_terminal(arguments: list[str], columns: int = 80) -> str:
     """What a person sees who runs it in a terminal."""
     mine, its = pty.openpty()
@@ -433,6 +447,10 @@ def test_a_daemon_that_hangs_is_told_in_time(tmp_path: Path):
                 assert done.stderr.startswith(
                     "edgectl: edged did not answer within 0.3 s; give it longer with --timeout"
                 )
+            with Client(Asked(root=tmp_path, timeout_s=0.1), admin=True) as client:
+                request, reply = admin_pb2.GetStatusRequest(), admin_pb2.Status
+                with pytest.raises(EdgedError, match=r"did not answer within 0\.4 s"):
+                    client.ask("edged.v1.Admin", "GetStatus", request, reply, timeout_s=0.4)
         finally:
             daemon.signal(signal.SIGCONT)
 

@@ -226,6 +226,25 @@ class TestTop:
         os.close(mine)
         os.close(its)
 
+    @pytest.mark.parametrize("kind", ["dumb", "unknown"])
+    def test_a_terminal_that_draws_nothing_gets_one_look(self, daemon: Daemon, kind: str):
+        mine, its = pty.openpty()
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        environment = {**os.environ, "TERM": kind}
+        with subprocess.Popen(
+            command(daemon.root, "top", "--every", 0.2), stdin=its, stdout=its, stderr=its, env=environment
+        ) as process:
+            try:
+                assert process.wait(PATIENCE_S) == 0
+            finally:
+                process.kill()  # else one that goes on would be waited for
+        seen = os.read(mine, 65536)
+        os.close(mine)
+        os.close(its)
+        assert b"REQ/S" in seen
+        assert b"digits" in seen
+        assert b"\x1b" not in seen
+
     def test_nobody_to_look_at(self, tmp_path: Path):
         done = edgectl(tmp_path, "top")
         assert done.returncode == 3

@@ -62,7 +62,7 @@ def test_a_model_is_unloaded_and_loaded(shared_daemon: Daemon) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "neg revision 1 is unavailable: never loaded",
-        "neg revision 2 is unavailable: somebody asked for that",
+        "neg revision 2 is unavailable: somebody asked for that; `edgectl load neg` has it serve again",
     ]
     with pytest.raises(grpc.RpcError):
         ask(shared_daemon)

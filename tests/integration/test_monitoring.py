@@ -64,6 +64,18 @@ def test_a_shift_of_the_inputs_shows_in_the_window_and_a_doubtful_result_in_its_
     assert "output_drift" in log
 
 
+def test_what_is_made_up_is_no_result_of_the_models(tmp_path):
+    with daemon_in(tmp_path) as daemon:
+        daemon.start()
+        synthetic = scale(9.0, 9.0)
+        synthetic.parameters["edged_synthetic"].bool_param = True
+        assert not daemon.infer(synthetic).parameters["edged_review"].bool_param
+        ask(daemon, [0.25, 0.5])
+        daemon.stop()
+    (found,) = drifts(daemon)
+    assert (sum(found.counts), found.flagged) == (2, 0)
+
+
 def test_the_answer_of_a_bundle_that_watches_nothing_says_nothing_of_review(tmp_path):
     with daemon_in(tmp_path, extra="") as daemon:
         daemon.start()

@@ -121,7 +121,7 @@ def test_the_parameters_are_those_that_are_given_and_refused():
     assert f"{parameters._MAX_CLASSES:,} at most" in page
     written = answer.write_answer(Answer("m", 1, "v", False, (), review=True), "", Level.NOMINAL)
     given = pb.ModelInferResponse.FromString(written).parameters
-    assert {name for name in words(page) if name.startswith("edged_")} == set(given)
+    assert {name for name in words(page) if name.startswith("edged_")} == {*given, parameters.SYNTHETIC}
 
 
 def test_every_setting_service_and_code_that_it_names_is_there():

@@ -216,7 +216,9 @@ def test_a_model_goes_and_comes_back(shared_daemon: Daemon) -> None:
         parameters={"unload_dependents": pb.ModelRepositoryParameter(bool_param=True)},
     )
     assert not Path(f"/proc/{before['neg']}").exists()
-    assert ("neg", "3", "UNAVAILABLE", "somebody asked for that") in index(shared_daemon)
+    assert ("neg", "3", "UNAVAILABLE", "somebody asked for that; `edgectl load neg` has it serve again") in index(
+        shared_daemon
+    )
     assert not call(shared_daemon, "ModelReady", name="neg").ready
     with pytest.raises(grpc.RpcError) as raised:
         shared_daemon.infer(neg())

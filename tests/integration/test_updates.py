@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -220,6 +222,27 @@ def test_who_asks_for_classes_is_compared_with_nothing(tmp_path, fleet, device, 
         assert updating.wait(lambda model: model.phase == "idle").serving == 2
     (step,) = [step for step in updating.history() if step.before == "shadow"]
     assert (step.evidence["samples"], step.evidence["failed"]) == (20, 0)
+
+
+def test_made_up_requests_are_compared_with_nothing(tmp_path, fleet, device, updating):
+    """As `edgectl bench` sends them: of random numbers two good revisions may think as they like."""
+    fleet.publish(scale_bundle(tmp_path / "bundles", 2, factor=-2.0, extra=SHADOW))
+    fleet.plan("scale", 2)
+    updating.look()
+    updating.wait(lambda model: model.phase == "shadow")
+    synthetic = scale(1.0, 2.0)
+    synthetic.parameters["edged_synthetic"].bool_param = True
+    for _ in range(30):
+        device.infer(synthetic)
+    assert updating.model().phase == "shadow"
+    bench = [sys.executable, "-m", "edged.ctl.main", "--root", str(device.root), "bench", "scale", "--seconds", "1"]
+    subprocess.run(bench, check=True, capture_output=True, timeout=PATIENCE_S)
+    assert updating.model().phase == "shadow"
+    with traffic(device, 1.0, 2.0):
+        updating.wait_idle_at(1)
+    (step,) = [step for step in updating.history() if step.before == "shadow"]
+    assert step.reason == "shadow_disagreement"
+    assert "of 20 copied requests agree" in step.text
 
 
 class TestARevisionThatFailsOnceItServes:

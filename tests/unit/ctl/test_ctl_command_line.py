@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from edged import __version__
 from edged.config import last_good
 from edged.config.settings import Listen, Settings
-from edged.ctl import faults, query
+from edged.ctl import boot, faults, query
 from edged.ctl.asked import Asked
 from edged.ctl.main import COMMANDS, cli, run
 from edged.errors import Code, EdgedError
@@ -318,6 +320,45 @@ def test_ctrl_c_and_a_full_disk_leave_no_traceback(monkeypatch: pytest.MonkeyPat
             text=True,
         )
     assert (done.returncode, done.stderr) == (1, "edgectl: No space left on device; nothing more was done\n")
+
+
+def test_what_needs_another_user_is_not_permitted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def denied(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/var/lib/edged-boot/boots")
+
+    monkeypatch.setattr(boot.record, "callback", denied)
+    assert run(["--json", "boot", "record"]) == faults.NOT_PERMITTED
+    said = "/var/lib/edged-boot/boots: Permission denied; try again with sudo"
+    captured = capsys.readouterr()
+    assert captured.err == f"edgectl: {said}\n"
+    assert json.loads(captured.out)["error"] == {"code": "not_permitted", "message": said}
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "closed", "status"),
+    [
+        ("edged.ctl.main", "--help", ">&-", 0),
+        ("edged.ctl.main", "status", ">&-", 3),
+        ("edged.ctl.main", "infer digits -", "<&-", 3),
+        ("edged.ctl.main", "nosuch", "2>&-", 2),
+        ("edged.ctl.main", "nosuch", "<&- >&- 2>&-", 2),
+        ("edged", "--check-config", ">&-", 0),
+        ("edged", "--check-config", "<&- >&- 2>&-", 0),
+        ("edged", "--config nowhere.toml --check-config", "2>&-", 78),
+    ],
+)
+def test_closed_standard_streams_are_no_error(program: str, arguments: str, closed: str, status: int, tmp_path: Path):
+    command = f"{shlex.quote(sys.executable)} -m {program} --root {shlex.quote(str(tmp_path))} {arguments} {closed}"
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+
+
+def test_nothing_takes_the_place_of_a_closed_stream():
+    code = (
+        "import os; from edged import streams; streams.stand_in(); os.write(9, os.readlink('/proc/self/fd/1').encode())"
+    )
+    command = f"exec 9>&1 >&-; exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    assert subprocess.run(["sh", "-c", command], check=True, capture_output=True).stdout == b"/dev/null"
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -87,7 +87,7 @@ def test_bare_lists_are_for_the_only_input():
         (Datatype.FP32, [[1, 1e39]], "x[0][1] is 1e+39", "FP32 takes numbers up to"),
         (Datatype.FP16, [[65520]], "x[0][0] is 65520", "FP16 takes numbers up to ±6.55e+04"),
         (Datatype.FP32, [[True]], "x[0][0] is true", "FP32 takes numbers"),
-        (Datatype.FP32, [[None]], "x[0][0] is None", "FP32 takes numbers"),
+        (Datatype.FP32, [[None]], "x[0][0] is null", "FP32 takes numbers"),
         (Datatype.FP32, [[{}]], "x[0][0] is a table", "FP32 takes numbers"),
         (Datatype.UINT8, [[256]], "x[0][0] is 256", "UINT8 takes whole numbers from 0 to 255"),
         (Datatype.INT32, [[1], [1.5]], "x[1][0] is 1.5", "INT32 takes whole numbers"),
@@ -105,6 +105,7 @@ def test_what_is_no_such_value_is_named_with_its_place(datatype: Datatype, data:
     ("data", "said"),
     [
         ([[1, 2], [3]], "x[1] has 1 elements; the first list of its level has 2"),
+        ([[1, 2], None], "x[1] is null, where lists stand elsewhere; give 2 elements"),
         ([[1, 2], 3], "x[1] is 3, where lists stand elsewhere; give 2 elements"),
         ([1, [2]], "x[1] is a list, where a value stands elsewhere"),
         ([[[[1]]]], "has shape [1, 1, 1, 1]; the model takes [-1, -1] (-1 is free)"),

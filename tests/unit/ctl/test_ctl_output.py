@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 
 from edged.ctl import output
 from edged.ctl.output import Column, Table
@@ -69,6 +70,41 @@ def test_on_a_terminal_lines_fit_and_nothing_is_lost():
     assert "…" not in text
 
 
+def words(columns: int) -> tuple[Table, list[str]]:
+    """A table of values that fits into `columns` by one letter less than it has, and its values."""
+    values = ["digits", "1", "int8", "7795", "ready"]
+    values.append("9" * (columns + 1 - sum(map(len, values)) - 2 * len(values)))
+    titles = (Column("M", wraps=True), Column("R", right=True), Column("V", wraps=True), *map(Column, "PSC"))
+    return Table(titles, [values]), values
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_what_does_not_fit_stands_on_a_further_line_and_no_value_is_split(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table, values = words(columns)
+    with terminal() as shown:
+        output.table(table)
+    titles, more_titles, row, more = bare(shown.getvalue()).splitlines()
+    assert [*titles.split(), *more_titles.split()] == ["M", "R", "V", "P", "S", "C"]
+    assert [*row.split(), *more.split()] == values
+    assert more.startswith("  ")
+    assert "\x1b[32mready" in shown.getvalue()
+    monkeypatch.setenv("COLUMNS", str(columns + 1))
+    with terminal() as shown:
+        output.table(table)
+    assert [line.split() for line in bare(shown.getvalue()).splitlines()] == [["M", "R", "V", "P", "S", "C"], values]
+
+
+def test_a_view_that_is_drawn_again_splits_no_value_either():
+    table, values = words(80)
+    console = Console(width=80, file=Terminal())
+    with console.capture() as captured:
+        console.print(output.rendered("said", table, console.width))
+    assert bare(captured.get()).split() == ["said", "M", "R", "V", "P", "S", "C", *values]
+
+
 def test_a_terminal_shows_colour_and_no_foreign_markup_or_control():
     with terminal() as found:
         output.table(TABLE)
@@ -120,4 +156,4 @@ def test_complaints_go_to_standard_error(capsys: pytest.CaptureFixture[str]):
     output.fail("\x1b")
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "edgectl: warning: a b\nedgectl: note: c\nedgectl: \\x1b\n"
+    assert captured.err == "edgectl: warning: a; b\nedgectl: note: c\nedgectl: \\x1b\n"

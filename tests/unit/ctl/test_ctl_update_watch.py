@@ -41,3 +41,25 @@ def test_what_failed_while_the_look_was_answered_is_told(monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "golden_mismatch" in said
     assert "long ago" not in said
+
+
+def test_what_is_refused_came_to_nothing(monkeypatch, capsys):
+    why = "revision 2 is quarantined: golden_mismatch: it differs"
+
+    class Quarantined(Quick):
+        def look(self, _: str, *, check_only: bool) -> pb.UpdatesStatus:
+            assert not check_only
+            return pb.UpdatesStatus()
+
+        def watch(self) -> Iterator[pb.UpdatesStatus]:
+            yield pb.UpdatesStatus(models=[pb.ModelUpdate(model="m", serving=1, decision=why, refused=True)])
+
+    @contextmanager
+    def connected(_: object) -> Iterator[Quarantined]:
+        yield Quarantined()
+
+    monkeypatch.setattr(update, "_updates", connected)
+    assert run(["update", "--watch"]) == NO
+    said = capsys.readouterr()
+    assert said.out.endswith(f"  m revision 1 serves; {why}\n")
+    assert said.err == f"edgectl: m: {why}\n"

@@ -21,7 +21,10 @@ def test_safe_text_is_one_printable_line(text: str):
     [
         ("défauts 机 42", "défauts 机 42"),
         ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
-        ("first\r\n\tsecond", "first second"),
+        ("first\r\n\tsecond", "first; second"),
+        ("what is wrong:\n  this\n  that\n\n", "what is wrong: this; that"),
+        ("  indented\tby two", "  indented by two"),
+        ("\n\n", ""),
         ("left\u202eright", "left\\u202eright"),
         ("\x9b2J", "\\x9b2J"),
         ("\udc80", "\\udc80"),

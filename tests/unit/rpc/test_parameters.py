@@ -200,3 +200,10 @@ def test_parameters_are_read_alike_however_long_the_metadata(size):
         call = read_request(message.SerializeToString())
         assert call.contents[0].place == Place("frames", 0, 12)
         assert call.outputs == (Asked("y", classes=2),)
+
+
+def test_a_request_may_say_that_it_is_made_up():
+    assert (asked().synthetic, asked(edged_synthetic=True).synthetic) == (False, True)
+    error = refusal("request", edged_synthetic="yes")
+    assert error.code is Code.INVALID_ARGUMENT
+    assert "edged_synthetic" in error.message

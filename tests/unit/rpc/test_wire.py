@@ -59,6 +59,7 @@ RESERVED = {
     "shared_memory_byte_size",
     "shared_memory_offset",
     "classification",
+    "edged_synthetic",
 }
 
 Input = pb.ModelInferRequest.InferInputTensor

@@ -94,7 +94,8 @@ async def test_an_unloaded_model_gives_its_memory_back_and_says_so(bench: Bench)
     for version in ("", "1"):
         error = await refusal(bench.ask(version))
         assert error.code is Code.MODEL_UNAVAILABLE
-        assert error.message == "model 'neg' is unavailable: somebody asked for that"
+        why = "somebody asked for that; `edgectl load neg` has it serve again"
+        assert error.message == f"model 'neg' is unavailable: {why}"
     assert bench.recorded() == ["model_ready 1", "model_unloaded 1"]
     # What nobody wants loaded is no reason to call the device not ready.
     assert bench.service.ready()

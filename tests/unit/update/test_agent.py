@@ -425,3 +425,22 @@ async def test_what_is_no_models_name_is_not_pinned(tmp_path: Path):
         with pytest.raises(EdgedError, match="is no model's name"):
             await Administration(agent).pin("../revisions/m", 1, "pin")
         assert agent.pins == {}
+
+
+class TestWithoutARepository:
+    @pytest.mark.parametrize("decided", ["pin", "rollback"])
+    async def test_nothing_is_decided_that_would_have_to_be_fetched(self, tmp_path: Path, decided: str):
+        async with made(tmp_path) as agent:
+            administration = Administration(agent)
+            with pytest.raises(EdgedError, match="there is no repository to look at") as raised:
+                await (administration.pin("m", 9, "pin") if decided == "pin" else administration.roll_back("m", 9))
+            assert raised.value.code is Code.REVISION_NOT_FOUND
+            assert "update.repository" in raised.value.hint
+            assert (agent.pins, agent.courses["m"].state.phase) == ({}, Phase.IDLE)
+            assert await administration._went_back("m") is None
+
+    async def test_what_a_stick_may_bring_is_decided(self, tmp_path: Path):
+        async with made(tmp_path) as agent:
+            agent.looking.stick = tmp_path
+            await Administration(agent).pin("m", 9, "pin")
+            assert agent.pins["m"].revision == 9

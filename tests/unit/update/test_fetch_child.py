@@ -376,3 +376,11 @@ def test_what_is_no_root_of_trust_is_refused(made_fleet, tmp_path):
     command = [*COMMAND, "--metadata-dir", str(tmp_path / "trusted"), "init", str(broken)]
     ran = subprocess.run(command, capture_output=True, timeout=PATIENCE_S)
     assert (ran.returncode, ran.stderr) == (1, b"")
+
+
+def test_that_there_is_no_root_of_trust_is_told_with_its_place(device, tmp_path):
+    device.root = tmp_path / "nowhere" / "root.json"
+    told = plan(device)
+    assert (told.status, told.code) == (1, "not_permitted")
+    assert told.message == f"there is no root of trust at {device.root}"
+    assert told.events[-1]["hint"] == "put the fleet's root.json there"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from msgspec import structs
 from support.descriptors import count
 from support.fleets import Device, Server
 
@@ -127,3 +128,11 @@ class TestADaysBudget:
             left.append(heard.budget_bytes(1))
         assert left[0] == 2**20
         assert 0 < 2**20 - left[1] <= server.body_bytes, "less what the server says of what it has not"
+
+
+async def test_without_a_repository_none_is_started(tmp_path: Path, origin: Origin, monkeypatch):
+    monkeypatch.setattr(fetcher, "spawn", lambda *_: pytest.fail("a fetcher was started"))
+    nowhere = structs.replace(origin, url="")
+    with pytest.raises(EdgedError, match="there is no repository to look at") as raised:
+        await Fetcher().bring_manifest(nowhere, "m", 9, tmp_path / "staging" / "m", lambda _: None)
+    assert raised.value.code is Code.DOWNLOAD_FAILED

@@ -86,6 +86,16 @@ class TestDecide:
         assert self.decided(SERVES, 3, found=(quarantined(3),)) == (0, False)
         assert self.decided(SERVES, 3, found=(quarantined(4),)) == (3, False)
 
+    def test_says_whether_what_is_wanted_is_refused_for_good(self):
+        def refused(state, revision, **found):
+            return decide(state, Wish(revision, "plan"), planned=True, environment=HERE, **found).refused
+
+        assert refused(SERVES, 3, floor=1, quarantined=(quarantined(3),))
+        assert refused(SERVES, 1, floor=2, quarantined=())
+        assert refused(FETCHES, 3, floor=4, quarantined=())
+        assert not refused(SERVES, 3, floor=1, quarantined=())
+        assert not refused(SERVES, SERVES.serving.revision, floor=1, quarantined=())
+
     @pytest.mark.parametrize(
         "then",
         [

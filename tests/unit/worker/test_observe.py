@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from edged.bundle.distribution import bins
 from edged.bundle.manifest import Drift
-from edged.worker.messages import Watched
+from edged.worker.messages import Infer, Watched
 from edged.worker.observe import MOST_RESULTS, Observer, members
 
 SCORES = arrays.arrays(np.float32, st.tuples(st.integers(1, 60), st.just(5)), elements=st.floats(-9, 9, width=32))
@@ -93,3 +93,19 @@ def test_rows_belong_to_members(rows, data):
     owners = [member for member, count in enumerate(rows) for _ in range(count)]
     found = data.draw(st.sets(st.sampled_from(range(len(owners))))) if owners else set()
     assert members(rows, found) == sorted({owners[row] for row in found})
+
+
+@pytest.mark.parametrize("together", [True, False])
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6), st.data())
+def test_members_that_are_not_watched_are_neither_counted_nor_reviewed(together, given_members, data):
+    elements = st.floats(-9, 9, width=32)
+    answers = [data.draw(arrays.arrays(np.float32, (rows, 1), elements=elements)) for rows, _ in given_members]
+    unwatched = tuple(place for place, (_, seen) in enumerate(given_members) if not seen)
+    asked = Infer(("x",), ("y",), [], (-1,), ((-1, 0),), unwatched=unwatched)
+    observer = Observer([watched("value", (0.0, 1.0), above=5.0)], batched=True)
+    rows = [len(each) for each in answers]
+    whole = [np.concatenate(answers)] if together and sum(rows) else []
+    found = observer.review(asked, whole, rows, [[each] for each in answers])
+    seen = [place for place in range(len(rows)) if place not in unwatched]
+    assert list(found) == [place for place in seen if (answers[place] > 5).any()]
+    assert sum(counts_of(observer, 9)) == sum(rows[place] for place in seen)

@@ -119,6 +119,7 @@ class ModelUpdate(_message.Message):
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     DONE_BYTES_FIELD_NUMBER: _builtins.int
     SWAPS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     phase: _builtins.str
@@ -149,6 +150,8 @@ class ModelUpdate(_message.Message):
     """Bytes of them that are here."""
     swaps: _builtins.str
     """Why requests wait, or will, while the two revisions change places; empty: they do not."""
+    refused: _builtins.bool
+    """Whether what is wanted is not taken, as `decision` says: it is quarantined, or too old."""
     def __init__(
         self,
         *,
@@ -167,10 +170,11 @@ class ModelUpdate(_message.Message):
         total_bytes: _builtins.int = ...,
         done_bytes: _builtins.int = ...,
         swaps: _builtins.str = ...,
+        refused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "crashes", b"crashes", "decision", b"decision", "deferred", b"deferred", "done_bytes", b"done_bytes", "model", b"model", "phase", b"phase", "pinned", b"pinned", "previous", b"previous", "serving", b"serving", "swaps", b"swaps", "target", b"target", "text", b"text", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "crashes", b"crashes", "decision", b"decision", "deferred", b"deferred", "done_bytes", b"done_bytes", "model", b"model", "phase", b"phase", "pinned", b"pinned", "previous", b"previous", "refused", b"refused", "serving", b"serving", "swaps", b"swaps", "target", b"target", "text", b"text", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
