@@ -176,10 +176,12 @@ class Commander:
         await self._obey(order, intent)
 
     async def _context_now(self) -> Context:
-        made_ms = 0
+        context, made_ms = self._context(), 0
         with contextlib.suppress(NotKeptError):
-            made_ms = await self._recorder.do(_made_ms)
-        return msgspec.structs.replace(self._context(), made_ms=made_ms)
+            made_ms = await self._recorder.do(
+                Spool.remembers_since_ms, context.now_ms, clock_synchronized=clock.synchronized()
+            )
+        return msgspec.structs.replace(context, made_ms=made_ms)
 
     async def _accept(self, order: Order) -> None:
         """Keeps it before anything is done. Raises RejectedError (replayed, not_remembered, rate_limited)."""
@@ -291,10 +293,6 @@ class Commander:
     def _is_ours(self, topic: str) -> bool:
         """A device answers below its fleet's operators, and nowhere where others would take it for something else."""
         return topic.startswith(f"edged/1/{self._topics.fleet}/operators/") and not {"+", "#", "\0"} & set(topic)
-
-
-def _made_ms(spool: Spool) -> int:
-    return spool.made_ms
 
 
 def _accept(spool: Spool, order: Order, now_ms: int) -> Accepted:
