@@ -45,9 +45,21 @@ _NO_ROW = """
 MARGIN_BYTES = 512 * 1024
 PAGE_BYTES = 4096
 _LOG_PAGES = 32
+_WRITE_VERSION = 18
 
 TROUBLE = (sqlite3.Error, OSError, ValueError, LookupError, TypeError, OverflowError, NotFoundError)
 """What an open spool raises where its file is damaged, or the disk takes nothing."""
+
+
+# An error without a code of its own: no such table, one that is there already, a format that is unsupported. And a
+# constraint that fails: a number is to be given that a row has.
+_DAMAGE = (
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+)
 
 
 def is_damage(error: Exception) -> bool:
@@ -57,13 +69,9 @@ def is_damage(error: Exception) -> bool:
     """
     if not isinstance(error, sqlite3.Error):
         return not isinstance(error, OSError)
-    no_text = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode")
-    text = str(error)
-    if no_text or text.startswith(("no such ", "unsupported ")) or " has no column " in text:
+    if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode"):
         return True
-    code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-    # A constraint fails where a number is to be given that a row has.
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _DAMAGE
 
 
 def opened(folder: Path, cap_bytes: int, now_ms: int) -> sqlite_utils.Database:
@@ -71,6 +79,7 @@ def opened(folder: Path, cap_bytes: int, now_ms: int) -> sqlite_utils.Database:
 
     Raises one of TROUBLE; `is_damage` tells which it is.
     """
+    _look_at_head(folder / NAME)
     connection = sqlite3.connect(folder / NAME, isolation_level=None, check_same_thread=False)
     try:
         for pragma in (
@@ -97,6 +106,18 @@ def opened(folder: Path, cap_bytes: int, now_ms: int) -> sqlite_utils.Database:
     except BaseException:
         connection.close()
         raise
+
+
+def _look_at_head(database: Path) -> None:
+    """SQLite takes a file whose write version it does not know for one that may only be read.
+
+    https://www.sqlite.org/fileformat2.html#file_format_version_numbers: byte 18 of the file; 1 and 2 are known. Raises
+    ValueError.
+    """
+    with contextlib.suppress(FileNotFoundError), database.open("rb") as file:
+        head = file.read(_WRITE_VERSION + 1)
+        if len(head) > _WRITE_VERSION and head[_WRITE_VERSION] not in (1, 2):
+            raise ValueError(f"its write version is {head[_WRITE_VERSION]}")
 
 
 def _make(connection: sqlite3.Connection, folder: Path, now_ms: int) -> None:

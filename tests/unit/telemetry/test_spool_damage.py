@@ -149,6 +149,17 @@ async def test_a_row_that_is_none_costs_that_row(tmp_path, statement, opened):
     await recorder.close()
 
 
+async def test_a_file_that_sqlite_would_only_read_is_set_aside(tmp_path):
+    used(tmp_path)
+    with (tmp_path / NAME).open("r+b") as file:
+        file.seek(18)
+        file.write(b"\x03")
+    recorder = Recorder(tmp_path, 2**23, 300, 2**30)
+    await use(recorder)
+    assert "write version is 3" in recorder.damage
+    await recorder.close()
+
+
 def test_an_order_that_is_no_document_costs_that_order(tmp_path):
     used(tmp_path)
     changed(
