@@ -69,13 +69,14 @@ def _serve(root: Path, files: tuple[Path, ...]) -> None:
     from edged.system.starts import supervised
 
     settings, origin, degraded = settings_for_start(Origin(root, files), supervised=supervised(os.environ))
-    log.configure(settings.log.level, settings.log.format)
 
     async def run() -> None:
         await App(settings, origin, degraded).run()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+    with log.beside():
+        log.configure(settings.log.level, settings.log.format)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run())
 
 
 if __name__ == "__main__":

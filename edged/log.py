@@ -6,12 +6,14 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TextIO, cast
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from edged.log_writer import Writer
 
 # sd-daemon(3): the journal takes "<N>" before a line as its priority.
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -22,6 +24,9 @@ _SECRET_WORDS = ("password", "passphrase", "secret", "token", "credential", "pri
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "text"]
+
+# How long the end waits until what was logged is written.
+_LAST_S = 2.0
 
 # The parts that have asked for a logger; what libraries log is not among them.
 _parts: set[str] = set()
@@ -35,6 +40,9 @@ class Levels(msgspec.Struct):
 
 
 _levels = Levels()
+
+# Through which lines go to standard error, where nobody is to wait for who reads it.
+_writer: Writer | None = None
 
 
 def levels() -> Levels:
@@ -65,6 +73,7 @@ def _by_part(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:
 def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
     """Sets up the one chain of processors, with one level for all parts. `auto`: text on a terminal, else JSON."""
     out = stream or sys.stderr
+    file = _writer if _writer and not stream else _Undaunted(out)
     journal = under_journal(out)
     as_json = form == "json" or (form == "auto" and (journal or not out.isatty()))
     renderer: Processor
@@ -78,7 +87,7 @@ def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
             hide_secrets,
             renderer,
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Undaunted(out))),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", file)),
         cache_logger_on_first_use=False,
     )
     set_levels(Levels(level))
@@ -86,6 +95,25 @@ def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     if not any(isinstance(handler, _Forwarder) for handler in root.handlers):
         root.addHandler(_Forwarder(logging.WARNING))
+
+
+@contextlib.contextmanager
+def beside() -> Iterator[None]:
+    """From the next `configure` on, a thread writes to standard error; what is left is written at the end.
+
+    The journal may be held up by its disk, and then takes nothing.
+    """
+    global _writer  # noqa: PLW0603 - there is one standard error
+    writer = _writer = Writer(sys.stderr.fileno(), _tell_dropped)
+    try:
+        yield
+    finally:
+        _writer = None
+        writer.close(_LAST_S)
+
+
+def _tell_dropped(lines: int) -> None:
+    get("log").error("lines of the log were dropped: nobody read them for too long", lines=lines)
 
 
 class _Forwarder(logging.Handler):

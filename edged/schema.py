@@ -60,7 +60,7 @@ def _misfits(data: object, wanted: Any, key: Key) -> Iterator[Misfit]:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(data, dict):
         yield from _table_misfits(data, kind, key)
         return
-    if isinstance(data, list) and (origin is list or (origin is tuple and arguments[1:] == (...,))):
+    if isinstance(data, list | tuple) and (origin is list or (origin is tuple and arguments[1:] == (...,))):
         inner = (found for index, part in enumerate(data) for found in _misfits(part, arguments[0], (*key, index)))
     elif origin is dict and isinstance(data, dict):
         inner = (found for name, part in data.items() for found in _entry_misfits(name, part, arguments, key))

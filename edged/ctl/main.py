@@ -109,6 +109,10 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever reads the answer has seen enough
         _discard_output()
         return faults.DONE
+    except PermissionError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        output.fail(f"{where}{error.strerror or error}; try again with sudo")
+        return faults.NOT_PERMITTED
     except OSError as error:
         _discard_output()
         where = f"{error.filename}: " if error.filename else ""

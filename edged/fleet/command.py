@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -77,22 +76,6 @@ def seal(command: Command, key: Ed25519PrivateKey) -> bytes:
             ],
         }
     )
-
-
-def read_key(path: Path, passphrase: bytes | None) -> Ed25519PrivateKey:
-    """An operator's private key, PKCS#8 in PEM. Raises EdgedError (key_unusable)."""
-    try:
-        key = load_pem_private_key(path.read_bytes(), passphrase)
-    except OSError as error:
-        raise EdgedError(Code.KEY_UNUSABLE, f"{path}: {error.strerror}", "bring the key there") from error
-    except TypeError as error:
-        found = f"{path}: " + ("is not encrypted" if passphrase else "is encrypted")
-        raise EdgedError(Code.KEY_UNUSABLE, found, "give the passphrase that it has") from error
-    except ValueError as error:
-        raise EdgedError(Code.KEY_UNUSABLE, f"{path}: is no key, or has another passphrase", "try again") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise EdgedError(Code.KEY_UNUSABLE, f"{path}: is no ed25519 key", "`openssl genpkey -algorithm ed25519`")
-    return key
 
 
 def topic(command: Command) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from edged import schema
 from edged.ctl import faults, output
 from edged.ctl.asked import Asked, common
 from edged.ctl.lazy import Entry, LazyGroup
@@ -15,6 +16,7 @@ from edged.ctl.words import count, size
 from edged.errors import Code, EdgedError
 from edged.fleet import roles
 from edged.fleet.opened import bar, of_fleet, opened, passphrases, ring, tell_waiting, waiting_data
+from edged.types import ModelName
 
 COMMANDS = {
     "init": Entry("edged.fleet.commands", "init", "Make a fleet: its keys, roles and repository."),
@@ -45,6 +47,12 @@ def fleet() -> None:
     """
 
 
+def _name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    for misfit in schema.misfits(value, ModelName):
+        raise click.BadParameter(f"{misfit.found}; {misfit.remedy}")
+    return value
+
+
 def _share(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     found = {}
     for value in values:
@@ -59,7 +67,13 @@ def _share(_context: click.Context, _parameter: click.Parameter, values: tuple[s
 @common
 @passphrases
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--name", required=True, metavar="NAME", help="The fleet's name, as its devices' settings give it.")
+@click.option(
+    "--name",
+    required=True,
+    metavar="NAME",
+    callback=_name,
+    help="The fleet's name, as its devices' settings give it.",
+)
 @click.option(
     "--share",
     "shares",
@@ -146,9 +160,24 @@ def publish(asked: Asked, fleet: Path, passphrase_file: Path | None, folder: Pat
     return faults.DONE
 
 
+def _repository(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    scheme, is_url, _ = value.partition("://")
+    if is_url:
+        if scheme not in ("http", "https", "file"):
+            raise click.BadParameter(f"{value!r} is no URL that devices fetch from; give one of https, http or file")
+        return value.rstrip("/")
+    folder = Path(value).absolute()
+    if not folder.is_dir():
+        raise click.BadParameter(f"there is no folder {value!r}")
+    if not (folder / "metadata").is_dir():
+        inner = f"; did you mean {Path(value) / 'repository'}?" if (folder / "repository/metadata").is_dir() else ""
+        raise click.BadParameter(f"{value!r} is no repository, it has no folder metadata{inner}")
+    return folder.as_uri()
+
+
 @click.command
 @common
-@click.argument("repository", metavar="DIR_OR_URL")
+@click.argument("repository", metavar="DIR_OR_URL", callback=_repository)
 @click.option(
     "--trust",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -165,9 +194,8 @@ def verify(asked: Asked, repository: str, trust: Path, *, exported: bool) -> int
     """
     from edged.fleet.verifying import verify as read
 
-    url = repository.rstrip("/") if "://" in repository else Path(repository).absolute().as_uri()
     with bar("verifying", shown=not asked.as_json) as told:
-        verified = read(url, trust.read_bytes(), in_part=exported, told=told)
+        verified = read(repository, trust.read_bytes(), in_part=exported, told=told)
     if asked.as_json:
         output.document(
             {

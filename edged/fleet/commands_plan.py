@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 
+from edged import schema
 from edged.ctl import output
 from edged.ctl.asked import Asked, common
 from edged.ctl.numbers import REVISION, Number
@@ -32,14 +33,16 @@ def plan() -> None:
 def _waves(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[Wave]:
     found = []
     for value in values:
-        named = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(%?)(?::([0-9]+)h)?", value)
+        named = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(%?)(?::([0-9]{1,12})h)?", value)
         if not named or (not named[2] and "." in named[1]):
             raise click.BadParameter(f"{value!r} is no wave; give 10% or 25 (devices), with :24h to soak so long")
-        soak_s = int(named[3] or 0) * 3600
-        if named[2]:
-            found.append(Wave(percent=float(named[1]), min_soak_s=soak_s))
-        else:
-            found.append(Wave(devices=int(named[1]), min_soak_s=soak_s))
+        data: dict[str, float] = {"percent": float(named[1])} if named[2] else {"devices": int(named[1])}
+        if named[3]:
+            data["min_soak_s"] = int(named[3]) * 3600
+        for misfit in schema.misfits(data, Wave):
+            wrong = f"{schema.dotted(misfit.key)} {misfit.found}; {misfit.remedy}"
+            raise click.BadParameter(f"{value!r} is no wave: {wrong}")
+        found.append(msgspec.convert(data, Wave))
     return found
 
 
@@ -93,7 +96,7 @@ def set_plan(asked: Asked, /, fleet: Path, passphrase_file: Path | None, **given
     """Have devices of a class run a revision of MODEL, at once or in waves.
 
     Without --wave the whole class goes there, and a rollout under way is over. With it, the revision that is set stays
-    until `plan wave --finish`. Windows, jitter and pins stay as they are where they are not given.
+    until `plan wave MODEL --class CLASS finish`. Windows, jitter and pins stay as they are where they are not given.
     """
     from edged.fleet import planning
     from edged.fleet.listing import Listing
@@ -161,7 +164,7 @@ def show(asked: Asked, fleet: Path, passphrase_file: Path | None) -> None:
     """Show the plan as it is published."""
     from edged.fleet.listing import Listing
 
-    with opened(fleet, passphrase_file) as signing:
+    with opened(fleet, passphrase_file, changes=False) as signing:
         found = Listing(signing).plan()
     _tell(asked, found, [])
 
@@ -206,7 +209,14 @@ def operators() -> None:
     metavar="FILE",
     help="Their ed25519 key, as PEM; the private half stays theirs.",
 )
-@click.option("--may", multiple=True, required=True, type=click.Choice(COMMANDS), help="A command; may be given again.")
+@click.option(
+    "--may",
+    multiple=True,
+    required=True,
+    type=click.Choice(COMMANDS),
+    metavar="COMMAND",
+    help=f"One of {', '.join(COMMANDS)}; may be given again.",
+)
 @click.option("--class", "classes", multiple=True, metavar="CLASS", help="Only devices of this class.  [default: all]")
 @click.pass_obj
 def add(asked: Asked, /, fleet: Path, passphrase_file: Path | None, **given: Any) -> None:

@@ -15,8 +15,7 @@ from edged.ctl.asked import Asked, common
 from edged.ctl.numbers import Number
 from edged.ctl.output import Column, Table
 from edged.ctl.words import safe
-from edged.errors import Code, EdgedError
-from edged.fleet.opened import passphrases
+from edged.fleet.opened import asker, given, passphrases
 from edged.fleet.operators import COMMANDS
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -91,7 +90,8 @@ def command(
 
     Exit status: 0 when something was done and nothing rejected, 1 when not.
     """
-    from edged.fleet.command import Files, make, read_key, seal, send
+    from edged.fleet.command import Files, make, seal, send
+    from edged.fleet.keys import unlock
 
     made = make(
         name,
@@ -102,7 +102,8 @@ def command(
         now=clock.wall(),
         valid=timedelta(seconds=valid_s),
     )
-    envelope = seal(made, read_key(key, _passphrase(passphrase_file)))
+    private_key, _ = unlock(key, given(passphrase_file), asker())
+    envelope = seal(made, private_key)
     results = send(
         broker,
         Files(certificate, private, ca),
@@ -115,7 +116,8 @@ def command(
     if asked.as_json:
         output.document([msgspec.to_builtins(result) for result in last.values()])
     elif not last:
-        output.line(f"nobody has answered within {wait_s:g} s; devices that are away may obey within {valid_s} s")
+        nobody = f"nobody has answered within {wait_s:g} s, or nobody knows this key"
+        output.line(f"{nobody}; devices that are away may obey within {valid_s} s")
     else:
         rows = [
             (safe(result.device), safe(result.status), safe(result.code), safe(result.text)) for result in last.values()
@@ -124,13 +126,3 @@ def command(
         output.table(Table(columns, sorted(rows)))
     done = bool(last) and all(result.status == "done" for result in last.values())
     return faults.DONE if done else faults.NO
-
-
-def _passphrase(file: Path | None) -> bytes | None:
-    if file is None:
-        return None
-    try:
-        return file.read_bytes().splitlines()[0]
-    except (OSError, IndexError) as error:
-        found = f"{file}: holds no passphrase"
-        raise EdgedError(Code.KEY_UNUSABLE, found, "write it into the first line") from error

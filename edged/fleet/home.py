@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,14 +82,29 @@ class Home:
             os.close(descriptor)
 
 
-def make(folder: Path, settings: FleetSettings) -> Home:
-    """A new fleet's folder. Raises EdgedError where something lies there already."""
-    if folder.exists() and any(folder.iterdir()):
+@contextmanager
+def making(folder: Path, settings: FleetSettings) -> Iterator[Home]:
+    """A new fleet's folder, locked while it is filled; where that fails nothing of it stays.
+
+    Raises EdgedError where something lies there already.
+    """
+    existed = folder.exists()
+    if existed and any(folder.iterdir()):
         raise EdgedError(Code.REPOSITORY_INVALID, f"{folder}: is not empty", "name a new folder")
-    for name, mode in (("", 0o755), ("keys", 0o700), ("pending", 0o755), ("repository", 0o755)):
-        (folder / name).mkdir(mode=mode, parents=True, exist_ok=True)
-    write_settings(folder, settings)
-    return Home(folder)
+    try:
+        for name, mode in (("", 0o755), ("keys", 0o700), ("pending", 0o755), ("repository", 0o755)):
+            (folder / name).mkdir(mode=mode, parents=True, exist_ok=True)
+        write_settings(folder, settings)
+        home = Home(folder)
+        with home.locked():
+            yield home
+    except BaseException:
+        for left in list(folder.iterdir()) if existed else [folder]:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+        raise
 
 
 def write_settings(folder: Path, settings: FleetSettings) -> None:

@@ -47,6 +47,11 @@ def of_fleet(command: _Decorated) -> _Decorated:
 
 def ring(folder: Path, passphrase_file: Path | None) -> Ring:
     """The keys in `folder`; a person is asked where there is a terminal. Raises EdgedError."""
+    return Ring(folder, given(passphrase_file), asker())
+
+
+def given(passphrase_file: Path | None) -> list[str]:
+    """The passphrases that need no asking. Raises EdgedError (key_unusable)."""
     known = [os.environ[PASSPHRASE_VARIABLE]] if os.environ.get(PASSPHRASE_VARIABLE) else []
     if passphrase_file is not None:
         try:
@@ -54,22 +59,33 @@ def ring(folder: Path, passphrase_file: Path | None) -> Ring:
         except (OSError, UnicodeDecodeError) as error:
             found = f"{passphrase_file}: cannot be read as text"
             raise EdgedError(Code.KEY_UNUSABLE, found, "write one passphrase a line") from error
-    ask: Ask | None = _ask if sys.stdin.isatty() else None
-    return Ring(folder, known, ask)
+    return known
+
+
+def asker() -> Ask | None:
+    """Asks a person for a passphrase; None where there is no terminal."""
+    return _ask if sys.stdin.isatty() else None
 
 
 def _ask(what: str) -> str:
-    asked: str = click.prompt(what, hide_input=True, err=True, confirmation_prompt=what.startswith("a new"))
+    try:
+        asked: str = click.prompt(what, hide_input=True, err=True, confirmation_prompt=what.startswith("a new"))
+    except click.Abort as error:
+        raise KeyboardInterrupt from error
     return asked
 
 
 @contextmanager
-def opened(fleet: Path, passphrase_file: Path | None) -> Iterator[Signing]:
-    """The metadata of the fleet in a folder, locked meanwhile. Raises EdgedError."""
+def opened(fleet: Path, passphrase_file: Path | None, *, changes: bool = True) -> Iterator[Signing]:
+    """The metadata of the fleet in a folder, locked meanwhile. Raises EdgedError.
+
+    `changes`: what was begun before is ended first, which takes keys.
+    """
     home = Home(fleet)
     with home.locked():
         signing = Signing(home, ring(home.keys, passphrase_file))
-        signing.settle()
+        if changes:
+            signing.settle()
         yield signing
 
 

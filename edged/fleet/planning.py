@@ -81,12 +81,18 @@ def moved(plan: Plan, model: str, hardware_class: str, step: str) -> Plan:
     rollout = terms.rollout
     if rollout is None:
         found = f"no rollout of {model} for {hardware_class} is under way"
-        raise EdgedError(Code.PLAN_INVALID, found, "begin one with `edgectl fleet plan set --wave`")
+        hint = f"begin one with `edgectl fleet plan set {model} --class {hardware_class} --revision N --wave 10%`"
+        raise EdgedError(Code.PLAN_INVALID, found, hint)
+    if rollout.status == "aborted" and step in ("next", "finish"):
+        found = f"the rollout {rollout.id} was aborted: its devices go back to revision {terms.revision}"
+        hint = f"resume it first: `edgectl fleet plan wave {model} --class {hardware_class} resume`"
+        raise EdgedError(Code.PLAN_INVALID, found, hint)
     if step == "finish":
         return settled(plan, model, hardware_class, rollout.revision)
     if step == "next" and rollout.open_wave + 1 == len(rollout.waves):
         found = f"the last of the {len(rollout.waves)} waves is open"
-        raise EdgedError(Code.PLAN_INVALID, found, "end the rollout with `edgectl fleet plan wave --finish`")
+        hint = f"end the rollout with `edgectl fleet plan wave {model} --class {hardware_class} finish`"
+        raise EdgedError(Code.PLAN_INVALID, found, hint)
     steps: dict[str, dict[str, Any]] = {
         "next": {"open_wave": rollout.open_wave + 1, "status": "active"},
         "pause": {"status": "paused"},

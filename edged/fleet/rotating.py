@@ -54,10 +54,12 @@ def expire(signing: Signing, role: str, days: int) -> list[Waiting]:
     """Has signatures of a role last `days` from now on, and signs it anew. Raises EdgedError."""
     home = signing.home
     home.settings = expiring(home.settings, role, days)
-    write_settings(home.folder, home.settings)
     if role in roles.ONLINE:
-        return signing.install(renew=True)
-    changed = {role: signing.load(role)}
-    if role == "models":
-        changed |= _bins(signing, changed["models"])
-    return signing.commit(changed)
+        waiting = signing.install(renew=True)
+    else:
+        changed = {role: signing.load(role)}
+        if role == "models":
+            changed |= _bins(signing, changed["models"])
+        waiting = signing.commit(changed)
+    write_settings(home.folder, home.settings)  # last: where nothing could be signed, nothing has changed
+    return waiting

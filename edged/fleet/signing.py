@@ -87,25 +87,30 @@ class Signing:
     def commit(self, changed: Mapping[str, Metadata[Any]]) -> list[Waiting]:
         """Makes an edit of roles, each without its new version and expiry, and installs it if that can be done now.
 
-        Gives what is still waiting for signatures. Raises EdgedError where one of the roles waits in another edit.
+        Gives what is still waiting for signatures. Raises EdgedError where one of the roles waits in another edit, or
+        a key that is at hand cannot be opened; then nothing was changed.
         """
         waiting = {role_of(path): path for path in self.home.pending.glob("[0-9]*/*.json")}
         for role in changed:
             if role in waiting:
                 found = f"{role} waits for signatures in {waiting[role].parent}"
                 raise EdgedError(Code.REPOSITORY_INVALID, found, "have it signed first, or remove that folder")
+        for role, metadata in changed.items():
+            metadata.signatures.clear()
+            metadata.signed.version = self.version(role) + 1
+            metadata.signed.expires = self.expires(role)
+            _add_signatures(metadata, role, self.ring)
+        if not any(self._lacking("", changed)):
+            self._open_online(changed)
+        self.ring.keep()
         numbers = [int(path.name) for path in self.home.pending.glob("*") if path.name.isdecimal()]
         passing = self.home.pending / ".passing"
         shutil.rmtree(passing, ignore_errors=True)
         passing.mkdir(parents=True)
         for role, metadata in changed.items():
-            metadata.signatures.clear()
-            metadata.signed.version = self.version(role) + 1
-            metadata.signed.expires = self.expires(role)
-            durable.write(passing / f"{metadata.signed.version}.{role}.json", packed(metadata))
-        edit = self.home.pending / f"{max(numbers, default=0) + 1:04}"
-        durable.place(passing, edit)
-        return self.settle()
+            durable.write(passing / f"{metadata.signed.version}.{role}.json", packed(metadata), mode=0o644)
+        durable.place(passing, self.home.pending / f"{max(numbers, default=0) + 1:04}")
+        return self.install()
 
     def settle(self) -> list[Waiting]:
         """Ends what was begun before: an edit that a power cut left, or that came back with its signatures."""
@@ -157,6 +162,14 @@ class Signing:
             here = sum(self.ring.has(role, keyid) for keyid in named.keyids)
             if here < named.threshold:
                 yield Waiting("-", role, here, named.threshold)
+
+    def _open_online(self, ready: Mapping[str, Metadata[Any]]) -> None:
+        """Opens the keys that publishing will take. Raises EdgedError (key_unusable, not_permitted)."""
+        root: Metadata[Root] = ready.get("root") or self.root()
+        for role in roles.ONLINE:
+            for keyid in root.signed.roles[role].keyids:
+                if self.ring.has(role, keyid):
+                    self.ring.signer(role, keyid)
 
     def _publish(self, ready: Mapping[str, Metadata[Any]]) -> None:
         root: Metadata[Root] = ready.get("root") or self.root()
@@ -235,15 +248,19 @@ def sign(pending: Path, ring: Ring) -> list[str]:
     """
     signed = []
     for path in sorted(pending.glob("[0-9]*/*.json")):
-        role = role_of(path)
         metadata = read(path)
-        signers = ring.of_role(roles.keyed(role), but=metadata.signatures)
-        for signer in signers:
-            metadata.sign(signer, append=True)
-        if signers:
+        if _add_signatures(metadata, role_of(path), ring):
             durable.write(path, packed(metadata), mode=0o644)
             signed.append(str(path))
     return signed
+
+
+def _add_signatures(metadata: Metadata[Any], role: str, ring: Ring) -> bool:
+    """Signs with every key of `ring` that is named for the role and has not signed yet; whether there were any."""
+    signers = ring.of_role(roles.keyed(role), but=metadata.signatures)
+    for signer in signers:
+        metadata.sign(signer, append=True)
+    return bool(signers)
 
 
 def read(path: Path) -> Metadata[Any]:

@@ -19,13 +19,12 @@ ROOT_NAME = "root.json"
 
 
 def start(folder: Path, name: str, ring: Ring, shares: Mapping[str, tuple[int, int]], bits: int = roles.BITS) -> Home:
-    """Makes the folder, keys and repository of a fleet. Raises EdgedError.
+    """Makes the folder, keys and repository of a fleet, or nothing. Raises EdgedError.
 
     `shares`: by role how many signatures it needs, and of how many keys; one of one where it is not named. `bits`:
     manifests are listed in 2 ** bits bins.
     """
-    home = homes.make(folder, FleetSettings(name=name, expiry_days=Expiry()))
-    with home.locked():
+    with homes.making(folder, FleetSettings(name=name, expiry_days=Expiry())) as home:
         keys = {role: [ring.make(role) for _ in range(shares.get(role, (1, 1))[1])] for role in roles.KEYED}
         thresholds = {role: shares.get(role, (1, 1))[0] for role in roles.KEYED}
         signing = Signing(home, ring)

@@ -24,6 +24,12 @@ from edged.update.trusted import Trusted
 _MANIFEST = re.compile(r"models/(?P<model>[^/]+)/(?P<revision>[1-9][0-9]{0,15})\.json", re.ASCII)
 _PLAN = re.compile(r"plans/(?P<fleet>[^/]+)\.json", re.ASCII)
 
+# Said to who looks after the repository: the hints that come with these are for who looks after a device.
+_HINTS = {
+    Code.DOWNLOAD_FAILED: "look at what lies there, and at the way to it",
+    Code.SIGNATURE_INVALID: "no device takes it: bring it back from a copy of the repository",
+}
+
 
 class Verified(msgspec.Struct):
     """What was found. Without problems the repository is whole."""
@@ -53,8 +59,11 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="edged-verify-") as folder:
         transport = Transport(Terms())
         trusted = Trusted(Path(folder), f"{url}/metadata", transport, root=root, system_time=now or clock.wall())
-        trusted.refresh()
-        return _Reading(url, trusted, transport, in_part=in_part).run(told)
+        try:
+            trusted.refresh()
+            return _Reading(url, trusted, transport, in_part=in_part).run(told)
+        except EdgedError as error:
+            raise _for_operator(error) from error
 
 
 class _Reading:
@@ -87,7 +96,7 @@ class _Reading:
         try:
             step()
         except EdgedError as error:
-            self._found.problems.append(str(error))
+            self._found.problems.append(str(_for_operator(error)))
 
     def _manifest(self, model: str, revision: int) -> None:
         try:
@@ -97,7 +106,7 @@ class _Reading:
             below = error.code is Code.ROLLBACK_ATTACK  # published once, and no longer allowed
             missing = self._in_part and error.code is Code.DOWNLOAD_FAILED
             if not below and not missing:
-                self._found.problems.append(str(error))
+                self._found.problems.append(str(_for_operator(error)))
             return
         self._found.revisions.append((model, revision))
         self._chunks.update({chunk.sha256: chunk for file in manifest.files for chunk in file.chunks})
@@ -117,6 +126,10 @@ class _Reading:
                     if (model, revision) not in self._found.revisions and not self._in_part:
                         found = f"the plan of {fleet} has {name} run {model} revision {revision}, which cannot be had"
                         self._found.problems.append(found)
+
+
+def _for_operator(error: EdgedError) -> EdgedError:
+    return EdgedError(error.code, error.message, _HINTS.get(error.code, error.hint))
 
 
 def named_revisions(terms: ClassPlan) -> set[int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from edged import clock
 from edged.bundle.manifest import Manifest, Variant
-from edged.errors import Code, EdgedError
+from edged.errors import EdgedError
 from edged.models.loading import start_worker
 from edged.models.resident import Resident
 from edged.types import Datatype, TensorSpec
@@ -32,7 +32,7 @@ async def beat(worker: Worker, manifest: Manifest) -> float:
     begun = clock.monotonic()
     refusal = await worker.infer(zeros(manifest), _refusal)
     if refusal is not None:
-        raise RefusedError(Code(refusal.code), refusal.message, refusal.hint)
+        raise RefusedError(refusal.known_code, refusal.message, refusal.hint)
     return clock.monotonic() - begun
 
 

@@ -11,10 +11,11 @@ class Life:
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
+        self._before: asyncio.Task[None] | None = None
 
     def begin(self, live: Callable[[], Awaitable[None]], name: str) -> None:
         """Has `live` run, once what runs has ended."""
-        before = self._task
+        self._before = before = self._task
 
         async def run() -> None:
             await _end(before)
@@ -22,10 +23,15 @@ class Life:
 
         self._task = asyncio.get_running_loop().create_task(run(), name=name)
 
+    async def begun(self) -> None:
+        """Waits until what ran before has ended; where the caller gives up, it ends all the same."""
+        await _end(self._before)
+
     async def end(self) -> bool:
         """Ends what runs, even where the caller gives up; False where it was begun anew meanwhile."""
-        task = self._task
+        task, before = self._task, self._before
         await _end(task)
+        await _end(before)  # where the other was ended before it began
         return self._task is task
 
 

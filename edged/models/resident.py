@@ -16,12 +16,14 @@ from edged.errors import Code, EdgedError
 from edged.events import EventLog
 from edged.models import restarts
 from edged.models.choosing import Choice
+from edged.models.deaths import Deaths
 from edged.models.lives import Life
 from edged.models.loading import Terms, start_worker
 from edged.models.losses import Losses
 from edged.models.memory import Memory
 from edged.models.renewing import Refusal, Renewal
 from edged.models.resting import Rest
+from edged.models.standing import Standing
 from edged.models.states import Source, State
 from edged.models.telling import Telling
 from edged.models.want import Want
@@ -37,11 +39,8 @@ _log = log.get("models")
 # How long an idle worker may take to go once its link is closed.
 _STOP_GRACE_S = 2.0
 
-# Requests wait for a worker that is back within this time; for a longer delay they are refused at once.
-_WORTH_WAITING_S = 2.0
 
-
-class Resident:
+class Resident(Standing):
     """One model revision: it chooses a variant, starts its worker, and starts it again when it dies.
 
     It may be told to prefer another variant, whose worker is then started beside the one that serves and takes its
@@ -88,78 +87,22 @@ class Resident:
         self._telling = Telling(events, source.manifest)
         self.max_answer_bytes = max_answer_bytes
         """What the outputs of one answer may take; 0: no bound."""
-        self.crashes = 0
-        """Workers that ended unasked, and by no fault of another's; hangs are counted apart."""
+        self.deaths = Deaths()
         self.trouble: EdgedError | None = None
         """What the last worker that ended, or did not come up, is blamed for."""
-        self.hangs = 0
         self._memory = memory or Memory()
         self._terms = Terms(settings, hardware.memory_mib, make, max_answer_bytes, groups, self._memory, workshop)
         self._served = False
-        self.deaths = 0
-        """Workers that ended in a row with no answer between, or did not come up."""
         self._want = Want(self.choice)
         self._delay_s = 0.0
         self._life = Life()
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.manifest.name
-
-    @property
-    def revision(self) -> int:
-        """The bundle's revision."""
-        return self.manifest.revision
-
-    @property
-    def ready(self) -> bool:
-        """Whether a worker answers now."""
-        return self.state is State.READY and self.working
-
-    @property
-    def working(self) -> bool:
-        """Whether there is a worker, if only for what waits while it is unloaded."""
-        up = self.state is State.READY or self.leaving
-        return up and self.worker is not None and not self.worker.ended.done()
-
-    @property
-    def expected(self) -> bool:
-        """Whether it answers now or shortly: its worker is on its way back, or will be when it is asked."""
-        just_ended = self.state is State.READY  # what follows from that is not decided yet
-        returns = self.loading and self._served and self._delay_s <= _WORTH_WAITING_S
-        return just_ended or self.resting or returns
-
-    @property
-    def loading(self) -> bool:
-        """Whether its first worker, or the next after one that ended, is still on its way."""
-        return self.state is State.LOADING
-
-    @property
-    def settled(self) -> bool:
-        """Whether its first load has come to an end, good or bad."""
-        return not self.loading or self.deaths > 0 or self._want.refusals > 0
-
-    @property
-    def resting(self) -> bool:
-        """Whether it has no worker for now, and requests are taken all the same."""
-        return bool(self._rests) and not self.leaving
-
-    @property
-    def steady(self) -> bool:
-        """Whether it answers, and is not about to do so from another worker: only then can it be told to rest."""
-        return self.ready and not self._changing and not self.leaving and not self._rests
-
-    @property
-    def degraded(self) -> bool:
-        """Whether something else than the bundle's best variant answers."""
-        return self.ready and self.variant is not self.manifest.variants[0]
 
     def start(self) -> None:
         """Begins to load, or to load again once it has been stopped: every variant has its chance anew."""
         if self.begun:
             self.choice.anew()
-            self._served, self.deaths, self._want.refusals, self._delay_s = False, 0, 0, 0.0
+            self.deaths.forgive()
+            self._served, self._want.refusals, self._delay_s = False, 0, 0.0
         self._rests.end()
         self._begin(State.LOADING, "")
 
@@ -174,17 +117,21 @@ class Resident:
         self._become(state, reason)
         self._life.begin(self._live, f"resident {self.name}")
 
-    @property
-    def loaded(self) -> bool:
-        """Whether it is loaded, or on its way to be."""
-        return self.begun and not self.leaving
-
     def rest(self, why: str, *, stands_by: bool = False) -> bool:
         """Gives its worker's memory back once that has answered what it has; `wake` brings it back. Whether it will."""
         if self.steady or (stands_by and self.resting):
             self._rests.begin(why, stands_by=stands_by)
             return True
         return False
+
+    async def stand_by(self, why: str) -> bool:
+        """Gives up loading until `wake`, since it may never come up; requests wait. False where it has a worker."""
+        if self.worker is not None or self.leaving:
+            return False
+        self.variant = None
+        self.start_standing_by(why)  # at once: nobody who waits is refused meanwhile, nor is it lost where one gives up
+        await self._life.begun()
+        return True
 
     def wake(self, *, takes_over: bool = False, why: str = "") -> None:
         """Loads again what rests, where `why` is given only for that; what stands by only where it takes over."""
@@ -246,8 +193,7 @@ class Resident:
                 return
             self._become(State.LOADING, f"its worker ended ({how.text})")
             if not worker.excused:
-                self.deaths += 1
-                self._count_death(worker)
+                self.deaths.add(worker.verdict)
             verdict = worker.verdict or EdgedError(Code.WORKER_CRASHED, f"its worker ended: {how.text}")
             self.trouble = verdict
             if how.lost:
@@ -328,7 +274,7 @@ class Resident:
                 await self._do_without(variant, error)
             elif again:
                 self.last_exit = str(error)
-                self.deaths += 1
+                self.deaths.add_loading(error)
                 await self._come_back(variant, error)
             elif restarts.is_at_fault(error) or restarts.is_hang(error):
                 self._pass_over(variant, error)
@@ -355,26 +301,21 @@ class Resident:
 
     async def _come_back(self, variant: Variant, why: EdgedError | OSError) -> None:
         """Waits as long as the deaths in a row ask for; a variant with too many of them makes way for the next."""
-        if restarts.is_loop(self.deaths) and len(self.choice.runnable) > 1:
-            text = f"{self.deaths} workers ended in a row without an answer between; the last: {why}"
-            self.deaths = 0
+        deaths = self.deaths.in_a_row
+        if restarts.is_loop(deaths) and len(self.choice.runnable) > 1:
+            text = f"{deaths} workers ended in a row without an answer between; the last: {why}"
+            self.deaths.forgive()
             self._pass_over(variant, EdgedError(Code.CRASH_LOOP, text))
             return
-        self._delay_s = restarts.delay_s(self.deaths, self.settings.restart_min_s, self.settings.restart_max_s)
+        self._delay_s = restarts.delay_s(deaths, self.settings.restart_min_s, self.settings.restart_max_s)
         self._telling.ended(variant, self.last_exit, why, self._delay_s)
-        self._become(State.LOADING, restarts.in_words(self.deaths, self.last_exit, self._delay_s))
+        self._become(State.LOADING, restarts.in_words(deaths, self.last_exit, self._delay_s))
         await asyncio.sleep(self._delay_s)
         self.restarts += 1
 
     def answered(self) -> None:
-        """A worker has answered: what died before is no row of deaths any more."""
-        self.deaths = 0
-
-    def _count_death(self, worker: process.Worker) -> None:
-        if worker.verdict is not None and worker.verdict.code is Code.WORKER_HANG:
-            self.hangs += 1
-        else:
-            self.crashes += 1
+        """A worker has answered."""
+        self.deaths.forgive()
 
     @property
     def terms(self) -> Terms:

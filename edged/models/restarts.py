@@ -47,6 +47,11 @@ def is_at_fault(error: EdgedError | OSError) -> bool:
     return not may_pass(error) and not built_again
 
 
+def is_end(error: EdgedError | OSError) -> bool:
+    """Whether there was a worker, which ended or had to be ended as it loaded; else the device could not start one."""
+    return isinstance(error, EdgedError) and error.code in (Code.WORKER_CRASHED, Code.WORKER_HANG)
+
+
 def is_short(error: EdgedError | OSError) -> bool:
     """Whether it was the device that had no room, in memory or on its disk, which says nothing of what was tried."""
     return isinstance(error, EdgedError) and error.code in _SHORT

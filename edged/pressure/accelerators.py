@@ -19,7 +19,6 @@ from edged.models import heartbeat, renewing, restarts
 from edged.models.residency import Residency
 from edged.models.resident import Resident
 from edged.pressure import reset, watchdog
-from edged.pressure.governor import TRIP_POINTS
 from edged.pressure.watchdog import Action, Beat, Watched
 from edged.system import hardware
 from edged.system.life import Life
@@ -59,7 +58,7 @@ class Accelerators:
         look_s: float = _LOOK_S,
         deadline_s: float = _DEADLINE_S,
     ) -> None:
-        """`doubts`: the sensors that are not believed, and why. `deadline_s`: for a heartbeat."""
+        """`doubts`: the sensors that make no sense, and why. `deadline_s`: for a heartbeat."""
         self._root = root
         self._residency = residency
         self._proven = proven
@@ -72,6 +71,8 @@ class Accelerators:
         self._zeros: WeakKeyDictionary[Resident, dict[str, bool]] = WeakKeyDictionary()
         """By variant, whether it has ever answered a heartbeat well; not there where it never answered one."""
         self._resetting: Child | None = None
+        self._told: set[str] = set()
+        """The kinds of which it was told that a look failed."""
 
     async def run(self) -> None:
         """Watches until it is cancelled."""
@@ -81,7 +82,10 @@ class Accelerators:
             kinds = {variant.requires.accelerator for _, variant in self._users()}
             kinds |= {kind for kind, watched in self._watched.items() if watched.failed}
             for kind in sorted(kinds):
-                await self._look(kind)
+                try:
+                    await self._look(kind)
+                except Exception as error:  # noqa: BLE001 - else none would be watched any more
+                    self._passed_over(kind, error)
             if kinds:
                 await asyncio.sleep(self._look_s)
             else:
@@ -94,6 +98,15 @@ class Accelerators:
                 kind = variant.requires.accelerator
                 if kind and (variant is resident.variant or self._failed(kind)):
                     yield resident, variant
+
+    def _passed_over(self, kind: str, error: Exception) -> None:
+        """A look met a defect of edged, which says nothing of the device. Told once."""
+        if (watched := self._watched.get(kind, Watched())).failed:
+            self._watched[kind] = watchdog.put_off(watched, clock.monotonic())
+        if kind not in self._told:
+            self._told.add(kind)
+            text = f"a look at accelerator {kind} failed: {type(error).__name__}: {error}; it stays as it is"
+            self._events.record(Severity.ERROR, "accelerator_not_watched", kind, text)
 
     def _failed(self, kind: str) -> str:
         return self._watched.get(kind, Watched()).failed
@@ -221,10 +234,9 @@ class Accelerators:
         return Beat(answered_s=answered_s, deadline_s=self._deadline_s, refused=refused, failure=failure, doubt=doubt)
 
     def _doubt(self, kind: str) -> str:
-        """Why its temperature is not believed. Trip points that make no sense are no fault of the device."""
+        """Why its temperature makes no sense."""
         sensor = _SENSORS.get(kind)
-        doubts = ((name, why) for name, why in self._doubts().items() if sensor and name.startswith(sensor))
-        return next((why for name, why in doubts if not name.endswith(TRIP_POINTS)), "")
+        return next((why for name, why in self._doubts().items() if sensor and name.startswith(sensor)), "")
 
     async def _reset(self, kind: str) -> None:
         """Where that is offered, nobody has it open, and no earlier reset hangs."""

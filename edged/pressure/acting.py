@@ -21,7 +21,7 @@ class Acting:
 
     def __init__(self, residency: Residency, idle_s: IdleS, idle_limit_s: float) -> None:
         """`idle_limit_s`: a model that nobody asked for so long may be unloaded."""
-        self.idle_limit_s = idle_limit_s
+        self._idle_limit_s = idle_limit_s
         self._residency = residency
         self._idle_s = idle_s
         self._limits = Limits()
@@ -38,6 +38,11 @@ class Acting:
             for resident, why in self._idle.items():
                 resident.wake(why=why)
             self._idle.clear()
+        self._told.set()
+
+    def limit(self, idle_limit_s: float) -> None:
+        """This holds from now on, also for those that have been idle for so long already."""
+        self._idle_limit_s = idle_limit_s
         self._told.set()
 
     def prefer(self) -> None:
@@ -59,17 +64,17 @@ class Acting:
 
     def _let_rest(self) -> float:
         """Has those rest that are idle, the least important first; how long until the next may be."""
-        wait_s = self.idle_limit_s
+        wait_s = self._idle_limit_s
         for resident in least_important_first(self._residency.all()):
             if not resident.steady:
                 continue
             idle_s = self._idle_s(resident)
-            if idle_s >= self.idle_limit_s:
+            if idle_s >= self._idle_limit_s:
                 why = rest_text(idle_s, self._limits.level)
                 if resident.rest(why):
                     self._idle[resident] = why
             else:
-                wait_s = min(wait_s, self.idle_limit_s - idle_s)
+                wait_s = min(wait_s, self._idle_limit_s - idle_s)
         return max(wait_s, 1.0)
 
 

@@ -7,10 +7,11 @@ steps of the levels it sets the largest duty that holds the temperature below th
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import msgspec
 
-from edged.pressure import heat, ladder, levels, storage
+from edged.pressure import heat, ladder, levels, storage, trust
 from edged.pressure.ladder import Ladders
 from edged.pressure.levels import NEVER, Held, hardest
 from edged.pressure.policy import Policy, doubts, thresholds
@@ -22,6 +23,8 @@ RESOURCES = (THERMAL, MEMORY, POWER, STORAGE, CPU, IO)
 
 TRIP_POINTS = " trip points"
 """Follows the name of a sensor of which these, and not its temperature, are not believed."""
+
+_VANISHED = "it has vanished, or cannot be read any more"
 
 # What callers of models feel. The others pause background work only, the storage only what fills it.
 _FELT = (THERMAL, MEMORY, POWER)
@@ -199,7 +202,19 @@ def _follow(state: State, readings: Readings, now: float) -> tuple[dict[str, hea
             )
             if sensor.past.doubt:
                 distrusted[reading.name] = sensor.past.doubt
-    there = {reading.name for reading in readings.temperatures if reading.celsius is not None}
-    for name in sensors.keys() - there:
-        distrusted[name] = "it has vanished, or cannot be read any more"
+    distrusted |= dict.fromkeys(_vanished(sensors, readings), _VANISHED)
     return sensors, distrusted
+
+
+def _vanished(sensors: Collection[str], readings: Readings) -> set[str]:
+    return set(sensors) - {reading.name for reading in readings.temperatures if reading.celsius is not None}
+
+
+def senseless(state: State, readings: Readings) -> dict[str, str]:
+    """By sensor, that it says what cannot be, or has vanished, which speaks against the device that it belongs to.
+
+    Another doubt does not: a GPU that idles stays at the same whole degree while models elsewhere have their work.
+    """
+    said = {each.name: trust.impossible(each.celsius) for each in readings.temperatures if each.celsius is not None}
+    found = {name: why for name, why in said.items() if why}
+    return found | dict.fromkeys(_vanished(state.sensors, readings), _VANISHED)

@@ -92,7 +92,7 @@ class Lookout:
     def apply(self, settings: Pressure) -> None:
         """These settings hold from now on."""
         self._settings = self._room.settings = settings
-        self._acting.idle_limit_s = settings.idle_s
+        self._acting.limit(settings.idle_s)
         self.govern()
 
     def govern(self) -> None:

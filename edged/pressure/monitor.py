@@ -18,7 +18,7 @@ from edged import clock, log
 from edged.events import EventLog, Severity
 from edged.facts import Fact
 from edged.pressure import sensors_memory, stall, telling
-from edged.pressure.governor import CPU, IO, MEMORY, THERMAL, Cause, Decision, Governor, State
+from edged.pressure.governor import CPU, IO, MEMORY, THERMAL, Cause, Decision, Governor, State, senseless
 from edged.pressure.levels import severity
 from edged.pressure.reader import Reader
 from edged.pressure.readings import Readings
@@ -73,6 +73,7 @@ class Monitor:
         self.levels: dict[str, Level] = {}
         """Of each resource."""
         self._distrusted: dict[str, str] = {}
+        self._senseless: dict[str, str] = {}
         self._fired: set[str] = set()
         self._woken = asyncio.Event()
         self._looked_at = clock.monotonic()
@@ -89,8 +90,8 @@ class Monitor:
 
     @property
     def doubts(self) -> Mapping[str, str]:
-        """The sensors that are not believed, and why; none while a driver hangs, which has all of them seem gone."""
-        return {} if self._unanswered else self._distrusted
+        """The sensors that make no sense, and why; none while a driver hangs, which has all of them seem gone."""
+        return {} if self._unanswered else self._senseless
 
     async def run(self, environment: Mapping[str, str] = os.environ) -> None:
         """Watches until it is cancelled."""
@@ -132,6 +133,7 @@ class Monitor:
         self._tell_found(triggers)
         before, governor = self._state, self._governor
         self._state, decision = governor.decide(before, readings, now)
+        self._senseless = senseless(self._state, readings)
         for fact in telling.facts(readings, decision.distrusted):
             self._tell_fact(fact)
         self._tell(decision, readings)

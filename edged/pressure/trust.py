@@ -41,7 +41,7 @@ class Past(msgspec.Struct, frozen=True, omit_defaults=True):
 def judge(past: Past | None, celsius: float, load: float, now: float) -> Past:
     """Takes the next reading of a sensor. `load` is from 0 to 1, `now` monotonic seconds."""
     if past is None:
-        doubt = _impossible(celsius)
+        doubt = impossible(celsius)
         return Past(celsius, now, now, load, load, load, doubt=doubt, believed=not doubt)
     smooth = past.load + (load - past.load) * -math.expm1(-(now - past.at) / _LOAD_S)
     same = celsius == past.celsius
@@ -49,12 +49,12 @@ def judge(past: Past | None, celsius: float, load: float, now: float) -> Past:
     low, high = (min(past.low_load, smooth), max(past.high_load, smooth)) if same else (smooth, smooth)
     stuck = same and (past.stuck or (now - same_since >= STUCK_S and high - low >= STUCK_LOAD))
     jumped_at = past.jumped_at
-    could_be = not _impossible(past.celsius) and not _impossible(celsius)
+    could_be = not impossible(past.celsius) and not impossible(celsius)
     if could_be and abs(celsius - past.celsius) >= JUMP_C and now - past.at <= JUMP_S:
         jumped_at = now
     elif jumped_at is not None and now - jumped_at >= PROBATION_S:
         jumped_at = None
-    doubt = _impossible(celsius)
+    doubt = impossible(celsius)
     if not doubt and jumped_at is not None:
         doubt = f"it jumped by {JUMP_C:g} °C or more between two readings"
     if not doubt and stuck:
@@ -64,7 +64,8 @@ def judge(past: Past | None, celsius: float, load: float, now: float) -> Past:
     return Past(celsius, now, same_since, smooth, low, high, jumped_at, stuck, doubt, moved, believed)
 
 
-def _impossible(celsius: float) -> str:
+def impossible(celsius: float) -> str:
+    """Why no sensor that works says this; empty where one may."""
     if celsius == 0:
         return "it says exactly 0 °C"
     if not COLDEST_C <= celsius <= HOTTEST_C:

@@ -43,7 +43,7 @@ class Beat(msgspec.Struct, frozen=True):
     failure: str = ""
     """Why no worker could answer it, where that was no want of time; empty: none."""
     doubt: str = ""
-    """Why its temperature is not believed; empty when it is, or where it has none."""
+    """Why its temperature makes no sense; empty when it does, or where it has none."""
 
     @property
     def is_well(self) -> bool:

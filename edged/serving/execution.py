@@ -180,7 +180,7 @@ class Execution:
         pending.answer.set_result(pending.render(answer))
 
     def _failure(self, failure: Failed) -> EdgedError:
-        return named(self._resident, EdgedError(Code(failure.code), failure.message, failure.hint))
+        return named(self._resident, EdgedError(failure.known_code, failure.message, failure.hint))
 
     def _learn(self, variant: Variant, answered: Answered) -> None:
         self.observed.take(variant.name, answered.counted)

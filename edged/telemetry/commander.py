@@ -45,7 +45,7 @@ class Commander:
 
     def __init__(
         self,
-        context: Callable[[], Context],
+        context: Callable[[], Awaitable[Context]],
         verifier: Verifier,
         topics: Topics,
         recorder: Recorder,
@@ -150,7 +150,11 @@ class Commander:
         verdict = await self._verifier.verify(message.payload, await self._context_now())
         command = verdict.command
         if command is None:
-            self._refuse(message, verdict, verdict.code or Rejection.NOT_VERIFIED, verdict.text)
+            code = verdict.code or Rejection.NOT_VERIFIED
+            if verdict.rejected and message.again and await self._is_known(verdict.rejected.nonce):
+                self.counted[code] += 1  # its first delivery is answered
+            else:
+                self._refuse(message, verdict, code, verdict.text)
             return
         topics = [self._topics.of("result")]
         if self._is_ours(message.response_topic):  # nobody unknown says where to answer
@@ -175,8 +179,14 @@ class Commander:
         self.say(order, "")
         await self._obey(order, intent)
 
+    async def _is_known(self, nonce: str) -> bool:
+        """Whether a command of that nonce was accepted; False too where the spool does not tell now."""
+        with contextlib.suppress(NotKeptError):
+            return bool(await self._recorder.do(_knows, nonce))
+        return False
+
     async def _context_now(self) -> Context:
-        context, made_ms = self._context(), 0
+        context, made_ms = await self._context(), 0
         with contextlib.suppress(NotKeptError):
             made_ms = await self._recorder.do(
                 Spool.remembers_since_ms, context.now_ms, clock_synchronized=clock.synchronized()
@@ -186,7 +196,7 @@ class Commander:
     async def _accept(self, order: Order) -> None:
         """Keeps it before anything is done. Raises RejectedError (replayed, not_remembered, rate_limited)."""
         try:
-            accepted = await self._recorder.do(_accept, order, self._context().now_ms)
+            accepted = await self._recorder.do(_accept, order, (await self._context()).now_ms)
         except NotKeptError as error:
             if not order.operator:  # nothing is changed by what nobody signed
                 return
@@ -205,7 +215,7 @@ class Commander:
         if order.resumed > _MOST_RESUMED and not order.handed_on:  # another carries that out, and waits for its time
             text = f"edged ended {order.resumed} times while {name} was carried out"
             await self._fail(order, Rejection.FAILED, text)
-        elif order.command.expires_ms <= self._context().now_ms and not order.handed_on:
+        elif not order.handed_on and order.command.expires_ms <= (await self._context()).now_ms:
             await self._fail(order, Rejection.EXPIRED, f"edged ended before {name} was done, and it has expired since")
         else:
             await self.keep(order)
@@ -265,7 +275,7 @@ class Commander:
         """What was never accepted."""
         self.counted[code] += 1
         _log.warning("a command was rejected", code=code, why=text)
-        command = verdict.command
+        command = verdict.command or verdict.rejected
         result = Result(
             device=self._topics.device,
             nonce=command.nonce if command else "",
@@ -297,6 +307,10 @@ class Commander:
 
 def _accept(spool: Spool, order: Order, now_ms: int) -> Accepted:
     return spool.orders.accept(order, now_ms)
+
+
+def _knows(spool: Spool, nonce: str) -> bool:
+    return spool.orders.knows(nonce)
 
 
 def _change(spool: Spool, order: Order) -> bool:

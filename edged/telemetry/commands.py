@@ -100,8 +100,11 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
     command: Command | None = None
     operator: str = ""
+    """Who signed it, whether it is obeyed or not."""
     code: Rejection | None = None
     text: str = ""
+    rejected: Command | None = None
+    """Of a rejection what `operator` commanded, for the answer alone: it is not to be obeyed."""
 
 
 Verify = Callable[[str, bytes, bytes], bool]
@@ -116,10 +119,13 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 def judge(data: bytes, context: Context, verify: Verify) -> Verdict:
     """Reads a command and decides whether it may be obeyed, its nonce apart."""
+    operator, signed = "", None
     try:
         envelope, payload = _opened(data)
         operator, may, classes = _signer(envelope, payload, context, verify)
         command = _read(payload, Command)
+        if may is not None:
+            signed = command
         _check_scope(command, context, classes)
         _check_time(command, context)
         if may is None and not (context.unsigned_allowed and command.command in UNSIGNED):
@@ -129,7 +135,7 @@ def judge(data: bytes, context: Context, verify: Verify) -> Verdict:
             text = f"operator {operator} may not {command.command}; operators.json allows {allowed}"
             raise RejectedError(Rejection.NOT_ALLOWED, text)
     except RejectedError as rejected:
-        return Verdict(code=rejected.code, text=rejected.text)
+        return Verdict(operator=operator, code=rejected.code, text=rejected.text, rejected=signed)
     return Verdict(command, operator)
 
 
@@ -217,8 +223,23 @@ def intent_of(command: Command) -> Intent:
     try:
         found: Intent = msgspec.convert(command.arguments, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise RejectedError(Rejection.INVALID_ARGUMENTS, f"{command.command}: {error}") from error
+        text = _misfit(command.arguments, kind) or str(error)
+        raise RejectedError(Rejection.INVALID_ARGUMENTS, f"{command.command}: {text}") from error
     return found
+
+
+def _misfit(arguments: dict[str, str], kind: type[Any]) -> str:
+    """What is wrong with arguments, in words for who gave them; empty where each by itself is right."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for name, text in arguments.items():
+        if name not in fields:
+            return f"there is no argument {schema.dotted((name,))}; it takes {', '.join(fields) or 'none'}"
+        try:
+            msgspec.convert(text, fields[name].type, strict=False)
+        except msgspec.ValidationError:
+            return f"{name} is {schema.show(text)}; allowed: {schema.describe(fields[name].type)}"
+    missing = (name for name, field in fields.items() if field.required and name not in arguments)
+    return next((f"{name} is missing; give {schema.describe(fields[name].type)}" for name in missing), "")
 
 
 class Rate:

@@ -60,7 +60,7 @@ class Orders:
         """Keeps an order, and its nonce until that expires."""
         nonces, orders, nonce = Table(self._db, "nonces"), Table(self._db, "orders"), order.command.nonce
         with self._db.atomic():
-            if nonces.count_where("nonce = ?", [nonce]):
+            if self.knows(nonce):
                 return Accepted.REPLAYED
             if (
                 nonces.count >= _MOST_NONCES
@@ -71,6 +71,10 @@ class Orders:
             nonces.insert({"nonce": nonce, "expires_ms": order.command.expires_ms})
             orders.insert({"nonce": nonce, "document": msgspec.json.encode(order)})
             return Accepted.NEW
+
+    def knows(self, nonce: str) -> bool:
+        """Whether an order of that nonce was accepted, as far as that is remembered."""
+        return bool(Table(self._db, "nonces").count_where("nonce = ?", [nonce]))
 
     def _make_room(self) -> bool:
         found = self.all()

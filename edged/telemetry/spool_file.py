@@ -116,8 +116,8 @@ def _look_at_head(database: Path) -> None:
     """
     with contextlib.suppress(FileNotFoundError), database.open("rb") as file:
         head = file.read(_WRITE_VERSION + 1)
-        if len(head) > _WRITE_VERSION and head[_WRITE_VERSION] not in (1, 2):
-            raise ValueError(f"its write version is {head[_WRITE_VERSION]}")
+        if head.startswith(b"SQLite") and head[_WRITE_VERSION:] not in (b"\1", b"\2"):
+            raise ValueError(f"its write version is {list(head[_WRITE_VERSION:])}")
 
 
 def _make(connection: sqlite3.Connection, folder: Path, now_ms: int) -> None:

@@ -104,6 +104,8 @@ class Station:
         self.recorder.set_aside = self._tell_damage
         self._drift = DriftWatch(parts.events)
         self._level = parts.level()
+        self._held = False
+        """Nothing is to be written that nobody has signed for."""
         self._phases: dict[str, UpdateStanding] = {}
         self._restarts: dict[tuple[str, int], int] = {}
         self._window_ended = asyncio.Event()
@@ -126,6 +128,7 @@ class Station:
 
     def take(self, limits: Limits) -> None:
         """Writes no more than these limits allow."""
+        self._held = limits.journal_only
         self.recorder.limit(coarse=limits.save_space, held=limits.journal_only)
 
     def _hear(self, event: Event) -> None:
@@ -287,17 +290,17 @@ class Station:
             async with asyncio.timeout(_READ_OS_S):
                 self._facts.os_status = await asyncio.shield(self._os_read)
 
-    def _context(self) -> Context:
+    async def _context(self) -> Context:
         return Context(
             fleet=self.topics.fleet,
             device=self.topics.device,
             hardware_class=self.topics.hardware_class,
-            now_ms=self._now_ms(),
+            now_ms=await asyncio.to_thread(self._now_ms),
             unsigned_allowed=self._settings.mqtt.unsigned_commands,
         )
 
     def now(self) -> datetime:
-        """The time that commands are held against."""
+        """The time that commands are held against; it reads files, so it is nothing for the loop."""
         return clock.trusted(clock.wall(), self._parts.built, self._parts.signed_time())
 
     def _now_ms(self) -> int:
@@ -324,8 +327,9 @@ class Station:
 
     async def _report(self, fine: bool) -> None:
         self.recorder.close_window()
-        # What the thread is about must not be forgotten when the daemon stops just then.
-        await asyncio.shield(asyncio.ensure_future(self.recorder.store()))
+        if not self._held:
+            # What the thread is about must not be forgotten when the daemon stops just then.
+            await asyncio.shield(asyncio.ensure_future(self.recorder.store()))
         await self._read_os()
         if self.sync is not None:
             self.sync.report(fine=fine)

@@ -23,7 +23,8 @@ from edged.update.fetcher import Origin
 from edged.update.leases import Leases
 from edged.update.looking import Looking
 from edged.update.machine import WORK, Event, Happened, Phase, Ref, State
-from edged.update.pauses import SCARCE, Pauses
+from edged.update.obstacles import Obstacles
+from edged.update.pauses import SCARCE
 from edged.update.policy import Decision, Wish
 from edged.update.records import Committed, Pin, Quarantined
 from edged.update.share import Device, Share
@@ -34,6 +35,8 @@ _log = log.get("update")
 
 # What is deferred is looked at again so often: a window opens, a lease ends.
 _LOOK_S = 15.0
+# What somebody waits for is kept so often, where it has become another: that much of it a power cut takes back.
+_KEEP_S = 300.0
 
 
 class Agent:
@@ -49,11 +52,11 @@ class Agent:
         self.quarantined: dict[str, Quarantined] = {}
         self.decisions: dict[str, Decision] = {}
         self.holds = Leases(shop.ledger)
-        self.looking = Looking(shop, device.fleet, self.check_room)
-        self.pauses = Pauses()
-        self._collecting: asyncio.Task[None] | None = None
         self._shop = shop
         self._share = Share(device, shop.ledger)
+        self.obstacles = Obstacles(shop, self._share, self.holds)
+        self.looking = Looking(shop, device.fleet, self.obstacles.check_room)
+        self._collecting: asyncio.Task[None] | None = None
         self._degrade = degrade
         self._recover = recover
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -165,15 +168,17 @@ class Agent:
         while True:
             if not self._fetches:
                 await self.looking.forget_stick()
-            if self.looking.anywhere:
-                # A repository's is told in `last_look` and in the events, the journal's by `_look_again`.
-                with contextlib.suppress(EdgedError):
+            # A repository's is told in `last_look` and in the events, the journal's by `_look_again`.
+            with contextlib.suppress(EdgedError):
+                if self.looking.anywhere:
                     await self.looking.again()
                     for course in self.courses.values():
                         course.put_off.looked()
                     await self.reconsider()
                     await self._taken_in()
-            await self._keep_waits()
+            for model, course in list(self.courses.items()):
+                if not await self._is_to_come(model, course.put_off.until_looked):
+                    course.put_off.looked()  # what is here waits for no repository that answers, or that there is
             await self.looking.due()
 
     async def _keep_waits(self) -> None:
@@ -181,9 +186,12 @@ class Agent:
         await self.holds.keep()
 
     async def _look_again(self) -> None:
-        told = ""
+        told, kept_s = "", clock.monotonic()
         while True:
             await asyncio.sleep(_LOOK_S)
+            if clock.monotonic() - kept_s >= _KEEP_S:
+                await self._keep_waits()
+                kept_s = clock.monotonic()
             try:
                 await self.reconsider()
                 told = ""
@@ -311,18 +319,7 @@ class Agent:
 
     def gate(self, model: str) -> str:
         """Why the route of `model` may not flip now; nothing when it may."""
-        if why := self.paused(Phase.SHADOW):
-            return why
-        now_s = clock.monotonic()
-        lease = self.holds.on(model, now_s)
-        if lease is not None:
-            return f"{lease.owner} holds it for {lease.ends_s - now_s:.0f} s more"
-        local = clock.wall().astimezone()
-        if not self._share.may_change(model, local):
-            return "it waits for the maintenance window of the plan"
-        if not policy.in_window(self._shop.settings.window, f"{local:%H:%M}"):
-            return f"it waits for the maintenance window {self._shop.settings.window}"
-        return ""
+        return self.obstacles.gate(model)
 
     def floor(self, model: str) -> int:
         """The lowest revision of a model that is signed as allowed."""
@@ -331,13 +328,14 @@ class Agent:
 
     def take(self, limits: Limits) -> None:
         """Does no more in the background than these limits allow, and collects where they ask for space."""
-        before, self.pauses = self.pauses, pauses.read(limits)
+        before, now = self.obstacles.pauses, pauses.read(limits)
+        self.obstacles.pauses = now
         for course in self.courses.values():
             course.look_again()
-        if self.pauses.filling and not before.filling and self._collecting is None:
+        if now.filling and not before.filling and self._collecting is None:
             self._collecting = asyncio.create_task(make_room(self._shop, SCARCE), name="collection")
             self._collecting.add_done_callback(self._collected)
-        if before.full and not self.pauses.full:
+        if before.full and not now.full:
             self.looking.nudge()
 
     def _collected(self, _: asyncio.Task[None]) -> None:
@@ -345,14 +343,7 @@ class Agent:
 
     def paused(self, phase: Phase) -> str:
         """Why nothing is done in a phase now; nothing when it is."""
-        if self._shop.ledger.journal.stands_in and phase in pauses.BEFORE_THE_SOAK:
-            return pauses.STANDS_IN
-        return self.pauses.of(phase)
-
-    def check_room(self) -> None:
-        """Raises EdgedError (storage_full) while nothing may be written but the journal."""
-        if self.pauses.full:
-            raise EdgedError(Code.STORAGE_FULL, self.pauses.full, "free space on the disk of the state folder")
+        return self.obstacles.paused(phase)
 
     def course(self, model: str) -> Course:
         """The course of a model. Raises EdgedError (model_not_found)."""

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from edged.bundle.manifest import Manifest, digest
 from edged.errors import Code, EdgedError
+from edged.models import restarts
 from edged.models.library import Library
 from edged.models.resident import Resident
 from edged.update.environment import Environment
@@ -19,7 +20,7 @@ from edged.update.said import Awaits, Said, deferred, said
 # Nothing else can go on here without the repository, which another one may replace: what it does not give ends it.
 _NEEDS_THE_REPOSITORY = (Phase.FETCHING, Phase.STAGED)
 
-_WITH_THE_NEXT_LOOK = "what failed may pass, and is tried again with the next look at the repository"
+_WITH_THE_NEXT_LOOK = "what failed may pass, and is tried again with the next look for updates"
 _AFTER_THE_NEXT_START = "this device has not the hardware for it, which is looked at again with the next start"
 
 
@@ -34,11 +35,18 @@ def judge(phase: Phase, error: EdgedError | OSError) -> Said:
     return deferred(f"it is tried again: {error}", Awaits.TIME)
 
 
-def of_the_device(resident: Resident, failed: Mapping[str, str]) -> tuple[Reason, str] | None:
+def of_the_device(
+    resident: Resident, failed: Mapping[str, str], reason: Reason | None = None
+) -> tuple[Reason, str] | None:
     """What of this device is to blame for the end of a revision that served here, and in words; None: nothing is.
 
-    It passed its trial, so its files were whole, and what it ran on was there. `failed`: why, by kind of accelerator.
+    It passed its trial, so its files were whole, and what it ran on was there. `failed`: why, by kind of accelerator;
+    `reason`: what speaks against the revision, where something does. Ends of its worker still do where none can be
+    started again for want of memory or of a device; requests that find no worker for that do not.
     """
+    short = resident.trouble if resident.loading else None
+    if reason is Reason.ERROR_RATE and short is not None and restarts.is_want(short):
+        return Reason.INCOMPATIBLE_HARDWARE, short.message
     passed_over = resident.choice.passed_over
     unfit = [passed for passed in passed_over if passed.code == Code.INCOMPATIBLE_HARDWARE]
     if len(unfit) == len(resident.manifest.variants):
@@ -57,7 +65,8 @@ class PutOff:
     """Revisions of one model that are not wanted for now, though nothing is held against them."""
 
     def __init__(self) -> None:
-        self._until_looked = 0
+        self.until_looked = 0
+        """The revision that waits for the next look; 0: none."""
         self._until_started = 0
 
     def add(self, old: State, found: Said) -> None:
@@ -68,15 +77,15 @@ class PutOff:
         if happened.reason is Reason.INCOMPATIBLE_HARDWARE and old.phase is not Phase.SOAKING:
             self._until_started = old.target.revision
         else:
-            self._until_looked = old.target.revision
+            self.until_looked = old.target.revision
 
     def looked(self) -> None:
-        """The repository has been looked at."""
-        self._until_looked = 0
+        """The time of a look has come, and where it needs the repository, that has been looked at."""
+        self.until_looked = 0
 
     def why(self, revision: int) -> str:
         """Why a revision is not to be tried now; empty where it may be."""
-        if not revision or revision not in (self._until_started, self._until_looked):
+        if not revision or revision not in (self._until_started, self.until_looked):
             return ""
         return _AFTER_THE_NEXT_START if revision == self._until_started else _WITH_THE_NEXT_LOOK
 

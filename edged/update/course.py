@@ -32,15 +32,22 @@ from edged.update.stages import Stages
 _log = log.get("update")
 
 # What stands in the way without being the model's fault, as a journal that cannot be written, is looked at again then;
-# what still does twice as late each time, since each time is two rows of the journal.
+# what still does twice as late each time, since each time is rows of the journal, and where two revisions are to change
+# places has requests wait.
 _PAUSE_S = 15.0
 _LONGEST_PAUSE_S = 3600.0
+
+# A soak that was paused is behind its hour by as much, and is asked again no sooner.
+_LEFT_S = 60.0
 
 # So long somebody who asked waits until a course has taken that in.
 _HEARD_S = 5.0
 
 # What no start needs to know: nothing is given up, and nothing waits, because it could not be kept.
 _FORGETTABLE = (Event.DEFERRED, Event.RESUMED, Event.LASTED)
+
+# What stands in the way still does, for all that these say.
+_NO_NEWS = (Event.DEFERRED, Event.RESUMED, Event.SWAPS, Event.LASTED)
 
 # Neither takes back what changed places: one begins it, the other ends it; before a start nothing had been begun.
 _SWAPPING = (Event.SWAPS, Event.SWAPPED, Event.STARTED)
@@ -171,7 +178,9 @@ class Course:
 
     def _lasted(self) -> None:
         self.post(Happened(Event.LASTED))
-        self._time(OUTLIVED_S)
+        soaked = self.stages.soaked or self.state.soaked
+        left_s = OUTLIVED_S - (soaked.lasted_s - self.state.outlived.lasted_s)
+        self._time(max(left_s, _LEFT_S) if left_s > 0 else OUTLIVED_S)
 
     def _seen(self, happened: Happened) -> Happened:
         """The event, with how what serves has done, and its soak."""
@@ -238,7 +247,7 @@ class Course:
             self._waits = None
         if new.phase is not old.phase:
             self._time(policy.SURVIVED_S)
-        if found.happened.event not in (Event.DEFERRED, Event.RESUMED):
+        if found.happened.event not in _NO_NEWS:
             self._pause_s = _PAUSE_S
         for effect in effects:
             await self._perform(effect, old)

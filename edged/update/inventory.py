@@ -55,7 +55,7 @@ async def store(agent: Agent, *, verify: bool, repair: bool) -> Held:
     the disk is full.
     """
     if repair:
-        agent.check_room()
+        agent.obstacles.check_room()
     uses = {
         (model, ref.revision): use
         for model, course in agent.courses.items()
@@ -162,6 +162,8 @@ def _soak(course: Course) -> Iterator[str]:
     told = f"it has soaked for {soaked.lasted_s:.0f} s and has answered {soaked.requests} of {least} requests"
     wish = course.stages.wish or course.state
     yield told if wish.allow_unproven else f"{told}, before which the plan does not let it be committed"
+    if not (resident.ready or resident.resting):
+        yield "it is not committed before it answers again"
 
 
 def _wishes(agent: Agent, model: str) -> Iterator[str]:

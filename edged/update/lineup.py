@@ -43,7 +43,7 @@ class Lineup:
         if state.serving is not None and state.swaps:
             swap.change_over(state.model, state.serving, state.previous, self._shop)
         elif state.serving is not None:
-            await self._flip(state.model, state.serving, keep=True)
+            await self._flip(state.model, state.serving, keep=state.previous is not None)
 
     async def flip_back(self, state: State, before: Ref) -> None:
         """Routes to what served before the soak of `state`, which answers what waits for the other too, where it can.

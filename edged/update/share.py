@@ -31,10 +31,14 @@ class Waited(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class Window(plan.Window, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """A window of a plan, as it is read back: what a later release has added to it is passed over."""
+
+
 class Kept(msgspec.Struct, frozen=True):
     """What the next start has to know of the plan before it has seen it, by model."""
 
-    windows: dict[str, tuple[plan.Window, ...]] = {}
+    windows: dict[str, tuple[Window, ...]] = {}
     waited: dict[str, Waited] = {}
 
 
@@ -53,7 +57,7 @@ class Share:
         self._device = device
         self._ledger = ledger
         self._followed: plan.Plan | None = None
-        self._windows: dict[str, tuple[plan.Window, ...]] = {}
+        self._windows: dict[str, tuple[Window, ...]] = {}
         self._turns: dict[str, _Turn] = {}
         self._written = msgspec.json.encode(Kept())
 
@@ -71,7 +75,7 @@ class Share:
         if followed is None or followed is self._followed:
             return
         self._followed, wanted, before = followed, self.wanted(followed, now, {}), self._windows
-        self._windows = {model: each.windows for model, each in wanted.items() if each.windows}
+        self._windows = {model: _kept(each.windows) for model, each in wanted.items() if each.windows}
         self._turns = {model: each for model, each in self._turns.items() if model in wanted}
         if self._windows != before:
             await self.keep()  # before anything is begun that is not to change outside of them
@@ -111,3 +115,7 @@ class Share:
         if left_s <= 0:
             return decision
         return Decision(why=f"{decision.why}; the download begins in {left_s:.0f} s, spread over the fleet")
+
+
+def _kept(windows: tuple[plan.Window, ...]) -> tuple[Window, ...]:
+    return msgspec.convert(windows, tuple[Window, ...], from_attributes=True)

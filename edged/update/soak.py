@@ -189,6 +189,12 @@ class Soak:
         """Whether the longest time has passed."""
         return self.so_far(now_s).lasted_s >= max(self._rules.max_s, self._least_s)
 
+    def waits_s(self, now_s: float) -> float:
+        """How long until time alone may change the verdict; infinite where it cannot any more."""
+        lasted_s = self.so_far(now_s).lasted_s
+        ends_s = (self._least_s, max(self._rules.max_s, self._least_s))
+        return min((each - lasted_s for each in ends_s if each > lasted_s), default=math.inf)
+
     @property
     def proven(self) -> bool:
         """Whether it saw what its rules ask for."""

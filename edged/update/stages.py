@@ -16,18 +16,17 @@ from edged.models.resident import Resident
 from edged.models.states import Source
 from edged.types import Level
 from edged.update import policy, swap, trial
-from edged.update.blame import of_the_device
 from edged.update.collecting import collect, make_room
 from edged.update.fetcher import Order, Origin
-from edged.update.line import Line, stand_in_line
+from edged.update.line import Line, stand_in_line, take_try
 from edged.update.lineup import Lineup, target_of
-from edged.update.machine import Effect, Event, Happened, Record, Ref, Soaked, State
+from edged.update.machine import Effect, Event, Happened, Ref, Soaked, State
 from edged.update.policy import Wish
 from edged.update.reasons import Reason
 from edged.update.said import Awaits, Said, Stage, Terms, deferred, said
 from edged.update.shadow import Shadow
 from edged.update.shop import Shop
-from edged.update.watch import Watch
+from edged.update.soaking import Soaking
 
 
 class Stages(Lineup):
@@ -44,15 +43,16 @@ class Stages(Lineup):
         """The manifest that was fetched last."""
         self.foreseen = ""
         """Why the two revisions will change places, as far as the manifest tells."""
+        self._came = False
+        """Whether anything has come in the tries in a row that the download under way is made of."""
         self._terms = terms
-        self._post = post
         self._compared: tuple[State, Said] | None = None
         """What the shadow said, while the route may not flip; a new trial is compared anew."""
         self._found_no_room: Ref | None = None
         """What there was no room for once already, though the other one had stepped aside."""
         self._died = False
         """Whether a worker has ended already on this trial or in its comparison: one may by no fault of its own."""
-        self._watch: Watch | None = None
+        self._soaking = Soaking(shop, post)
         self._hurried = asyncio.Event()
 
     def of(self, effect: Effect) -> Stage:
@@ -81,9 +81,14 @@ class Stages(Lineup):
             try:
                 await self._bring_or_make_room(state, target)
             except EdgedError as error:
-                if error.code is not Code.DOWNLOAD_FAILED or state.attempts + 1 >= policy.FETCH_ATTEMPTS:
-                    raise
-                return said(Event.RETRY, str(error))
+                if error.code is Code.DOWNLOAD_FAILED and state.attempts + 1 < policy.FETCH_ATTEMPTS:
+                    return said(Event.RETRY, str(error))
+                came, self._came = self._came, False
+                if came or error.code is not Code.STORAGE_FULL:  # who only waits for room was not tried
+                    await take_try(shop, state.model, target.revision, came=came)
+                raise
+            self._came = False
+            await take_try(shop, state.model, target.revision, came=True)
         return said(Event.FETCHED, "", **self.progress)
 
     def _mends(self, source: Source) -> bool:
@@ -128,7 +133,12 @@ class Stages(Lineup):
         )
         manifest = await self._bring_manifest(self._terms.origin(), state.model, target.revision, order.staging)
         self.foreseen = await self._foresee(state, Source(order.staging, manifest, "repository"))
-        await self._shop.fetcher.bring_revision(self._terms.origin(), order, self._follow)
+        here_bytes = await asyncio.to_thread(store.staged_bytes, state.model, target.revision)
+        try:
+            await self._shop.fetcher.bring_revision(self._terms.origin(), order, self._follow)
+        except EdgedError:
+            self._came |= await asyncio.to_thread(store.staged_bytes, state.model, target.revision) > here_bytes
+            raise
 
     async def _pause(self, longest_s: float) -> None:
         self._hurried.clear()
@@ -335,31 +345,22 @@ class Stages(Lineup):
             raise trial.FailedError(reason_found, text, best)
         return said(Event.PASSED, text, **evidence)
 
+    async def flip_over(self, state: State) -> None:
+        """Routes to the revision that begins to soak."""
+        await super().flip_over(state)
+        self._soaking.begin(self.resident(state.model, state.serving))
+
     async def soak(self, state: State) -> Said:
         """Watches what becomes of live requests until there is a verdict."""
         resident = self.resident(state.model, state.serving)
         if resident is None:
             raise trial.FailedError(Reason.LOAD_FAILED, "it could not be loaded at the start")
-        previous = state.previous
-        now = self._shop.outcomes.record(state.model, previous.revision) if previous else Record()
-        old = max(state.held_against, now, key=lambda each: each.requests)
-        terms = self.wish or state
-        watch = self._watch = Watch(resident, old, state, terms.least_soak_s, self._shop.outcomes)
-        try:
-            event, reason, text = await watch.run(
-                self._post, allow_unproven=lambda: (self.wish or state).allow_unproven
-            )
-        finally:
-            self._watch = None
-        if event is Event.FAILED and (found := of_the_device(resident, self._shop.residency.failed)):
-            reason, text = found[0], f"{text}; {found[1]}"
-        variant = resident.variant.name if resident.variant else ""
-        return Said(Happened(event, text, reason), watch.evidence(), variant)
+        return await self._soaking.run(state, resident, lambda: self.wish)
 
     @property
     def soaked(self) -> Soaked | None:
         """What the soak under way has seen so far; None where there is none."""
-        return self._watch.soaked if self._watch else None
+        return self._soaking.soaked
 
     async def settle(self, state: State) -> Said:
         """The revision before ends; what nothing needs any more is collected."""

@@ -40,7 +40,7 @@ async def reason(new: Resident, serving: Resident | None) -> str:
     if never := next((each for each in fits if not each.instead), None):
         raise EdgedError(Code.MEMORY_SHORT, f"revision {new.revision} cannot be tried: {never.text}", _SHORT_HINT)
     short = next((each for each in fits if not each.beside), None)
-    if serving is None:
+    if serving is None or serving.leaving:  # what somebody unloads is in nobody's way for long
         return ""
     wait = "so requests wait while they change places"
     if short is not None:
@@ -55,9 +55,14 @@ async def reason(new: Resident, serving: Resident | None) -> str:
 
 
 async def step_aside(old: Resident, new: Ref, shop: Shop) -> None:
-    """Ends the worker that serves once it has answered what it has; what comes then waits. Raises EdgedError."""
-    worker = old.worker
-    if not old.rest(f"revision {new.revision} takes its place", stands_by=True):
+    """Ends the worker that serves once it has answered what it has; what comes then waits. Raises EdgedError.
+
+    One that has no worker, and may never get one, stops trying.
+    """
+    worker, why = old.worker, f"revision {new.revision} takes its place"
+    if not old.rest(why, stands_by=True):
+        if await old.stand_by(why):
+            return
         raise EdgedError(Code.MODEL_UNAVAILABLE, f"revision {old.revision} is {old.state}", "it is tried again")
     limit_s = shop.drain_s() + _GRACE_S
     with contextlib.suppress(TimeoutError):

@@ -165,7 +165,7 @@ async def wait_loaded(resident: Resident) -> Worker:
         if short is not None and restarts.is_want(short) and resident.settled:
             raise short
         given_up = resident.state is State.FAILED or resident.leaving or len(resident.choice.passed_over) > passed
-        if given_up or resident.deaths >= _LOADS:
+        if given_up or resident.deaths.in_a_row >= _LOADS:
             trouble = resident.trouble or EdgedError(Code.LOAD_FAILED, resident.reason)
             raise _failed(trouble, best.name, loading=True)
         await resident.changes.after(count)

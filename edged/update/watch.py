@@ -16,17 +16,24 @@ from edged.update.outcomes import Outcomes
 from edged.update.reasons import Reason
 from edged.update.soak import Soak, Verdict
 
-# Time alone changes a verdict too; it is looked at so often at least.
+# So long after an answer it is judged anew, for all that have come by then; nor does time have it judged more often.
 _LOOK_S = 1.0
+
+# Where nothing happens it is judged so often: the plan may let it end unproven by now.
+_QUIET_S = 15.0
 
 
 class Watch:
     """One soak."""
 
-    def __init__(self, resident: Resident, old: Record, state: Machine, least_s: float, outcomes: Outcomes) -> None:
+    def __init__(
+        self, resident: Resident, old: Record, state: Machine, least_s: float, outcomes: Outcomes, told: int
+    ) -> None:
+        """`told`: how many crashes of the resident count no more, since they were posted before, or came before."""
+        self.told = told
+        """How many are by now."""
         self._resident = resident
         self._outcomes = outcomes
-        self._seen = resident.crashes
         rules, budget_s = resident.manifest.acceptance.soak, resident.manifest.acceptance.budgets.p99_ms / 1e3
         self._soak = Soak(
             rules,
@@ -37,7 +44,10 @@ class Watch:
             budget_s=budget_s,
             before=state.soaked,
         )
-        self._judged = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._judges = asyncio.Event()
+        """Set when it is to be judged anew."""
+        self._timer: asyncio.TimerHandle | None = None
 
     def evidence(self) -> dict[str, Any]:
         """The numbers that the verdict rests on."""
@@ -53,45 +63,53 @@ class Watch:
     ) -> tuple[Event, Reason | None, str]:
         """Waits for the verdict: which event it is, why, and in words. Each crash is posted, so that it is kept.
 
-        Where nobody allows it to end unproven it goes on over its longest time, until it has seen enough.
+        Where nobody allows it to end unproven it goes on over its longest time, until it has seen enough. So it does
+        while nothing answers, which proves nothing, and may be the device's fault: what was there before stays warm.
         """
         self._outcomes.listen(self._resident.name, self._resident.revision, self._take)
         try:
             while True:
                 now_s = clock.monotonic()
-                while self._seen < self._resident.crashes:
-                    self._seen += 1
+                while self.told < self._resident.deaths.crashes:
+                    self.told += 1
                     self._soak.crashes += 1
                     post(Happened(Event.CRASHED, f"its worker ended: {self._resident.last_exit}"))
-                self._soak.hangs = max(self._soak.hangs, self._resident.hangs)
+                self._soak.hangs = max(self._soak.hangs, self._resident.deaths.hangs)
                 verdict, reason, text = self._soak.judge(now_s)
                 if self._resident.state is State.FAILED:
                     return Event.FAILED, Reason.CRASH_LOOP, f"no variant runs any more: {self._resident.reason}"
                 if verdict is Verdict.BAD:
                     return Event.FAILED, reason, text
-                if verdict is Verdict.GOOD:
+                up = self._resident.ready or self._resident.resting
+                if up and (verdict is Verdict.GOOD or (self._soak.is_over(now_s) and self._soak.proven)):
                     return Event.PASSED, None, text
-                if self._soak.is_over(now_s):
-                    if self._soak.proven:
-                        return Event.PASSED, None, text
-                    if allow_unproven():
-                        return Event.UNPROVEN, None, f"too few requests to tell: {text}"
-                self._judged.clear()
-                await self._next()
+                if up and self._soak.is_over(now_s) and allow_unproven():
+                    return Event.UNPROVEN, None, f"too few requests to tell: {text}"
+                self._forget_timer()
+                self._judges.clear()
+                await self._next(min(max(self._soak.waits_s(now_s), _LOOK_S), _QUIET_S))
         finally:
+            self._forget_timer()
             self._outcomes.listen(self._resident.name, self._resident.revision, None)
 
     def _take(self, outcome: Outcome) -> None:
         self._soak.add(outcome, clock.monotonic())
         if not outcome.ok:
-            self._judged.set()
+            self._judges.set()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(_LOOK_S, self._judges.set)
 
-    async def _next(self) -> None:
-        """Waits for a failure, a change of the resident, or a second."""
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _next(self, longest_s: float) -> None:
+        """Waits for a failure, a while after an answer, a change of the resident, or so long."""
         changes = self._resident.changes
-        waits = [asyncio.create_task(self._judged.wait()), asyncio.create_task(changes.after(changes.count))]
+        waits = [asyncio.create_task(self._judges.wait()), asyncio.create_task(changes.after(changes.count))]
         try:
-            await asyncio.wait(waits, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=longest_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()

@@ -130,6 +130,11 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
     message: str
     hint: str
 
+    @property
+    def known_code(self) -> Code:
+        """INTERNAL where the word is none of edged's: a worker that has gone wrong is not believed."""
+        return Code(self.code) if self.code in set(Code) else Code.INTERNAL
+
 
 class InputPart(msgspec.Struct, frozen=True, array_like=True):
     """One member's share of one input: its shape, and how many bytes it takes in which form.

@@ -381,5 +381,5 @@ def _expect(message: FromWorker, kind: type[_Message]) -> _Message:
     if isinstance(message, kind):
         return message
     if isinstance(message, Failed):
-        raise EdgedError(Code(message.code), message.message, message.hint)
+        raise EdgedError(message.known_code, message.message, message.hint)
     raise EdgedError(Code.INTERNAL, f"a worker answered with {type(message).__name__}")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -38,11 +39,18 @@ options = { device = "CPU" }
 
 
 def bundle(
-    folder: Path, name: str = "small", *, revision: int = 1, model: bytes = b"", extra: str = "", more: str = ""
+    folder: Path,
+    name: str = "small",
+    *,
+    revision: int = 1,
+    model: bytes = b"",
+    extra: str = "",
+    others: str = LIGHTER,
+    more: str = "",
 ) -> Path:
     """A bundle whose best variant is for an Edge TPU, and the other one for the CPU.
 
-    `extra`: of the best, `more`: of the bundle.
+    `extra`: of the best, `others`: the variants beside it, `more`: of the bundle.
     """
     folder = folder / f"{name}-{revision}"
     lighter = tflite_model("ADD", INPUTS, OUTPUTS, takes=(0, 0), scale=1)
@@ -57,7 +65,7 @@ def bundle(
         runtime="edgetpu",
         file="model.tflite",
         more={"lighter.tflite": lighter},
-        extra=extra + LIGHTER + more,
+        extra=extra + others + more,
     )
 
 
@@ -236,6 +244,44 @@ def test_revisions_change_places_on_an_edge_tpu_and_no_request_fails(
         assert history[3].text.startswith("one process at a time can have the device of variant cpu of revision 2")
         (model,) = daemon.status().models
         assert (model.revision, model.variant, list(model.passed_over)) == (2, "cpu", [])
+
+
+@pytest.mark.parametrize(
+    "first",
+    [{"model": compiled(b"crash")}, {"extra": 'options = { device = "pci" }\n'}],
+    ids=["crashes as it loads", "waits for its device"],
+)
+def test_a_revision_that_never_comes_up_on_its_edge_tpu_is_replaced(
+    tmp_path: Path, fleet: Fleet, library: dict[str, str], first: dict[str, Any]
+) -> None:
+    root = tmp_path / "root"
+    with Daemon(root, [bundle(tmp_path, others="", **first)], fleet.trusted_by(root)) as daemon:
+        daemon.start(environment=library)
+        daemon.wait_for(lambda status: status.models and status.models[0].reason)
+        replace_with_the_second(daemon, fleet, tmp_path)
+
+
+def test_an_unloaded_revision_is_replaced_on_its_edge_tpu(
+    tmp_path: Path, fleet: Fleet, library: dict[str, str]
+) -> None:
+    root = tmp_path / "root"
+    with Daemon(root, [bundle(tmp_path)], fleet.trusted_by(root)) as daemon:
+        daemon.start(environment=library)
+        daemon.wait_for(lambda status: status.ready)
+        unload = pb.RepositoryModelUnloadRequest(model_name="small")
+        method = "inference.GRPCInferenceService/RepositoryModelUnload"
+        daemon.call(method, unload, pb.RepositoryModelUnloadResponse, admin=True)
+        replace_with_the_second(daemon, fleet, tmp_path)
+
+
+def replace_with_the_second(daemon: Daemon, fleet: Fleet, folder: Path) -> None:
+    updating = Updating(daemon)
+    fleet.publish(bundle(folder, revision=2, more=QUICK))
+    fleet.plan("small", 2)
+    updating.look()
+    updating.wait(lambda model: (model.phase == "idle" and model.serving == 2) or bool(model.deferred), "small")
+    assert "deferred" not in [step.event for step in updating.history("small")]
+    assert answer(daemon) == ONE_MORE
 
 
 @pytest.mark.parametrize("before", ["usb", ""], ids=["beside", "in the place"])

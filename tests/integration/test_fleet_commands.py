@@ -1,19 +1,38 @@
 """`edgectl fleet` as an operator types it, from an empty folder to a revision on a device."""
 
+import contextlib
 import json
+import os
+import pty
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from functools import partial
 
+import click
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from support.daemon import PATIENCE_S
 from support.fleets import DIGITS, DIGITS_2, PASSPHRASE, REPO, Server, served
 from support.fleets import Fleet as AFleet
+from support.permissions import plain_user
 
 from edged.ctl.main import run
-from edged.fleet import starting
+from edged.fleet import operators, starting
 from edged.fleet.commands import COMMANDS
+from edged.fleet.commands import fleet as fleet_group
 
+NO_BROKER = "mqtt://127.0.0.1:1"
 WRONG = REPO / "tests/data/bundles/digits-3-wrong"
 
 
@@ -124,6 +143,12 @@ def test_the_care_of_a_repository(fleet, capsys, tmp_path):
         (["plan", "set", "m", "--class", "c", "--revision", "1", "--wave", "ten"], "no wave"),
         (["plan", "set", "m", "--class", "c", "--revision", "1", "--pin", "d"], "DEVICE=REVISION"),
         (["plan", "set", "m", "--class", "c", "--revision", "1", "--window", "25:00+1h"], "no window"),
+        (["plan", "set", "m", "--class", "c", "--revision", "1", "--wave", "200%"], "percent 200.0 does not fit"),
+        (["plan", "set", "m", "--class", "c", "--revision", "1", "--wave", "0%"], "a number above 0 to 100"),
+        (["plan", "set", "m", "--class", "c", "--revision", "1", "--wave", "5%:9999999h"], "min_soak_s"),
+        (["verify", "ftp://x/y", "--trust", __file__], "'ftp://x/y' is no URL"),
+        (["verify", "shobs", "--trust", __file__], "no folder 'shobs'"),
+        (["verify", ".", "--trust", __file__], "'.' is no repository"),
         (["export", "--usb", "x", "--valid", "soon"], "number of days"),
         (["rotate-key", "everything"], "everything"),
     ],
@@ -141,6 +166,108 @@ def test_without_a_passphrase_nobody_is_asked_where_nobody_is(fleet, monkeypatch
     file = fleet.parent / "passphrases"
     file.write_text(f"another one\n{PASSPHRASE}\n")
     assert run(["fleet", "renew", "--passphrase-file", str(file)]) == 0
+
+
+def test_a_change_with_a_wrong_passphrase_is_never_published(fleet, capsys, monkeypatch):
+    answer(capsys, "publish", str(DIGITS))
+    change = ["plan", "set", "digits", "--class", "generic", "--revision", "1"]
+    monkeypatch.setenv("EDGED_FLEET_PASSPHRASE", "another one")
+    assert run(["fleet", *change]) == 1
+    assert "none of the passphrases given opens it" in capsys.readouterr().err
+    assert list((fleet / "pending").glob("*")) == []
+    monkeypatch.delenv("EDGED_FLEET_PASSPHRASE")
+    assert answer(capsys, "plan", "show")[1]["plan"] == {"fleet": "shops"}
+    monkeypatch.setenv("EDGED_FLEET_PASSPHRASE", PASSPHRASE)
+    assert answer(capsys, "renew")[0] == 0
+    assert answer(capsys, "plan", "show")[1]["plan"] == {"fleet": "shops"}
+    status, changed = answer(capsys, *change)
+    assert (status, changed["waiting"]) == (0, [])
+
+
+def test_the_plan_is_shown_without_a_key_while_an_edit_waits(fleet, capsys, monkeypatch):
+    public = fleet / "alice.pem"
+    made = Ed25519PrivateKey.generate().public_key()
+    public.write_bytes(made.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (offline,) = (fleet / "keys").glob("targets-*")
+    offline.rename(fleet / offline.name)
+    answer(capsys, "operators", "add", "alice", "--public-key", str(public), "--may", "refresh")
+    (fleet / offline.name).rename(offline)
+    monkeypatch.delenv("EDGED_FLEET_PASSPHRASE")
+    assert answer(capsys, "plan", "show")[0] == 0
+    assert run(["fleet", "renew"]) == 1, "which signs what waits"
+
+
+def test_a_fleet_that_could_not_be_made_can_be_made_then(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(starting, "start", partial(starting.start, bits=2))
+    monkeypatch.delenv("EDGED_FLEET_PASSPHRASE", raising=False)
+    make = ["fleet", "init", str(tmp_path / "shops"), "--name"]
+    assert run([*make, "shops"]) == 1
+    monkeypatch.setenv("EDGED_FLEET_PASSPHRASE", PASSPHRASE)
+    assert run([*make, "Bad Name"]) == 2
+    assert "'--name': \"Bad Name\" does not fit; 1 to 64 of a-z" in capsys.readouterr().err.replace("allowed: ", "")
+    assert run([*make, "shops"]) == 0
+
+
+def test_what_may_not_be_read_or_written_has_its_own_status(fleet, capsys, monkeypatch):
+    monkeypatch.chdir(fleet)  # the folders above are closed to a plain user as well
+    monkeypatch.delenv("EDGED_FLEET")
+    (fleet / "keys").chmod(0)
+    (fleet / "pending").chmod(0o500)
+    for refused in (["renew"], ["init", "pending/more", "--name", "more"]):
+        with plain_user():
+            assert run(["fleet", *refused]) == 4
+        assert "sudo" in capsys.readouterr().err
+    (fleet / "keys").chmod(0o700)
+
+
+class TestTheKeyOfACommand:
+    @pytest.fixture
+    def key(self, tmp_path):
+        private = Ed25519PrivateKey.generate()
+        under = BestAvailableEncryption(PASSPHRASE.encode())
+        (tmp_path / "alice.pem").write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, under))
+        return tmp_path / "alice.pem"
+
+    def send(self, key, *more):
+        """Nobody listens there: that is told once the key is open."""
+        return ["fleet", "command", "report", "--fleet-name", "shops", "--key", str(key), "--broker", NO_BROKER, *more]
+
+    def test_is_opened_by_what_the_variable_says(self, key, monkeypatch, capsys):
+        monkeypatch.setenv("EDGED_FLEET_PASSPHRASE", PASSPHRASE)
+        assert run(self.send(key)) == 3, capsys.readouterr().err
+        monkeypatch.setenv("EDGED_FLEET_PASSPHRASE", "another one")
+        assert run(self.send(key)) == 1
+        assert f"{key}: none of the passphrases given opens it" in capsys.readouterr().err
+
+    def test_is_opened_by_any_line_of_the_file(self, key, tmp_path, capsys, monkeypatch):
+        monkeypatch.delenv("EDGED_FLEET_PASSPHRASE", raising=False)
+        (tmp_path / "passphrases").write_text(f"another one\n{PASSPHRASE}\n")
+        assert run(self.send(key, "--passphrase-file", str(tmp_path / "passphrases"))) == 3, capsys.readouterr().err
+        assert run(self.send(key)) == 1
+        assert "its passphrase is not known, and nobody is there to ask" in capsys.readouterr().err
+
+    def test_may_lie_open(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("EDGED_FLEET_PASSPHRASE", PASSPHRASE)
+        made = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (tmp_path / "alice.pem").write_bytes(made)
+        assert run(self.send(tmp_path / "alice.pem")) == 3, capsys.readouterr().err
+
+    def test_is_asked_for_on_a_terminal(self, key):
+        environment = {name: value for name, value in os.environ.items() if name != "EDGED_FLEET_PASSPHRASE"}
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execve(sys.executable, [sys.executable, "-m", "edged.ctl.main", *self.send(key)], environment)
+        said, patience = b"", threading.Timer(PATIENCE_S, os.kill, (pid, signal.SIGKILL))
+        patience.start()
+        with open(terminal, "r+b", buffering=0) as ends, contextlib.suppress(OSError):  # EIO: it has ended
+            while part := ends.read(4096):
+                said += part
+                if said.endswith(b"alice.pem: "):
+                    ends.write(f"{PASSPHRASE}\n".encode())
+        _, status = os.waitpid(pid, 0)
+        patience.cancel()
+        assert os.waitstatus_to_exitcode(status) == 3, said
+        assert PASSPHRASE.encode() not in said
 
 
 @pytest.mark.usefixtures("fleet")
@@ -200,3 +327,57 @@ def test_a_client_of_the_specification_can_be_driven_by_it(fleet, tmp_path):
 def test_the_list_says_of_each_command_what_it_says_itself(name, capsys):
     assert run(["fleet", name, "--help"]) == 0
     assert COMMANDS[name].short_help in capsys.readouterr().out
+
+
+def every_command(group=fleet_group, path=()):
+    """The names of all commands of `edgectl fleet`, those of its groups too."""
+    with click.Context(group) as context:
+        for name in group.list_commands(context):
+            yield (*path, name)
+            found = group.get_command(context, name)
+            if isinstance(found, click.Group):
+                yield from every_command(found, (*path, name))
+
+
+@pytest.mark.parametrize("path", list(every_command()), ids=" ".join)
+def test_help_fits_a_terminal(path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["fleet", *path, "--help"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
+
+
+def test_who_may_what_is_listed(capsys):
+    assert run(["fleet", "operators", "add", "--help"]) == 0
+    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    assert words.issuperset(operators.COMMANDS)
+
+
+def test_the_folder_of_a_fleet_is_not_its_repository(fleet, capsys):
+    assert run(["fleet", "verify", str(fleet), "--trust", str(fleet / "root.json")]) == 2
+    assert f"did you mean {fleet}/repository?" in capsys.readouterr().err
+
+
+def test_verifying_promises_no_other_try(fleet, capsys):
+    answer(capsys, "publish", str(DIGITS))
+    trust = ["--trust", str(fleet / "root.json")]
+    next((fleet / "repository/chunks").rglob("*.zst")).unlink()
+    assert run(["fleet", "verify", str(fleet / "repository"), *trust]) == 1
+    said = capsys.readouterr().out
+    with Server(fleet / "nothing") as server:
+        assert run(["fleet", "verify", server.url, *trust]) == 1
+    said += capsys.readouterr().err
+    assert said.count("look at what lies there") == 2
+    assert "tried again" not in said
+
+
+@pytest.mark.usefixtures("fleet")
+def test_the_end_of_a_rollout_is_hinted_at_as_it_is_typed(capsys):
+    for bundle in (DIGITS, DIGITS_2):
+        answer(capsys, "publish", str(bundle))
+    answer(capsys, "plan", "set", "digits", "--class", "generic", "--revision", "1")
+    answer(capsys, "plan", "set", "digits", "--class", "generic", "--revision", "2", "--wave", "100%")
+    assert run(["fleet", "plan", "wave", "digits", "--class", "generic", "next"]) == 1
+    (hinted,) = re.findall("`edgectl (.*)`", capsys.readouterr().err)
+    assert run(hinted.split()) == 0
+    capsys.readouterr()
+    assert answer(capsys, "plan", "show")[1]["plan"]["models"]["digits"]["generic"]["revision"] == 2

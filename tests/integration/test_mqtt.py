@@ -138,11 +138,11 @@ def test_edgectl_commands_devices_and_shows_their_answers(tmp_path, broker):
         called = [sys.executable, "-m", "edged.ctl.main", *arguments]
         return subprocess.run(called, capture_output=True, text=True, timeout=60)
 
-    def send(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def send(*arguments: str, as_json: bool = True) -> subprocess.CompletedProcess[str]:
         shown = {"ca": "ca", "cert": "certificate", "key": "key"}
         of_broker = [part for name, file in shown.items() for part in (f"--broker-{name}", str(files / f"{file}.pem"))]
         whom = ["--fleet-name", "shops", "--device", DEVICE, "--key", str(key), "--broker", broker.url]
-        return edgectl("fleet", "command", *arguments, *whom, *of_broker, "--json")
+        return edgectl("fleet", "command", *arguments, *whom, *of_broker, *["--json"] * as_json)
 
     with daemon_for(tmp_path, broker) as daemon:
         daemon.start()
@@ -159,3 +159,12 @@ def test_edgectl_commands_devices_and_shows_their_answers(tmp_path, broker):
         assert "nobody listens to it" in shown.stdout, "to windows and events"
         assert f"{broker.url}, connected" in shown.stdout
         assert "1 done, 1 unsupported" in shown.stdout
+        not_hers = send("restart_model", "model=digits", "--wait", "600")
+        assert not_hers.returncode == 1
+        (told,) = json.loads(not_hers.stdout)
+        assert (told["code"], told["operator"], told["command"]) == ("not_allowed", "alice", "restart_model")
+        mallory = Ed25519PrivateKey.generate()
+        key.write_bytes(mallory.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        forged = send("report", "--wait", "1", as_json=False)
+        assert forged.returncode == 1
+        assert "nobody has answered within 1 s, or nobody knows this key" in forged.stdout

@@ -70,6 +70,14 @@ def results(seen: Operator) -> list[tuple[str, str]]:
     return [(each["status"], each["code"]) for each in seen.all("result")]
 
 
+def named_results(seen: Operator) -> list[tuple[str, str, str, str]]:
+    return [(each["nonce"], each["operator"], each["status"], each["code"]) for each in seen.all("result")]
+
+
+def nonce_of(envelope: bytes) -> str:
+    return json.loads(base64.b64decode(json.loads(envelope)["payload"]))["nonce"]
+
+
 def test_a_flood_of_hostile_commands_is_counted_to_the_last_and_hinders_nobody(tmp_path, broker):
     chance = random.Random(seed := random.randrange(2**32))
     print(f"seed {seed}")  # noqa: T201 - to run it again
@@ -128,8 +136,9 @@ def test_a_command_is_obeyed_in_its_time_and_never_again_not_even_by_a_daemon_th
             for payload in (late, early, other, once):
                 operator.publish(TOPICS.commands[2], payload)
             operator.wait(lambda seen: ("done", "") in results(seen))
-            for code in ("expired", "not_yet_valid", "wrong_scope"):
-                operator.wait(lambda seen, code=code: ("rejected", code) in results(seen))
+            for payload, code in ((late, "expired"), (early, "not_yet_valid"), (other, "wrong_scope")):
+                expected = (nonce_of(payload), "alice", "rejected", code)
+                operator.wait(lambda seen, expected=expected: expected in named_results(seen))
             wait_all_told(daemon)
             daemon.process.kill()
             daemon.process.wait()

@@ -57,6 +57,10 @@ class Outside:
         self.broken = set()
         self.damaged: set[tuple[str, int]] = set()
         """Its files are not what was signed any more."""
+        self.dying: set[tuple[str, int]] = set()
+        """Its worker ends as it is loaded."""
+        self.taken: set[tuple[str, int]] = set()
+        """What it runs on is somebody else's for now."""
 
     def _install(self, model: str, revision: int) -> Found:
         folder = self.folder / "factory" / model / str(revision)

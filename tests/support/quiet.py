@@ -49,6 +49,8 @@ def _check_wish(life: Life, model: str, state: Machine) -> None:
     decision = life.agent.decisions.get(model)
     if wanted is not None and nature and not nature.compatible:
         return  # it is tried anew wherever it is quarantined for other circumstances
+    if _soaks_unloaded(life, model, state):
+        return
     if state.phase is not Phase.IDLE or state.deferred:
         raise WalkError(f"{model} does not come to an end: {state}; {decision}")
     if wanted is None or (state.serving and state.serving.revision == wanted):
@@ -62,6 +64,13 @@ def _check_wish(life: Life, model: str, state: Machine) -> None:
     ]
     if not held:
         raise WalkError(f"{model}: {wanted} is wanted, and it is {state}; {decision}")
+
+
+def _soaks_unloaded(life: Life, model: str, state: Machine) -> bool:
+    """Whether it waits to be loaded by whoever unloaded it: what does not answer is not committed."""
+    if state.phase is not Phase.SOAKING or state.serving is None or model not in life.ordered:
+        return False
+    return life.residency.get(model, state.serving.revision).leaving
 
 
 def _check_loaded(life: Life, model: str, state: Machine) -> None:

@@ -164,8 +164,10 @@ class Life:
         hand = Hand(self, key)
         try:
             await asyncio.sleep(self.outside.load_s)
-            if hand.ended.done():
+            if hand.ended.done() or key in self.outside.dying:
                 raise EdgedError(Code.WORKER_CRASHED, "it ended as it was loaded")
+            if key in self.outside.taken:
+                raise EdgedError(Code.DEVICE_UNAVAILABLE, "so the test wants it: it is taken")
             if key in self.outside.damaged:
                 raise EdgedError(Code.DIGEST_MISMATCH, "so the test wants it")
             if not NATURES[key].loads or key in self.outside.broken:

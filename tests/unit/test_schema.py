@@ -86,6 +86,10 @@ def told(data: object, wanted: Any = Thing) -> list[str]:
             ["parts[0].weights: [1, 2, 3, 4] does not fit"],
         ),
         ({"kind": "a", "pairs": [[1, "a"], [1, 2]]}, ["pairs[1]: [1, 2] does not fit"]),
+        (
+            {"kind": "a", "parts": ({"name": "a"}, {"name": "a", "size_mib": 10})},
+            ["parts[1].size_mib: 10 does not fit; allowed: an integer from 1 to 9 (MiB)"],
+        ),
         ({"kind": "a", "whole": {"name": "A"}}, ['whole.name: "A" does not fit; allowed: small letters']),
         ({"kind": "a", "low": 10}, [": low is 10, above high; lower it"]),
         (

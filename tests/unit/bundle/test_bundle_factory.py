@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.permissions import plain_user
 
 from edged.bundle.factory import discover
 from edged.bundle.folder import pack
@@ -149,16 +149,6 @@ def test_a_model_folder_that_cannot_be_read_is_told(factory, place):
     assert "nowhere: cannot be read" in str(found[2].error)
 
 
-@pytest.fixture
-def plain_user() -> Iterator[None]:
-    """Gives up what makes the superuser read everything, for the length of a test."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    yield
-    os.seteuid(user)
-
-
 @pytest.mark.parametrize(
     ("closed", "expected"),
     [
@@ -176,8 +166,8 @@ def test_what_may_not_be_read_hides_nothing_else(factory, place, monkeypatch, re
     factory.parent.chmod(0o755)
     (factory / closed).chmod(0)
     request.addfinalizer(lambda: (factory / closed).chmod(0o755))
-    request.getfixturevalue("plain_user")
-    found = discover(Path("factory"))
+    with plain_user():
+        found = discover(Path("factory"))
     assert [(entry.model, entry.revision) for entry in found] == expected
     bad = [entry for entry in found if entry.manifest is None]
     assert len(bad) == 1
@@ -190,8 +180,8 @@ def test_a_factory_folder_that_cannot_be_reached_is_told(factory, place, monkeyp
     monkeypatch.chdir(factory.parent)
     factory.parent.chmod(0)
     request.addfinalizer(lambda: factory.parent.chmod(0o755))
-    request.getfixturevalue("plain_user")
-    (entry,) = discover(Path("factory"))
+    with plain_user():
+        (entry,) = discover(Path("factory"))
     assert "factory: cannot be read: Permission denied" in str(entry.error)
 
 

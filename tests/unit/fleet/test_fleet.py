@@ -1,14 +1,18 @@
 """What an operator does with a fleet: keys, edits that wait, rotations, exports; and nothing is lost on the way."""
 
 import contextlib
+import errno
 import json
 import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
-from support.fleets import DIGITS, DIGITS_2, PASSPHRASE, Device, Fleet, copy_fleet, make_fleet, overwrite
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from support.fleets import DIGITS, DIGITS_2, PASSPHRASE, REPO, Device, Fleet, copy_fleet, make_fleet, overwrite
+from support.permissions import plain_user
 
 from edged import clock, durable
 from edged.errors import Code, EdgedError
@@ -16,14 +20,17 @@ from edged.fleet import operators, planning, roles, rotating
 from edged.fleet.collecting import collect
 from edged.fleet.exporting import export
 from edged.fleet.home import Home
-from edged.fleet.keys import Ring
+from edged.fleet.keys import Ring, unlock
 from edged.fleet.listing import Listing
-from edged.fleet.signing import sign
+from edged.fleet.publishing import publish
+from edged.fleet.signing import Signing, sign
+from edged.fleet.starting import start
 from edged.fleet.verifying import verify
 from edged.types import Operators
 from edged.update.plan import Wave
 
 KEY = "ab" * 32
+DIGITS_3 = REPO / "tests/data/bundles/digits-3-wrong"
 
 
 @pytest.fixture(scope="session")
@@ -68,9 +75,11 @@ class TestKeys:
 
     def test_do_not_open_with_another_passphrase(self, fleet):
         ring = Ring(fleet.home.keys, ["another one"], None)
-        with pytest.raises(EdgedError, match="nobody is there to ask") as caught:
+        with pytest.raises(EdgedError, match="none of the passphrases given opens it") as caught:
             ring.of_role("plans")
         assert caught.value.code == Code.KEY_UNUSABLE
+        with pytest.raises(EdgedError, match="its passphrase is not known, and nobody is there to ask"):
+            Ring(fleet.home.keys, [], None).of_role("plans")
         with pytest.raises(EdgedError, match="is wrong"):
             Ring(fleet.home.keys, [], lambda _: "wrong as well").of_role("plans")
         asked = []
@@ -82,7 +91,7 @@ class TestKeys:
     def test_of_other_kinds_are_refused(self, fleet):
         ring = fleet.signing().ring
         path = fleet.home.keys / f"plans-{'0' * 16}.pem"
-        for content, said in ((b"rubbish", "wrong|nobody"), (self.open_key(), "not encrypted")):
+        for content, said in ((b"rubbish", "no private key"), (self.open_key(), "not encrypted")):
             path.write_bytes(content)
             with pytest.raises(EdgedError, match=said) as caught:
                 Ring(ring.folder, [PASSPHRASE], None).of_role("plans")
@@ -91,6 +100,22 @@ class TestKeys:
     def open_key(self):
         made = subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519"], capture_output=True, check=True)
         return made.stdout
+
+    def test_that_may_not_be_read_are_no_keys_that_are_elsewhere(self, fleet, monkeypatch):
+        monkeypatch.chdir(fleet.folder)  # the folders above are closed to a plain user as well
+        fleet.folder.chmod(0o755)
+        (keyid,) = fleet.signing().targets("targets").signed.delegations.roles["plans"].keyids
+        own = fleet.folder / "own.pem"
+        own.touch(0)
+        fleet.home.keys.chmod(0)
+        with plain_user():
+            for asking in (lambda ring: ring.of_role("plans"), lambda ring: ring.has("plans", keyid)):
+                with pytest.raises(EdgedError, match="keys may not be read by you") as caught:
+                    asking(Ring(Path("keys"), [PASSPHRASE], None))
+                assert caught.value.code == Code.NOT_PERMITTED
+            with pytest.raises(EdgedError, match=r"own\.pem may not be read by you") as caught:
+                unlock(Path(own.name), [PASSPHRASE], None)
+            assert caught.value.code == Code.NOT_PERMITTED
 
     def test_need_a_passphrase_worth_the_name(self, tmp_path):
         with pytest.raises(EdgedError, match="shorter"):
@@ -272,6 +297,85 @@ class TestPlanning:
             fleet.plan(lambda plan: planning.rolled(plan, "digits", "generic", 2, waves, 0, ""))
         assert caught.value.code == Code.PLAN_INVALID
         assert fleet.signing().version("plans") == before
+
+    @pytest.mark.parametrize("step", ["next", "finish"])
+    def test_goes_on_with_nothing_that_was_aborted_before_it_is_resumed(self, fleet, step):
+        fleet.plan(
+            lambda plan: planning.rolled(plan, "digits", "generic", 2, (Wave(percent=1), Wave(percent=9)), 0, "")
+        )
+        fleet.plan(lambda plan: planning.moved(plan, "digits", "generic", "abort"))
+        with pytest.raises(EdgedError, match="plan wave digits --class generic resume") as caught:
+            fleet.plan(lambda plan: planning.moved(plan, "digits", "generic", step))
+        assert caught.value.code == Code.PLAN_INVALID
+        fleet.plan(lambda plan: planning.moved(plan, "digits", "generic", "resume"))
+        fleet.plan(lambda plan: planning.moved(plan, "digits", "generic", step))
+
+    def test_names_what_does_not_fit_and_not_the_whole_rollout(self, fleet):
+        waves = (Wave(percent=1), Wave(percent=200))
+        with pytest.raises(EdgedError, match=r"rollout\.waves\[1\]\.percent 200 does not fit; .* above 0 to 100"):
+            fleet.plan(lambda plan: planning.rolled(plan, "digits", "generic", 2, waves, 0, ""))
+
+
+def locked_out(fleet, *named):
+    """As it is read with a passphrase that opens no key; where roles are named, none of theirs alone."""
+    for role in named:
+        for path in fleet.home.keys.glob(f"{role}-*.pem"):
+            key, _ = unlock(path, [PASSPHRASE], None)
+            under = BestAvailableEncryption(b"of somebody else")
+            overwrite(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, under))
+    return Signing(fleet.home, Ring(fleet.home.keys, [PASSPHRASE if named else "another one"], None))
+
+
+CHANGES = {
+    "a plan": lambda signing: planning.put(
+        signing, listing := Listing(signing), planning.settled(listing.plan(), "digits", "generic", 2)
+    ),
+    "a bundle": lambda signing: publish(signing.home, signing, DIGITS_3),
+    "an operator": lambda signing: operators.add(signing, "alice", KEY, ["refresh"], []),
+    "a key": lambda signing: rotating.rotate(signing, "plans", ""),
+    "an online key": lambda signing: rotating.rotate(signing, "timestamp", ""),
+    "a period": lambda signing: rotating.expire(signing, "plans", 7),
+    "an online period": lambda signing: rotating.expire(signing, "timestamp", 7),
+}
+
+
+class TestChangesThatFail:
+    @pytest.mark.parametrize("roles_closed", [(), roles.ONLINE], ids=["every key", "the online keys"])
+    @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+    def test_leave_nothing_that_is_published_later(self, fleet, change, roles_closed):
+        signing = locked_out(fleet, *roles_closed)
+        before = {name: read for name, read in tree(fleet.folder).items() if not name.startswith("repository")}
+        served = roles_served(fleet)
+        with pytest.raises(EdgedError, match="none of the passphrases given"):
+            change(signing)
+        after = {name: read for name, read in tree(fleet.folder).items() if not name.startswith("repository")}
+        assert after == before, "no edit that waits, no new key, no other period"
+        assert roles_served(fleet) == served
+        if not roles_closed:
+            assert fleet.signing().install(renew=True) == []
+            assert {role: at for role, at in roles_served(fleet).items() if role not in roles.ONLINE} == {
+                role: at for role, at in served.items() if role not in roles.ONLINE
+            }
+            assert problems(fleet) == []
+            change(fleet.signing())
+            assert roles_served(fleet) != served
+
+    def test_are_told_as_new_once_they_are_published(self, fleet):
+        with pytest.raises(EdgedError):
+            publish(fleet.home, locked_out(fleet), DIGITS_3)
+        assert publish(fleet.home, fleet.signing(), DIGITS_3).changed
+
+    def test_need_no_key_that_is_only_for_publishing_where_they_wait(self, fleet):
+        without(fleet, "targets")
+        waiting = operators.add(locked_out(fleet, "snapshot"), "alice", KEY, ["refresh"], [])
+        assert [each.role for each in waiting] == ["targets"]
+
+
+def roles_served(fleet):
+    """The version of each role that a device reads."""
+    signing = Signing(fleet.home, Ring(fleet.home.keys, [], None))
+    named = (*roles.KEYED, *(f"models-{number}" for number in range(4)))
+    return {role: signing.version(role) for role in named}
 
 
 class TestEditsThatWait:
@@ -507,6 +611,41 @@ class TestCollecting:
         with pytest.raises(EdgedError):
             collect(fleet.home, fleet.signing())
         assert tree(fleet.home.repository) == before
+
+
+class TestStarting:
+    @pytest.mark.parametrize("existed", [True, False], ids=["in an empty folder", "in a new one"])
+    @pytest.mark.parametrize(("name", "passphrases"), [("Bad Name", [PASSPHRASE]), ("shops", []), ("shops", ["short"])])
+    def test_that_fails_leaves_nothing_in_the_way_of_the_next(self, tmp_path, name, passphrases, existed):
+        folder = tmp_path / "shops"
+        if existed:
+            folder.mkdir()
+        with pytest.raises(EdgedError):
+            start(folder, name, Ring(folder / "keys", passphrases, None), {})
+        assert folder.exists() is existed
+        assert list(tmp_path.rglob("*")) == [folder] * existed
+        start(folder, "shops", Ring(folder / "keys", [PASSPHRASE], None), {}, 2)
+
+    def test_that_a_full_disk_ends_leaves_nothing(self, tmp_path, monkeypatch):
+        steps = 0
+
+        def place(source, target, real=durable.place):
+            nonlocal steps
+            steps += 1
+            if steps == 20:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(source, target)
+
+        monkeypatch.setattr(durable, "place", place)
+        with pytest.raises(OSError, match="No space"):
+            start(tmp_path / "shops", "shops", Ring(tmp_path / "shops/keys", [PASSPHRASE], None), {}, 2)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_takes_no_folder_that_holds_something(self, fleet):
+        before = tree(fleet.folder)
+        with pytest.raises(EdgedError, match="is not empty"):
+            start(fleet.folder, "shops", Ring(fleet.home.keys, [PASSPHRASE], None), {})
+        assert tree(fleet.folder) == before
 
 
 class TestHome:

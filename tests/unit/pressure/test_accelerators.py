@@ -17,7 +17,7 @@ from edged.models import heartbeat
 from edged.models.heartbeat import beat, zeros
 from edged.models.states import Lost
 from edged.pressure import accelerators as under_test
-from edged.pressure.governor import Governor, State
+from edged.pressure.governor import Governor, State, senseless
 from edged.pressure.policy import Policy
 from edged.pressure.readings import Readings, Temperature, Trip
 from edged.worker import process
@@ -178,6 +178,43 @@ async def test_another_whose_models_go_meanwhile_does_not_end_the_watch(tmp_path
     assert not device.task.done()
 
 
+async def test_a_look_that_meets_a_defect_is_told_once_and_the_next_is_taken(models, device, monkeypatch):
+    resident = models.add("m", tpu=TPU, cpu="")
+    await models.ready(resident)
+    looks = []
+
+    def present(*asked):
+        looks.append(asked)
+        raise ValueError("nobody thought of it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(under_test.hardware, "present", present)
+        await until_async(lambda: len(looks) > 3, "it is looked at again")
+    assert models.recorded("accelerator_not_watched") == [
+        "a look at accelerator edgetpu failed: ValueError: nobody thought of it; it stays as it is"
+    ]
+    assert runs(resident, "tpu")()
+    device.node.unlink()
+    await models.until(runs(resident, "cpu"))
+
+
+async def test_a_retry_that_meets_a_defect_is_put_off(models, device, ahead, monkeypatch):
+    resident = await failed_and_due(models, device)
+    before = device.watch._watched["edgetpu"]
+
+    async def try_out(*_):
+        raise ValueError("nobody thought of it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(heartbeat, "try_out", try_out)
+        ahead[0] = 31.0
+        await until_async(lambda: device.watch._watched["edgetpu"] != before, "the retry has been put off")
+    assert models.recorded("accelerator_not_watched")
+    assert device.watch._watched["edgetpu"].retry_at > before.retry_at
+    ahead[0] = 62.0
+    await models.until(runs(resident, "tpu"))
+
+
 async def test_one_that_has_failed_is_reset_before_it_is_tried_again(tmp_path, models, device, ahead):
     offered = tmp_path / "sys/class/apex/apex_0/device/reset"
     offered.parent.mkdir(parents=True)
@@ -276,10 +313,10 @@ async def test_a_reset_that_fails_is_told_and_the_device_is_tried_all_the_same(t
 async def test_trip_points_that_make_no_sense_are_no_fault_of_the_device(models, device):
     resident = models.add("m", tpu=TPU, cpu="")
     await models.ready(resident)
-    odd = Temperature("coral:apex_0", 50.0, (Trip("passive", 300.0),))
-    _, decision = Governor(Policy()).decide(State(), Readings(temperatures=(odd,)), 0.0)
+    readings = Readings(temperatures=(Temperature("coral:apex_0", 50.0, (Trip("passive", 300.0),)),))
+    state, decision = Governor(Policy()).decide(State(), readings, 0.0)
     assert decision.distrusted
-    device.doubts.update(decision.distrusted)
+    device.doubts.update(senseless(state, readings))
     looks = []
     present = under_test.hardware.present
     with pytest.MonkeyPatch.context() as patch:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from edged.bundle.manifest import Degradation
-from edged.pressure.governor import MEMORY, POWER, RESOURCES, STORAGE, THERMAL, Decision, Governor, State
+from edged.pressure.governor import MEMORY, POWER, RESOURCES, STORAGE, THERMAL, Decision, Governor, State, senseless
 from edged.pressure.policy import Policy
 from edged.pressure.readings import Memory, Power, Readings, Stall, Storage, Temperature, Trip
 from edged.types import Level, ModelLimits
@@ -216,6 +216,39 @@ class TestSensorsThatFail:
         decisions = decide([hot(60)] * 30 + [Readings(load=1.0)] * 10 + [hot(61)] * 100)
         assert decisions[-1].distrusted == {}
         assert decisions[-1].levels[THERMAL] is Level.NOMINAL
+
+
+class TestWhatSpeaksAgainstADevice:
+    """Which readings of an accelerator's sensor say that it has failed, of those that are not believed."""
+
+    def last(self, readings: Iterable[Readings]) -> tuple[Decision, dict[str, str]]:
+        governor, state = Governor(POLICY), State()
+        for number, each in enumerate(readings):
+            state, decision = governor.decide(state, each, float(number))
+            against = senseless(state, each)
+        return decision, against
+
+    def gpu(self, celsius: float | None, load: float = 0.5) -> Readings:
+        return Readings(load=load, temperatures=(Temperature("nvidia0:temperature", celsius), Temperature("soc", 50)))
+
+    def test_is_no_degree_that_stays_while_models_elsewhere_work(self):
+        idle = [self.gpu(35, 0.0)] * 5 + [self.gpu(36, 0.8 * (200 <= number < 400)) for number in range(900)]
+        decision, against = self.last(idle)
+        assert "exactly 36" in decision.distrusted["nvidia0:temperature"]
+        assert against == {}
+
+    def test_is_no_jump(self):
+        decision, against = self.last([self.gpu(30)] * 5 + [self.gpu(85)] * 5)
+        assert "jumped" in decision.distrusted["nvidia0:temperature"]
+        assert against == {}
+
+    @pytest.mark.parametrize(("celsius", "why"), [(-89.0, "cannot be"), (0.0, "exactly 0 °C"), (None, "vanished")])
+    def test_is_what_cannot_be_however_long_it_is_said(self, celsius: float | None, why: str):
+        known = [self.gpu(40 + number % 2) for number in range(5)]
+        decision, against = self.last(known + [self.gpu(celsius, float(number // 100 % 2)) for number in range(900)])
+        assert why in decision.distrusted["nvidia0:temperature"]
+        assert list(against) == ["nvidia0:temperature"]
+        assert why in against["nvidia0:temperature"]
 
 
 class TestMemory:

@@ -16,6 +16,7 @@ from edged.errors import Code
 from edged.models import heartbeat
 from edged.models.heartbeat import RefusedError, beat, zeros
 from edged.pressure import accelerators
+from edged.worker.messages import Answered, Failed
 
 
 def looks_up(first):
@@ -36,6 +37,20 @@ async def test_a_heartbeat_that_is_answered_with_an_error_says_so(models):
     with pytest.raises(RefusedError, match="onnxruntime refuses the values") as caught:
         await beat(resident.worker, resident.manifest)
     assert caught.value.code is Code.INVALID_TENSOR
+
+
+async def test_a_word_that_no_worker_may_answer_with_is_an_error_like_any_other(models):
+    resident = models.add("m")
+    await models.ready(resident)
+
+    class Broken:
+        async def infer(self, _, use):
+            refusal = Failed("gpu_lost", "the device is gone", "")
+            return use(Answered([refusal], (), 1, 1, 1), [refusal])
+
+    with pytest.raises(RefusedError, match="the device is gone") as caught:
+        await beat(Broken(), resident.manifest)
+    assert caught.value.code is Code.INTERNAL
 
 
 class Beats:

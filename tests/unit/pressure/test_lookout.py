@@ -84,6 +84,19 @@ async def test_a_revision_that_comes_later_with_the_same_ladder_begins_with_the_
     assert len(models.recorded("variant_changed")) == 1
 
 
+async def test_a_shorter_limit_for_idle_models_holds_at_once(models, tree, lookout, taken):
+    resident = models.add("m")
+    await models.ready(resident)
+    asked = []
+    lookout._acting._idle_s = lambda each: asked.append(each) or 20.0
+    lookout.apply(Pressure(memory_reserve_mib=100, idle_s=3600))
+    await pressed(models, tree, lookout, taken)
+    await until_async(lambda: asked, "it was looked who is idle")
+    assert resident.ready
+    lookout.apply(Pressure(memory_reserve_mib=100, idle_s=10))
+    await models.until(lambda: resident.resting)
+
+
 @pytest.fixture
 def hanging(tree, monkeypatch):
     """An Edge TPU whose temperature is known; once this is set, the driver of something else hangs."""

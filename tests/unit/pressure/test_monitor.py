@@ -19,7 +19,7 @@ from edged import clock, log
 from edged.events import EventLog
 from edged.pressure import monitor as monitors
 from edged.pressure import sensors as sensors_module
-from edged.pressure import tracing
+from edged.pressure import tracing, trust
 from edged.pressure.governor import Decision, Governor, State
 from edged.pressure.monitor import Monitor, interval_s
 from edged.pressure.policy import Policy
@@ -154,6 +154,19 @@ async def test_a_sensor_that_lies_is_told_once_and_when_it_is_believed_again(tmp
         await watch.until(lambda: bool(watch.told("sensor_trusted")))
         assert len(watch.told("sensor_distrusted")) == 1
         assert "-89 °C" in watch.told("sensor_distrusted")[0]
+
+
+async def test_only_what_makes_no_sense_speaks_against_an_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trust, "STUCK_S", 0.0)
+    monkeypatch.setattr(trust, "STUCK_LOAD", 0.0)
+    tree = sysfs.raspberry_pi(tmp_path)
+    async with watching(tmp_path) as watch:
+        await watch.until(lambda: bool(watch.told("sensor_distrusted")))
+        assert "exactly" in watch.told("sensor_distrusted")[0]
+        assert watch.monitor.doubts == {}
+        tree.set_temperature(0, -89.0)
+        await watch.until(lambda: bool(watch.monitor.doubts))
+        assert "-89 °C" in watch.monitor.doubts["thermal_zone0:cpu-thermal"]
 
 
 async def test_what_it_decided_can_be_replayed(tmp_path: Path):

@@ -152,21 +152,116 @@ class TestAManagerThatIsSlow:
         assert all("READY=1" not in message for message in manager.told())
 
 
-class TestTheWatchdog:
-    """On a clock that only the test moves."""
+@pytest.fixture
+async def keep_alive():
+    tasks = []
+
+    def start(notifier):
+        tasks.append(asyncio.create_task(notifier.keep_alive()))
+        return tasks[-1]
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class TestWhatAFullQueueRefused:
+    """Is told once there is room again, on a clock that only the test moves."""
 
     @pytest.fixture
-    async def keep_alive(self):
-        tasks = []
+    def full(self, manager, monkeypatch):
+        """Fills its queue; nobody is waited for."""
+        monkeypatch.setattr(notify, "_PATIENCE_S", 0.0)
 
-        def start(notifier):
-            tasks.append(asyncio.create_task(notifier.keep_alive()))
-            return tasks[-1]
+        def fill():
+            other = Notifier(manager.environment)
+            while not other._owes.is_set():
+                other.status(f"{other._status}x")
 
-        yield start
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return fill
+
+    def test_a_status_when_it_is_the_next_time_said(self, manager, full):
+        notifier = Notifier(manager.environment)
+        full()
+        notifier.status("degraded")
+        manager.told()
+        notifier.status("degraded")
+        assert manager.told() == ["STATUS=degraded"]
+        notifier.status("degraded")
+        assert manager.told() == []
+
+    @pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "30000000"}])
+    @pytest.mark.parametrize(
+        ("tell", "message"),
+        [
+            (lambda notifier: notifier.status("degraded"), "STATUS=degraded"),
+            (lambda notifier: notifier.ready("serving"), "READY=1\nSTATUS=serving"),
+            (lambda notifier: notifier.reloading(), "RELOADING=1"),
+            (lambda notifier: notifier.stopping("s", 1.0), "STOPPING=1\nEXTEND_TIMEOUT_USEC=1000000\nSTATUS=s"),
+        ],
+    )
+    async def test_all_that_is_not_told_soon_after(self, manager, full, keep_alive, environment, tell, message):
+        clock, notifier = Clock(), Notifier({**manager.environment, **environment})
+        keep_alive(notifier)
+        await settle()
+        full()
+        tell(notifier)
+        await settle()
+        manager.told()
+        clock.forward(1)
+        await settle()
+        (told,) = [each for each in manager.told() if each != "WATCHDOG=1"]
+        assert told.startswith(message)
+        clock.forward(1)
+        await settle()
+        assert [each for each in manager.told() if each != "WATCHDOG=1"] == []
+
+    async def test_states_in_order_with_the_status_of_now(self, manager, full, keep_alive):
+        clock, notifier = Clock(), Notifier(manager.environment)
+        keep_alive(notifier)
+        full()
+        notifier.ready("first")
+        notifier.reloading()
+        notifier.ready("second")
+        notifier.status("third")
+        await settle()
+        manager.told()
+        clock.forward(1)
+        await settle()
+        ready, reloading, again = manager.told()
+        assert ready == "READY=1\nSTATUS=third"
+        assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
+        assert again == "READY=1"
+
+    async def test_a_sign_of_life_before_the_watchdog_ends_it(self, manager, full, keep_alive):
+        clock = Clock()
+        keep_alive(Notifier({**manager.environment, "WATCHDOG_USEC": "30000000"}))
+        await settle()
+        manager.told()
+        full()
+        clock.forward(15)
+        await settle()
+        manager.told()
+        clock.forward(1)
+        await settle()
+        assert manager.told() == ["WATCHDOG=1"]
+
+    async def test_states_up_to_a_bound(self, manager, full):
+        notifier = Notifier(manager.environment)
+        full()
+        for _ in range(100):
+            notifier.reloading()
+            notifier.ready("serving")
+        manager.told()
+        notifier.status("serving")
+        told = manager.told()
+        assert len(told) == notify._MOST_OWED
+        assert told[-1] == "READY=1"
+
+
+class TestTheWatchdog:
+    """On a clock that only the test moves."""
 
     async def test_is_fed_at_half_its_interval(self, manager, keep_alive):
         clock = Clock()
@@ -199,7 +294,14 @@ class TestTheWatchdog:
         ],
     )
     async def test_there_is_none_to_feed(self, manager, keep_alive, environment):
-        task = keep_alive(Notifier({**manager.environment, **environment}))
+        clock = Clock()
+        keep_alive(Notifier({**manager.environment, **environment}))
+        for _ in range(3):
+            await settle()
+            clock.forward(60)
+        assert manager.told() == []
+
+    async def test_has_nothing_to_do_where_there_is_no_manager(self, keep_alive):
+        task = keep_alive(Notifier({"WATCHDOG_USEC": "30000000"}))
         await settle()
         assert task.done()
-        assert manager.told() == []

@@ -58,9 +58,17 @@ class Broker:
 
 
 class Believer:
-    """Takes what comes for the command of the order of that number."""
+    """Takes what comes for the command of the order of that number, which may have expired."""
+
+    def __init__(self) -> None:
+        self.expired = False
 
     async def verify(self, data: bytes, _context: Context) -> Verdict:
+        if data == b"forged":
+            return Verdict(code=Rejection.SIGNATURE_INVALID, text="nobody known")
+        if self.expired:
+            rejected = order(int(data)).command
+            return Verdict(operator="alice", code=Rejection.EXPIRED, text="it is over", rejected=rejected)
         return Verdict(order(int(data)).command, "alice")
 
 
@@ -75,18 +83,19 @@ class Rig:
         self.obeyed: list[str] = []
         self.before_done: Callable[[], None] = lambda: None
         self.hands_on = False
+        self.believer = Believer()
 
         async def carry_out(_intent: Intent, order: Order) -> Done | None:
             self.obeyed.append(order.command.nonce.lstrip("0"))
             self.before_done()
             return None if self.hands_on else Done("")
 
-        def context() -> Context:
+        async def context() -> Context:
             return Context(fleet="shops", device="till-7", hardware_class="generic", now_ms=clock.wall_ms())
 
         self.commander = Commander(
             context,
-            Believer(),
+            self.believer,
             TOPICS,
             self.recorder,
             self.answers,
@@ -215,6 +224,39 @@ async def test_a_redelivered_command_is_counted_and_a_replayed_one_is_told(tmp_p
         await found.until_told(("2", "done", ""))
         assert (("1", "rejected", "replayed") in found.broker.results()) is not redelivered
         assert found.obeyed == ["1", "2"]
+
+
+async def test_a_rejection_is_told_to_who_signed_and_to_nobody_else(tmp_path):
+    asked = "edged/1/shops/operators/alice"
+    async with rig(tmp_path) as found:
+        found.believer.expired = True
+        found.commander.take(Message(topic="t", payload=b"1", response_topic=asked, correlation=b"7"))
+        await found.until_told(("1", "rejected", "expired"))
+        await found.until(lambda: len(found.broker.got) == 2)
+        assert {each.topic for each in found.broker.got} == {TOPICS.of("result"), asked}
+        assert {each.correlation for each in found.broker.got} == {b"7"}
+        told = msgspec.json.decode(found.broker.got[0].payload, type=Result)
+        assert (told.command, told.operator) == ("report", "alice")
+        found.broker.got.clear()
+        found.commander.take(Message(topic="t", payload=b"forged", response_topic=asked))
+        await found.until_told(("", "rejected", "signature_invalid"))
+        found.commander.take(Message(topic="t", payload=b"2", response_topic=asked))
+        await found.until_told(("2", "rejected", "expired"))
+        assert found.broker.results()[0][2] == "signature_invalid"
+        assert [each.topic for each in found.broker.got][:2] == [TOPICS.of("result")] * 2
+        assert found.obeyed == []
+
+
+async def test_what_was_done_is_not_called_expired_when_it_comes_again(tmp_path):
+    async with rig(tmp_path) as found:
+        found.commander.take(Message(topic="t", payload=b"1"))
+        await found.until_told(("1", "done", ""))
+        found.believer.expired = True
+        found.commander.take(Message(topic="t", payload=b"1", again=True))
+        found.commander.take(Message(topic="t", payload=b"2", again=True))
+        await found.until_told(("2", "rejected", "expired"))
+        assert found.commander.counted[Rejection.EXPIRED] == 2
+        assert ("1", "rejected", "expired") not in found.broker.results()
 
 
 class TestWhatTheBrokerRefuses:

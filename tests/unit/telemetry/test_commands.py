@@ -138,6 +138,16 @@ def test_everything_else_is_refused_under_its_word(data, expected):
     assert code(data) == expected
 
 
+@pytest.mark.parametrize(("data", "expected"), WRONG.values(), ids=WRONG)
+def test_of_a_rejection_it_is_known_what_an_operator_commanded_and_nothing_else(data, expected):
+    verdict = judge(data, CONTEXT, verify)
+    by_alice = expected in ("wrong_scope", "not_allowed", "expired", "not_yet_valid", "validity_too_long")
+    if by_alice or expected == "before_rebuild" or data == WRONG["another schema"][0]:
+        assert (verdict.operator, verdict.rejected.nonce) == ("alice", command().nonce)
+    else:
+        assert verdict.rejected is None
+
+
 def test_an_operator_of_other_classes_is_refused():
     other = msgspec.structs.replace(OPERATORS.operators[0], hardware_classes=("jetson",))
     context = msgspec.structs.replace(CONTEXT, operators=Operators(fleet="shops", operators=(other,)))
@@ -195,6 +205,7 @@ def test_every_command_of_an_operator_has_its_intent():
     [
         ("reboot", {}, "unknown_command"),
         ("install", {"model": "digits"}, "invalid_arguments"),
+        ("install", {}, "invalid_arguments"),
         ("install", {"model": "digits", "revision": "0"}, "invalid_arguments"),
         ("install", {"model": "digits", "revision": "1", "force": "yes"}, "invalid_arguments"),
         ("set_log_level", {"level": "loud"}, "invalid_arguments"),
@@ -205,6 +216,28 @@ def test_what_cannot_be_meant_is_refused(name, arguments, expected):
     with pytest.raises(RejectedError) as caught:
         intent_of(command(command=name, arguments=arguments))
     assert caught.value.code == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("install", {"model": "digits"}, "install: revision is missing; give an integer from 1 to"),
+        (
+            "install",
+            {"model": "digits", "revision": "abc"},
+            'install: revision is "abc"; allowed: an integer from 1 to',
+        ),
+        ("install", {"model": "Digits", "revision": "1"}, 'install: model is "Digits"; allowed: 1 to 64 of a-z'),
+        ("refresh", {"now": "yes"}, "refresh: there is no argument now; it takes none"),
+        ("pin", {"sudo": "yes"}, "pin: there is no argument sudo; it takes model, revision"),
+        ("pin", {"x" * 999: ""}, "pin: there is no argument " + '"' + "x" * 58 + "…; it takes model, revision"),
+        ("set_log_level", {"level": "loud"}, 'set_log_level: level is "loud"; allowed: one of "debug", '),
+    ],
+)
+def test_what_is_wrong_with_arguments_is_said_in_words_for_an_operator(name, arguments, said):
+    with pytest.raises(RejectedError) as caught:
+        intent_of(command(command=name, arguments=arguments))
+    assert caught.value.text.startswith(said)
 
 
 def test_so_many_at_once_and_so_many_a_minute():

@@ -25,7 +25,7 @@ from edged.telemetry.orders import Order
 from edged.telemetry.recorder import NotKeptError
 from edged.telemetry.spool import Spool
 from edged.telemetry.station import Parts, Station
-from edged.types import Level
+from edged.types import Level, Limits
 
 ANSWERED = Order(
     command=Command(schema=1, command="report", fleet="shops", issued_ms=1, expires_ms=2**50, nonce="n" * 16),
@@ -165,6 +165,27 @@ async def test_a_report_that_is_cut_short_loses_no_window(rig):
     await rig.station.recorder.store()
     (found,) = await rig.windows()
     assert sum(found.window.models[0].drift[0].counts) == 1000
+
+
+async def test_a_report_within_the_reserve_writes_nothing_and_is_kept_when_there_is_room(rig):
+    rig.station.add(results(500, 500))
+    rig.station.take(Limits(journal_only=True))
+    await rig.station._report(False)
+    assert await rig.windows() == []
+    rig.station.take(Limits())
+    await rig.station._report(False)
+    (found,) = await rig.windows()
+    assert sum(found.window.models[0].drift[0].counts) == 1000
+
+
+async def test_the_time_of_commands_is_read_beside_the_loop(rig):
+    """It lies in files, and the disk may hang."""
+    asked = []
+    signed_time = lambda: asked.append(threading.current_thread())  # noqa: E731 - it gives nothing
+    rig.station._parts = msgspec.structs.replace(rig.station._parts, signed_time=signed_time)
+    assert (await rig.station._context()).now_ms > 0
+    assert threading.main_thread() not in asked
+    assert len(asked) == 1
 
 
 async def test_the_spool_is_made_by_the_time_that_commands_are_held_against(rig):

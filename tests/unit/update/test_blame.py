@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.courses import ONE, TWO
 from support.walks import Step, Walk, walked
@@ -60,7 +61,7 @@ class TestPutOff:
     def test_is_over_with_the_next_look(self):
         put_off = PutOff()
         put_off.add(FETCHING, failed(Reason.SIGNATURE_INVALID))
-        assert "next look at the repository" in put_off.why(2)
+        assert "with the next look" in put_off.why(2)
         put_off.looked()
         assert not put_off.why(2)
 
@@ -83,6 +84,44 @@ def test_a_revision_that_nobody_publishes_is_asked_for_with_each_look_and_no_mor
         assert len([each for each in life.journal.history("b") if each.reason]) in (4, 5)
         walking.take(("sleep", (timedelta(days=1).total_seconds(),)))
         walking.finish()
+
+
+def lose_the_repository(walking: Walk, how: str) -> None:
+    """There is none any more, or none that answers."""
+    shop = walking.life.shop
+    if how == "none":
+        shop.settings = msgspec.structs.replace(shop.settings, repository="")
+    else:
+        walking.outside.fetch = "download_failed"
+
+
+@pytest.mark.parametrize("repository", ["none", "silent"])
+def test_what_is_here_is_tried_again_without_a_repository(tmp_path: Path, repository: str):
+    steps: list[Step] = [("sleep", (2.0,)), ("plan", ("a", 2)), ("until", ("a", Phase.SOAKING))]
+    with walked(tmp_path, steps) as walking:
+        life = walking.life
+        walking.outside.damaged.add(("a", 2))
+        life.do(lambda: [each.end("killed by SIGKILL") for each in life.hands if each.key == ("a", 2)])
+        life.pass_time(20.0)
+        assert phase(walking, "a") is Phase.IDLE
+        assert life.agent.decisions["a"].why.endswith("is tried again with the next look for updates")
+        walking.outside.calm()
+        lose_the_repository(walking, repository)
+        life.pass_time(1.2 * life.shop.settings.poll_s)
+        state = life.agent.courses["a"].state
+        assert state.serving is not None
+        assert state.serving.revision == 2
+
+
+@pytest.mark.parametrize("repository", ["none", "silent"])
+def test_what_is_not_here_waits_for_a_repository(tmp_path: Path, repository: str):
+    with walked(tmp_path, [("sleep", (2.0,)), ("pin", ("b", 77)), ("sleep", (30.0,))]) as walking:
+        life = walking.life
+        lose_the_repository(walking, repository)
+        rows = len(life.journal.history("b"))
+        life.pass_time(86_400.0)
+        assert len(life.journal.history("b")) == rows
+        assert "with the next look" in life.agent.decisions["b"].why
 
 
 def test_a_stick_brings_what_another_repository_is_slow_to_give(tmp_path: Path):

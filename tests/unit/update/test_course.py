@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,26 @@ class TestWhatIsTriedAgain:
             running.script.say(OSError("not now"))
             await running.until(lambda: len(delays) == 11)
             assert delays[-1] == 15
+
+    async def test_is_tried_later_each_time_also_where_revisions_are_to_change_places(self, tmp_path, monkeypatch):
+        """The serving one steps aside for each, and requests wait."""
+        loop, delays = asyncio.get_running_loop(), []
+        call_later = loop.call_later
+
+        def record(delay_s: float, callback, *args):
+            if callback != running.course._said.put_nowait:
+                return call_later(delay_s, callback, *args)
+            delays.append(delay_s)
+            return call_later(0, callback, *args)
+
+        async with Running(tmp_path, state(Phase.TRIAL)) as running:
+            monkeypatch.setattr(loop, "call_later", record)
+            running.post(Event.STARTED)
+            for _ in range(4):
+                running.script.say(Event.SWAPS, "one has room")
+                running.script.say(OSError("no device"))
+            await running.until(lambda: len(delays) == 4)
+            assert delays == [15, 30, 60, 120]
 
     async def test_is_the_settling_of_what_was_committed_as_well(self, tmp_path: Path, monkeypatch):
         monkeypatch.setattr(course, "_PAUSE_S", 0.0)
@@ -333,6 +354,36 @@ class TestALifeOfTheDaemon:
             await running.course.heard()
             assert running.steps() == ["lasted"]
             assert running.course.text == "it loads"
+
+    @pytest.mark.parametrize("paused_s", [0.0, 5.0])
+    async def test_leaves_each_hour_of_a_soak(self, tmp_path: Path, monkeypatch, paused_s: float):
+        """`paused_s`: so long it rests in each."""
+        loop = asyncio.get_running_loop()
+        call_later, timers = loop.call_later, []
+
+        def record(delay_s: float, callback, *args):
+            if callback == running.course._lasted:
+                timers.append(delay_s)
+                delay_s = 1e6
+            return call_later(delay_s, callback, *args)
+
+        running = Running(tmp_path, state(Phase.SOAKING, previous=ONE))
+        monkeypatch.setattr(loop, "call_later", record)
+        async with running:
+            running.script.soaked = Soaked()
+            running.post(Event.RESUMED)
+            await running.until(lambda: running.script.did == ["soak"])
+            up_s, kept = 0.0, []
+            while up_s < 10 * 3600:
+                up_s += timers[-1]
+                running.script.soaked = Soaked(up_s - paused_s * (1 + up_s // 3600))
+                running.course._lasted()
+                await running.course.heard()
+                if running.state.outlived.lasted_s not in kept[-1:]:
+                    kept.append(running.state.outlived.lasted_s)
+            hours = [later - before for before, later in itertools.pairwise(kept)]
+            assert len(hours) >= 9
+            assert all(3600 <= each < 3600 + 120 for each in hours), hours
 
     async def test_that_falls_back_on_another_revision_says_so_once(self, tmp_path: Path):
         found = State(model="m", serving=TWO, previous=ONE)

@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from support.courses import make_shop
+import msgspec
+from support.courses import NOW, make_shop
 from support.polling import PATIENCE_S, until_async
 
 from edged.errors import Code, EdgedError
 from edged.update import heard as heards
-from edged.update import peaks
+from edged.update import peaks, plan
 from edged.update.heard import Heard
+from edged.update.holds import Left
+from edged.update.issued import Issued
+from edged.update.machine import Ref, State
+from edged.update.policy import Decision
+from edged.update.records import Committed, Key, Pin, Quarantined, Transition
+from edged.update.share import Device, Kept, Share, Waited, Window
+from edged.update.spending import Spending
 
 
 def test_a_role_that_a_repository_does_not_tell_of_keeps_what_was_accepted():
@@ -87,3 +95,40 @@ async def test_what_workers_took_is_written_once_the_disk_takes_it_again(tmp_pat
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await shop.ledger.close()
+
+
+async def test_what_a_later_release_has_added_to_a_window_hides_nothing_of_it(tmp_path: Path):
+    shop, now = make_shop(tmp_path), NOW.replace(hour=12)
+    windows = {"m": [{"start": "02:00", "duration_s": 3600, "zone": "utc", "season": "winter"}]}
+    document = msgspec.json.encode({"windows": windows, "waited": {"m": {"revision": 2, "seconds": 40.0}}, "moon": 1})
+    await shop.ledger.do(shop.ledger.journal.keep_fact, "share", document)
+    share = Share(Device("d", "f", "c"), shop.ledger)
+    await share.recall()
+    assert not share.may_change("m", now)
+    assert share.may_change("m", now.replace(hour=2, minute=30))
+    wanted = plan.Wanted(model="m", revision=2, why="plan", jitter_s=40.0)
+    go = Decision(go_for=2)
+    assert share.after_jitter(go, wanted) is go, "what was waited is known too"
+    await shop.ledger.close()
+
+
+KEPT = (State, Transition, Quarantined, Committed, Pin, Kept, list[Left], Spending, Issued)
+
+
+def test_the_release_before_reads_what_this_one_keeps_whatever_it_adds():
+    """Each struct within passes over what it does not know, as a system that was rolled back has to."""
+    strict, seen, left = list[str](), set[type](), list(msgspec.inspect.multi_type_info(KEPT))
+    while left:
+        found = left.pop()
+        if isinstance(found, msgspec.inspect.StructType):
+            if found.cls in seen:
+                continue
+            seen.add(found.cls)
+            strict += [found.cls.__name__] if found.forbid_unknown_fields else []
+            left += [field.type for field in found.fields]
+        else:
+            for name in ("types", "item_types", "item_type", "key_type", "value_type"):
+                inner = getattr(found, name, ())
+                left += inner if isinstance(inner, tuple) else [inner]
+    assert {Window, Ref, Key, Waited} <= seen
+    assert not strict

@@ -9,6 +9,7 @@ from support.walks import Step, Walk, walked
 
 from edged.errors import Code, EdgedError
 from edged.intents import Hold
+from edged.update import agent as agents
 from edged.update.holds import Lease
 from edged.update.machine import Phase
 from edged.update.obeying import Obeying
@@ -69,6 +70,18 @@ def test_one_ends_where_power_cuts_go_on(tmp_path: Path):
         take(found, 4 * poll_s)
         for _ in range(8):
             found.take(("sleep", (1.5 * poll_s,)))
+            found.take(("cut", ()))
+        found.take(("sleep", (2.0,)))
+        assert found.life.agent.holds.on("a", found.life.loop.now_s) is None
+
+
+def test_one_ends_where_the_power_is_cut_more_often_than_the_device_looks(tmp_path: Path):
+    with walked(tmp_path, _BEGUN) as found:
+        life_s = 2 * agents._KEEP_S
+        assert life_s < found.life.shop.settings.poll_s
+        take(found, 4 * agents._KEEP_S)
+        for _ in range(5):
+            found.take(("sleep", (life_s,)))
             found.take(("cut", ()))
         found.take(("sleep", (2.0,)))
         assert found.life.agent.holds.on("a", found.life.loop.now_s) is None

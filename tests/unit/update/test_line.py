@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from support.courses import NOW, make_shop
 
@@ -20,7 +22,7 @@ from edged.update import policy
 from edged.update.assemble import Assembly, Space
 from edged.update.collecting import collect
 from edged.update.fetcher import Order
-from edged.update.line import Download, line
+from edged.update.line import Download, line, stand_in_line
 from edged.update.machine import Event, Happened, Phase, Ref, State, step
 from edged.update.reasons import Reason
 from edged.update.records import Transition
@@ -36,7 +38,11 @@ class Metered:
     def __init__(self, models: str, chunks_a_time: int) -> None:
         self.contents = {model: random.Random(model).randbytes(CHUNKS * CHUNK_BYTES) for model in models}
         self.fetched: dict[str, int] = dict.fromkeys(models, 0)
-        self._most = chunks_a_time
+        self.chunks_a_time = chunks_a_time
+        self.lacks: set[str] = set()
+        """Models of which the last half is not there, and never will be."""
+        self.away = False
+        """It does not even give a manifest."""
         self.asked: Callable[[str], None] = lambda _: None
         """Is told of each model whose manifest is asked for."""
 
@@ -55,6 +61,8 @@ class Metered:
 
     async def bring_manifest(self, _: object, model: str, __: int, into: Path, *___: object) -> Manifest:
         """Comes at once."""
+        if self.away:
+            raise EdgedError(Code.DOWNLOAD_FAILED, "it cannot be reached")
         self.asked(model)
         make_folder(into)
         durable.write(into / MANIFEST_NAME, encode(self.manifest(model)))
@@ -67,8 +75,10 @@ class Metered:
 
         def fetch(digest: str, length: int) -> bytes:
             nonlocal given
-            if given == self._most:
+            if given == self.chunks_a_time:
                 raise EdgedError(Code.DOWNLOAD_FAILED, "the link gives no more today")
+            if order.model in self.lacks and 2 * places[digest] >= manifest.files[0].size:
+                raise EdgedError(Code.DOWNLOAD_FAILED, "it is not there")
             given += 1
             self.fetched[order.model] += 1
             return self.contents[order.model][places[digest] :][:length]
@@ -81,12 +91,13 @@ class Device:
 
     def __init__(self, folder: Path, repository: Metered, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(policy, "FETCH_ATTEMPTS", 1)
+        self.repository = repository
         self.shop = make_shop(folder, fetcher=repository)
         self.shop.library.store.quota_bytes = ROOM_CHUNKS * CHUNK_BYTES + CHUNK_BYTES // 2  # and the manifests
         self._stages: dict[str, Stages] = {}
         self.states: dict[str, State] = {}
         for model in repository.contents:
-            self.states[model] = State(model=model)
+            self.states[model] = self.shop.ledger.journal.states().get(model, State(model=model))
             terms = SimpleNamespace(origin=lambda: None, told=None)
             self._stages[model] = Stages(self.shop, terms, lambda _: None)  # type: ignore[arg-type]
             monkeypatch.setattr(self._stages[model], "_foresee", self._foresee)
@@ -104,13 +115,26 @@ class Device:
             return f"{error.code.value}: {error}"
         return ""
 
+    async def look_at_all(self, looks: int) -> set[str]:
+        """So many looks, each of which tries what is not whole yet; gives what is at last. It makes room for others."""
+        whole = set[str]()
+        for _ in range(looks):
+            for model in sorted(self.states.keys() - whole):
+                if not await self.look(model):
+                    whole.add(model)
+                    self.shop.library.store.quota_bytes += CHUNKS * CHUNK_BYTES
+        return whole
+
     def step(self, model: str, happened: Happened) -> None:
         """Something happens to its update."""
         before = self.states[model]
         after, _ = step(before, happened)
         self.states[model] = after
-        row = Transition(at=NOW, model=model, revision=1, before=before.phase, event=happened.event, after=after.phase)
-        self.shop.ledger.journal.record(after, row)
+        self.shop.ledger.journal.record(after, row(model, before, happened.event, after))
+
+
+def row(model: str, before: State, event: Event, after: State) -> Transition:
+    return Transition(at=NOW, model=model, revision=1, before=before.phase, event=event, after=after.phase)
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
@@ -152,6 +176,128 @@ async def test_what_two_have_room_for_comes_side_by_side(tmp_path: Path, monkeyp
     assert not why
     assert repository.fetched == {"a": CHUNKS, "b": CHUNKS}
     await device.shop.ledger.close()
+
+
+class TestOneThatNeverEnds:
+    async def test_holds_nobody_up_for_ever(self, tmp_path: Path, monkeypatch):
+        repository = Metered("ab", 2)
+        repository.lacks = {"a"}
+        device = Device(tmp_path, repository, monkeypatch)
+        assert await device.look_at_all(CHUNKS) == {"b"}
+        assert repository.fetched["b"] == CHUNKS
+        await device.shop.ledger.close()
+
+    async def test_has_its_turn_once_the_other_has_come(self, tmp_path: Path, monkeypatch):
+        repository = Metered("ab", 2)
+        repository.lacks = {"a"}
+        device = Device(tmp_path, repository, monkeypatch)
+        assert await device.look_at_all(CHUNKS) == {"b"}
+        repository.lacks = set()
+        assert await device.look_at_all(CHUNKS) >= {"a"}
+        await device.shop.ledger.close()
+
+    async def test_stands_behind_over_a_restart_too(self, tmp_path: Path, monkeypatch):
+        repository = Metered("ab", 2)
+        repository.lacks = {"a"}
+        device = Device(tmp_path, repository, monkeypatch)
+        for _ in range(CHUNKS):
+            if not repository.fetched["b"]:
+                await device.look_at_all(1)
+        await device.shop.ledger.close()
+        device = Device(tmp_path, repository, monkeypatch)
+        why = await device.look("a")
+        assert "it waits for room that model b revision 1 takes, whose download comes first" in why
+        await device.shop.ledger.close()
+
+    async def test_that_another_revision_is_wanted_of_has_its_place_again(self, tmp_path: Path, monkeypatch):
+        device = Device(tmp_path, Metered("ab", 0), monkeypatch)
+        for _ in range(3):
+            await device.look("a")
+        await device.look("b")
+        assert (await stand_in_line(device.shop, "b")).ahead == ()
+        device.states["a"] = State(model="a", phase=Phase.FETCHING, target=Ref(2, ""))
+        device.shop.ledger.journal.record(
+            device.states["a"], row("a", State(model="a"), Event.WANTED, device.states["a"])
+        )
+        store, manifest = device.shop.library.store, device.repository.manifest("a")
+        make_folder(store.staging("a", 2))
+        durable.write(store.staging("a", 2) / MANIFEST_NAME, encode(msgspec.structs.replace(manifest, revision=2)))
+        assert [each.key for each in (await stand_in_line(device.shop, "b")).ahead] == [("a", 2)]
+        await device.shop.ledger.close()
+
+
+class TestARepositoryThatIsAway:
+    async def test_costs_nobody_what_has_come(self, tmp_path: Path, monkeypatch):
+        repository = Metered("ab", 2)
+        device = Device(tmp_path, repository, monkeypatch)
+        await device.look("a")
+        repository.away = True
+        assert await device.look_at_all(CHUNKS) == set()
+        repository.away = False
+        assert await device.look_at_all(3 * CHUNKS) == {"a", "b"}
+        assert repository.fetched == {"a": CHUNKS, "b": CHUNKS}
+        await device.shop.ledger.close()
+
+    @pytest.mark.parametrize("away", [1, 2, 5])
+    async def test_but_for_its_manifests_now_and_again_keeps_nobody_from_coming(
+        self, tmp_path: Path, monkeypatch, away: int
+    ):
+        repository = Metered("ab", 2)
+        device = Device(tmp_path, repository, monkeypatch)
+        whole = set[str]()
+        for _ in range(4 * CHUNKS):
+            for repository.chunks_a_time in (2, *(away * [0])):
+                whole |= await device.look_at_all(1) if whole != {"a", "b"} else set()
+        assert whole == {"a", "b"}
+        await device.shop.ledger.close()
+
+
+def test_however_a_link_comes_and_goes_two_take_each_others_part_seldom():
+    """The most of all courses that tries can take, of which each brings something or nothing where it may begin."""
+    start, most = Two(), 32
+    reached = {start: 0}
+    for count in range(1, most + 1):
+        taken: dict[Two, int] = {}
+        for two, times in reached.items():
+            for after, more in (*two.tries(0), *two.tries(1)):
+                taken[after] = max(taken.get(after, 0), times + more)
+        reached = taken
+        assert max(reached.values()) <= 2 * math.log2(count)
+    assert max(reached.values()) > 2, "it does happen"
+
+
+class Two(msgspec.Struct, frozen=True):
+    """Two downloads of which one fits: fruitless tries and chunks of each; no chunks: not even its manifest is here."""
+
+    fruitless: tuple[int, int] = (0, 0)
+    chunks: tuple[int | None, int | None] = (None, None)
+
+    def tries(self, this: int) -> Iterator[tuple[Two, int]]:
+        """What may come of the next try of one: something, or nothing; and whether it took what the other had."""
+        chunks, other = list(self.chunks), 1 - this
+        chunks[this], had = chunks[this] or 0, chunks[other]
+        lacks = None if had is None else CHUNKS - had
+        one = Download(("ab"[other], 1), had or 0, lacks, self.fruitless[other])
+        if line("ab"[this], [one], CHUNKS, self.fruitless[this]).ahead:
+            yield msgspec.structs.replace(self, chunks=tuple(chunks)), 0
+            return
+        chunks[other] = None if had else had
+        fruitless = list(self.fruitless)
+        fruitless[this] += 1
+        nothing = Two(tuple(fruitless), tuple(chunks))
+        fruitless[this], chunks[this] = 0, 1
+        yield Two(tuple(fruitless), tuple(chunks)), bool(had)
+        yield nothing, bool(had)
+
+
+def test_a_link_that_gives_each_a_little_and_then_nothing_has_them_take_turns_ever_later():
+    two, times, count = Two(), 0, 2000
+    for each in range(count):
+        begun = two.chunks[each % 2]
+        something, *nothing = two.tries(each % 2)
+        two, more = nothing[0] if begun and nothing else something
+        times += more
+    assert 2 < times <= 2 * math.log2(count)
 
 
 A, B, D = (Download((name, 1), 10, 90) for name in "abd")

@@ -12,6 +12,7 @@ import pytest
 from support.walks import Walk, walked
 
 from edged import clock
+from edged.update import agent as agents
 from edged.update import plan as plans
 from edged.update.machine import Event, Phase
 
@@ -166,13 +167,28 @@ class TestATurnToDownload:
                 found.take((ends, ()))
             assert _passes(found, day_s)[1] == 2
 
-    def test_is_written_once_a_poll_while_it_is_waited_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_comes_to_a_device_whose_power_is_cut_more_often_than_it_looks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        terms = msgspec.structs.replace(self.terms, download_jitter_s=4 * 3600)
+        turn_s, life_s = plans.jitter("a/2", "d", terms.download_jitter_s), 2 * agents._KEEP_S
+        assert turn_s > 3 * life_s
+        with walking(tmp_path, monkeypatch, terms) as found:
+            assert life_s < found.life.shop.settings.poll_s
+            lives = int(turn_s / agents._KEEP_S) + 2
+            for _ in range(lives):
+                if _passes(found, life_s)[1] == 2:
+                    break
+                found.take(("cut", ()))
+            assert _phase(found)[1] == 2
+
+    def test_is_written_now_and_then_while_it_is_waited_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         with walking(tmp_path, monkeypatch, self.terms) as found:
             journal, written = found.life.journal, []
             keep = journal.keep_fact
             monkeypatch.setattr(journal, "keep_fact", lambda *fact: (written.append(fact[0]), keep(*fact)))
             _passes(found, day_s := 8 * 3600.0)
-            assert 1 <= written.count("share") <= day_s / (0.9 * found.life.shop.settings.poll_s) + 1
+            assert 1 <= written.count("share") <= day_s / agents._KEEP_S + 1
             written.clear()
             assert _passes(found, self.turn_s - day_s + _DAY_S)[1] == 2
             written.clear()

@@ -42,6 +42,12 @@ async def test_a_revision_keeps_its_device_also_while_it_runs_a_lighter_variant(
     )
 
 
+async def test_a_revision_that_somebody_unloads_keeps_no_device():
+    serving = resident(1, TPU, CPU)
+    serving.leave("somebody asked for that")
+    assert await swap.reason(resident(2, TPU, CPU), serving) == ""
+
+
 @pytest.mark.parametrize(("new", "old"), [((CPU,), (TPU, CPU)), ((TPU, CPU), (CPU,)), ((CPU,), (CPU,))])
 async def test_revisions_of_which_one_needs_no_device_are_loaded_beside_each_other(new, old):
     assert await swap.reason(resident(2, *new), resident(1, *old)) == ""

@@ -153,6 +153,16 @@ MET: dict[str, Sequence[Step]] = {
         ("until", ("a", Phase.TRIAL)),
         *[("restart", ()), ("sleep", (7.0,))] * 5,
     ],
+    "what soaks above a raised floor, given up": [
+        ("floor", ("a", 3)),
+        ("sleep", (3.0,)),
+        ("plan", ("a", 3, True)),
+        ("restart", ()),
+        ("until", ("a", Phase.SOAKING)),
+        ("back", ("a", 8)),
+        ("sleep", (1.0,)),
+        ("back", ("a", 3)),
+    ],
     "a soak that rests between power cuts that are far from each other": [
         ("sleep", (2.0,)),
         ("plan", ("a", 2)),

@@ -13,9 +13,10 @@ from support.walks import Step, Walk, walked
 from edged.bundle.manifest import Manifest, Requires
 from edged.errors import Code
 from edged.system.hardware import Hardware
-from edged.types import Outcome
-from edged.update import inventory
+from edged.types import Limits, Outcome
+from edged.update import inventory, soak
 from edged.update import plan as plans
+from edged.update.blame import of_the_device
 from edged.update.machine import Event, Phase, Record
 from edged.update.reasons import QUARANTINES, Reason
 from edged.update.records import Transition
@@ -33,6 +34,13 @@ def ask(walking: Walk, revision: int, count: int, *, ok: bool = True, took_s: fl
     code = "" if ok else "inference_failed"
     outcomes = walking.life.shop.outcomes
     walking.life.do(lambda: [outcomes.take(Outcome("a", revision, ok, code, took_s)) for _ in range(count)])
+
+
+def kill(walking: Walk, key: tuple[str, int]) -> None:
+    """Ends its worker."""
+    found = [each for each in walking.life.hands if each.key == key]
+    assert found
+    walking.life.do(lambda: [each.end("killed by SIGKILL") for each in found])
 
 
 def end_of_soak(walking: Walk) -> Transition:
@@ -72,6 +80,77 @@ class TestTheRecordOfThePredecessor:
         assert soaking.life.journal.states()["a"].held_against == Record()
 
 
+class TestARevisionThatDoesNotComeUpAgain:
+    """Nobody asks it anything."""
+
+    @pytest.mark.parametrize("after_a_restart", [False, True])
+    def test_is_sent_back_and_the_one_before_answers(self, tmp_path: Path, after_a_restart: bool):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            walking.outside.dying.add(("a", 2))
+            if after_a_restart:
+                walking.take(("restart", ()))
+            else:
+                kill(walking, ("a", 2))
+            walking.life.pass_time(200.0)
+            found = end_of_soak(walking)
+            assert (found.event, found.reason) == (Event.FAILED, Reason.CRASH_LOOP)
+            assert f"its worker ended {soak.CRASHES} times" in found.text
+            assert walking.life.residency.routes["a"].serving == 1
+            assert walking.life.residency.get("a", 1).ready
+
+    def test_for_want_of_memory_is_neither_sent_back_nor_committed_before_it_does(self, tmp_path: Path):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            ask(walking, 2, 3000)
+            walking.outside.capacity = 1
+            kill(walking, ("a", 2))
+            walking.life.pass_time(600.0)
+            assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
+            assert walking.life.residency.get("a", 1).ready
+            told = inventory.explain(walking.life.agent, "a")
+            assert "it is not committed before it answers again" in told
+            assert any("left for a; it is asked for again" in line for line in told), told
+            walking.outside.calm()
+            walking.life.pass_time(120.0)
+            assert end_of_soak(walking).event == Event.PASSED
+            walking.finish()
+
+    def test_since_somebody_unloaded_it_waits_for_whoever_did(self, tmp_path: Path):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN, ("unload", ("a",)), ("sleep", (600.0,))]) as walking:
+            assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
+            walking.take(("load", ("a", 2)))
+            walking.take(("sleep", (10.0,)))
+            assert end_of_soak(walking).event == Event.UNPROVEN
+            walking.finish()
+
+
+class TestASoakThatIsPaused:
+    def test_counts_what_ends_its_worker_meanwhile(self, tmp_path: Path):
+        """As a leak does: under the pressure that it makes the soak rests, and the kernel ends the worker."""
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            for _ in range(soak.CRASHES):
+                walking.take(("press", (Limits(background_paused=True),)))
+                walking.take(("sleep", (1.0,)))
+                kill(walking, ("a", 2))
+                walking.take(("sleep", (5.0,)))
+                assert walking.life.residency.get("a", 2).ready
+                walking.take(("press", (Limits(),)))
+                walking.take(("sleep", (0.5,)))
+            found = end_of_soak(walking)
+            assert (found.event, found.reason) == (Event.FAILED, Reason.CRASH_LOOP)
+
+
+def test_what_ends_a_worker_before_its_soak_is_not_counted_in_it(tmp_path: Path):
+    steps: list[Step] = [("sleep", (2.0,)), ("hold", ("a",)), ("plan", ("a", 2)), ("until", ("a", Phase.SHADOW))]
+    with walked(tmp_path, steps) as walking:
+        kill(walking, ("a", 2))
+        for step in (("sleep", (2.0,)), ("let_go", ()), ("until", ("a", Phase.SOAKING)), ("sleep", (2.0,))):
+            walking.take(step)
+        assert walking.life.agent.courses["a"].state.crashes == 0
+        kill(walking, ("a", 2))
+        walking.take(("sleep", (2.0,)))
+        assert walking.life.agent.courses["a"].state.crashes == 1
+
+
 class TestTheDevicesOwnFault:
     @pytest.mark.parametrize("manifest_too", [False, True])
     def test_at_a_start_is_not_held_against_the_revision(self, tmp_path: Path, manifest_too: bool):
@@ -83,7 +162,7 @@ class TestTheDevicesOwnFault:
     def test_while_it_soaks_is_not_held_against_the_revision(self, tmp_path: Path):
         with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
             self._damage(walking, manifest_too=False)
-            self._kill(walking, ("a", 2))
+            kill(walking, ("a", 2))
             self._is_gone_back_on_and_comes_anew(walking)
 
     def _damage(self, walking: Walk, *, manifest_too: bool) -> None:
@@ -91,16 +170,67 @@ class TestTheDevicesOwnFault:
             (walking.life.shop.library.store.path("a", 2) / "manifest.json").unlink()
         walking.outside.damaged.add(("a", 2))
 
-    def _kill(self, walking: Walk, key: tuple[str, int]) -> None:
-        found = [each for each in walking.life.hands if each.key == key]
-        walking.life.do(lambda: [each.end("killed by SIGKILL") for each in found])
-
     def _is_gone_back_on_and_comes_anew(self, walking: Walk) -> None:
         walking.life.pass_time(20.0)
         assert end_of_soak(walking).reason == Reason.DIGEST_MISMATCH
         assert not any(each.reason in QUARANTINES for each in walking.life.journal.history("a"))
         assert not walking.life.journal.quarantined()
         walking.finish()  # which mends it, and has it serve
+
+    @pytest.mark.parametrize("short", ["its device is taken", "there is no memory"])
+    def test_that_no_worker_can_be_started_again_is_not_held_against_the_revision(self, tmp_path: Path, short: str):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            self._be_short(walking, short)
+            kill(walking, ("a", 2))
+            walking.life.pass_time(2.0)
+            self._find_no_worker(walking)
+            walking.life.pass_time(2.0)
+            assert end_of_soak(walking).reason == Reason.INCOMPATIBLE_HARDWARE
+            assert "requests failed" in end_of_soak(walking).text
+            assert ("it is taken" if walking.outside.taken else "left for a") in end_of_soak(walking).text
+            assert not walking.life.journal.quarantined()
+            assert walking.life.residency.routes["a"].serving == 1
+            walking.outside.calm()
+            walking.finish()
+            assert walking.served >= {("a", 2)}
+
+    def test_that_a_worker_could_not_be_started_excuses_no_errors_of_the_next(self, tmp_path: Path):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            self._be_short(walking, "its device is taken")
+            kill(walking, ("a", 2))
+            walking.life.pass_time(0.5)
+            walking.outside.calm()
+            walking.life.pass_time(10.0)
+            ask(walking, 2, 20, ok=False)
+            walking.life.pass_time(2.0)
+            assert end_of_soak(walking).reason == Reason.ERROR_RATE
+            assert walking.life.journal.quarantined()
+
+    def test_excuses_no_ends_of_its_worker(self, tmp_path: Path):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            for _ in range(soak.CRASHES - 1):
+                self._be_short(walking, "there is no memory")
+                kill(walking, ("a", 2))
+                walking.life.pass_time(0.5)
+                resident = walking.life.residency.get("a", 2)
+                assert of_the_device(resident, {}, Reason.ERROR_RATE)
+                assert of_the_device(resident, {}, Reason.CRASH_LOOP) is None
+                walking.outside.calm()
+                walking.life.pass_time(10.0)
+            kill(walking, ("a", 2))
+            walking.life.pass_time(2.0)
+            assert end_of_soak(walking).reason == Reason.CRASH_LOOP
+            assert walking.life.journal.quarantined()
+
+    def _be_short(self, walking: Walk, of: str) -> None:
+        if of == "there is no memory":
+            walking.outside.capacity = 0
+        else:
+            walking.outside.taken.add(("a", 2))
+
+    def _find_no_worker(self, walking: Walk) -> None:
+        outcome = Outcome("a", 2, False, Code.MODEL_UNAVAILABLE, 0.0)
+        walking.life.do(lambda: [walking.life.shop.outcomes.take(outcome) for _ in range(20)])
 
     @pytest.mark.usefixtures("edgetpu")
     def test_of_its_accelerator_is_not_held_against_the_revision(self, tmp_path: Path):
@@ -199,6 +329,34 @@ class TestWhereThePlanForbidsTheUnproven:
         ask(quiet, 2, 3)
         told = [line for line in inventory.explain(quiet.life.agent, "a") if line.startswith("it has soaked for ")]
         assert told[0].endswith("has answered 3 of 10 requests, before which the plan does not let it be committed")
+
+    def test_it_is_not_looked_at_each_second(self, quiet: Walk, looks: list[float]):
+        looks.clear()
+        quiet.take(("sleep", (900.0,)))
+        assert 0 < len(looks) < 900 / 10
+
+    def test_what_it_sees_is_looked_at_once_within_a_second(self, quiet: Walk, looks: list[float]):
+        for second in range(1, 10):
+            began_s = quiet.life.loop.now_s
+            for _ in range(10 if second == 9 else 1):
+                ask(quiet, 2, 1)
+                quiet.life.pass_time(0.01)
+            quiet.life.pass_time(1.2)
+            assert len([at_s for at_s in looks if at_s > began_s]) in (1, 2)
+        assert end_of_soak(quiet).event == Event.PASSED
+
+    @pytest.fixture
+    def looks(self, monkeypatch) -> list[float]:
+        """When the soak was judged."""
+        found: list[float] = []
+        judge = soak.Soak.judge
+
+        def told(judged: soak.Soak, now_s: float):
+            found.append(now_s)
+            return judge(judged, now_s)
+
+        monkeypatch.setattr(soak.Soak, "judge", told)
+        return found
 
     def test_a_soak_goes_on_until_it_has_seen_enough(self, quiet: Walk):
         ask(quiet, 2, 10)
