@@ -10,6 +10,9 @@ from edged.telemetry.window import Totals
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
 
+# What SQLite holds in a number.
+_MOST_DIGITS = 18
+
 
 class Facts:
     """The table, in an open spool. Everything raises sqlite3.Error."""
@@ -24,7 +27,7 @@ class Facts:
             return default
         if text is None:
             raise ValueError(f"its fact {name} is not there")
-        if not (text.isascii() and text.isdigit()):
+        if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
             raise ValueError(f"its fact {name} is no number but {text[:40]!r}")
         return int(text)
 

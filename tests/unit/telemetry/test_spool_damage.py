@@ -120,6 +120,16 @@ async def test_what_is_not_what_was_written_is_set_aside_and_the_daemon_goes_on(
     await again.close()
 
 
+@pytest.mark.parametrize("statement", FACTS.values(), ids=FACTS.keys())
+def test_it_is_found_when_the_spool_is_opened(tmp_path, statement):
+    used(tmp_path)
+    changed(tmp_path, statement)
+    spool = Spool(tmp_path, 2**23, NOW_MS)
+    assert "set aside" in spool.problem
+    assert spool.append_window(window(1)) == 1
+    spool.close()
+
+
 ROWS = {
     "first": "UPDATE rows SET first = 'x' WHERE last = 11",
     "first that is later": "UPDATE rows SET first = 90 WHERE last = 11",
@@ -128,7 +138,7 @@ ROWS = {
     "grade": "UPDATE rows SET grade = 'x' WHERE last = 11",
     "payload": "UPDATE rows SET payload = 5 WHERE last = 11",
     # A frame of zstd whose eight bytes of length say that it holds 2^62 bytes.
-    "payload's length": "UPDATE rows SET payload = X'28b52ffde40000000000000040' || payload WHERE last = 11",
+    "payload's length": "UPDATE rows SET payload = CAST(X'28b52ffde40000000000000040' AS BLOB) WHERE last = 11",
 }
 
 
