@@ -198,7 +198,7 @@ async def day(on: Shore) -> list[tuple[str, int, int]]:
     level = next(levels)
     recorder = Recorder(folder, 8 * MIB, 300, 2**30)
     changed = asyncio.Event()
-    link = Mqtt(options, will, changed.set, lambda _message: None)
+    link = Mqtt(options, will, changed.set, lambda _message: None, print)
     sync = Sync(recorder, link, TOPICS, lambda: state(level), rows_per_minute=600, jitter_s=0, coarse=True)
 
     async def until(condition: Callable[[], bool]) -> int:

@@ -28,12 +28,13 @@ class Telemetry:
         station = self._station
         topics, mqtt, sync, commander = station.topics, station.mqtt, station.sync, station.commander
         standing = await station.standing()
+        connection = mqtt.problem or mqtt.too_large if mqtt else ""
         answer = pb.TelemetryStanding(
             device=topics.device,
             fleet=topics.fleet,
             broker=station.broker,
             connected=mqtt is not None and mqtt.connected,
-            problem=station.problem or (mqtt.problem if mqtt else "") or (sync.problem if sync else ""),
+            problem=station.problem or connection or (sync.problem if sync else ""),
             last_sent_ms=sync.last_sent_ms if sync else 0,
             sent=sync.sent if sync else 0,
             spool_problem=station.recorder.problem or station.recorder.damage,

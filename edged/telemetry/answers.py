@@ -11,8 +11,8 @@ import msgspec
 
 from edged.telemetry.again import Again
 from edged.telemetry.messages import Result
-from edged.telemetry.mqtt import REFUSED, Message, NotSentError
 from edged.telemetry.orders import Order
+from edged.telemetry.packet import REFUSED, TOO_LARGE, Message, NotSentError
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool
 from edged.telemetry.sync import JSON, Transport
@@ -94,23 +94,36 @@ class Answers:
         return all_told
 
     async def _publish(self, told: _Passing) -> bool:
-        """Whether the broker has it on the device's own topic. Where else it was wanted, it may be refused for good."""
-        own, *others = _messages(told.result, told.topics, told.correlation)
-        if await self._transport.publish(own) >= REFUSED:
+        """Whether the broker has it on the device's own topic. Where else it was wanted, it may be refused for good.
+
+        What no packet of this broker's can carry even without its details is not tried again either.
+        """
+        own, *others = told.topics
+        code = await self._reason(told, own)
+        if code >= REFUSED and code != TOO_LARGE:
             return False
-        for message in others:
-            await self._transport.publish(message)
+        for topic in others:
+            await self._reason(told, topic)
         return True
 
+    async def _reason(self, told: _Passing, topic: str) -> int:
+        """The broker's, for the whole answer, or for one without details where it takes no packet of that size."""
+        code = await self._transport.publish(_message(told, topic))
+        if code == TOO_LARGE:
+            code = await self._transport.publish(_message(_without_details(told), topic))
+        return code
 
-def _messages(result: Result, topics: Sequence[str], correlation: bytes) -> list[Message]:
-    payload = msgspec.json.encode(result)
+
+def _message(told: _Passing, topic: str) -> Message:
+    payload = msgspec.json.encode(told.result)
     if len(payload) > _MAX_RESULT_BYTES:
-        payload = msgspec.json.encode(msgspec.structs.replace(result, details={"left_out": "too large"}))
-    return [
-        Message(topic=topic, payload=payload, content_type=JSON, expiry_s=_EXPIRY_S, correlation=correlation)
-        for topic in topics
-    ]
+        payload = msgspec.json.encode(_without_details(told).result)
+    return Message(topic=topic, payload=payload, content_type=JSON, expiry_s=_EXPIRY_S, correlation=told.correlation)
+
+
+def _without_details(told: _Passing) -> _Passing:
+    short = msgspec.structs.replace(told.result, details={"left_out": "too large"})
+    return msgspec.structs.replace(told, result=short)
 
 
 def _answered(spool: Spool) -> list[Order]:

@@ -17,10 +17,10 @@ from edged.errors import EdgedError
 from edged.events import EventLog, Severity
 from edged.intents import Done, Intent
 from edged.telemetry.answers import Answers
-from edged.telemetry.commands import MAX_BYTES, Context, Rate, RejectedError, Rejection, Verdict, intent_of
+from edged.telemetry.commands import MAX_BYTES, Context, RejectedError, Rejection, Verdict, intent_of
 from edged.telemetry.messages import Result
-from edged.telemetry.mqtt import Message
 from edged.telemetry.orders import MOST, Accepted, Order
+from edged.telemetry.packet import Message
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool
 from edged.telemetry.sync import Topics
@@ -30,8 +30,6 @@ _log = log.get("commands")
 
 _CARRY_OUT_S = 300.0
 
-_BURST = 10
-_PER_MINUTE = 10.0
 _MAX_WAITING = 8
 # A command under which edged ended so often is answered, and not begun again.
 _MOST_RESUMED = 2
@@ -63,7 +61,6 @@ class Commander:
         self._answers = answers
         self._carry_out = carry_out
         self._events = events
-        self._rate = Rate(_BURST, _PER_MINUTE, clock.monotonic())
         self._waiting: deque[Message] = deque()
         self._came = asyncio.Event()
         self._resumed = False
@@ -72,10 +69,10 @@ class Commander:
         """Answered while the spool took nothing: there they are open still."""
 
     def take(self, message: Message) -> None:
-        """Takes what came. What comes faster than allowed is counted, and not looked at."""
+        """Takes what came. What comes while too many wait is counted, and not looked at."""
         if len(message.payload) > MAX_BYTES:
             self.counted[Rejection.TOO_LARGE] += 1
-        elif len(self._waiting) >= _MAX_WAITING or not self._rate.take(clock.monotonic()):
+        elif len(self._waiting) >= _MAX_WAITING:
             self.counted[Rejection.RATE_LIMITED] += 1
         else:
             self._waiting.append(message)

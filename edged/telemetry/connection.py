@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 from collections.abc import Sequence
 from typing import Any
 
-from paho.mqtt.client import Client, ConnectFlags
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
 from paho.mqtt.enums import LogLevel, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -16,6 +17,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edged import clock
 from edged.config.address import Broker
+from edged.telemetry.packet import NO_LIMIT
 
 # What a broker may take its time over.
 CONNECT_S = 15.0
@@ -41,10 +43,13 @@ class Connection:
         """`wake` is read when something is to be sent."""
         self._client = client
         self._wake = wake
+        self.most_bytes = NO_LIMIT
+        """What the broker takes in one packet (section 3.2.2.3.6)."""
         self._keep_alive_s = 0
         self._answer: ReasonCode | None = None
         self._said = ""
         client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
         client.on_log = self._on_log
 
     def open(self, broker: Broker, keep_alive_s: int, subscriptions: Sequence[str]) -> None:
@@ -64,9 +69,18 @@ class Connection:
         self._client.subscribe([(topic, _AT_LEAST_ONCE) for topic in subscriptions])
 
     def _on_connect(
-        self, _client: Client, _data: object, _flags: ConnectFlags, reason: ReasonCode, _properties: object
+        self, _client: Client, _data: object, _flags: ConnectFlags, reason: ReasonCode, found: Properties | None
     ) -> None:
         self._answer = reason
+        # The broker's word goes (section 3.2.2.3.14), which paho obeys by itself as often as it is turned.
+        self._keep_alive_s = getattr(found, "ServerKeepAlive", self._keep_alive_s)
+        self.most_bytes = getattr(found, "MaximumPacketSize", NO_LIMIT)
+
+    def _on_disconnect(
+        self, _client: Client, _data: object, flags: DisconnectFlags, reason: ReasonCode, _properties: object
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._said = str(reason)
 
     def _on_log(self, _client: Client, _data: object, level: int, text: str) -> None:
         if level == LogLevel.MQTT_LOG_ERR:  # why a socket broke is told nowhere else
@@ -81,7 +95,8 @@ class Connection:
         poll.register(sock, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
         poll.register(self._wake, select.POLLIN)
         pending = getattr(sock, "pending", lambda: 0)()
-        wait_s = 0.0 if pending else max(min(timeout_s, self._keep_alive_s / 4), 0.0)
+        ping_s = self._keep_alive_s / 4 or math.inf  # 0: there are no pings
+        wait_s = 0.0 if pending else max(min(timeout_s, ping_s), 0.0)
         for descriptor, events in poll.poll(wait_s * 1000):
             if descriptor == self._wake.fileno():
                 self._wake.recv(4096)

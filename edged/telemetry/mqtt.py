@@ -14,6 +14,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
@@ -26,7 +27,10 @@ from edged import clock, log
 from edged.config.address import Broker
 from edged.errors import EdgedError
 from edged.system import identity
+from edged.telemetry.client import TolerantClient
+from edged.telemetry.commands import Rate
 from edged.telemetry.connection import CONNECT_S, Connection, LostError
+from edged.telemetry.packet import NO_LIMIT, TOO_LARGE, Message, NotSentError, properties_of, size_of
 
 _log = log.get("mqtt")
 
@@ -37,8 +41,10 @@ _ACKNOWLEDGE_S = 60.0
 _WILL_DELAY_S = 10
 
 MAX_IN_FLIGHT = 8
-# What came and was not looked at yet; what comes beyond is dropped, and counted.
-_MAX_WAITING = 16
+
+# Messages that are handed to the loop at once, and how many more a minute: a flood of them is this thread's business.
+_BURST = 10
+_PER_MINUTE = 10.0
 
 _BACKOFF_LEAST_S = 1.0
 _BACKOFF_MOST_S = 300.0
@@ -49,10 +55,8 @@ _HELD_S = 60.0
 _LOOK_S = 60.0
 _END_S = 2.0
 
-NO_SUBSCRIBER = 0x10
-"""The reason code of a broker that took a message which nobody wanted."""
-REFUSED = 0x80
-"""Reason codes from here on are failures (MQTT v5, section 2.4)."""
+# The largest windows and answers are some 60 KiB.
+_ADVISED_KIB = 128
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,24 +71,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     will_topic: str
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One message, out or in."""
+class _Sent(NamedTuple):
+    """What the broker has not acknowledged yet."""
 
-    topic: str
-    payload: bytes
-    retain: bool = False
-    content_type: str = ""
-    content_encoding: str = ""
-    expiry_s: int = 0
-    """0: it does not expire."""
-    response_topic: str = ""
-    correlation: bytes = b""
-    again: bool = False
-    """Whether the broker says that it may have been delivered before (MQTT v5, section 3.3.1.1: DUP)."""
-
-
-class NotSentError(Exception):
-    """The connection was lost before the broker acknowledged a message. It may have it all the same."""
+    future: asyncio.Future[int]
+    due_s: float
+    size: int
 
 
 class Mqtt:
@@ -96,20 +88,26 @@ class Mqtt:
         will: Callable[[str], bytes],
         changed: Callable[[], None],
         got: Callable[[Message], None],
+        warn: Callable[[str], None],
     ) -> None:
         """`will` makes the will of a session; `changed` is called when the connection came or went; `got` for each
-        message that comes."""
+        message that comes; `warn` when the broker's limits leave something out, with what is to be done."""
         self.connected = False
         self.session = ""
         """Of the connection that is there now: another for each."""
         self.problem = ""
         """Why there is no connection, for people."""
+        self.too_large = ""
+        """What was larger than this connection's broker takes, for people."""
         self.dropped = 0
-        """Messages that came faster than they could be looked at."""
+        """Messages that came faster than allowed, or were retained: nobody looks at them."""
         self._options = options
         self._will = will
         self._changed = changed
         self._got = got
+        self._warn = warn
+        self._warned = (0, 0)
+        """The limit, and the largest packet above it that was warned of."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._ours, self._theirs = socket.socketpair()
@@ -117,8 +115,8 @@ class Mqtt:
             end.setblocking(False)
         self._stopping = threading.Event()
         self._outgoing: deque[tuple[Message, asyncio.Future[int]]] = deque()
-        self._in_flight: dict[int, tuple[asyncio.Future[int], float]] = {}
-        self._waiting = 0
+        self._in_flight: dict[int, _Sent] = {}
+        self._rate = Rate(_BURST, _PER_MINUTE, clock.monotonic())
         self._stamp: tuple[int, ...] = ()
 
     def start(self) -> None:
@@ -165,7 +163,7 @@ class Mqtt:
                 why = "a defect; the log says more"
             else:
                 why = "the daemon stops"
-            in_flight = [future for future, _ in self._in_flight.values()]
+            in_flight = [sent.future for sent in self._in_flight.values()]
             self._in_flight.clear()
             self._tell(self._lose, why, in_flight)
             if clock.monotonic() - began_s > _HELD_S:
@@ -200,7 +198,7 @@ class Mqtt:
             self._tell(self._come, session)
             look_s = clock.monotonic() + _LOOK_S
             while not self._stopping.is_set():
-                self._send(client)
+                self._send(client, connection.most_bytes)
                 connection.turn(min(look_s, self._overdue_s()) - clock.monotonic())
                 if clock.monotonic() >= self._overdue_s():
                     raise LostError(f"the broker has not acknowledged a message for {_ACKNOWLEDGE_S:g} s")
@@ -214,7 +212,7 @@ class Mqtt:
 
     def _client(self, session: str) -> Client:
         options = self._options
-        client = Client(
+        client = TolerantClient(
             CallbackAPIVersion.VERSION2, client_id=options.device, protocol=MQTTv5, reconnect_on_failure=False
         )
         client.connect_timeout = CONNECT_S
@@ -231,27 +229,35 @@ class Mqtt:
         client.will_set(options.will_topic, self._will(session), qos=1, retain=True, properties=properties)
         return client
 
-    def _send(self, client: Client) -> None:
+    def _send(self, client: Client, most_bytes: int) -> None:
         while len(self._in_flight) < MAX_IN_FLIGHT:
             try:
                 message, future = self._outgoing.popleft()
             except IndexError:
                 return
+            size = size_of(message)
+            if size > most_bytes:  # the broker would end the connection (section 3.2.2.3.6)
+                self._tell(self._leave_out, future, size, most_bytes)
+                continue
             info = client.publish(
                 message.topic, message.payload, qos=1, retain=message.retain, properties=properties_of(message)
             )
             if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
                 self._tell(_fail, future, NotSentError(str(info.rc)))
                 raise LostError("the connection broke while a message was sent")
-            self._in_flight[info.mid] = (future, clock.monotonic() + _ACKNOWLEDGE_S)
+            self._in_flight[info.mid] = _Sent(future, clock.monotonic() + _ACKNOWLEDGE_S, size)
 
     def _overdue_s(self) -> float:
-        return min((due_s for _, due_s in self._in_flight.values()), default=float("inf"))
+        return min((sent.due_s for sent in self._in_flight.values()), default=float("inf"))
 
     def _on_publish(self, _client: Client, _data: object, mid: int, reason: ReasonCode, _found: object) -> None:
-        future, _ = self._in_flight.pop(mid, (None, 0))
-        if future is not None:
-            self._tell(_resolve, future, reason.value)
+        sent = self._in_flight.pop(mid, None)
+        if sent is None:
+            return
+        if reason.value == TOO_LARGE:
+            self._tell(self._leave_out, sent.future, sent.size, NO_LIMIT)
+        else:
+            self._tell(_resolve, sent.future, reason.value)
 
     def _on_subscribe(
         self, _client: Client, _data: object, _mid: int, reasons: list[ReasonCode], _found: object
@@ -262,13 +268,13 @@ class Mqtt:
             self._tell(self._name, f"the broker lets no command through: {topic}: {reason}; see its access rules")
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
-        if self._waiting >= _MAX_WAITING or message.retain:  # a command is no state: nobody keeps one for us
+        # A command is no state: nobody keeps one for us.
+        if message.retain or not self._rate.take(clock.monotonic()):
             self.dropped += 1
             return
-        self._waiting += 1
         found = message.properties
         self._tell(
-            self._take,
+            self._got,
             Message(
                 topic=message.topic,
                 payload=bytes(message.payload),
@@ -281,7 +287,7 @@ class Mqtt:
     # On the loop again.
 
     def _come(self, session: str) -> None:
-        self.connected, self.session, self.problem = True, session, ""
+        self.connected, self.session, self.problem, self.too_large = True, session, "", ""
         self._changed()
 
     def _name(self, problem: str) -> None:
@@ -299,23 +305,15 @@ class Mqtt:
             _fail(future, NotSentError(why))
         self._changed()
 
-    def _take(self, message: Message) -> None:
-        self._waiting -= 1
-        self._got(message)
-
-
-def properties_of(message: Message) -> Properties:
-    """The properties that a message is published with."""
-    found = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    if message.content_type:
-        found.ContentType = message.content_type
-    if message.content_encoding:
-        found.UserProperty = ("content-encoding", message.content_encoding)
-    if message.expiry_s:
-        found.MessageExpiryInterval = message.expiry_s
-    if message.correlation:
-        found.CorrelationData = message.correlation
-    return found
+    def _leave_out(self, future: asyncio.Future[int], size: int, most_bytes: int) -> None:
+        """The broker takes no packet of that size; `most_bytes`: as it said, or NO_LIMIT where it said nothing."""
+        limit = "refuses it as too large" if most_bytes == NO_LIMIT else f"takes packets of up to {most_bytes} bytes"
+        self.too_large = f"a message of {size} bytes was left out: the broker {limit}; have it take {_ADVISED_KIB} KiB"
+        warned_limit, warned_size = self._warned
+        if most_bytes != warned_limit or size > warned_size:
+            self._warned = (most_bytes, size)
+            self._warn(self.too_large)
+        _resolve(future, TOO_LARGE)
 
 
 def _resolve(future: asyncio.Future[int], code: int) -> None:

@@ -208,6 +208,12 @@ class Spool:
             self._made_ms = self._opened_ms
         return self._opened_ms
 
+    def give_up(self, rows: Sequence[Outgoing]) -> None:
+        """Nobody can have these rows: they go, and are counted in `lost`. Raises sqlite3.Error."""
+        with self._db.atomic():
+            for row in rows:
+                self._lose([row.last], row.kind)
+
     def standing(self) -> Standing:
         """How it is."""
         counted = dict(self._db.execute("SELECT kind, COUNT(*) FROM rows GROUP BY kind").fetchall())

@@ -28,9 +28,10 @@ from edged.telemetry.commander import Commander
 from edged.telemetry.commands import Context
 from edged.telemetry.drift_watch import DriftWatch
 from edged.telemetry.messages import State
-from edged.telemetry.mqtt import Message, Mqtt, Options
+from edged.telemetry.mqtt import Mqtt, Options
 from edged.telemetry.orders import Order
 from edged.telemetry.os_desk import OsDesk
+from edged.telemetry.packet import Message
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool, Standing
 from edged.telemetry.state import MAX_TEXT, Facts
@@ -154,6 +155,9 @@ class Station:
     def _tell_damage(self, why: str) -> None:
         self._parts.events.record(Severity.ERROR, "spool_damaged", "telemetry", why)
 
+    def _tell_limit(self, what: str) -> None:
+        self._parts.events.record(Severity.WARNING, "broker_limit", "telemetry", what)
+
     async def run(self) -> None:
         """Records and, where a broker is set, reports and obeys, until it is cancelled."""
         try:
@@ -185,7 +189,7 @@ class Station:
             subscriptions=self.topics.commands,
             will_topic=self.topics.of("online"),
         )
-        mqtt = Mqtt(options, will, self._connection_changed, self._got)
+        mqtt = Mqtt(options, will, self._connection_changed, self._got, self._tell_limit)
         sync = Sync(
             self.recorder,
             mqtt,

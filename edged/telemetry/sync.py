@@ -14,7 +14,7 @@ import zstandard
 from edged import clock
 from edged.telemetry import again
 from edged.telemetry.messages import Online, State
-from edged.telemetry.mqtt import NO_SUBSCRIBER, REFUSED, Message, NotSentError
+from edged.telemetry.packet import NO_SUBSCRIBER, REFUSED, TOO_LARGE, Message, NotSentError
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Outgoing, Spool
 
@@ -94,6 +94,8 @@ class Sync:
         self._changed = asyncio.Event()
         self._again = again.Again(self._changed.set)
         """For a state that the broker refused."""
+        self._reports = 0
+        """How often everything was asked for."""
         self._everything = False
         self._fine = False
 
@@ -117,6 +119,7 @@ class Sync:
 
     def report(self, *, fine: bool) -> None:
         """Sends what there is now; `fine`: as the windows were closed."""
+        self._reports += 1
         self._everything, self._fine = True, self._fine or fine
         self._news.set()
 
@@ -172,6 +175,7 @@ class Sync:
             if session != self._transport.session:
                 session = self._transport.session
                 await asyncio.sleep(random.uniform(0, self._jitter_s))  # noqa: S311 - spreads a fleet
+            reports = self._reports
             try:
                 while await self._send_some():
                     again_s = again.LEAST_S
@@ -180,13 +184,14 @@ class Sync:
             if self.problem:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(again_s * random.uniform(0.5, 1.0)):  # noqa: S311 - spreads a fleet
-                        await self._other_session(session)
-                again_s = min(again_s * 2, again.MOST_S)
+                        await self._other_session_or_report(session, reports)
+                # Whoever asks for a report listens now, or soon.
+                again_s = min(again_s * 2, again.MOST_S) if self._reports == reports else again.LEAST_S
                 self.problem = ""
                 self._news.set()
 
-    async def _other_session(self, session: str) -> None:
-        while self._transport.session == session:
+    async def _other_session_or_report(self, session: str, reports: int) -> None:
+        while (self._transport.session, self._reports) == (session, reports):
             await self._news.wait()
             self._news.clear()
 
@@ -199,10 +204,14 @@ class Sync:
             self._fine = self._fine and not fine
             return False
         taken: list[int] = []
+        too_large: list[Outgoing] = []
         try:
             for row in rows:
                 began_s = clock.monotonic()
                 code = await self._transport.publish(as_message(self._topics, row))
+                if code == TOO_LARGE:  # else it would be the first for ever; the connection has told of it
+                    too_large.append(row)
+                    continue
                 if code >= REFUSED or code == NO_SUBSCRIBER:
                     nobody = "nobody listens to it" if code == NO_SUBSCRIBER else f"its reason is 0x{code:02x}"
                     self.problem = f"the broker does not have {self._topics.of(_topic(row))}: {nobody}"
@@ -215,6 +224,8 @@ class Sync:
         finally:
             if taken:
                 await self._recorder.do(Spool.acknowledge, taken)
+            if too_large:
+                await self._recorder.do(Spool.give_up, too_large)
         return True
 
 

@@ -47,7 +47,7 @@ async def test_files_that_are_replaced_are_taken_up_while_the_connection_lasts(t
         will_topic=TOPICS.of("online"),
     )
     changed = asyncio.Event()
-    link = Mqtt(options, lambda session: session.encode(), changed.set, lambda _message: None)
+    link = Mqtt(options, lambda session: session.encode(), changed.set, lambda _message: None, pytest.fail)
 
     async def until(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(60):

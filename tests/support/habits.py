@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import zstandard
 
-CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, PINGRESP = 1, 2, 3, 4, 8, 9, 12, 13
+CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, PINGRESP, DISCONNECT = 1, 2, 3, 4, 8, 9, 12, 13, 14
 
 
 def packet(kind: int, body: bytes, flags: int = 0) -> bytes:
@@ -68,6 +68,9 @@ class Habits:
         self.acknowledges = True
         self.puback: Callable[[bytes], bytes] = lambda number: packet(PUBACK, number + b"\0\0")
         self.published = 0
+        self.largest = 0
+        """Bytes of the largest PUBLISH that came."""
+        self.pings = 0
         self.connections = 0
         self.rows: deque[tuple[str, dict[str, Any]]] = deque()
         """What came of windows and events."""
@@ -95,10 +98,12 @@ class Habits:
         if kind == SUBSCRIBE:
             return packet(SUBACK, body[:2] + b"\0" + self.subscribed * body.count(b"command"))
         if kind == PINGREQ:
+            self.pings += 1
             return packet(PINGRESP, b"")
         if kind != PUBLISH:
             return b""
         self.published += 1
+        self.largest = max(self.largest, len(packet(kind, body)))
         topic, number, payload = published(body)
         kept = topic.rpartition("/")[2]
         if kept in ("telemetry", "event"):

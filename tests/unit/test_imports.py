@@ -36,7 +36,7 @@ SDKS = {
     "grpc": ("edged/rpc/", "edged/ctl/"),
     "grpc_health": ("edged/rpc/", "edged/ctl/"),
     "grpc_reflection": ("edged/rpc/", "edged/ctl/"),
-    "paho": ("edged/telemetry/connection.py", "edged/telemetry/mqtt.py", "edged/fleet/"),
+    "paho": (*(f"edged/telemetry/{name}.py" for name in ("client", "connection", "mqtt", "packet")), "edged/fleet/"),
     "tuf": (*(f"edged/update/{name}.py" for name in ("trusted", "transport", "repository")), "edged/fleet/"),
     "urllib3": ("edged/update/transport.py",),
     "fastcdc": ("edged/fleet/",),

@@ -20,8 +20,8 @@ from edged.telemetry.answers import Answers
 from edged.telemetry.commander import Commander
 from edged.telemetry.commands import Context, Rejection, Verdict
 from edged.telemetry.messages import Command, Result
-from edged.telemetry.mqtt import Message
 from edged.telemetry.orders import Order
+from edged.telemetry.packet import NO_LIMIT, TOO_LARGE, Message, size_of
 from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool
 from edged.telemetry.sync import Topics
@@ -29,12 +29,14 @@ from edged.telemetry.sync import Topics
 TOPICS = Topics("shops", "till-7", "generic")
 
 
-def order(number: int = 1, name: str = "report", **others: object) -> Order:
+def order(
+    number: int = 1, name: str = "report", topics: tuple[str, ...] = (TOPICS.of("result"),), **others: object
+) -> Order:
     now_ms = clock.wall_ms()
     command = Command(
         schema=1, command=name, fleet="shops", issued_ms=now_ms, expires_ms=now_ms + 60_000, nonce=f"{number:016d}"
     )
-    return Order(command=command, operator="alice", envelope=b"{}", topics=(TOPICS.of("result"),), **others)
+    return Order(command=command, operator="alice", envelope=b"{}", topics=topics, **others)
 
 
 class Broker:
@@ -44,12 +46,14 @@ class Broker:
         self.connected = True
         self.session = "a"
         self.codes: dict[str, int] = {}
+        self.most_bytes = NO_LIMIT
         self.got: list[Message] = []
 
     def publish(self, message: Message) -> asyncio.Future[int]:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.got.append(message)
-        future.set_result(self.codes.get(message.topic, 0))
+        too_large = size_of(message) > self.most_bytes
+        future.set_result(TOO_LARGE if too_large else self.codes.get(message.topic, 0))
         return future
 
     def results(self) -> list[tuple[str, str, str]]:
@@ -277,10 +281,37 @@ class TestWhatTheBrokerRefuses:
 
     async def test_elsewhere_holds_up_nothing(self, tmp_path):
         other = "edged/1/shops/operators/alice"
-        left(tmp_path, msgspec.structs.replace(order(1), topics=(TOPICS.of("result"), other)))
+        left(tmp_path, order(1, topics=(TOPICS.of("result"), other)))
         async with rig(tmp_path) as found:
             found.broker.codes[other] = 0x87
             await found.until(lambda: [each.topic for each in found.broker.got] == [TOPICS.of("result"), other])
             found.commander.take(Message(topic="t", payload=b"2"))
             await found.until_told(("2", "done", ""))
             assert [each.topic for each in found.broker.got].count(other) == 1
+
+    @pytest.mark.parametrize("most_bytes", [1000, 100], ids=["told without its details", "given up"])
+    async def test_as_too_large_is_not_refused_for_ever(self, tmp_path, most_bytes):
+        other = "edged/1/shops/operators/alice"
+        done = Result(device="till-7", nonce="1", status="done", details={"found": "x" * 2000})
+        left(tmp_path, order(1, answer=done, topics=(TOPICS.of("result"), other)))
+        async with rig(tmp_path) as found:
+            found.broker.most_bytes = most_bytes
+            found.answers.news()
+
+            async def kept() -> int:
+                return len(await found.recorder.do(lambda spool: spool.orders.all()))
+
+            await until_async(kept, "nothing waits", holds=lambda orders: not orders)
+            assert [each.topic for each in found.broker.got] == [TOPICS.of("result")] * 2 + [other] * 2
+            details = [msgspec.json.decode(each.payload, type=Result).details for each in found.broker.got]
+            assert details == [done.details, {"left_out": "too large"}] * 2
+
+
+async def test_commands_beyond_those_that_may_wait_are_counted(tmp_path):
+    async with rig(tmp_path) as found:
+        for number in range(1, 21):  # before the commander has its turn
+            found.commander.take(Message(topic="t", payload=b"%d" % number))
+        refused = found.commander.counted[Rejection.RATE_LIMITED]
+        await found.until(lambda: len(found.obeyed) == 20 - refused)
+        assert refused
+        assert found.obeyed == [str(number) for number in range(1, 21 - refused)]

@@ -8,17 +8,25 @@ from collections.abc import Callable
 from socket import socket
 from typing import Any
 
+import msgspec
 import pytest
-from support.habits import CONNACK, PUBACK, PUBLISH, Habits, packet, served
+from support.habits import CONNACK, DISCONNECT, PUBACK, PUBLISH, Habits, packet, served
+from support.polling import until_async
 
 from edged.config.address import Broker
 from edged.system.identity import Files
 from edged.telemetry import connection, mqtt
-from edged.telemetry.mqtt import NO_SUBSCRIBER, Message, Mqtt, NotSentError, Options
+from edged.telemetry.mqtt import Mqtt, Options
+from edged.telemetry.packet import NO_SUBSCRIBER, TOO_LARGE, Message, NotSentError
 
 
 @contextlib.asynccontextmanager
-async def connected(port: int, tmp_path: Any, got: Callable[[Message], None] = lambda _: None) -> Any:
+async def connected(
+    port: int,
+    tmp_path: Any,
+    got: Callable[[Message], None] = lambda _: None,
+    warn: Callable[[str], None] = pytest.fail,
+) -> Any:
     options = Options(
         broker=Broker("127.0.0.1", port, tls=False, loopback=True),
         device="till-7",
@@ -29,7 +37,7 @@ async def connected(port: int, tmp_path: Any, got: Callable[[Message], None] = l
         will_topic="online",
     )
     changed = asyncio.Event()
-    found = Mqtt(options, lambda session: session.encode(), changed.set, got)
+    found = Mqtt(options, lambda session: session.encode(), changed.set, got, warn)
     found.start()
 
     async def until(condition: Callable[[], bool]) -> None:
@@ -117,18 +125,108 @@ async def test_a_packet_without_end_is_not_read_into_memory(tmp_path):
             await until(lambda: "more than" in link.problem)
 
 
-async def test_a_flood_of_messages_is_dropped_beyond_a_few(tmp_path):
+async def test_a_flood_of_messages_never_comes_to_the_loop(tmp_path):
     habits = Habits()
     one = packet(PUBLISH, b"\0\1c" + b"\0" + b"payload")
-    habits.after_connack = one * 500
+    habits.after_connack = one * 2000
     came: list[Message] = []
     with served(habits) as port:
         async with connected(port, tmp_path, came.append) as (link, until):
             await until(lambda: link.connected)
             async with asyncio.timeout(30):
-                while len(came) + link.dropped < 500:  # noqa: ASYNC110 - what is dropped calls nobody
+                while len(came) + link.dropped < 2000:  # noqa: ASYNC110 - what is dropped calls nobody
                     await asyncio.sleep(0.01)
-    assert came
+    assert 10 <= len(came) <= 20, "10 at once, and 10 a minute"
+
+
+async def test_a_broker_that_shortens_the_keep_alive_is_pinged_as_often(tmp_path):
+    habits = Habits()
+    habits.connack = packet(CONNACK, b"\0\0\3\x13\0\1")  # a Server Keep Alive of 1 s
+    with served(habits) as port:
+        async with connected(port, tmp_path) as (link, until):
+            await until(lambda: link.connected)
+            await until_async(lambda: habits.pings >= 2, "the device has pinged, though it asked for 900 s")
+            habits.connack = packet(CONNACK, b"\0\0\0")
+            habits.hang_up()
+            await until(lambda: link.connected and habits.connections == 2)
+            pings = habits.pings
+            await asyncio.sleep(2)
+            assert habits.pings == pings, "the next connection asks for its own again"
+
+
+async def test_a_broker_without_a_keep_alive_is_not_turned_for_ever(tmp_path, monkeypatch):
+    turns = 0
+    turn = connection.Connection.turn
+
+    def counted(self: connection.Connection, timeout_s: float) -> None:
+        nonlocal turns
+        turns += 1
+        turn(self, timeout_s)
+
+    monkeypatch.setattr(connection.Connection, "turn", counted)
+    habits = Habits()
+    habits.connack = packet(CONNACK, b"\0\0\3\x13\0\0")
+    with served(habits) as port:
+        async with connected(port, tmp_path) as (link, until):
+            await until(lambda: link.connected)
+            assert await link.publish(MESSAGE) == 0
+            await asyncio.sleep(0.2)
+            before = turns
+            await asyncio.sleep(0.2)
+            assert turns - before < 5
+            assert await link.publish(MESSAGE) == 0
+
+
+def limited(limit: int) -> bytes:
+    """A CONNACK with this Maximum Packet Size."""
+    return packet(CONNACK, b"\0\0\5\x27" + limit.to_bytes(4, "big"))
+
+
+@pytest.mark.parametrize("size", [1, 100, 20_000])
+async def test_what_is_above_the_limit_of_the_broker_is_not_sent_and_told_once(tmp_path, size):
+    message = Message(
+        topic="edged/ä",
+        payload=bytes(size),
+        content_type="application/json",
+        content_encoding="zstd",
+        expiry_s=60,
+        correlation=b"123",
+    )
+    habits, told = Habits(), []
+    with served(habits) as port:
+        async with connected(port, tmp_path, warn=told.append) as (link, until):
+            await until(lambda: link.connected)
+            assert await link.publish(message) == 0
+            taken = habits.largest
+            habits.connack = limited(taken)
+            habits.hang_up()
+            await until(lambda: link.connected and habits.connections == 2)
+            assert await link.publish(message) == 0, "just as large as the broker takes"
+            assert not link.too_large
+            habits.connack = limited(taken - 1)
+            habits.hang_up()
+            await until(lambda: link.connected and habits.connections == 3)
+            for _ in range(3):
+                assert await link.publish(message) == TOO_LARGE
+            assert await link.publish(MESSAGE) == 0, "what fits goes on"
+            assert (habits.published, habits.connections) == (3, 3)
+            assert told == [link.too_large]
+            assert f"a message of {taken} bytes" in told[0]
+            assert f"of up to {taken - 1} bytes" in told[0]
+            larger = msgspec.structs.replace(message, payload=bytes(size + 1))
+            assert await link.publish(larger) == TOO_LARGE
+            assert len(told) == 2
+            assert f"a message of {taken + 1} bytes" in told[1]
+
+
+async def test_why_the_broker_ended_the_connection_is_told(tmp_path):
+    habits = Habits()
+    habits.puback = lambda _number: packet(DISCONNECT, b"\x95\0")
+    with served(habits) as port:
+        async with connected(port, tmp_path) as (link, until):
+            await until(lambda: link.connected)
+            with pytest.raises(NotSentError, match="the connection was lost: Packet too large"):
+                await link.publish(MESSAGE)
 
 
 async def test_nobody_there_is_told_and_tried_again(tmp_path):

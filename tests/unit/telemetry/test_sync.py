@@ -16,7 +16,7 @@ from edged.events import EventLog, Severity
 from edged.facts import Executed
 from edged.telemetry import again, sync
 from edged.telemetry.messages import State
-from edged.telemetry.mqtt import NO_SUBSCRIBER, Message, NotSentError
+from edged.telemetry.packet import NO_LIMIT, NO_SUBSCRIBER, TOO_LARGE, Message, NotSentError, size_of
 from edged.telemetry.recorder import Recorder
 from edged.telemetry.spool import Spool
 from edged.telemetry.sync import Sync, Topics
@@ -32,6 +32,7 @@ class Broker:
         self.session = ""
         self.code = 0
         self.got: list[Message] = []
+        self.most_bytes = NO_LIMIT
         self.drops_after = 10**9
         """The connection breaks when it has taken so many more, before it says so."""
         self._changed = asyncio.Condition()
@@ -47,7 +48,7 @@ class Broker:
             self.connected = False
             future.set_exception(NotSentError("gone"))
         else:
-            future.set_result(self.code)
+            future.set_result(TOO_LARGE if size_of(message) > self.most_bytes else self.code)
         return future
 
     def names(self) -> list[str]:
@@ -203,6 +204,57 @@ async def test_what_the_broker_refuses_stays(tmp_path):
         found.connect("a")
         await found.until(lambda: "0x97" in found.sync.problem)
         assert await found.waiting() == 1
+
+
+async def test_a_report_is_sent_at_once_whatever_the_broker_refused_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(again, "LEAST_S", 1000.0)
+    delays, timeout = [], asyncio.timeout
+    async with rig(tmp_path) as found:
+        monkeypatch.setattr(asyncio, "timeout", lambda delay_s: delays.append(delay_s) or timeout(delay_s))
+        found.broker.code = NO_SUBSCRIBER
+        await found.window(3)
+        for tried in (1, 2):
+            found.connect(f"session {tried}")
+            await found.until(lambda tried=tried: len(found.broker.windows()) == tried)
+            await found.until(lambda: bool(found.sync.problem))
+        found.sync.report(fine=False)
+        await found.until(lambda: len(found.broker.windows()) == 3)
+        await found.until(lambda: bool(found.sync.problem))
+        found.broker.code = 0
+        found.sync.report(fine=False)
+        await found.until(lambda: found.sync.sent == 3)
+        await found.until_nothing_waits()
+    first, second, after_report = [each for each in delays if each >= again.LEAST_S / 2]
+    assert first <= 1000 <= second
+    assert after_report <= 1000, "the delays begin anew"
+
+
+async def test_a_row_above_the_limit_of_the_broker_is_counted_and_holds_up_nothing(tmp_path):
+    async with rig(tmp_path) as found:
+        events = EventLog(16)
+        events.listen(found.recorder.tell)
+        events.record(Severity.WARNING, "long", "edged", "x" * 3000)
+        events.record(Severity.WARNING, "short", "edged", "y")
+        await found.recorder.store()
+        await found.window(2)
+        found.broker.most_bytes = 1000
+        found.connect("a")
+        await found.until(lambda: found.sync.sent == 3)
+        await found.until_nothing_waits()
+        standing = await found.recorder.do(Spool.standing)
+        assert (standing.windows, standing.events) == (0, 0)
+        assert (standing.lost.windows, standing.lost.events) == (0, 1)
+        assert found.broker.names().count("event") == 2, "it is not tried again"
+        assert not found.sync.problem
+        found.broker.most_bytes = 10
+        await found.window()
+        await found.until_nothing_waits()
+        found.broker.most_bytes = 1000
+        await found.window()
+        await found.until(lambda: found.sync.sent == 4)
+        last = found.broker.windows()[-1]
+        assert last["lost"] == {"windows": 1, "events": 1}
+        assert last["totals"]["models"][0]["codes"] == {"ok": 4}, "what was lost costs resolution and no count"
 
 
 async def test_windows_of_an_unfinished_hour_go_out_when_a_report_is_asked_for(tmp_path):
