@@ -38,10 +38,17 @@ class Answers:
         self._passing: deque[_Passing] = deque(maxlen=_MAX_PASSING)
         self._news = asyncio.Event()
         self._again = Again(self._news.set)
+        self._unread = False
+        """Whether the spool did not tell what it has, or took nothing, when it was asked last."""
 
     def news(self) -> None:
         """The connection came or went, or an order was answered."""
         self._news.set()
+
+    def spool_works(self) -> None:
+        """The spool takes something: what it has is told now, where it could not be before."""
+        if self._unread:
+            self._news.set()
 
     def say(self, result: Result, topics: Sequence[str], correlation: bytes) -> None:
         """Tells a passing one on these topics, of which the first is the device's own."""
@@ -56,13 +63,16 @@ class Answers:
                 self._news.clear()
                 if not self._transport.connected:
                     continue
+                self._unread = False
                 try:
                     if await self._tell():
                         self._again.reset()
                     else:
                         self._again.later()
-                except (NotSentError, NotKeptError):  # the next connection begins anew
+                except NotSentError:  # the next connection begins anew
                     continue
+                except NotKeptError:  # and so does the next row that the spool keeps
+                    self._unread = True
         finally:
             self._again.reset()
 

@@ -29,7 +29,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def run_to_merge(rows: Sequence[Row], grade: int) -> list[Row]:
-    """The oldest neighbours in `rows`, ordered by number, that are to become one window of the next grade; or none.
+    """The oldest neighbours in `rows`, ordered by number, that are to become one window of `grade_of` them; or none.
 
     They begin with the first that was not handed out and has `grade`, and fill at most an hour or a day.
     """
@@ -42,6 +42,12 @@ def run_to_merge(rows: Sequence[Row], grade: int) -> list[Row]:
         found.append(row)
         span_ms += row.span_ms
     return found if len(found) > 1 else []
+
+
+def grade_of(run: Sequence[Row], grade: int) -> int:
+    """What the one window that `run` becomes has: `grade` still, where rows were too many and more may belong to it."""
+    more = len(run) == MOST and sum(row.span_ms for row in run) + run[-1].span_ms <= SPANS_MS[grade]
+    return grade if more else grade + 1
 
 
 def pair_to_merge(rows: Sequence[Row]) -> list[Row]:

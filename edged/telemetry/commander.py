@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from edged import log
+from edged import clock, log
 from edged.errors import EdgedError
 from edged.events import EventLog, Severity
 from edged.intents import Done, Intent
@@ -183,10 +183,12 @@ class Commander:
         return False
 
     async def _context_now(self) -> Context:
-        made_ms = 0
+        context, made_ms = await self._context(), 0
         with contextlib.suppress(NotKeptError):
-            made_ms = await self._recorder.do(_made_ms)
-        return msgspec.structs.replace(await self._context(), made_ms=made_ms)
+            made_ms = await self._recorder.do(
+                Spool.remembers_since_ms, context.now_ms, clock_synchronized=clock.synchronized()
+            )
+        return msgspec.structs.replace(context, made_ms=made_ms)
 
     async def _accept(self, order: Order) -> None:
         """Keeps it before anything is done. Raises RejectedError (replayed, not_remembered, rate_limited)."""
@@ -298,10 +300,6 @@ class Commander:
     def _is_ours(self, topic: str) -> bool:
         """A device answers below its fleet's operators, and nowhere where others would take it for something else."""
         return topic.startswith(f"edged/1/{self._topics.fleet}/operators/") and not {"+", "#", "\0"} & set(topic)
-
-
-def _made_ms(spool: Spool) -> int:
-    return spool.made_ms
 
 
 def _accept(spool: Spool, order: Order, now_ms: int) -> Accepted:

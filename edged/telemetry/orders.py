@@ -102,9 +102,10 @@ class Orders:
     def all(self) -> list[Order]:
         """Those that have not ended, as they came; what is none is forgotten."""
         found = []
-        for nonce, document in self._db.execute("SELECT nonce, document FROM orders ORDER BY number").fetchall():
+        for number, document in self._db.execute("SELECT number, document FROM orders ORDER BY number").fetchall():
             try:
                 found.append(msgspec.json.decode(document, type=Order))
-            except msgspec.MsgspecError:
-                self.end(nonce)
+            except (msgspec.MsgspecError, TypeError):
+                with self._db.atomic():
+                    Table(self._db, "orders").delete_where("number = ?", [number])
         return found

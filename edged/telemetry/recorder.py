@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from edged import clock, log
-from edged.events import Event, Severity
+from edged.events import Event
 from edged.facts import Fact
-from edged.telemetry import spool
+from edged.telemetry import spool_file
 from edged.telemetry.aggregate import Aggregate
+from edged.telemetry.intake import Intake
 from edged.telemetry.messages import Happening
 from edged.telemetry.spool import Spool
 from edged.telemetry.window import Window
@@ -25,13 +25,9 @@ _Given = TypeVar("_Given")
 
 _log = log.get("telemetry")
 
-# What waits in memory while the disk takes nothing: windows are merged, events beyond these are counted.
-_MAX_EVENTS = 256
 # The longest a window gets when the day's writes are used up, and how long a day of writes is.
 _LONG_S = 3600.0
 _DAY_S = 86_400.0
-# A crash loop must not fill the spool: so many events an hour, and a few at once.
-_EVENTS_PER_HOUR = 120
 
 # What a transaction writes, as measured: pages of the table, the facts and the log, and their copies.
 _WRITE_BYTES = 20 * 1024
@@ -49,8 +45,6 @@ class Recorder:
         """Why nothing is kept on the disk now, for people."""
         self.damage = ""
         """What was set aside, for people."""
-        self.lost_events = 0
-        """Events that came too fast, or while the disk took nothing."""
         self.used_bytes = 0
         """What the spool took of the disk when something was last stored."""
         self.kept: Callable[[], None] = lambda: None
@@ -71,9 +65,7 @@ class Recorder:
         self._day_began_s = clock.monotonic()
         self._open = Aggregate(clock.monotonic(), clock.wall_ms())
         self._pending: Window | None = None
-        self._events: deque[tuple[Happening, bool]] = deque(maxlen=_MAX_EVENTS)
-        self._event_credit = float(_EVENTS_PER_HOUR)
-        self._event_at_s = clock.monotonic()
+        self._events = Intake(clock.monotonic())
         self._thread = ThreadPoolExecutor(1, "spool")
         self._spool: Spool | None = None
         self._storing = asyncio.Lock()
@@ -81,6 +73,11 @@ class Recorder:
         self._coarse, self._held = False, False
         self._to_coarsen = False
         self._new = asyncio.Event()
+
+    @property
+    def lost_events(self) -> int:
+        """Events that are lost, and not counted in the spool yet."""
+        return self._events.lost
 
     def limit(self, *, coarse: bool, held: bool) -> None:
         """`coarse`: windows become hours, those that are kept already too. `held`: until further notice, what happens
@@ -101,23 +98,8 @@ class Recorder:
 
     def tell(self, event: Event) -> None:
         """Takes an event of the daemon's."""
-        now_s = clock.monotonic()
-        earned = (now_s - self._event_at_s) * _EVENTS_PER_HOUR / 3600
-        self._event_credit, self._event_at_s = min(self._event_credit + earned, _EVENTS_PER_HOUR), now_s
-        if self._event_credit < 1 or len(self._events) == _MAX_EVENTS:
-            self.lost_events += 1
-            return
-        self._event_credit -= 1
-        happening = Happening(
-            at_ms=int(event.at.timestamp() * 1000),
-            severity=event.severity,
-            code=event.code,
-            subject=event.subject,
-            message=event.message[:2000],
-            details={key: value[:500] for key, value in list(event.details.items())[:16]},
-        )
-        self._events.append((happening, event.severity in (Severity.WARNING, Severity.ERROR)))
-        self._new.set()
+        if self._events.take(event, clock.monotonic()):
+            self._new.set()
 
     async def run(self) -> None:
         """Closes windows as their time comes, and stores events as they come."""
@@ -157,19 +139,20 @@ class Recorder:
         async with self._storing:
             with contextlib.suppress(NotKeptError):
                 if (window := self._pending) is not None:
-                    self._pending = None
+                    self._pending, lost_events = None, self._events.lost
                     try:
-                        await self.do(Spool.append_window, window)
+                        await self.do(Spool.append_window, window, lost_events)
                     except NotKeptError:
                         later = self._pending
                         self._pending = window if later is None else window.merged(later)
                         raise
+                    self._events.lost -= lost_events
                     self._written_bytes += _WRITE_BYTES
                     self.used_bytes = await self.do(Spool.used_bytes)
                     self.kept()
-                while self._events:
-                    await self.do(_append_event, *self._events[0])
-                    self._events.popleft()
+                while waiting := self._events.waiting:
+                    await self.do(_append_event, *waiting[0])
+                    waiting.popleft()
                     self._written_bytes += _WRITE_BYTES
                     self.kept()
             if self.damage != self._told_damage:
@@ -185,19 +168,20 @@ class Recorder:
         )
 
     def _in_thread(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        for attempt in (1, 2):
+        damage = ""
+        for attempt in (1, 2, 3):  # as it lies there, opened and looked through anew, made anew
             try:
                 if self._spool is None:
-                    self._spool = Spool(self._folder, self._cap_bytes, self.now_ms())
+                    self._spool = Spool(self._folder, self._cap_bytes, self.now_ms(), damage)
                     self.damage = self._spool.problem or self.damage
                 found = function(self._spool, *arguments, **named)
-            except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-                damaged = spool.is_damage(error)
+            except spool_file.TROUBLE as error:
                 if self._spool is not None:  # opened anew, whatever it was: a file system may have been mounted anew
                     with contextlib.suppress(sqlite3.Error):
                         self._spool.close()
                     self._spool = None
-                if damaged and attempt == 1:
+                if spool_file.is_damage(error) and attempt < 3:
+                    damage = str(error) or type(error).__name__ if attempt == 2 else ""
                     continue
                 if not self.problem:
                     _log.warning("telemetry is kept in memory", folder=str(self._folder), why=str(error))
@@ -205,7 +189,7 @@ class Recorder:
                 raise NotKeptError(self.problem) from error
             self.problem = ""
             return found
-        raise AssertionError("the second attempt returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     async def close(self) -> None:
         """Stores the open window, and closes the spool."""

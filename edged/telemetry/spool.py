@@ -6,43 +6,22 @@ to two windows. Rows are ordered by (epoch, number); the epoch changes only when
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import sqlite_utils
 import zstandard
 from sqlite_utils.db import Table
 
-from edged import durable
-from edged.telemetry import coarsening, orders
+from edged.telemetry import coarsening, spool_file
 from edged.telemetry.coarsening import Row
 from edged.telemetry.messages import Event, Happening, Lost, Telemetry
 from edged.telemetry.orders import Orders
+from edged.telemetry.spool_facts import Facts
 from edged.telemetry.window import Totals, Window, merge
 
-NAME = "spool.db"
-_EPOCH = "epoch"
-_DAMAGED = "spool.damaged.db"
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS rows (
-    last INTEGER PRIMARY KEY, first INTEGER NOT NULL, kind TEXT NOT NULL, grade INTEGER NOT NULL DEFAULT 0,
-    span_ms INTEGER NOT NULL DEFAULT 0, sent INTEGER NOT NULL DEFAULT 0, kept INTEGER NOT NULL DEFAULT 0,
-    payload BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
-_VERSION = 1
-
-# What lies beside the rows: the write-ahead log before it is copied back, and what a transaction needs for a while.
-_MARGIN_BYTES = 512 * 1024
-_LOG_PAGES = 32
-_PAGE_BYTES = 4096
-LEAST_CAP_BYTES = 2 * _MARGIN_BYTES
+LEAST_CAP_BYTES = 2 * spool_file.MARGIN_BYTES
 
 # Events may fill this share of the room for rows; outcomes and decisions go last.
 _EVENT_SHARE = 4
@@ -51,7 +30,7 @@ MOST_TAKEN = 64
 """Rows handed out at a time."""
 
 # An hour of windows whose ends came a little early.
-_NEARLY_AN_HOUR_MS = 58 * 60_000
+_NEARLY_AN_HOUR_MS = coarsening.HOUR_MS - 30_000
 
 _COMPRESSOR = zstandard.ZstdCompressor(level=9, write_checksum=True)
 _DECOMPRESSOR = zstandard.ZstdDecompressor()
@@ -87,108 +66,52 @@ class Standing(msgspec.Struct, frozen=True):
     lost: Lost
 
 
-def is_damage(error: Exception) -> bool:
-    """Whether an error says that the file is not what was written, and not that the disk is full or read-only.
-
-    Python cannot tell what SQLite says of a schema that is no text any more, and gives no code where a text is none.
-    """
-    no_text = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode")
-    if isinstance(error, UnicodeDecodeError) or no_text or str(error).startswith(("no such ", "unsupported ")):
-        return True
-    code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
 class Spool:
     """One open spool, to be used by one thread."""
 
-    def __init__(self, folder: Path, cap_bytes: int, now_ms: int) -> None:
+    def __init__(self, folder: Path, cap_bytes: int, now_ms: int, damage: str = "") -> None:
         """Opens or makes it. A damaged one is set aside, which `problem` then tells. `now_ms` is trusted time.
 
-        Raises sqlite3.Error or OSError where neither can be done (a full or read-only disk).
+        `damage`: why what lies there is to be set aside, whatever it looks like. Raises sqlite3.Error or OSError where
+        neither can be done (a full or read-only disk).
         """
         self.problem = ""
-        self._folder = folder
         self._cap_bytes = max(cap_bytes, LEAST_CAP_BYTES)
+        self._opened_ms = now_ms
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A clock that is behind just now has not forgotten a nonce that was kept before.
+        made_ms = max(now_ms, spool_file.written_ms(folder))
+        if damage:
+            self.problem = spool_file.set_aside(folder, damage)
         try:
-            self._db = self._open(now_ms)
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if not is_damage(error):
+            self._db = spool_file.opened(folder, self._cap_bytes, made_ms if damage else now_ms)
+        except spool_file.TROUBLE as error:
+            if not spool_file.is_damage(error):
                 raise
-            self._set_aside(str(error))
-            self._db = self._open(now_ms)
+            self.problem = spool_file.set_aside(folder, str(error))
+            self._db = spool_file.opened(folder, self._cap_bytes, made_ms)
         self.orders = Orders(self._db)
         """Commands that were accepted."""
-        self.epoch = int(self._fact("epoch", 0))
-        self._totals = msgspec.json.decode(self._fact("totals", "{}"), type=Totals)
-
-    def _open(self, now_ms: int) -> sqlite_utils.Database:
-        connection = sqlite3.connect(self._folder / NAME, isolation_level=None, check_same_thread=False)
-        try:
-            for pragma in (
-                "journal_mode = WAL",
-                "synchronous = FULL",
-                f"max_page_count = {(self._cap_bytes - _MARGIN_BYTES // 2) // _PAGE_BYTES}",
-                f"wal_autocheckpoint = {_LOG_PAGES}",
-                f"journal_size_limit = {_LOG_PAGES * _PAGE_BYTES}",
-                "cache_size = -256",
-                "temp_store = MEMORY",
-            ):
-                connection.execute(f"PRAGMA {pragma}")
-            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                damage = sqlite3.DatabaseError(verdict)
-                damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-                raise damage
-            db = sqlite_utils.Database(connection)
-            with db.atomic():
-                if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                    for statement in filter(str.strip, _SCHEMA.split(";")):
-                        connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {_VERSION}")
-                    epoch = self._next_epoch(now_ms)
-                    self._put(db, epoch=epoch, next=1, made_ms=now_ms)
-                for statement in orders.SCHEMA:  # also in one that an older release made
-                    connection.execute(statement)
-                # A clock that was ahead when it was made must not leave commands unchecked until that time comes.
-                connection.execute(
-                    "UPDATE facts SET value = ? WHERE name = 'made_ms' AND CAST(value AS INTEGER) > ?",
-                    (str(now_ms), now_ms),
-                )
-            return db
-        except BaseException:
-            connection.close()
-            raise
-
-    def _next_epoch(self, now_ms: int) -> int:
-        """Higher than any before: the marker outlives the database, and the clock stands in where both are gone."""
-        marker = self._folder / _EPOCH
-        before = 0
-        with contextlib.suppress(OSError, ValueError):
-            before = int(marker.read_text()[:20])
-        epoch = max(before + 1, now_ms // 1000)
-        durable.write(marker, f"{epoch}\n".encode())
-        return epoch
-
-    def _set_aside(self, why: str) -> None:
-        database = self._folder / NAME
-        for suffix in ("-wal", "-shm"):
-            database.with_name(NAME + suffix).unlink(missing_ok=True)
-        durable.place(database, self._folder / _DAMAGED)
-        self.problem = f"the spool was damaged ({why}) and is set aside as {self._folder / _DAMAGED}; a new one is made"
+        self._facts = Facts(self._db)
+        self.epoch = self._facts.number("epoch")
+        self._totals = self._facts.totals()
+        self._made_ms = self._facts.number("made_ms")
 
     def close(self) -> None:
         """Closes the file."""
         self._db.conn.close()
 
-    def append_window(self, window: Window) -> int:
-        """Keeps a window and gives its number. Raises sqlite3.Error, and keeps nothing then."""
+    def append_window(self, window: Window, lost_events: int = 0) -> int:
+        """Keeps a window and gives its number; so many events were lost before they came here.
+
+        Raises sqlite3.Error, and keeps nothing then.
+        """
         totals = self._totals.with_window(window)
         with self._db.atomic():
             self._make_room()
             number = self._insert("window", _pack(_Kept(window, totals)), span_ms=window.span_ms)
-            self._put(self._db, totals=msgspec.json.encode(totals).decode())
+            self._facts.put(totals=msgspec.json.encode(totals).decode())
+            self._facts.lose("event", lost_events)
         self._totals = totals
         return number
 
@@ -199,9 +122,9 @@ class Spool:
             return self._insert("event", _pack(event), kept=int(kept))
 
     def _insert(self, kind: str, payload: bytes, **others: int) -> int:
-        number = int(self._fact("next", 1))
+        number = self._facts.number("next")
         self._table("rows").insert({"last": number, "first": number, "kind": kind, "payload": payload, **others})
-        self._put(self._db, next=number + 1)
+        self._facts.put(next=number + 1)
         return number
 
     def take(self, limit: int, *, coarse: bool, all_now: bool = False) -> list[Outgoing]:
@@ -211,6 +134,8 @@ class Spool:
         """
         found: list[Outgoing] = []
         limit = min(limit, MOST_TAKEN)  # the log of one transaction lies beside the rows
+        if coarse:
+            self._join_parts()
         with self._db.atomic():
             for kind in ("event", "window"):
                 after = 0
@@ -222,6 +147,19 @@ class Spool:
                         found.append(Outgoing(after, kind, payload))
         return found
 
+    def _join_parts(self) -> None:
+        """Makes fewer of windows that are so short that an hour has more of them than are merged at a time."""
+        after = 0
+        while len(rows := self._windows("last > ?", (after,))) == coarsening.MOST:
+            run = coarsening.run_to_merge(rows, 0)
+            if run and coarsening.grade_of(run, 0) == 0:
+                with self._db.atomic():  # each for itself, or the log would grow beyond its room
+                    self._merge(run, 0)
+            elif run:
+                after = run[-1].last
+            else:
+                after = next((row.last for row in rows if not (row.grade or row.sent)), rows[-1].last)
+
     def _next(self, kind: str, after: int, *, coarse: bool, all_now: bool) -> dict[str, Any] | None:
         """The first row after number `after`; a window of grade 0 becomes one of an hour first where that is wanted."""
         row = next(iter(self._rows("kind = ? AND last > ?", (kind, after), limit=1)), None)
@@ -229,7 +167,8 @@ class Spool:
             return row
         run = coarsening.run_to_merge(self._windows("last > ?", (after,)), 0)
         following = self._db.execute("SELECT COUNT(*) FROM rows WHERE kind = 'window' AND last > ?", (after,))
-        whole = sum(each.span_ms for each in run) >= _NEARLY_AN_HOUR_MS or following.fetchone()[0] > max(len(run), 1)
+        covered_ms = sum(each.span_ms for each in run) or int(row["span_ms"])
+        whole = covered_ms >= _NEARLY_AN_HOUR_MS or following.fetchone()[0] > max(len(run), 1)
         if not (whole or all_now):
             return None
         if run:
@@ -248,12 +187,26 @@ class Spool:
             self._lose([int(row["last"])], row["kind"])
             return None
         window = kept.window.without_zeros()
-        return msgspec.json.encode(Telemetry(**numbers, window=window, totals=kept.totals, lost=self._lost()))
+        return msgspec.json.encode(Telemetry(**numbers, window=window, totals=kept.totals, lost=self._facts.lost()))
 
     def acknowledge(self, numbers: Sequence[int]) -> None:
         """Somebody has these rows. Raises sqlite3.Error."""
         with self._db.atomic():
             self._delete(numbers)
+
+    def remembers_since_ms(self, now_ms: int, *, clock_synchronized: bool) -> int:
+        """Since when it remembers nonces, wall time in ms since 1970: since it was made, by the clock of then.
+
+        Where that is still to come and the clock has gone on since it was opened, one of the two was wrong; then it is
+        what the clock said when it was opened, or nobody could command before that time comes. Where the clock is held
+        to be right, it stays so: a clock that was behind at a start must not make valid again what came before.
+        """
+        if not self._opened_ms <= now_ms < self._made_ms:
+            return self._made_ms
+        if clock_synchronized:
+            self._facts.put(made_ms=self._opened_ms)
+            self._made_ms = self._opened_ms
+        return self._opened_ms
 
     def give_up(self, rows: Sequence[Outgoing]) -> None:
         """Nobody can have these rows: they go, and are counted in `lost`. Raises sqlite3.Error."""
@@ -261,28 +214,23 @@ class Spool:
             for row in rows:
                 self._lose([row.last], row.kind)
 
-    @property
-    def made_ms(self) -> int:
-        """Wall time in ms since 1970 when it was made: it remembers no nonce from before."""
-        return int(self._fact("made_ms", 0))
-
     def standing(self) -> Standing:
         """How it is."""
         counted = dict(self._db.execute("SELECT kind, COUNT(*) FROM rows GROUP BY kind").fetchall())
         return Standing(
             epoch=self.epoch,
-            sequence=int(self._fact("next", 1)) - 1,
+            sequence=self._facts.number("next") - 1,
             windows=counted.get("window", 0),
             events=counted.get("event", 0),
             handed_out=self._table("rows").count_where("sent = 1"),
             used_bytes=self.used_bytes(),
             cap_bytes=self._cap_bytes,
-            lost=self._lost(),
+            lost=self._facts.lost(),
         )
 
     def _make_room(self) -> None:
         """Merges the oldest neighbours until the next row fits; drops only what can neither be merged nor kept."""
-        room = self._cap_bytes - _MARGIN_BYTES
+        room = self._cap_bytes - spool_file.MARGIN_BYTES
         events_query = "SELECT COALESCE(SUM(LENGTH(payload)), 0) FROM rows WHERE kind = 'event'"
         while self._db.execute(events_query).fetchone()[0] > room // _EVENT_SHARE:
             oldest = "SELECT last FROM rows WHERE kind = 'event' ORDER BY kept, last LIMIT 1"
@@ -291,7 +239,7 @@ class Spool:
             windows = self._windows("1", (), limit=-1)
             for grade in range(len(coarsening.SPANS_MS)):
                 if run := coarsening.run_to_merge(windows, grade):
-                    self._merge(run, grade + 1)
+                    self._merge(run, coarsening.grade_of(run, grade))
                     break
             else:
                 if pair := coarsening.pair_to_merge(windows):
@@ -309,7 +257,7 @@ class Spool:
         for grade in range(len(coarsening.SPANS_MS)):
             while run := coarsening.run_to_merge(self._windows("1", (), limit=-1), grade):
                 with self._db.atomic():  # each for itself, or the log would grow on a disk that has no room for it
-                    self._merge(run, grade + 1)
+                    self._merge(run, coarsening.grade_of(run, grade))
 
     def _merge(self, run: Sequence[Row], grade: int) -> None:
         rows = list(self._rows("kind = 'window' AND last BETWEEN ? AND ?", (run[0].last, run[-1].last)))
@@ -318,7 +266,7 @@ class Spool:
             try:
                 kept.append(_unpack(row["payload"], _Kept))
             except ValueError:
-                self._put(self._db, lost_windows=int(self._fact("lost_windows", 0)) + 1)
+                self._facts.lose("window", 1)
         self._delete([row["last"] for row in rows])
         if kept:
             window = merge(each.window for each in kept)
@@ -335,11 +283,7 @@ class Spool:
 
     def _lose(self, numbers: Sequence[int], kind: str) -> None:
         self._delete(numbers)
-        name = f"lost_{kind}s"
-        self._put(self._db, **{name: int(self._fact(name, 0)) + len(numbers)})
-
-    def _lost(self) -> Lost:
-        return Lost(int(self._fact("lost_windows", 0)), int(self._fact("lost_events", 0)))
+        self._facts.lose(kind, len(numbers))
 
     def _delete(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -362,16 +306,7 @@ class Spool:
             self._db.execute("PRAGMA page_count").fetchone()[0]
             - self._db.execute("PRAGMA freelist_count").fetchone()[0]
         )
-        return int(pages) * _PAGE_BYTES
-
-    def _fact(self, name: str, default: int | str) -> str:
-        found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return str(found[0] if found else default)
-
-    @staticmethod
-    def _put(db: sqlite_utils.Database, **facts: int | str) -> None:
-        for name, value in facts.items():
-            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, str(value)))
+        return int(pages) * spool_file.PAGE_BYTES
 
 
 def _pack(record: _Kept | Happening) -> bytes:
@@ -381,6 +316,9 @@ def _pack(record: _Kept | Happening) -> bytes:
 def _unpack(payload: bytes, kind: type[Any]) -> Any:
     """Raises ValueError where it is not what was packed."""
     try:
+        size = zstandard.frame_content_size(payload)  # room is made for so many, whatever the limit says
+        if size > _MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a row is not what was written: it says that it holds {size} bytes")
         return msgspec.json.decode(_DECOMPRESSOR.decompress(payload, max_output_size=_MAX_PAYLOAD_BYTES), type=kind)
-    except (zstandard.ZstdError, msgspec.MsgspecError) as error:
+    except (zstandard.ZstdError, msgspec.MsgspecError, TypeError) as error:
         raise ValueError(f"a row is not what was written: {error}") from error

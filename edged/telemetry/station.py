@@ -238,6 +238,8 @@ class Station:
             self.sync.rows_came()
         if self.commander is not None:
             self.commander.spool_works()
+        if self._answers is not None:
+            self._answers.spool_works()
 
     def _connection_changed(self) -> None:
         if self.sync is not None:

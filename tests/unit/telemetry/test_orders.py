@@ -11,7 +11,8 @@ import pytest
 
 from edged.telemetry.messages import Command, Result
 from edged.telemetry.orders import MOST, Accepted, Order
-from edged.telemetry.spool import NAME, Spool
+from edged.telemetry.spool import Spool
+from edged.telemetry.spool_file import NAME
 
 
 @contextlib.contextmanager

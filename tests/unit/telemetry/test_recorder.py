@@ -14,6 +14,7 @@ from support.polling import until_async
 from edged import clock
 from edged.events import Event, EventLog, Severity
 from edged.facts import Executed
+from edged.telemetry import intake
 from edged.telemetry import recorder as module
 from edged.telemetry.messages import Telemetry
 from edged.telemetry.recorder import NotKeptError, Recorder
@@ -80,12 +81,42 @@ async def test_events_wait_for_the_disk_within_bounds(tmp_path):
         events.listen(recorder.tell)
         for number in range(1000):
             events.record(Severity.WARNING, "worker_crashed", "digits", f"number {number}")
-        assert recorder.lost_events == 1000 - module._EVENTS_PER_HOUR
+        assert recorder.lost_events == 1000 - intake.PER_HOUR
         await recorder.store()
         (tmp_path / "t").unlink()
         await recorder.store()
         standing = await recorder.do(Spool.standing)
-        assert standing.events == module._EVENTS_PER_HOUR
+        assert standing.events == intake.PER_HOUR
+
+
+async def test_what_was_lost_of_a_storm_is_told_the_broker_and_how_an_update_ended_is_not_lost(tmp_path):
+    events = EventLog(16)
+    async with recording(tmp_path / "t") as recorder:
+        events.listen(recorder.tell)
+        for number in range(300):
+            events.record(Severity.INFO, "worker_restarted", "digits", f"number {number}")
+        await recorder.store()
+        events.record(Severity.ERROR, "rolled_back", "digits", "revision 8 went back to 7")
+        lost = 300 - (intake.PER_HOUR - intake.SPARED)
+        assert recorder.lost_events == lost
+        await close_with(recorder, 1)
+        assert recorder.lost_events == 0, "the spool counts them now"
+        assert (await recorder.do(Spool.standing)).events == 300 - lost + 1
+        while not (found := await windows(recorder)):  # events go out first
+            rows = await recorder.do(Spool.take, 64, coarse=False)
+            await recorder.do(Spool.acknowledge, [row.last for row in rows])
+        assert found[0].lost.events == lost
+
+
+async def test_what_was_lost_is_told_once_the_disk_takes_it(tmp_path):
+    (tmp_path / "t").write_text("in the way")
+    async with recording(tmp_path / "t") as recorder:
+        recorder._events.lost = 5
+        await close_with(recorder, 1)
+        assert recorder.lost_events == 5
+        (tmp_path / "t").unlink()
+        await close_with(recorder, 1)
+        assert (recorder.lost_events, (await windows(recorder))[0].lost.events) == (0, 5)
 
 
 async def test_a_spool_that_is_damaged_while_it_runs_is_made_anew(tmp_path):
@@ -204,4 +235,4 @@ async def test_limits_that_stay_wake_nobody(tmp_path):
 async def test_a_spool_is_made_by_the_time_that_is_trusted(tmp_path):
     async with recording(tmp_path / "t") as recorder:
         recorder.now_ms = lambda: 1_790_000_000_000
-        assert await recorder.do(lambda spool: spool.made_ms) == 1_790_000_000_000
+        assert await recorder.do(Spool.remembers_since_ms, 2**45, clock_synchronized=False) == 1_790_000_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import signal
@@ -21,6 +22,7 @@ from edged.facts import Executed, Reading
 from edged.telemetry.aggregate import Aggregate
 from edged.telemetry.messages import Event, Happening, Telemetry
 from edged.telemetry.spool import LEAST_CAP_BYTES, MOST_TAKEN, Spool
+from edged.telemetry.spool_file import NAME
 from edged.telemetry.window import Window
 
 REPO = Path(__file__).resolve().parents[3]
@@ -328,13 +330,68 @@ def test_what_lies_there_is_coarsened_and_no_count_is_lost(tmp_path):
     assert answered(found) == 30
 
 
-def test_a_memory_of_nonces_that_was_made_in_the_future_was_made_by_now(tmp_path):
+def test_a_memory_of_nonces_that_was_made_in_the_future_was_made_when_it_was_opened(tmp_path):
     ahead_ms, now_ms = 4_000_000_000_000, 1_790_000_000_000
     Spool(tmp_path, 2**23, ahead_ms).close()
-    for opened_ms in (now_ms, now_ms + 1):
-        found = Spool(tmp_path, 2**23, opened_ms)
-        assert found.made_ms == now_ms
-        found.close()
+    with opened(tmp_path, now_ms=now_ms) as spool:
+        assert spool.remembers_since_ms(now_ms + 5, clock_synchronized=False) == now_ms
+    with opened(tmp_path, now_ms=now_ms + 10) as spool:
+        assert spool.remembers_since_ms(now_ms + 15, clock_synchronized=True) == now_ms + 10, "the clock is right now"
+    with opened(tmp_path, now_ms=now_ms + 20) as spool:
+        assert spool.remembers_since_ms(now_ms + 25, clock_synchronized=False) == now_ms + 10, "and it stays so"
+
+
+def test_a_clock_that_is_behind_at_a_start_does_not_make_the_memory_of_nonces_older(tmp_path):
+    noon_ms, behind_ms = 1_790_000_000_000, 1_790_000_000_000 - 6 * 3_600_000
+    Spool(tmp_path, 2**23, noon_ms).close()
+    with opened(tmp_path, now_ms=behind_ms) as spool:
+        assert spool.remembers_since_ms(behind_ms + 5, clock_synchronized=False) == behind_ms
+        assert spool.remembers_since_ms(noon_ms + 5, clock_synchronized=True) == noon_ms, "the clock was set right"
+    with opened(tmp_path, now_ms=noon_ms + 10) as spool:
+        assert spool.remembers_since_ms(noon_ms + 15, clock_synchronized=True) == noon_ms
+
+
+@pytest.mark.parametrize("damage", ["", "it was told so"])
+def test_what_is_set_aside_while_the_clock_is_behind_was_written_by_the_time_of_its_file(tmp_path, damage):
+    noon_ms, behind_ms = 1_790_000_000_000, 1_790_000_000_000 - 6 * 3_600_000
+    Spool(tmp_path, 2**23, noon_ms - 1000).close()
+    database = tmp_path / NAME
+    if not damage:
+        database.write_bytes(b"not a database" * 1000)
+    os.utime(database, ns=(noon_ms * 10**6, noon_ms * 10**6))
+    found = Spool(tmp_path, 2**23, behind_ms, damage)
+    assert (damage or "not a database") in found.problem
+    assert found.remembers_since_ms(behind_ms + 5, clock_synchronized=False) == behind_ms
+    assert found.remembers_since_ms(noon_ms + 5, clock_synchronized=True) == noon_ms
+    found.close()
+
+
+@pytest.mark.parametrize("window_s", [1, 10, 30, 50, 60])
+def test_short_windows_go_out_by_the_hour_too(tmp_path, window_s):
+    each = msgspec.structs.replace(window(), span_ms=window_s * 1000)
+    count = 7300 // window_s
+    with opened(tmp_path) as spool:
+        for _ in range(count):
+            spool.append_window(each)
+        found = windows_of(spool, coarse=True)
+        rest = windows_of_all(spool)
+    for one in found:
+        assert 3_570_000 <= one.window.span_ms <= 3_672_000
+    assert len(found) == 2
+    assert answered([*found, *rest]) == count, "no request is in two of them, or in none"
+
+
+def windows_of_all(spool: Spool) -> list[Telemetry]:
+    """Those that are left after the ones that were handed out."""
+    sent = spool.standing().handed_out
+    return windows_of(spool)[sent:]
+
+
+def test_events_that_were_lost_before_are_told_with_the_window(tmp_path):
+    with opened(tmp_path) as spool:
+        spool.append_window(window(), 3)
+        spool.append_window(window(), 4)
+        assert windows_of(spool)[-1].lost.events == spool.standing().lost.events == 7
 
 
 def test_what_is_counted_and_was_zero_is_kept_and_not_told(tmp_path):

@@ -18,10 +18,37 @@ from edged.events import EventLog
 from edged.facts import OutputCounts
 from edged.models.residency import Residency
 from edged.system.os_requests import STATUS, OsImage, OsStatus
-from edged.telemetry.messages import Telemetry
+from edged.telemetry.answers import Answers
+from edged.telemetry.messages import Command, Result, Telemetry
+from edged.telemetry.mqtt import Message
+from edged.telemetry.orders import Order
+from edged.telemetry.recorder import NotKeptError
 from edged.telemetry.spool import Spool
 from edged.telemetry.station import Parts, Station
 from edged.types import Level, Limits
+
+ANSWERED = Order(
+    command=Command(schema=1, command="report", fleet="shops", issued_ms=1, expires_ms=2**50, nonce="n" * 16),
+    operator="alice",
+    envelope=b"",
+    topics=("edged/1/shops/devices/till-7/result",),
+    answer=Result(device="till-7", nonce="n" * 16, status="done"),
+)
+
+
+class Broker:
+    """A connection to one that takes everything."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.session = "1"
+        self.got: list[Message] = []
+
+    def publish(self, message: Message) -> asyncio.Future[int]:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        future.set_result(0)
+        self.got.append(message)
+        return future
 
 
 class Rig:
@@ -164,4 +191,31 @@ async def test_the_time_of_commands_is_read_beside_the_loop(rig):
 async def test_the_spool_is_made_by_the_time_that_commands_are_held_against(rig):
     later = datetime.now(UTC) + timedelta(days=365)
     rig.station._parts = msgspec.structs.replace(rig.station._parts, signed_time=lambda: later)
-    assert await rig.station.recorder.do(lambda spool: spool.made_ms) == int(later.timestamp() * 1000)
+    made_ms = await rig.station.recorder.do(Spool.remembers_since_ms, 2**45, clock_synchronized=False)
+    assert made_ms == int(later.timestamp() * 1000)
+
+
+async def test_an_answer_that_the_disk_did_not_give_back_is_told_once_it_does(rig):
+    broker = Broker()
+    broker.connected = True
+    station = rig.station
+    await station.recorder.do(lambda spool: spool.orders.accept(ANSWERED, 5))
+    station._answers = Answers(station.recorder, broker)
+    station.recorder.kept = station._kept
+    real, asked = station.recorder.do, []
+
+    async def full(*_arguments, **_named):
+        asked.append(True)
+        raise NotKeptError("the disk is full")
+
+    station.recorder.do = full
+    task = asyncio.create_task(station._answers.run())
+    station._answers.news()
+    await until_async(lambda: asked and station._answers._unread, "it was asked for")
+    assert not broker.got
+    station.recorder.do = real
+    await rig.close_window()
+    await until_async(lambda: broker.got, "it is told")
+    assert [message.topic for message in broker.got] == list(ANSWERED.topics)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,216 @@
+"""Whatever is another in the file of the spool: it goes on with what can be read, or with a new one; it never ends."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edged.facts import Executed, Reading
+from edged.telemetry.aggregate import Aggregate
+from edged.telemetry.messages import Command, Happening, Result, Telemetry
+from edged.telemetry.orders import Accepted, Order
+from edged.telemetry.recorder import Recorder
+from edged.telemetry.spool import Spool
+from edged.telemetry.spool_file import NAME
+from edged.telemetry.window import Window
+
+NOW_MS = 1_790_000_000_000
+HAPPENING = Happening(at_ms=1, severity="info", code="started", subject="edged", message="edged serves")
+
+
+def order(number: int, answer: Result | None = None) -> Order:
+    command = Command(
+        schema=1, command="report", fleet="shops", issued_ms=NOW_MS, expires_ms=2 * NOW_MS, nonce=f"{number:016}"
+    )
+    return Order(command=command, operator="alice", envelope=b"signed", topics=("a/result",), answer=answer)
+
+
+def used(folder: Path) -> None:
+    """A spool that has been in use."""
+    spool = Spool(folder, 2**23, NOW_MS)
+    for number in range(20):
+        spool.append_window(window(number))
+        spool.append_event(HAPPENING, kept=number % 2 == 0)
+    for number in range(5):
+        spool.orders.accept(order(number, Result(device="till-7", status="done")), NOW_MS)
+    spool.take(3, coarse=False)
+    spool.close()
+
+
+def window(number: int) -> Window:
+    aggregate = Aggregate(0.0, 0)
+    for model in range(3):
+        aggregate.add(Executed(f"model-{model}", 1, "fp32", 3, (0.001 * number,), 0.01, 5))
+    aggregate.add(Reading("temperature_c", 50))
+    return aggregate.close(300.0, 0, clock_synchronized=True)
+
+
+def changed(folder: Path, *statements: str) -> None:
+    """By somebody else; SQLite's own check is content with it."""
+    database = sqlite3.connect(folder / NAME, isolation_level=None)
+    for statement in statements:
+        database.execute(statement)
+    assert database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+    database.close()
+
+
+async def use(recorder: Recorder) -> None:
+    """All that the daemon asks of a spool. Raises where it ends, or goes on taking nothing."""
+    for number in range(2):
+        recorder.close_window()
+        await recorder.store()
+        assert not recorder.problem, recorder.problem
+        nonce = random.randrange(10**9, 10**10)
+        assert await recorder.do(lambda spool, nonce=nonce: spool.orders.accept(order(nonce), NOW_MS)) is Accepted.NEW
+        await recorder.do(Spool.append_event, HAPPENING, kept=True)
+        await recorder.do(Spool.remembers_since_ms, NOW_MS, clock_synchronized=True)
+        await recorder.do(Spool.standing)
+        await recorder.do(lambda spool: spool.orders.all())
+        rows = await recorder.do(Spool.take, 64, coarse=number == 0, all_now=True)
+        assert rows or recorder.damage
+        await recorder.do(Spool.acknowledge, [row.last for row in rows])
+        await recorder.do(Spool.coarsen)
+
+
+FACTS = {
+    "totals that are no JSON": "UPDATE facts SET value = substr(value, 2) WHERE name = 'totals'",
+    "totals of another kind": """UPDATE facts SET value = '{"worker_restarts":"x"}' WHERE name = 'totals'""",
+    "totals that are no text": "UPDATE facts SET value = CAST(X'7bff7d' AS TEXT) WHERE name = 'totals'",
+    "no totals": "UPDATE facts SET name = 'totalr' WHERE name = 'totals'",
+    "an epoch that is a word": "UPDATE facts SET value = 'q' || substr(value, 2) WHERE name = 'epoch'",
+    "no epoch": "DELETE FROM facts WHERE name = 'epoch'",
+    "a number that is a word": "UPDATE facts SET value = '4q' WHERE name = 'next'",
+    "a number that has a row": "UPDATE facts SET value = '2' WHERE name = 'next'",
+    "a number beyond all": "UPDATE facts SET value = '99999999999999999999' WHERE name = 'next'",
+    "a time that is a word": "UPDATE facts SET value = 'x' WHERE name = 'made_ms'",
+    "no time": "DELETE FROM facts WHERE name = 'made_ms'",
+    "losses that are a word": "INSERT INTO facts VALUES ('lost_events', 'x')",
+    "a column of another name": "ALTER TABLE rows RENAME COLUMN grade TO grad",
+    "a column of another table": "ALTER TABLE nonces RENAME COLUMN expires_ms TO expire",
+}
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["at the start", "while it runs"])
+@pytest.mark.parametrize("statement", FACTS.values(), ids=FACTS.keys())
+async def test_what_is_not_what_was_written_is_set_aside_and_the_daemon_goes_on(tmp_path, statement, opened):
+    used(tmp_path)
+    recorder = Recorder(tmp_path, 2**23, 300, 2**30)
+    if opened:
+        await recorder.do(Spool.standing)
+    changed(tmp_path, statement)
+    told: list[str] = []
+    recorder.set_aside = told.append
+    await use(recorder)
+    if not opened:  # what is kept in memory while it runs is not looked at again
+        assert len(told) == 1
+        assert str(tmp_path / "spool.damaged.db") in told[0]
+        accepted = await recorder.do(lambda spool: spool.orders.accept(order(3), NOW_MS))
+        since_ms = await recorder.do(Spool.remembers_since_ms, 2**45, clock_synchronized=False)
+        assert accepted is Accepted.NEW, "a nonce is forgotten"
+        assert since_ms > NOW_MS, "so what came before the new memory is refused"
+    await recorder.close()
+    again = Recorder(tmp_path, 2**23, 300, 2**30)
+    await use(again)
+    await again.close()
+
+
+@pytest.mark.parametrize("statement", FACTS.values(), ids=FACTS.keys())
+def test_it_is_found_when_the_spool_is_opened(tmp_path, statement):
+    used(tmp_path)
+    changed(tmp_path, statement)
+    spool = Spool(tmp_path, 2**23, NOW_MS)
+    assert "set aside" in spool.problem
+    assert spool.append_window(window(1)) == 1
+    spool.close()
+
+
+ROWS = {
+    "first": "UPDATE rows SET first = 'x' WHERE last = 11",
+    "first that is later": "UPDATE rows SET first = 90 WHERE last = 11",
+    "kind": "UPDATE rows SET kind = CAST(X'77ff' AS TEXT) WHERE last = 11",
+    "span": "UPDATE rows SET span_ms = 'x' WHERE last = 11",
+    "grade": "UPDATE rows SET grade = 'x' WHERE last = 11",
+    "payload": "UPDATE rows SET payload = 5 WHERE last = 11",
+    # A frame of zstd whose eight bytes of length say that it holds 2^62 bytes.
+    "payload's length": "UPDATE rows SET payload = CAST(X'28b52ffde40000000000000040' AS BLOB) WHERE last = 11",
+}
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["at the start", "while it runs"])
+@pytest.mark.parametrize("statement", ROWS.values(), ids=ROWS.keys())
+async def test_a_row_that_is_none_costs_that_row(tmp_path, statement, opened):
+    used(tmp_path)
+    recorder = Recorder(tmp_path, 2**23, 300, 2**30)
+    if opened:
+        await recorder.do(Spool.standing)
+    changed(tmp_path, statement)
+    rows = await recorder.do(Spool.take, 64, coarse=False)
+    assert (await recorder.do(Spool.standing)).lost.windows in ((0, 1) if opened else (1,))
+    found = [msgspec.json.decode(row.payload, type=Telemetry) for row in rows if row.kind == "window"]
+    assert {each.last for each in found} >= set(range(1, 41, 2)) - {11}
+    await use(recorder)
+    assert not recorder.damage
+    await recorder.close()
+
+
+async def test_a_file_that_sqlite_would_only_read_is_set_aside(tmp_path):
+    used(tmp_path)
+    with (tmp_path / NAME).open("r+b") as file:
+        file.seek(18)
+        file.write(b"\x03")
+    recorder = Recorder(tmp_path, 2**23, 300, 2**30)
+    await use(recorder)
+    assert "write version is [3]" in recorder.damage
+    await recorder.close()
+
+
+def test_an_order_that_is_no_document_costs_that_order(tmp_path):
+    used(tmp_path)
+    changed(
+        tmp_path,
+        "UPDATE orders SET document = 5 WHERE number = 2",
+        "UPDATE orders SET document = NULL, nonce = CAST(X'ff' AS TEXT) WHERE number = 3",
+    )
+    spool = Spool(tmp_path, 2**23, NOW_MS)
+    assert [int(each.command.nonce) for each in spool.orders.all()] == [0, 3, 4]
+    spool.close()
+
+
+async def check_flips(tmp_path: Path, count: int) -> None:
+    chance = random.Random(seed := random.randrange(2**32))
+    print(f"seed {seed}")  # noqa: T201 - to run it again
+    used(tmp_path / "used")
+    content = (tmp_path / "used" / NAME).read_bytes()
+    places = [place for place, byte in enumerate(content) if byte]  # zeros are free room for the most part
+    for number in range(count):
+        folder = tmp_path / "flipped"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "used", folder)
+        recorder = Recorder(folder, 2**23, 300, 2**30)
+        if chance.random() < 0.2:
+            await recorder.do(Spool.standing)
+        flipped, place, bit = bytearray(content), chance.choice(places), chance.randrange(8)
+        flipped[place] ^= 1 << bit
+        with (folder / NAME).open("r+b") as file:
+            file.write(flipped)
+        try:
+            await asyncio.wait_for(use(recorder), 60)
+        except Exception as error:
+            raise AssertionError(f"flip {number}: bit {bit} of byte {place}") from error
+        finally:
+            await recorder.close()
+
+
+async def test_a_flipped_bit_never_ends_it(tmp_path):
+    await check_flips(tmp_path, 40)
+
+
+@pytest.mark.slow
+async def test_many_flipped_bits_never_end_it(tmp_path):
+    await check_flips(tmp_path, 3000)
