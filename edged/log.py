@@ -112,6 +112,12 @@ def beside() -> Iterator[None]:
         writer.close(_LAST_S)
 
 
+def drain() -> None:
+    """Before a process ends without more ado: waits for the thread to write what is left, for two seconds at most."""
+    if _writer is not None:
+        _writer.close(_LAST_S)
+
+
 def _tell_dropped(lines: int) -> None:
     get("log").error("lines of the log were dropped: nobody read them for too long", lines=lines)
 

@@ -18,7 +18,10 @@ class Life:
         self._before = before = self._task
 
         async def run() -> None:
-            await _end(before)
+            try:
+                await _end(before)
+            finally:
+                await _ended(before)  # also where this is ended before it began: the next one must not live beside that
             await live()
 
         self._task = asyncio.get_running_loop().create_task(run(), name=name)
@@ -39,4 +42,9 @@ async def _end(task: asyncio.Task[None] | None) -> None:
     if task is not None:
         if not task.cancelling():  # a second one would keep it from ending its worker
             task.cancel()
+        await _ended(task)
+
+
+async def _ended(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
         await asyncio.wait([task])

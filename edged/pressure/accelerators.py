@@ -36,12 +36,12 @@ _SENSORS = {"nvidia": "nvidia", "edgetpu": "coral:"}
 
 User = tuple[Resident, Variant]
 
-Proven = Callable[[Resident, float], bool]
+Proven = Callable[[Resident, float], bool | None]
 """Whether the callers of a resident show that it has worked within so many seconds."""
 
 
-class _ShortError(Exception):
-    """No worker came up for want of room, or of an accelerator that another has: that says nothing of it."""
+class _UntriedError(Exception):
+    """Its worker is busy, or none came up for want of room, or of an accelerator that another has: it says nothing."""
 
 
 class Accelerators:
@@ -151,11 +151,11 @@ class Accelerators:
             for user in sorted(users, key=lambda user: (self._has_answered(*user) is not True, _serves(*user) is None)):
                 try:
                     return await self._retry(*user, doubt) or alive
-                except _ShortError:
+                except _UntriedError:
                     continue  # it was not tried; a smaller one may find room
             return None
         steady = [(*user, worker) for user in users if user[0].steady and (worker := user[0].worker) is not None]
-        proven = any(self._proven(resident, self._look_s) for resident, *_ in steady)
+        proven = any(self._proven(resident, self._look_s) is not False for resident, *_ in steady)
         for resident, variant, worker in steady:
             if proven and self._has_answered(resident, variant) is not None:
                 continue
@@ -169,10 +169,13 @@ class Accelerators:
     async def _retry(self, resident: Resident, variant: Variant, doubt: str) -> Beat | None:
         """By the worker that serves, if it is of this variant: beside it there may be room for none. Else by its own.
 
-        Where that worker fails, it may be that alone which is broken: another takes its place. Raises _ShortError.
+        Where that worker fails, it may be that alone which is broken: another takes its place. Raises _UntriedError.
         """
         if worker := _serves(resident, variant):
-            if self._proven(resident, self._look_s):
+            proven = self._proven(resident, self._look_s)
+            if proven is None:  # it is at a long batch, or hangs in one: that tells
+                raise _UntriedError
+            if proven:
                 return None
             heard = await self._ask(resident, variant, worker, doubt)
             if heard is None or heard.is_well or self._residency.on_trial(resident):  # a trial judges one worker
@@ -186,12 +189,12 @@ class Accelerators:
         return await self._hear(resident, variant, heartbeat.beat(worker, resident.manifest), self._deadline_s, doubt)
 
     async def _try_out(self, resident: Resident, variant: Variant) -> float:
-        """Bounded by what a worker may take to load. Raises _ShortError besides what `heartbeat.try_out` raises."""
+        """Bounded by what a worker may take to load. Raises _UntriedError besides what `heartbeat.try_out` raises."""
         try:
             return await heartbeat.try_out(resident, variant)
         except EdgedError as error:
             if restarts.is_short(error) or self._is_taken(variant, error):
-                raise _ShortError from error
+                raise _UntriedError from error
             raise
 
     async def _renew(self, resident: Resident, worker: Worker) -> None:

@@ -52,13 +52,15 @@ class Execution:
         spent_s = (clock.monotonic_ns() - self._sent_ns) / 1e9
         return max(self.forecast.batch_s(self._rows) - spent_s, 0.0)
 
-    def proven(self, within_s: float, *, at_work: bool) -> bool:
-        """Whether somebody was answered well within so long, or the batch that it is at takes longer.
+    def proven(self, within_s: float, *, at_work: bool) -> bool | None:
+        """Whether somebody was answered well within so long; None where the batch that it is at takes longer.
 
         That has a limit of its own, and says nothing before.
         """
         earliest_ns = clock.monotonic_ns() - round(within_s * 1e9)
-        return self._answered_ns > earliest_ns or (at_work and self._sent_ns <= earliest_ns)
+        if self._answered_ns > earliest_ns:
+            return True
+        return None if at_work and self._sent_ns <= earliest_ns else False
 
     async def run(self, batch: Sequence[Pending]) -> None:
         """Executes a batch. Raises EdgedError when all of it failed; else each was told."""

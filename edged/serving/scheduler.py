@@ -96,7 +96,7 @@ class Queue:
         """Requests that a worker has."""
         return len(self._executing)
 
-    def proven(self, within_s: float) -> bool:
+    def proven(self, within_s: float) -> bool | None:
         """Whether requests show that the model has worked within so long."""
         return self._execution.proven(within_s, at_work=bool(self._executing))
 

@@ -244,7 +244,7 @@ class Service:
         busy = queue.waiting or queue.executing
         return 0.0 if busy else (clock.monotonic_ns() - queue.asked_ns) / 1e9
 
-    def proven(self, resident: Resident, within_s: float) -> bool:
+    def proven(self, resident: Resident, within_s: float) -> bool | None:
         """Whether the requests of callers show that a resident has worked within so long."""
         return self.queue(resident).proven(within_s)
 

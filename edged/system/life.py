@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 
-from edged import clock
+from edged import clock, log
 from edged.changes import Changes
 from edged.types import Level
 
@@ -67,6 +67,7 @@ def watch_signals(stop: asyncio.Event, reload: Callable[[], None]) -> None:
 
     def end() -> None:
         if stop.is_set():
+            log.drain()
             os._exit(_ENDED_BY_SIGTERM)
         stop.set()
 

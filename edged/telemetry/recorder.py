@@ -183,6 +183,8 @@ class Recorder:
                 if spool_file.is_damage(error) and attempt < 3:
                     damage = str(error) or type(error).__name__ if attempt == 2 else ""
                     continue
+                if damage and spool_file.is_damage(error):
+                    self._blameless(error)
                 if not self.problem:
                     _log.warning("telemetry is kept in memory", folder=str(self._folder), why=str(error))
                 self.problem = f"{self._folder} takes no telemetry: {error}; what happens is merged in memory meanwhile"
@@ -190,6 +192,13 @@ class Recorder:
             self.problem = ""
             return found
         raise AssertionError("the last attempt returns or raises")
+
+    def _blameless(self, error: Exception) -> None:
+        """What a new spool does not take either is a defect of edged: what was set aside was sound."""
+        _log.error("the spool is not at fault, and stays", why=f"{type(error).__name__}: {error}")
+        self.damage = self._told_damage
+        with contextlib.suppress(OSError):
+            spool_file.bring_back(self._folder)
 
     async def close(self) -> None:
         """Stores the open window, and closes the spool."""

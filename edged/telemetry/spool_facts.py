@@ -34,12 +34,15 @@ class Facts:
     def totals(self) -> Totals:
         """Everything that was counted. Raises ValueError where they are none."""
         text = self._text("totals")
-        if text is None and self.number("next") == 1:  # an older release wrote them with the first window
+        if text is None and not self._had_windows():  # an older release wrote them with the first
             return Totals()
         try:
             return msgspec.json.decode(text or "", type=Totals)
         except msgspec.MsgspecError as error:
             raise ValueError(f"its totals are none: {error}") from error
+
+    def _had_windows(self) -> bool:
+        return bool(self.lost().windows or self._db.execute("SELECT 1 FROM rows WHERE kind = 'window'").fetchone())
 
     def lost(self) -> Lost:
         """What could not be kept. Raises ValueError."""

@@ -179,3 +179,10 @@ def set_aside(folder: Path, why: str) -> str:
         database.with_name(NAME + suffix).unlink(missing_ok=True)
     durable.place(database, folder / _DAMAGED)
     return f"the spool was damaged ({why}) and is set aside as {folder / _DAMAGED}; a new one is made"
+
+
+def bring_back(folder: Path) -> None:
+    """Undoes `set_aside`, in place of what was made since. Raises OSError."""
+    for suffix in ("-wal", "-shm"):
+        (folder / (NAME + suffix)).unlink(missing_ok=True)
+    durable.place(folder / _DAMAGED, folder / NAME)

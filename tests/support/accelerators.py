@@ -22,13 +22,18 @@ class Device:
         self.life = Life(models.changes)
         self.proven = set()
         """The models whose callers are answered well."""
+        self.looks = 0
+        """How often it was asked for."""
+        self.at_work = set()
+        """Those that are at a batch that takes long."""
         events, residency = models.events, models.residency
         self.watch = Accelerators(root, residency, self._proven, lambda: self.doubts, events, self.life, 0.05, 0.5)
         self.task = asyncio.create_task(self.watch.run())
 
     def _proven(self, resident, within_s):
         assert within_s == 0.05
-        return resident.name in self.proven
+        self.looks += 1
+        return None if resident.name in self.at_work else resident.name in self.proven
 
 
 def runs(resident, variant):

@@ -131,6 +131,21 @@ with log.beside():
 """
 
 
+# Whoever has no patience with the stop.
+STOPPED_TWICE = """
+    import asyncio, os, signal
+    from edged.system.life import watch_signals
+    async def main():
+        stop = asyncio.Event()
+        watch_signals(stop, stop.set)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stop.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+    asyncio.run(main())
+"""
+
+
 def run(lines: int, end: str, out: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", PROGRAM.format(end=end), str(lines)], stderr=out)
 
@@ -141,6 +156,7 @@ def run(lines: int, end: str, out: int) -> subprocess.Popen[bytes]:
         ("pass", 0, ""),
         ("sys.exit(78)", 78, ""),
         ("raise ValueError('a defect')", 1, "ValueError: a defect"),
+        (STOPPED_TWICE, 143, ""),
     ],
 )
 def test_a_process_ends_after_its_last_line_however_it_ends(pipe: Pipe, end: str, status: int, last: str):

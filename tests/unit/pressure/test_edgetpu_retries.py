@@ -71,6 +71,22 @@ async def test_one_that_is_away_for_a_moment_is_used_again_by_the_worker_that_st
     assert device.life.degraded_reasons == []
 
 
+async def test_a_batch_that_takes_long_shows_nothing_of_one_that_has_failed(models, device, ahead, sole):
+    resident = sole()
+    await models.ready(resident)
+    device.node.unlink()
+    await failed(models)
+    device.at_work.add(resident.name)
+    device.node.touch()
+    for time_s in (31.0, 3700.0, 7400.0):
+        looks, ahead[0] = device.looks, time_s
+        await until_async(lambda before=looks: device.looks > before, "it was asked for again")
+    assert models.residency.failed
+    device.at_work.clear()
+    ahead[0] = 11100.0
+    await works(models)
+
+
 @pytest.mark.usefixtures("device")
 async def test_one_that_works_for_another_process_gets_that(models, ahead, sole):
     """As when a device on USB was away: the worker that had it open is answered with errors from then on."""

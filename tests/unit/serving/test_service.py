@@ -139,11 +139,11 @@ class TestWhetherAModelIsProven:
         await refusal(caller)
         assert not bench.service.proven(bench.residency.get("doubles", 3), 1.0)
 
-    async def test_by_a_batch_that_takes_longer_than_that(self, bench):
+    async def test_is_not_known_during_a_batch_that_takes_longer_than_that(self, bench):
         bench = bench(*revisions(3))
         bench.send()
         await settle()
-        assert bench.service.proven(bench.residency.get("doubles", 3), 0.0)
+        assert bench.service.proven(bench.residency.get("doubles", 3), 0.0) is None
 
 
 class TestARequestThatIsWrong:

@@ -15,7 +15,7 @@ from edged.facts import Executed, Reading
 from edged.telemetry.aggregate import Aggregate
 from edged.telemetry.messages import Command, Happening, Result, Telemetry
 from edged.telemetry.orders import Accepted, Order
-from edged.telemetry.recorder import Recorder
+from edged.telemetry.recorder import NotKeptError, Recorder
 from edged.telemetry.spool import Spool
 from edged.telemetry.spool_file import NAME
 from edged.telemetry.window import Window
@@ -214,3 +214,32 @@ async def test_a_flipped_bit_never_ends_it(tmp_path):
 @pytest.mark.slow
 async def test_many_flipped_bits_never_end_it(tmp_path):
     await check_flips(tmp_path, 3000)
+
+
+def test_a_spool_of_an_older_release_that_ended_before_its_first_window_is_sound(tmp_path):
+    """It wrote its totals with the first window, and events before."""
+    spool = Spool(tmp_path, 2**23, NOW_MS)
+    for _ in range(3):
+        spool.append_event(HAPPENING, kept=True)
+    epoch = spool.epoch
+    spool.close()
+    changed(tmp_path, "DELETE FROM facts WHERE name = 'totals'")
+    spool = Spool(tmp_path, 2**23, NOW_MS)
+    assert (spool.problem, spool.epoch, spool.standing().events) == ("", epoch, 3)
+    spool.close()
+
+
+async def test_a_defect_of_edged_costs_nothing_that_is_kept(tmp_path):
+    def fails(_spool):
+        raise KeyError("of edged")
+
+    used(tmp_path)
+    recorder = Recorder(tmp_path, 2**23, 300.0, 2**30)
+    before = await recorder.do(Spool.standing)
+    for _ in range(2):
+        with pytest.raises(NotKeptError, match="of edged"):
+            await recorder.do(fails)
+    after = await recorder.do(Spool.standing)
+    assert (after.epoch, after.windows, after.events) == (before.epoch, before.windows, before.events)
+    await recorder.close()
+    assert recorder.damage == ""
