@@ -13,7 +13,7 @@ import pytest
 from support.bundles import make_bundle
 from support.calls import pack, request, tensor
 from support.daemon import PATIENCE_S, Daemon
-from support.edgetpus import LIBRARY, build_library
+from support.edgetpus import LIBRARY, LIGHTER, build_library
 from support.fleet import Fleet
 from support.tflites import compiled, tflite_model
 from support.updating import QUICK, Updating
@@ -28,14 +28,6 @@ ROW = [1, 2, 3, 60]
 # What the library that stands in for libedgetpu's answers, and what the variant for the CPU does: who answered is seen.
 ONE_MORE = pack("INT8", [2, 3, 4, 61])
 TWICE = pack("INT8", [2, 4, 6, 120])
-
-LIGHTER = """
-[[variants]]
-name = "lighter"
-runtime = "edgetpu"
-file = "lighter.tflite"
-options = { device = "CPU" }
-"""
 
 
 def bundle(

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 from support.broker import Mosquitto, Operator, Pki
-from support.reporting import DEVICE, TOPICS, answered, ask, daemon_for, reporting, wait_telemetry
+from support.reporting import DEVICE, answered, ask, daemon_for, linked, reporting, wait_telemetry
 
-from edged.config import address
-from edged.system.identity import Files
 from edged.telemetry import mqtt
-from edged.telemetry.mqtt import Mqtt, Options
+from edged.telemetry.mqtt import Mqtt
 
 YESTERDAY = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
 
@@ -36,16 +34,7 @@ async def test_files_that_are_replaced_are_taken_up_while_the_connection_lasts(t
     monkeypatch.setattr(mqtt, "_LOOK_S", 0.1)
     monkeypatch.setattr(mqtt, "_BACKOFF_LEAST_S", 300.0)
     folder = tmp_path / "identity"
-    broker.pki.identity(folder, "till-7")
-    options = Options(
-        broker=address.broker(broker.url),
-        device="till-7",
-        username="",
-        files=Files(folder / "certificate.pem", folder / "key.pem", folder / "ca.pem"),
-        keep_alive_s=900,
-        subscriptions=TOPICS.commands,
-        will_topic=TOPICS.of("online"),
-    )
+    options = linked(broker, folder)
     changed = asyncio.Event()
     link = Mqtt(options, lambda session: session.encode(), changed.set, lambda _message: None, pytest.fail)
 

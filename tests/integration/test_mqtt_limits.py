@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from pathlib import Path
 
 import pytest
 from support.broker import Mosquitto, Operator, Pki
 from support.polling import until_async
-from support.reporting import DEVICE, TOPICS, answered, ask, command, daemon_for, telemetry_of, wait_telemetry
+from support.reporting import DEVICE, TOPICS, answered, ask, command, daemon_for, linked, telemetry_of, wait_telemetry
 
-from edged.config import address
-from edged.system.identity import Files
 from edged.telemetry.messages import Happening
-from edged.telemetry.mqtt import Mqtt, Options
+from edged.telemetry.mqtt import Mqtt
 from edged.telemetry.spool import Spool
 
 LIMIT = 3000
@@ -55,16 +52,7 @@ def test_what_is_larger_than_the_broker_takes_holds_up_nothing_else(tmp_path, se
 async def test_a_keep_alive_that_the_broker_shortens_holds(tmp_path):
     broker = Mosquitto(tmp_path / "broker", Pki(tmp_path / "pki"))
     broker.configure("max_keepalive 10\n")  # the shortest that mosquitto knows
-    folder: Path = broker.pki.identity(tmp_path / "identity", DEVICE)
-    options = Options(
-        broker=address.broker(broker.url),
-        device=DEVICE,
-        username="",
-        files=Files(folder / "certificate.pem", folder / "key.pem", folder / "ca.pem"),
-        keep_alive_s=900,
-        subscriptions=TOPICS.commands,
-        will_topic=TOPICS.of("online"),
-    )
+    options = linked(broker, tmp_path / "identity")
     changed = asyncio.Event()
     with broker:
         link = Mqtt(options, lambda session: session.encode(), changed.set, lambda _message: None, pytest.fail)

@@ -16,6 +16,15 @@ LIBRARY = "libedgetpu.so.1"
 ADDRESS = 0x7E000000 + os.getpid()
 """Of netlink: who has it has the Edge TPU. Tests that run at the same time elsewhere have one of their own."""
 
+LIGHTER = """
+[[variants]]
+name = "lighter"
+runtime = "edgetpu"
+file = "lighter.tflite"
+options = { device = "CPU" }
+"""
+"""A variant beside one for an Edge TPU, that computes on the CPU."""
+
 
 def build_library(folder: Path) -> Path:
     """Puts the library into `folder`, for LD_LIBRARY_PATH; gives the folder. Skips the test where nothing compiles."""

@@ -13,8 +13,11 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edged._pb.edged.v1 import telemetry_pb2 as pb
+from edged.config import address
 from edged.fleet.command import seal
+from edged.system.identity import Files
 from edged.telemetry.messages import Command
+from edged.telemetry.mqtt import Options
 from edged.telemetry.sync import Topics
 from edged.types import Operator as Person
 from edged.types import Operators
@@ -28,6 +31,20 @@ DEVICE = "till-7"
 TOPICS = Topics("shops", DEVICE, "generic")
 ALICE = Ed25519PrivateKey.generate()
 MAY = ("report", "diagnostics", "set_log_level", "install", "pin", "rollback", "os_status")
+
+
+def linked(broker: Mosquitto, folder: Path) -> Options:
+    """How the device connects to `broker`, whose files of it are put into `folder`."""
+    broker.pki.identity(folder, DEVICE)
+    return Options(
+        broker=address.broker(broker.url),
+        device=DEVICE,
+        username="",
+        files=Files(folder / "certificate.pem", folder / "key.pem", folder / "ca.pem"),
+        keep_alive_s=900,
+        subscriptions=TOPICS.commands,
+        will_topic=TOPICS.of("online"),
+    )
 
 
 def daemon_for(tmp_path: Path, broker: Mosquitto, extra: str = "", mqtt: str = "", **identity: Any) -> Daemon:

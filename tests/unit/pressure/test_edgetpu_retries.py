@@ -10,7 +10,7 @@ import psutil
 import pytest
 from support.accelerators import TPU, moved, runs
 from support.bundles import make_bundle
-from support.edgetpus import ADDRESS, LIBRARY, build_library, bundle_of_one_variant
+from support.edgetpus import ADDRESS, LIBRARY, LIGHTER, build_library, bundle_of_one_variant
 from support.polling import until_async
 from support.tflites import compiled, doubling
 
@@ -20,13 +20,6 @@ pytestmark = pytest.mark.skipif(ENGINES["edgetpu"].version() is None, reason="ai
 
 NETLINK_KOBJECT_UEVENT = 15
 TENSORS = [("x", "INT8", [1, 4])], [("y", "INT8", [1, 4])]
-LIGHTER = """
-[[variants]]
-name = "lighter"
-runtime = "edgetpu"
-file = "lighter.tflite"
-options = { device = "CPU" }
-"""
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,14 @@ def begin(streams: Streams, caller: Any) -> asyncio.Task[None]:
     return asyncio.create_task(streams.converse(caller.__aiter__(), caller))
 
 
+async def end(streams: Streams, calls: list[asyncio.Task[None]]) -> None:
+    """Whoever has gone holds nothing."""
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    assert streams.counted_bytes == 0
+
+
 async def test_models_overtake_each_other_and_themselves_never(streams, models):
     caller = Caller()
     call = begin(streams, caller)
@@ -240,10 +248,7 @@ async def test_all_streams_together_are_bounded(streams, models, monkeypatch):
     await settle()
     # Each has one whatever the others hold, and no more than that once all have too much.
     assert streams.counted_bytes < 10 * MIB + len(callers) * 1.1 * MIB
-    for call in calls:
-        call.cancel()
-    await asyncio.wait(calls)
-    assert streams.counted_bytes == 0
+    await end(streams, calls)
 
 
 async def test_whoever_reads_loses_nothing_by_one_that_does_not(streams, models, monkeypatch):
@@ -312,10 +317,7 @@ async def test_what_was_asked_before_others_filled_the_bound_is_answered(streams
     await settle()
     assert [(reply.infer_response.id, reply.error_message) for reply in other.written] == [(each, "") for each in small]
     assert [reply.error_message for reply in keen.written] == [""] * 4
-    for call in calls:
-        call.cancel()
-    await asyncio.wait(calls)
-    assert streams.counted_bytes == 0
+    await end(streams, calls)
 
 
 async def test_what_is_under_way_counts_before_it_is_answered(streams, models, monkeypatch):
@@ -342,7 +344,4 @@ async def test_what_is_under_way_counts_before_it_is_answered(streams, models, m
     models.asked["second-0"].set_result(1)
     await settle()
     assert second.taken > 2, "what was counted and did not come counts no more"
-    for call in calls:
-        call.cancel()
-    await asyncio.wait(calls)
-    assert streams.counted_bytes == 0
+    await end(streams, calls)

@@ -107,48 +107,50 @@ def _later(running: Running):
     return put_after
 
 
-class TestWhatIsTriedAgain:
-    async def test_is_tried_later_each_time_until_something_happens(self, tmp_path: Path, monkeypatch):
-        loop, delays = asyncio.get_running_loop(), []
+@pytest.fixture
+def delays(monkeypatch):
+    """For how long each stage that is to be tried again would have waited; it does not. Called in the loop."""
+
+    def record(running: Running) -> list[float]:
+        loop, found = asyncio.get_running_loop(), []
         call_later = loop.call_later
 
-        def record(delay_s: float, callback, *args):
-            if callback != getattr(running.course._said, "put_nowait", None):
+        def call(delay_s: float, callback, *args):
+            if callback != running.course._said.put_nowait:
                 return call_later(delay_s, callback, *args)
-            delays.append(delay_s)
+            found.append(delay_s)
             return call_later(0, callback, *args)
 
+        monkeypatch.setattr(loop, "call_later", call)
+        return found
+
+    return record
+
+
+class TestWhatIsTriedAgain:
+    async def test_is_tried_later_each_time_until_something_happens(self, tmp_path: Path, delays):
         async with Running(tmp_path, state(Phase.FETCHING)) as running:
-            monkeypatch.setattr(loop, "call_later", record)
+            found = delays(running)
             running.post(Event.STARTED)
             for _ in range(10):
                 running.script.say(OSError("not now"))
-            await running.until(lambda: len(delays) == 10)
-            assert delays == [15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
+            await running.until(lambda: len(found) == 10)
+            assert found == [15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
             running.script.say(Event.FETCHED)
             running.script.say(OSError("not now"))
-            await running.until(lambda: len(delays) == 11)
-            assert delays[-1] == 15
+            await running.until(lambda: len(found) == 11)
+            assert found[-1] == 15
 
-    async def test_is_tried_later_each_time_also_where_revisions_are_to_change_places(self, tmp_path, monkeypatch):
+    async def test_is_tried_later_each_time_also_where_revisions_are_to_change_places(self, tmp_path: Path, delays):
         """The serving one steps aside for each, and requests wait."""
-        loop, delays = asyncio.get_running_loop(), []
-        call_later = loop.call_later
-
-        def record(delay_s: float, callback, *args):
-            if callback != running.course._said.put_nowait:
-                return call_later(delay_s, callback, *args)
-            delays.append(delay_s)
-            return call_later(0, callback, *args)
-
         async with Running(tmp_path, state(Phase.TRIAL)) as running:
-            monkeypatch.setattr(loop, "call_later", record)
+            found = delays(running)
             running.post(Event.STARTED)
             for _ in range(4):
                 running.script.say(Event.SWAPS, "one has room")
                 running.script.say(OSError("no device"))
-            await running.until(lambda: len(delays) == 4)
-            assert delays == [15, 30, 60, 120]
+            await running.until(lambda: len(found) == 4)
+            assert found == [15, 30, 60, 120]
 
     async def test_is_the_settling_of_what_was_committed_as_well(self, tmp_path: Path, monkeypatch):
         monkeypatch.setattr(course, "_PAUSE_S", 0.0)

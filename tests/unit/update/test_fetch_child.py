@@ -166,11 +166,11 @@ def test_it_ends_with_the_daemon(online):
     device.options = ["--timeout", "600"]
     arguments = [*COMMAND, *device.arguments("--daemon", "PARENT", "refresh")]
     program = (
-        "import os, subprocess, sys, time\n"
+        "import os, signal, subprocess, sys\n"
         f"arguments = {arguments!r}\n"
         "arguments[arguments.index('PARENT')] = str(os.getpid())\n"
         "print(subprocess.Popen(arguments, stdout=subprocess.DEVNULL).pid, flush=True)\n"
-        "time.sleep(3600)\n"
+        "signal.pause()\n"
     )
     daemon = subprocess.Popen([sys.executable, "-I", "-c", program], stdout=subprocess.PIPE)
     try:
