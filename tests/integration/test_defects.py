@@ -39,8 +39,8 @@ def test_a_part_that_ends_by_a_defect_degrades_the_status(defective: Daemon, tmp
     psutil.Process(worker.pid).kill()  # so that the status line has news
     status = daemon.wait_for(lambda status: status.state == admin_pb2.STATE_DEGRADED and status.ready)
     assert status.degraded_reasons == ["the status line has ended by a defect of edged; its log says more"]
-    assert "planted: status-defect" in daemon.log()
     assert daemon.stop() == 0
+    assert "planted: status-defect" in daemon.log()
 
 
 def test_a_reload_that_meets_a_defect_comes_to_its_end(defective: Daemon, tmp_path: Path) -> None:
@@ -52,12 +52,12 @@ def test_a_reload_that_meets_a_defect_comes_to_its_end(defective: Daemon, tmp_pa
     assert daemon.wait_told("READY=1", 2) == "READY=1\nSTATUS=serving, 1 of 1 models ready"
     (told,) = [event for event in events(daemon) if event.code == "internal"]
     assert (told.subject, told.message) == ("settings", "the reload met a defect of edged; its log says more")
-    assert "planted: reload-defect" in daemon.log()
     (tmp_path / "reload-defect").unlink()
     daemon.signal(signal.SIGHUP)
     daemon.wait_told("READY=1", 3)
     assert events(daemon)[-1].message == "log.level is now 'error', was 'info'"
     assert daemon.stop() == 0
+    assert "planted: reload-defect" in daemon.log()
 
 
 def test_settings_in_doubt_stay_so_when_a_reload_meets_a_defect(defective: Daemon, tmp_path: Path) -> None:

@@ -108,5 +108,6 @@ def test_a_name_and_a_password_from_a_credential_open_the_broker(tmp_path, pki):
             password.write_text(f"{secret}\n")
             ask(daemon, 2)
             operator.wait(lambda seen: answered(seen.deliveries.counted()) == 2)
+            assert daemon.stop() == 0
             assert secret not in daemon.log()
             assert f"u'{DEVICE}'" in broker.log()

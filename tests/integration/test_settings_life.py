@@ -161,9 +161,9 @@ class TestAPipe:
         os.mkfifo(mine)
         daemon.signal(signal.SIGHUP)
         daemon.wait_told("READY=1", 2)
+        assert daemon.stop() == 0
         assert "nothing was changed; the settings are wrong" in daemon.log()
         assert f"{mine}: is a pipe" in daemon.log()
-        assert daemon.stop() == 0
 
 
 class TestPathsThatAreNotUtf8:

@@ -56,7 +56,7 @@ def test_a_gpu_that_breaks_under_a_worker_costs_no_request(tmp_path: Path, nvidi
         assert [answer(daemon) for _ in range(6)] == [[2.0, 4.0]] * 6
         (ended,) = events(daemon, "worker_crashed")
         assert "exit status 1" in ended.message
-        assert "the GPU cannot be used by this process any more: cuStreamSynchronize" in daemon.log()
+        daemon.wait_logged("the GPU cannot be used by this process any more: cuStreamSynchronize")
 
 
 def test_without_a_gpu_the_next_variant_serves_and_says_why(tmp_path: Path, nvidia: Nvidia):

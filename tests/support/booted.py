@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from abc import ABC, abstractmethod
 
@@ -37,6 +38,10 @@ class Booted(ABC):
     def property(self, name: str) -> str:
         """A property of the unit."""
         return self.run(f"systemctl show edged --property={name} --value")
+
+    def wait_logged(self, part: str, unit: str = "edged") -> None:
+        """Waits until a unit's journal holds `part`: what is logged is written by others, and later."""
+        self.wait(f"journalctl --unit={unit} --no-pager --output=cat | grep -qF {shlex.quote(part)}")
 
     def journal(self) -> str:
         """What the daemon logged."""

@@ -18,7 +18,7 @@ import grpc
 
 from edged._pb.edged.v1 import admin_pb2
 from edged._pb.inference import grpc_service_pb2 as pb
-from support.polling import PATIENCE_S
+from support.polling import PATIENCE_S, until
 
 REPO = Path(__file__).resolve().parents[2]
 DIGITS = REPO / "bootc/models/digits/1"
@@ -79,6 +79,10 @@ class Daemon:
     def log(self) -> str:
         """All that it wrote."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def wait_logged(self, part: str, count: int = 1) -> None:
+        """Waits until its log holds `part` `count` times: lines are written by a thread, after what they tell."""
+        until(lambda: self.log().count(part) >= count, f"it logs {part!r}", log=self.log)
 
     def wait_told(self, line: str, count: int = 1) -> str:
         """Waits until it has sent `line` `count` times; gives the message that held the last of them."""

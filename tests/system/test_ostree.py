@@ -115,7 +115,7 @@ def test_an_update_of_the_system_that_cannot_serve_goes_back_by_itself_and_says_
     machine = device.boot()
     try:
         machine.settled()
-        assert "this boot is green" in machine.run("journalctl -b -u greenboot-healthcheck --output=cat")
+        machine.wait("journalctl -b -u greenboot-healthcheck --output=cat | grep -q 'this boot is green'")
         machine.run("edgectl update --watch")
         assert answer(machine) == 2
         machine.run(ostree.deploying("edged/2"), vm.BOOT_S)
@@ -128,7 +128,7 @@ def test_an_update_of_the_system_that_cannot_serve_goes_back_by_itself_and_says_
     machine = device.boot()
     try:
         machine.settled()
-        assert "this boot is green" in machine.run("journalctl -b -u greenboot-healthcheck --output=cat")
+        machine.wait("journalctl -b -u greenboot-healthcheck --output=cat | grep -q 'this boot is green'")
         assert answer(machine) == 2
         machine.run("edgectl store verify")
         (red,) = json.loads(machine.run("edgectl --json boot evidence --show"))["red_boots"]
@@ -142,7 +142,7 @@ def test_an_update_of_the_system_that_cannot_serve_goes_back_by_itself_and_says_
     machine = device.boot()
     try:
         machine.settled()
-        assert "this boot is green" in machine.run("journalctl -b -u greenboot-healthcheck --output=cat")
+        machine.wait("journalctl -b -u greenboot-healthcheck --output=cat | grep -q 'this boot is green'")
         assert answer(machine) == 1  # its engine is older than revision 2 needs
     finally:
         machine.stop()

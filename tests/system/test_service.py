@@ -54,7 +54,7 @@ def test_a_reload_is_waited_for_and_takes_what_can_change(system: Container) -> 
         "mkdir -p /etc/edged && echo '[log]\nlevel = \"debug\"' > /etc/edged/edged.toml && systemctl reload edged"
     )
     assert system.property("ActiveState") == "active"
-    assert "log.level is now 'debug'" in system.journal()
+    system.wait_logged("log.level is now 'debug'")
 
 
 def test_a_stop_ends_everything_and_takes_the_sockets_away(system: Container) -> None:
@@ -113,7 +113,7 @@ def test_a_frozen_loop_is_ended_by_the_watchdog(system: Container) -> None:
     (system.files / "srv/freeze.py").write_text(FREEZE)
     system.run(f"timeout 45 python3 /srv/freeze.py {first}")
     system.wait(f'pid=$(systemctl show edged -p MainPID --value); test "$pid" != 0 && test "$pid" != {first}')
-    assert "Watchdog timeout" in system.run("journalctl --no-pager --unit=edged")
+    system.wait_logged("Watchdog timeout")
     system.wait("systemctl is-active edged")
 
 

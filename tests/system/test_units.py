@@ -132,7 +132,7 @@ def test_a_store_that_is_damaged_is_mended(device: Container) -> None:
     )
     assert device.shell("edgectl store verify").returncode == 1
     device.run("systemctl start edged-verify.service")
-    assert "it was taken out" in device.run("journalctl --unit=edged-verify --no-pager --output=cat")
+    device.wait_logged("it was taken out", "edged-verify")
     device.wait("edgectl store verify")
 
 
