@@ -114,7 +114,7 @@ class TestARevisionThatDoesNotComeUpAgain:
             ask(walking, 2, 3000)
             walking.outside.capacity = 1
             kill(walking, ("a", 2))
-            walking.life.pass_time(soak_s(2) + 5.0)
+            walking.life.pass_time(soak_s(2) - 10.0)
             assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
             assert walking.life.residency.get("a", 1).ready
             told = inventory.explain(walking.life.agent, "a")
