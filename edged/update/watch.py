@@ -12,7 +12,7 @@ from edged.models import restarts
 from edged.models.resident import Resident
 from edged.models.states import State
 from edged.types import Outcome
-from edged.update.machine import Event, Happened, Record, Soaked
+from edged.update.machine import Event, Record, Soaked
 from edged.update.machine import State as Machine
 from edged.update.outcomes import Outcomes
 from edged.update.reasons import Reason
@@ -31,12 +31,7 @@ _SHORT_S = 60.0
 class Watch:
     """One soak."""
 
-    def __init__(
-        self, resident: Resident, old: Record, state: Machine, least_s: float, outcomes: Outcomes, told: int
-    ) -> None:
-        """`told`: how many crashes of the resident count no more, since they were posted before, or came before."""
-        self.told = told
-        """How many are by now."""
+    def __init__(self, resident: Resident, old: Record, state: Machine, least_s: float, outcomes: Outcomes) -> None:
         self._resident = resident
         self._outcomes = outcomes
         rules, budget_s = resident.manifest.acceptance.soak, resident.manifest.acceptance.budgets.p99_ms / 1e3
@@ -44,7 +39,6 @@ class Watch:
             rules,
             old,
             clock.monotonic(),
-            crashes=state.crashes,
             least_s=least_s,
             budget_s=budget_s,
             before=state.soaked,
@@ -66,9 +60,9 @@ class Watch:
         return self._soak.so_far(clock.monotonic())
 
     async def run(
-        self, post: Callable[[Happened], None], *, allow_unproven: Callable[[], bool]
+        self, ends: Callable[[], tuple[int, int]], *, allow_unproven: Callable[[], bool]
     ) -> tuple[Event, Reason | None, str]:
-        """Waits for the verdict: which event it is, why, and in words. Each crash is posted, so that it is kept.
+        """Waits for the verdict: which event it is, why, and in words. `ends`: the crashes and hangs of its workers.
 
         Where nobody allows it to end unproven it goes on over its longest time, until it has seen enough. What does not
         answer is not committed: where the device can start no worker it goes back then, to what was warm beside it and
@@ -78,11 +72,8 @@ class Watch:
         try:
             while True:
                 now_s = clock.monotonic()
-                while self.told < self._resident.deaths.crashes:
-                    self.told += 1
-                    self._soak.crashes += 1
-                    post(Happened(Event.CRASHED, f"its worker ended: {self._resident.last_exit}"))
-                self._soak.hangs = max(self._soak.hangs, self._resident.deaths.hangs)
+                self._soak.crashes, hangs = ends()
+                self._soak.hangs = max(self._soak.hangs, hangs)
                 verdict, reason, text = self._soak.judge(now_s)
                 if self._resident.state is State.FAILED:
                     return Event.FAILED, Reason.CRASH_LOOP, f"no variant runs any more: {self._resident.reason}"

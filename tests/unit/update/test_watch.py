@@ -13,7 +13,7 @@ from support import hands, published, whole_device
 from support.walks import Step, Walk, walked
 
 from edged.bundle.manifest import Manifest, Requires
-from edged.errors import Code
+from edged.errors import Code, EdgedError
 from edged.system.hardware import Hardware
 from edged.types import Limits, Outcome
 from edged.update import inventory, soak, watch
@@ -43,6 +43,13 @@ def kill(walking: Walk, key: tuple[str, int]) -> None:
     found = [each for each in walking.life.hands if each.key == key]
     assert found
     walking.life.do(lambda: [each.end("killed by SIGKILL") for each in found])
+
+
+def hang(walking: Walk, key: tuple[str, int]) -> None:
+    """Its worker does not answer, and is ended."""
+    (found,) = [each for each in walking.life.hands if each.key == key]
+    found.verdict = EdgedError(Code.WORKER_HANG, "it does not answer")
+    kill(walking, key)
 
 
 def soak_s(revision: int) -> float:
@@ -181,6 +188,42 @@ class TestASoakThatIsPaused:
                 walking.take(("sleep", (0.5,)))
             found = end_of_soak(walking)
             assert (found.event, found.reason) == (Event.FAILED, Reason.CRASH_LOOP)
+
+    @pytest.mark.parametrize("ends", ["restart", "cut"])
+    def test_remembers_what_ended_its_worker_meanwhile_after_a_start(self, tmp_path: Path, ends: str):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            for count in range(1, soak.CRASHES):
+                walking.take(("press", (Limits(background_paused=True),)))
+                walking.take(("sleep", (1.0,)))
+                kill(walking, ("a", 2))
+                walking.take(("sleep", (5.0,)))
+                state = walking.life.agent.courses["a"].state
+                assert (state.crashes, bool(state.deferred)) == (count, True)
+                walking.take((ends, ()))
+                walking.take(("sleep", (1.0,)))
+                assert walking.life.agent.courses["a"].state.crashes == count
+            kill(walking, ("a", 2))
+            walking.take(("sleep", (1.0,)))
+            found = end_of_soak(walking)
+            assert (found.event, found.reason) == (Event.FAILED, Reason.CRASH_LOOP)
+            assert f"its worker ended {soak.CRASHES} times" in found.text
+
+
+def test_what_hung_before_its_soak_is_not_held_against_it(tmp_path: Path):
+    """Somebody had it serve again meanwhile."""
+    with walked(tmp_path, [("sleep", (2.0,)), ("plan", ("a", 2)), ("sleep", (60.0,))]) as walking:
+        assert walking.life.agent.courses["a"].state.phase is Phase.IDLE
+        walking.take(("load", ("a", 1)))
+        walking.take(("sleep", (5.0,)))
+        hang(walking, ("a", 1))
+        walking.take(("sleep", (20.0,)))
+        assert walking.life.residency.get("a", 1).deaths.hangs == 1
+        for step in (("back", ("a", 1)), ("until", ("a", Phase.SOAKING)), ("sleep", (5.0,))):
+            walking.take(step)
+        assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
+        hang(walking, ("a", 1))
+        walking.take(("sleep", (2.0,)))
+        assert end_of_soak(walking).reason == Reason.WORKER_HANG
 
 
 def test_what_ends_a_worker_before_its_soak_is_not_counted_in_it(tmp_path: Path):
