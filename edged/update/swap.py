@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from edged.bundle.exclusion import excludes
+from edged.bundle.manifest import Variant
 from edged.errors import Code, EdgedError
 from edged.models.loading import need
 from edged.models.memory import Need
@@ -33,7 +34,7 @@ _SHORT_HINT = "it is tried again; make room on the device, or see pressure.memor
 async def reason(new: Resident, serving: Resident | None) -> str:
     """Why `new` can be tried only once `serving` has no worker; empty where both can be loaded.
 
-    One that has none now, as it rests or somebody has unloaded it, may be wanted back while `new` waits for its turn.
+    One that has none now, as it rests, has failed, or is unloaded, may be wanted back while `new` waits for its turn.
     Raises EdgedError (memory_short) where `new` has no room alone either.
     """
     if new.ready or not new.choice.runnable:
@@ -56,7 +57,7 @@ async def reason(new: Resident, serving: Resident | None) -> str:
     if short:
         return f"memory holds one of the revisions {serving.revision} and {new.revision}, {wait}: {short}"
     # One that runs a lighter variant for now wants its device back.
-    pairs = ((mine, theirs) for mine in new.choice.runnable for theirs in serving.choice.runnable)
+    pairs = ((mine, theirs) for mine in _variants(new) for theirs in _variants(serving))
     rivals = next((pair for pair in pairs if excludes(*pair)), None)
     if rivals is None:
         return ""
@@ -64,10 +65,15 @@ async def reason(new: Resident, serving: Resident | None) -> str:
     return f"one process at a time can have the device of {pair}, {wait}"
 
 
+def _variants(resident: Resident) -> Sequence[Variant]:
+    """What may run of it; of one that has failed all, which have their chance anew once it is loaded again."""
+    return resident.choice.runnable or resident.manifest.variants
+
+
 def _needs(resident: Resident) -> Iterator[Need]:
-    """What its variants that may run take, each alone."""
+    """What each of them takes, alone."""
     terms = resident.terms
-    return (need(resident.manifest, variant, terms) for variant in resident.choice.runnable)
+    return (need(resident.manifest, variant, terms) for variant in _variants(resident))
 
 
 async def step_aside(old: Resident, new: Ref, shop: Shop) -> None:

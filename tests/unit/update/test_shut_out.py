@@ -122,6 +122,23 @@ class TestAModelThatSomebodyUnloaded:
             walking.finish()
 
 
+@pytest.mark.parametrize("short", SHORT.values(), ids=SHORT.keys())
+def test_what_has_failed_is_loaded_again_while_the_update_waits_for_the_gate(tmp_path: Path, short: Step):
+    steps: list[Step] = [("sleep", (5.0,)), ("unload", ("b",)), ("break", ("a", 1)), ("restart", ()), ("sleep", (2.0,))]
+    with walked(tmp_path, [*steps, ("unload", ("b",)), ("sleep", (3.0,)), short, ("hold", ("a",))]) as walking:
+        assert walking.life.residency.get("a", 1).state is State.FAILED
+        for step in (
+            ("plan", ("a", 2)),
+            ("sleep", (20.0,)),
+            ("break", ("a", 1)),
+            ("load", ("a", 0)),
+            ("sleep", (5.0,)),
+        ):
+            walking.take(step)
+        assert serves(walking) == 1
+        walking.finish()
+
+
 def test_a_trial_that_fails_leaves_an_unloaded_model_unloaded(tmp_path: Path):
     steps: list[Step] = [*UNLOADED, SHORT["a device"], ("plan", ("a", 4)), ("sleep", (course._PAUSE_S * 2,))]
     with walked(tmp_path, steps) as walking:
