@@ -79,6 +79,7 @@ class Resident(Standing):
         self.leaving = False
         """Whether it is to go: what waits is still answered, and nothing new is taken."""
         self._changing = False
+        """Whether a worker answers what it has and ends, or another is loaded to take its place."""
         self._told = asyncio.Event()
         """Set when it is to look again at what it is to run."""
         self._rests = Rest(self._told)
@@ -113,7 +114,7 @@ class Resident(Standing):
         self._begin(State.UNAVAILABLE, self._rests.text)
 
     def _begin(self, state: State, reason: str) -> None:
-        self.begun, self.leaving, self._changing = True, False, False
+        self.begun, self.leaving = True, False
         self._become(state, reason)
         self._life.begin(self._live, f"resident {self.name}")
 
@@ -125,12 +126,20 @@ class Resident(Standing):
         return False
 
     async def stand_by(self, why: str) -> bool:
-        """Gives up loading until `wake`, since it may never come up; requests wait. False where it has a worker."""
-        if self.worker is not None or self.leaving:
+        """Gives up loading until `wake`, since it may never come up; requests wait. False where it has a worker.
+
+        One that has failed has another chance then; what nothing of it can run stays as it is.
+        """
+        if self.worker is not None or self._changing or self.leaving:
             return False
         self.variant = None
-        self.start_standing_by(why)  # at once: nobody who waits is refused meanwhile, nor is it lost where one gives up
-        await self._life.begun()
+        if not self.choice.runnable:
+            self.choice.anew()
+        if self.choice.runnable:
+            self.start_standing_by(
+                why
+            )  # at once: nobody who waits is refused meanwhile, nor is it lost where one gives up
+            await self._life.begun()
         return True
 
     def wake(self, *, takes_over: bool = False, why: str = "") -> None:
@@ -181,6 +190,8 @@ class Resident(Standing):
                     if (await worker.stop(_STOP_GRACE_S)).lost:
                         self.lost.add(self.variant, worker)
                 raise
+            finally:
+                self._changing = False
             if ended is None:  # it has rested
                 continue
             how, worker, variant = ended
@@ -229,7 +240,9 @@ class Resident(Standing):
         why = self._rests.why
         self.worker = None
         self._become(State.UNAVAILABLE, self._rests.text)
+        self._changing = True
         await self._end(variant, worker)
+        self._changing = False
         self.variant = None
         self._telling.rests(variant, why)
         self.changes.mark()
