@@ -11,7 +11,7 @@ import psutil
 import pytest
 from onnx import helper
 from support.bundles import identity_bundle, onnx_model
-from support.polling import PATIENCE_S, until_async
+from support.polling import PATIENCE_S, until_async, until_changed
 from support.slow import VERY_LONG, counting_bundle
 from support.standins import Clock, settle
 
@@ -86,9 +86,7 @@ class Bench:
 
     async def until(self, condition):
         """Waits, from change to change, until it holds."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():
-                await self.changes.after(self.changes.count)
+        await until_changed(self.changes, condition)
 
     def recorded(self):
         return [event.code for event in self.events.after(0)]
