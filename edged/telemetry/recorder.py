@@ -144,7 +144,7 @@ class Recorder:
         async with self._storing:
             with contextlib.suppress(NotKeptError):
                 if self._pending is not None:
-                    await self._store_window()
+                    await self._store_window(self._pending)
                 while waiting := self._events.waiting:
                     try:
                         await self.do(_append_event, *waiting[0])
@@ -157,10 +157,9 @@ class Recorder:
                 self._damage_told = True
                 self.set_aside(self.damage)
 
-    async def _store_window(self) -> None:
-        """Raises NotKeptError."""
-        window, self._pending, lost = self._pending, None, self.lost
-        assert window is not None  # noqa: S101 - narrows the type
+    async def _store_window(self, window: Window) -> None:
+        """Brings what is pending to the disk. Raises NotKeptError."""
+        self._pending, lost = None, self.lost
         try:
             await self.do(Spool.append_window, window, lost)
         except DefectError:
