@@ -37,8 +37,8 @@ def running(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon.start()
 
 
-def boot(root: Path, name: str) -> None:
-    (root / "proc/cmdline").write_text(f"rw ostree={name}\n")
+def boot(root: Path, name: str, keeper: str = "ostree") -> None:
+    (root / "proc/cmdline").write_text(f"rw {keeper}={name}\n")
 
 
 def test_a_first_boot_is_good_when_edged_answers_and_is_recorded(running: Daemon) -> None:
@@ -57,6 +57,16 @@ def test_a_new_deployment_without_what_served_is_not(running: Daemon) -> None:
     status, _, told = edgectl(running.root, "boot", "check")
     assert status == 1
     assert "none of the models that served is known any more: defects" in told
+
+
+def test_a_deployment_that_bootc_keeps_without_ostree_is_held_against_the_last_one(running: Daemon) -> None:
+    boot(running.root, "?aaaa", "composefs")
+    assert edgectl(running.root, "boot", "record")[0] == 0
+    assert deployment.recall(running.root) == Served("aaaa", ("digits",), ("digits",))
+    running.stop()
+    assert edgectl(running.root, "boot", "check")[0] == 0, "it was good before"
+    boot(running.root, "bbbb", "composefs")
+    assert edgectl(running.root, "boot", "check")[0] == 1
 
 
 def test_a_deployment_that_was_good_stays_so_even_when_edged_is_gone(running: Daemon) -> None:

@@ -22,6 +22,14 @@ def boot(root: Path, cmdline: str) -> None:
             "BOOT_IMAGE=/vmlinuz ostree=/ostree/boot.1/default/0f3a/0 rw psi=1\n",
             "/ostree/boot.1/default/0f3a/0",
         ),
+        # As bootc's composefs backend writes it: bare, without fs-verity, and the newer form before the older.
+        ("root=UUID=1 rw composefs=8b7df1 console=ttyS0\n", "8b7df1"),
+        ("root=UUID=1 composefs=?8b7df1 rw\n", "8b7df1"),
+        ("composefs.digest=v1-sha512-12:c0ffee composefs=8b7df1 rw\n", "c0ffee"),
+        ("composefs.digest=?v1-sha512-12:c0ffee composefs=?8b7df1 rw\n", "c0ffee"),
+        # OSTree has its own use of composefs, and its place is the name then.
+        ("ostree.prepare-root.composefs=1 rw\n", ""),
+        ("composefs=8b7df1 ostree=/ostree/boot.1/default/0f3a/0\n", "/ostree/boot.1/default/0f3a/0"),
         ("root=/dev/vda rw\n", ""),
         ("", ""),
     ],
