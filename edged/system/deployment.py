@@ -66,6 +66,13 @@ class Boot(msgspec.Struct, frozen=True):
     good: bool
     wrong: tuple[str, ...] = ()
     """Why it was not good, as far as that concerns edged."""
+    at_s: float = 0.0
+    """When that was found, by the monotonic clock, which begins with the boot."""
+
+    @property
+    def why(self) -> str:
+        """Why it was not good, for people."""
+        return "; ".join(self.wrong) or "greenboot found it red for a reason that is not edged's; see its log"
 
 
 def booted(root: Path) -> str:
@@ -98,6 +105,12 @@ def boots(root: Path) -> list[Boot]:
         return msgspec.json.decode((root / _BOOTS).read_bytes(), type=list[Boot])
     except (OSError, msgspec.DecodeError):
         return []
+
+
+def red(root: Path) -> Boot | None:
+    """The verdict over this boot, where it is not good."""
+    this = boot_id(root)
+    return next((each for each in boots(root) if each.boot == this and not each.good), None)
 
 
 def note(root: Path, boot: Boot) -> None:

@@ -15,6 +15,7 @@ from support.daemon import DIGITS, PATIENCE_S, Daemon
 from support.polling import until
 from support.updating import scale_bundle
 
+from edged import clock
 from edged.system import deployment
 from edged.system.deployment import Boot, Served
 
@@ -81,7 +82,12 @@ def test_a_new_deployment_whose_edged_does_not_answer_is_not_good_and_leaves_evi
     status, told, _ = edgectl(running.root, "--json", "boot", "check", "--wait", "0.5")
     assert status == 1
     assert "edged is not running" in json.loads(told)["wrong"][0]
+    since_s = clock.monotonic()
     assert edgectl(running.root, "boot", "evidence")[0] == 0
+    red = deployment.red(running.root)
+    assert red is not None
+    assert since_s <= red.at_s <= clock.monotonic()
+    assert "edged is not running" in red.why
     (left,) = json.loads(edgectl(running.root, "--json", "boot", "evidence", "--show")[1])["red_boots"]
     assert left["deployment"] == "one"
     assert "edged is not running" in left["wrong"][0]

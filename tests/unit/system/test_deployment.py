@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edged.system import deployment
-from edged.system.deployment import Evidence, Known, Served, amiss, held
+from edged.system.deployment import Boot, Evidence, Known, Served, amiss, held
 
 
 def boot(root: Path, cmdline: str) -> None:
@@ -61,6 +61,18 @@ def test_what_served_is_remembered_and_written_only_when_it_changes(tmp_path: Pa
     written = (tmp_path / deployment.FOLDER / "served.json").stat().st_ino
     deployment.record(tmp_path, served)
     assert (tmp_path / deployment.FOLDER / "served.json").stat().st_ino == written
+
+
+def test_a_red_verdict_is_this_boots(tmp_path: Path) -> None:
+    (tmp_path / "proc/sys/kernel/random").mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/random/boot_id").write_text("b2\n")
+    assert deployment.red(tmp_path) is None
+    deployment.note(tmp_path, Boot("b1", "one", good=False))
+    assert deployment.red(tmp_path) is None
+    deployment.note(tmp_path, Boot("b2", "two", good=False))
+    assert deployment.red(tmp_path) == Boot("b2", "two", good=False)
+    deployment.note(tmp_path, Boot("b2", "two", good=True))
+    assert deployment.red(tmp_path) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"deployment": 3, "models": []}', b"\xff"])
