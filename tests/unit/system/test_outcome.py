@@ -46,6 +46,8 @@ RED = Boot(
             "os_rolled_back",
             "a reason that is not edged's",
         ),
+        (Told("b3", TWO), Told("b2", TWO), [RED, Boot("b3", TWO, good=True)], "os_changed", "passed its boot check"),
+        (Told("b3", TWO), Told("b2", TWO), [RED], None, ""),
         (Told("b4", ONE), Told("b3", ONE), [RED, Boot("b3", ONE, good=True)], None, ""),
     ],
 )
