@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -77,4 +78,7 @@ class Writer:
         """
         with contextlib.suppress(OSError):
             while line:
-                line = line[os.write(self._descriptor, line) :]
+                try:
+                    line = line[os.write(self._descriptor, line) :]
+                except BlockingIOError:  # a program that shares it, such as one of a pipeline, made it so
+                    select.select([], [self._descriptor], [])

@@ -43,7 +43,8 @@ def open_session(model: bytes, options: SessionOptions) -> Session:
     wanted = onnxruntime.SessionOptions()
     wanted.intra_op_num_threads = options.threads
     wanted.inter_op_num_threads = 1
-    wanted.log_severity_level = 3
+    # Its errors are raised too; what it writes of them has no bound, and waits for who reads the log.
+    wanted.log_severity_level = 4
     wanted.add_session_config_entry("session.load_model_format", "ONNX")  # its own format was not looked through
     # A spinning pool burns the cores that other workers need.
     wanted.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -9,15 +9,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from onnx import TensorProto, helper
+from support.bundles import make_bundle, onnx_model
+from support.calls import pack, refused, request, tensor
 from support.daemon import DIGITS, Daemon
 from support.polling import until
+
+from edged._pb.inference.grpc_service_pb2 import ModelInferRequest
+
+
+def picking(folder: Path) -> Path:
+    """A model `pick`: of four numbers that `x` points to; what points beside them is the engine's error."""
+    values = helper.make_tensor("values", TensorProto.FLOAT, [4], [1.0, 2.0, 3.0, 4.0])
+    nodes = [helper.make_node("Constant", [], ["four"], value=values), helper.make_node("Gather", ["four", "x"], ["y"])]
+    inputs, outputs = [("x", "INT64", [-1, 1])], [("y", "FP32", [-1, 1])]
+    return make_bundle(folder, onnx_model(nodes, inputs, outputs), inputs, outputs, name="pick")
 
 
 class Unread(Daemon):
     """Its log is a pipe that is full from the beginning."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root, [DIGITS], '[log]\nlevel = "debug"\n')
+        super().__init__(root, [DIGITS, picking(root / "made")], '[log]\nlevel = "debug"\n')
         os.mkfifo(self.log_file)
         self._out = os.open(self.log_file, os.O_RDONLY | os.O_NONBLOCK)
         size = fcntl.fcntl(self._out, fcntl.F_SETPIPE_SZ, 4096)
@@ -61,6 +74,16 @@ def test_it_starts_serves_and_ends_as_ever(unread: Unread):
         assert unread.status().models
     unread.signal(15)
     assert unread.wait_end() == 0
+
+
+def test_a_model_whose_engine_finds_errors_is_not_held_up(unread: Unread):
+    def place(number: int) -> ModelInferRequest:
+        return request("pick", tensor("x", "INT64", [1, 1]), raw=[pack("INT64", [number])])
+
+    unread.start()
+    for _ in range(3):
+        assert refused(unread, place(99)).code == "invalid_tensor"
+    assert unread.infer(place(2)).raw_output_contents == [pack("FP32", [3.0])]
 
 
 def test_what_it_logged_is_there_once_it_is_read(unread: Unread):

@@ -210,7 +210,8 @@ def test_an_overlay_for_tensorrt_is_made_of_a_base_that_has_it_alone(images: Ima
     environment = root / "usr/lib/edged/venv"
     assert "include-system-site-packages = true\n" in (environment / "pyvenv.cfg").read_text()
     for name in ("edged", "edgectl"):  # the user's packages would be those of the state folder
-        assert (environment / "bin" / name).read_text().splitlines()[0].endswith(" -s")
+        started_by = (environment / "bin" / name).read_text().splitlines()[0]
+        assert started_by == "#!/usr/lib/edged/venv/bin/python -s"
 
 
 def test_the_overlay_with_openvino_has_it_serve_read_only(images: Images) -> None:

@@ -74,6 +74,12 @@ def test_every_line_comes_whole_and_in_order(pipe: Pipe):
     assert pipe.dropped == []
 
 
+def test_a_pipe_that_others_made_unblocking_loses_nothing(pipe: Pipe):
+    os.set_blocking(pipe.into, False)
+    pipe.log(lambda: [pipe.writer.write(f"{line}\n") for line in LINES] and None)
+    assert pipe.read() == LINES
+
+
 def test_what_nobody_reads_holds_nobody_up_and_is_counted(pipe: Pipe, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(log_writer, "_MOST_BYTES", 20_000)
     pipe.log(lambda: [pipe.writer.write(f"{line}\n") for line in LINES] and None)
