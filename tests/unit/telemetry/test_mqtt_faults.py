@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from socket import socket
 from typing import Any
 
 import msgspec
 import pytest
 from support.habits import CONNACK, DISCONNECT, PUBACK, PUBLISH, Habits, packet, served
 from support.polling import until_async
+from support.ports import free_port
 
 from edged.config.address import Broker
 from edged.system.identity import Files
@@ -304,9 +304,7 @@ async def test_why_the_broker_ended_the_connection_is_told(tmp_path):
 
 
 async def test_nobody_there_is_told_and_tried_again(tmp_path):
-    with socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     async with connected(port, tmp_path) as (link, until):
         await until(lambda: f"127.0.0.1:{port}: [Errno 111]" in link.problem)
         with pytest.raises(NotSentError):
