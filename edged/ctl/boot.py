@@ -108,8 +108,8 @@ def evidence(asked: Asked, *, show: bool) -> None:
         wrong = _amiss(asked, known)
     except EdgedError as error:
         wrong = [str(error)]
-    now = deployment.booted(asked.root)
-    deployment.note(asked.root, deployment.Boot(deployment.boot_id(asked.root), now, good=False, wrong=tuple(wrong)))
+    now, boot = deployment.booted(asked.root), deployment.boot_id(asked.root)
+    deployment.note(asked.root, deployment.Boot(boot, now, good=False, wrong=tuple(wrong), at_s=clock.monotonic()))
     deployment.leave_evidence(asked.root, deployment.Evidence(clock.wall().isoformat(), now, wrong, status, _journal()))
 
 

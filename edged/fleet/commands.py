@@ -15,7 +15,7 @@ from edged.ctl.lazy import Entry, LazyGroup
 from edged.ctl.words import count, size
 from edged.errors import Code, EdgedError
 from edged.fleet import roles
-from edged.fleet.opened import bar, of_fleet, opened, passphrases, ring, tell_waiting, waiting_data
+from edged.fleet.opened import bar, of_fleet, opened, passphrases, ring, tell_waiting, waiting_data, waits
 from edged.types import ModelName
 
 COMMANDS = {
@@ -152,10 +152,12 @@ def publish(asked: Asked, fleet: Path, passphrase_file: Path | None, folder: Pat
         )
         return faults.DONE
     what = f"{manifest.name} revision {manifest.revision}"
-    output.line(f"{what} is published" if published.changed else f"{what} was published before, just so")
+    later = published.changed and waits(published.waiting, "models")
+    done = "is published" if published.changed else "was published before, just so"
+    output.line(f"{what} {'will be published once it is signed' if later else done}")
     output.line(f"{published.new_chunks} of {count(published.chunks, 'chunk')} are new, {size(published.new_bytes)}")
     tell_waiting(published.waiting)
-    if published.changed:
+    if published.changed and not later:
         output.line(f"next: `edgectl fleet plan set {manifest.name} --class CLASS --revision {manifest.revision}`")
     return faults.DONE
 

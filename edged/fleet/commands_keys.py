@@ -11,7 +11,7 @@ from edged.ctl.asked import Asked, common
 from edged.ctl.numbers import Number
 from edged.ctl.words import count, size
 from edged.fleet import roles
-from edged.fleet.opened import of_fleet, opened, passphrases, ring, tell_waiting, waiting_data
+from edged.fleet.opened import of_fleet, opened, passphrases, ring, tell_waiting, waiting_data, waits
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _ROLE = click.Choice(roles.KEYED)
@@ -83,7 +83,9 @@ def rotate_key(asked: Asked, fleet: Path, passphrase_file: Path | None, role: st
     if asked.as_json:
         output.document({"role": role, "key": made.keyid, "waiting": waiting_data(waiting)})
         return
-    output.line(f"{role} has the new key {made.keyid[:16]}")
+    later = waits(waiting, role, roles.delegator(role))
+    new = f"the new key {made.keyid[:16]}"
+    output.line(f"{role} will have {new} once it is signed" if later else f"{role} has {new}")
     tell_waiting(waiting)
 
 
@@ -107,7 +109,8 @@ def expire(asked: Asked, fleet: Path, passphrase_file: Path | None, role: str, d
     if asked.as_json:
         output.document({"role": role, "days": int(days), "waiting": waiting_data(waiting)})
         return
-    output.line(f"signatures of {role} last {count(int(days), 'day')} from now on")
+    last, when = ("will last", "once it is signed") if waits(waiting, role) else ("last", "from now on")
+    output.line(f"signatures of {role} {last} {count(int(days), 'day')} {when}")
     tell_waiting(waiting)
 
 

@@ -14,7 +14,7 @@ from edged.ctl import output
 from edged.ctl.asked import Asked, common
 from edged.ctl.numbers import REVISION, Number
 from edged.ctl.output import Column, Table
-from edged.fleet.opened import of_fleet, opened, tell_waiting, waiting_data
+from edged.fleet.opened import of_fleet, opened, tell_waiting, waiting_data, waits
 from edged.fleet.operators import COMMANDS
 from edged.update.plan import Plan, Rollout, Wave, Window
 
@@ -230,7 +230,9 @@ def add(asked: Asked, /, fleet: Path, passphrase_file: Path | None, **given: Any
     if asked.as_json:
         output.document({"operator": given["name"], "waiting": waiting_data(waiting)})
         return
-    output.line(f"{given['name']} may {', '.join(given['may'])}")
+    may = ", ".join(given["may"])
+    later = waits(waiting, "targets")
+    output.line(f"{given['name']} will be let {may} once it is signed" if later else f"{given['name']} may {may}")
     tell_waiting(waiting)
 
 
@@ -248,5 +250,6 @@ def remove(asked: Asked, fleet: Path, passphrase_file: Path | None, name: str) -
     if asked.as_json:
         output.document({"operator": name, "waiting": waiting_data(waiting)})
         return
-    output.line(f"{name} may command no more")
+    later = waits(waiting, "targets")
+    output.line(f"{name} will command no more once it is signed" if later else f"{name} may command no more")
     tell_waiting(waiting)

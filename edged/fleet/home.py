@@ -4,15 +4,15 @@ fleet.toml       its name and the days that each role's signature lasts
 keys/            private keys, each under a passphrase; those of the offline roles belong elsewhere
 pending/         edits that still lack a signature
 repository/      what devices fetch from; the only part that is served
+.making          only while `init` fills it
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +25,8 @@ from edged.errors import Code, EdgedError
 from edged.types import ModelName
 
 SETTINGS_NAME = "fleet.toml"
+MAKING_NAME = ".making"
+"""Stands in the folder until `init` has made all of it."""
 
 _DAYS = {"unit": "days"}
 Days = Annotated[int, Meta(ge=1, le=3650, extra=_DAYS)]
@@ -51,9 +53,14 @@ class FleetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class Home:
     """The folder of one fleet."""
 
-    def __init__(self, folder: Path) -> None:
-        """Reads its settings. Raises EdgedError (repository_invalid) where it is no fleet's folder."""
+    def __init__(self, folder: Path, *, made: bool = True) -> None:
+        """Reads its settings; `made`: `init` has ended there.
+
+        Raises EdgedError (repository_invalid) where it is no fleet's folder.
+        """
         self.folder = folder
+        if made and (folder / MAKING_NAME).exists():
+            raise EdgedError(Code.REPOSITORY_INVALID, f"{folder}: `edgectl fleet init` did not end", "run it again")
         if not (folder / SETTINGS_NAME).exists():
             hint = "make one with `edgectl fleet init`, or name it with --fleet or EDGED_FLEET"
             raise EdgedError(Code.REPOSITORY_INVALID, f"{folder}: has no {SETTINGS_NAME}", hint)
@@ -68,43 +75,24 @@ class Home:
         self.metadata = self.repository / "metadata"
         self.targets = self.repository / "targets"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Held while the folder is changed. Raises EdgedError (already_running) where another command changes it."""
-        descriptor = os.open(self.folder / SETTINGS_NAME, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError as error:
-            found = f"another command works on {self.folder}"
-            raise EdgedError(Code.ALREADY_RUNNING, found, "wait until it has ended") from error
-        finally:
-            os.close(descriptor)
+        return alone(self.folder)
 
 
 @contextmanager
-def making(folder: Path, settings: FleetSettings) -> Iterator[Home]:
-    """A new fleet's folder, locked while it is filled; where that fails nothing of it stays.
-
-    Raises EdgedError where something lies there already.
-    """
-    existed = folder.exists()
-    if existed and any(folder.iterdir()):
-        raise EdgedError(Code.REPOSITORY_INVALID, f"{folder}: is not empty", "name a new folder")
+def alone(folder: Path) -> Iterator[None]:
+    """Held by one command at a time. Raises EdgedError (already_running) where another has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for name, mode in (("", 0o755), ("keys", 0o700), ("pending", 0o755), ("repository", 0o755)):
-            (folder / name).mkdir(mode=mode, parents=True, exist_ok=True)
-        write_settings(folder, settings)
-        home = Home(folder)
-        with home.locked():
-            yield home
-    except BaseException:
-        for left in list(folder.iterdir()) if existed else [folder]:
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
-        raise
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            found = f"another command works on {folder}"
+            raise EdgedError(Code.ALREADY_RUNNING, found, "wait until it has ended") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_settings(folder: Path, settings: FleetSettings) -> None:

@@ -13,6 +13,7 @@ import click
 
 from edged.ctl import output
 from edged.errors import Code, EdgedError
+from edged.fleet import roles
 from edged.fleet.home import Home
 from edged.fleet.keys import Ask, Ring
 from edged.fleet.signing import Signing, Waiting
@@ -103,6 +104,11 @@ def bar(label: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
 
         yield told
         shown_bar.update((shown_bar.length or 1) - shown_bar.pos)
+
+
+def waits(waiting: Sequence[Waiting], *changed: str) -> bool:
+    """Whether a change of these roles is not published yet."""
+    return any(roles.keyed(each.role) in (*changed, *roles.ONLINE) for each in waiting)
 
 
 def tell_waiting(waiting: Sequence[Waiting]) -> None:

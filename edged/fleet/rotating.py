@@ -51,15 +51,21 @@ def _bins(signing: Signing, models: Metadata[Targets]) -> dict[str, Metadata[Any
 
 
 def expire(signing: Signing, role: str, days: int) -> list[Waiting]:
-    """Has signatures of a role last `days` from now on, and signs it anew. Raises EdgedError."""
+    """Has signatures of a role last `days` from now on, and signs it anew.
+
+    Raises EdgedError, with nothing changed; key_unusable for an online role where the online keys are elsewhere.
+    """
     home = signing.home
     home.settings = expiring(home.settings, role, days)
     if role in roles.ONLINE:
         waiting = signing.install(renew=True)
+        if away := [each for each in waiting if each.role in roles.ONLINE]:
+            found = f"nothing is changed: {' and '.join(each.role for each in away)} must be signed by keys elsewhere"
+            raise EdgedError(Code.KEY_UNUSABLE, found, "run it where they are")
     else:
         changed = {role: signing.load(role)}
         if role == "models":
             changed |= _bins(signing, changed["models"])
         waiting = signing.commit(changed)
-    write_settings(home.folder, home.settings)  # last: where nothing could be signed, nothing has changed
+    write_settings(home.folder, home.settings)  # last: where signing failed, nothing has changed
     return waiting

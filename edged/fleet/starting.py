@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edged import durable
-from edged.fleet import home as homes
-from edged.fleet import roles
+from edged.fleet import making, roles
 from edged.fleet.home import Expiry, FleetSettings, Home
 from edged.fleet.keys import Ring
 from edged.fleet.listing import Listing, plan_path
@@ -24,7 +23,7 @@ def start(folder: Path, name: str, ring: Ring, shares: Mapping[str, tuple[int, i
     `shares`: by role how many signatures it needs, and of how many keys; one of one where it is not named. `bits`:
     manifests are listed in 2 ** bits bins.
     """
-    with homes.making(folder, FleetSettings(name=name, expiry_days=Expiry())) as home:
+    with making.making(folder, FleetSettings(name=name, expiry_days=Expiry())) as home:
         keys = {role: [ring.make(role) for _ in range(shares.get(role, (1, 1))[1])] for role in roles.KEYED}
         thresholds = {role: shares.get(role, (1, 1))[0] for role in roles.KEYED}
         signing = Signing(home, ring)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -23,7 +23,6 @@ from edged.models.losses import Losses
 from edged.models.memory import Memory
 from edged.models.renewing import Refusal, Renewal
 from edged.models.resting import Rest
-from edged.models.standing import Standing
 from edged.models.states import Source, State
 from edged.models.telling import Telling
 from edged.models.want import Want
@@ -40,7 +39,7 @@ _log = log.get("models")
 _STOP_GRACE_S = 2.0
 
 
-class Resident(Standing):
+class Resident:
     """One model revision: it chooses a variant, starts its worker, and starts it again when it dies.
 
     It may be told to prefer another variant, whose worker is then started beside the one that serves and takes its
@@ -79,6 +78,7 @@ class Resident(Standing):
         self.leaving = False
         """Whether it is to go: what waits is still answered, and nothing new is taken."""
         self._changing = False
+        """Whether a worker answers what it has and ends, or another is loaded to take its place."""
         self._told = asyncio.Event()
         """Set when it is to look again at what it is to run."""
         self._rests = Rest(self._told)
@@ -97,6 +97,64 @@ class Resident(Standing):
         self._delay_s = 0.0
         self._life = Life()
 
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    @property
+    def revision(self) -> int:
+        """The bundle's revision."""
+        return self.manifest.revision
+
+    @property
+    def ready(self) -> bool:
+        """Whether a worker answers now."""
+        return self.state is State.READY and self.working
+
+    @property
+    def working(self) -> bool:
+        """Whether there is a worker, if only for what waits while it is unloaded."""
+        up = self.state is State.READY or self.leaving
+        return up and self.worker is not None and not self.worker.ended.done()
+
+    @property
+    def expected(self) -> bool:
+        """Whether it answers now or shortly: its worker is on its way back, or will be when it is asked."""
+        just_ended = self.state is State.READY  # what follows from that is not decided yet
+        returns = self.loading and self._served and restarts.is_soon(self._delay_s)
+        return just_ended or self.resting or returns
+
+    @property
+    def loading(self) -> bool:
+        """Whether its first worker, or the next after one that ended, is still on its way."""
+        return self.state is State.LOADING
+
+    @property
+    def settled(self) -> bool:
+        """Whether its first load has come to an end, good or bad."""
+        return not self.loading or self.deaths.in_a_row > 0 or self._want.refusals > 0
+
+    @property
+    def resting(self) -> bool:
+        """Whether it has no worker for now, and requests are taken all the same."""
+        return bool(self._rests) and not self.leaving
+
+    @property
+    def steady(self) -> bool:
+        """Whether it answers, and is not about to do so from another worker: only then can it be told to rest."""
+        return self.ready and not self._changing and not self.leaving and not self._rests
+
+    @property
+    def degraded(self) -> bool:
+        """Whether something else than the bundle's best variant answers."""
+        return self.ready and self.variant is not self.manifest.variants[0]
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it is loaded, or on its way to be."""
+        return self.begun and not self.leaving
+
     def start(self) -> None:
         """Begins to load, or to load again once it has been stopped: every variant has its chance anew."""
         if self.begun:
@@ -113,7 +171,7 @@ class Resident(Standing):
         self._begin(State.UNAVAILABLE, self._rests.text)
 
     def _begin(self, state: State, reason: str) -> None:
-        self.begun, self.leaving, self._changing = True, False, False
+        self.begun, self.leaving = True, False
         self._become(state, reason)
         self._life.begin(self._live, f"resident {self.name}")
 
@@ -126,11 +184,15 @@ class Resident(Standing):
 
     async def stand_by(self, why: str) -> bool:
         """Gives up loading until `wake`, since it may never come up; requests wait. False where it has a worker."""
-        if self.worker is not None or self.leaving:
+        if self.worker is not None or self._changing or self.leaving:
             return False
         self.variant = None
-        self.start_standing_by(why)  # at once: nobody who waits is refused meanwhile, nor is it lost where one gives up
-        await self._life.begun()
+        if not self.choice.runnable:  # it has failed, and has another chance once it takes over
+            self.choice.anew()
+        if self.choice.runnable:
+            # At once: nobody who waits is refused meanwhile, nor is it lost where the caller gives up.
+            self.start_standing_by(why)
+            await self._life.begun()
         return True
 
     def wake(self, *, takes_over: bool = False, why: str = "") -> None:
@@ -177,11 +239,11 @@ class Resident(Standing):
             except asyncio.CancelledError:
                 worker, self.worker = self.worker, None
                 if worker is not None and self.variant is not None:
-                    self._memory.measure(self.manifest, self.variant, worker)
-                    if (await worker.stop(_STOP_GRACE_S)).lost:
-                        self.lost.add(self.variant, worker)
+                    await self._end(self.variant, worker, worker.stop)
                 raise
-            if ended is None:  # it has rested
+            finally:
+                self._changing = False
+            if ended is None:  # it rests
                 continue
             how, worker, variant = ended
             self.worker = None
@@ -194,8 +256,7 @@ class Resident(Standing):
             self._become(State.LOADING, f"its worker ended ({how.text})")
             if not worker.excused:
                 self.deaths.add(worker.verdict)
-            verdict = worker.verdict or EdgedError(Code.WORKER_CRASHED, f"its worker ended: {how.text}")
-            self.trouble = verdict
+            self.trouble = verdict = worker.verdict or EdgedError(Code.WORKER_CRASHED, f"its worker ended: {how.text}")
             if how.lost:
                 self.lost.add(variant, worker)
                 self._pass_over(variant, verdict)
@@ -204,7 +265,7 @@ class Resident(Standing):
         self._fail(f"no variant can run here: {self.choice.objections}")
 
     async def _serve(self) -> tuple[Exit, process.Worker, Variant] | None:
-        """Until the worker ends, which may be another by then; None when it has rested and is to be loaded again."""
+        """Until the worker ends, which may be another by then; None when it has gone to rest."""
         while True:
             worker, variant = self.worker, self.variant
             assert worker is not None and variant is not None  # noqa: S101, PT018 - narrows the types
@@ -229,12 +290,11 @@ class Resident(Standing):
         why = self._rests.why
         self.worker = None
         self._become(State.UNAVAILABLE, self._rests.text)
-        await self._end(variant, worker)
+        self._changing = True
+        await self._end(variant, worker, worker.retire)
         self.variant = None
         self._telling.rests(variant, why)
         self.changes.mark()
-        await self._rests.over()
-        self._become(State.LOADING, "")
 
     async def _change(self, variant: Variant, worker: process.Worker, wanted: Variant) -> Refusal:
         """Loads `wanted` beside the worker that serves, and has it take that one's place."""
@@ -255,12 +315,12 @@ class Resident(Standing):
             return error
         why = self.renewal.why or self.choice.because or "nothing speaks against it any more"
         self._take_up(wanted, other, f" instead of {variant.name}: {why}")
-        await self._end(variant, worker)
+        await self._end(variant, worker, worker.retire)
         return None
 
-    async def _end(self, variant: Variant, worker: process.Worker) -> None:
+    async def _end(self, variant: Variant, worker: process.Worker, end: Callable[[float], Awaitable[Exit]]) -> None:
         self._memory.measure(self.manifest, variant, worker)
-        if (await worker.retire(_STOP_GRACE_S)).lost:
+        if (await end(_STOP_GRACE_S)).lost:
             self.lost.add(variant, worker)
 
     async def _load(self, variant: Variant) -> process.Worker | None:

@@ -10,6 +10,9 @@ from edged.worker.process import LostError
 # So many deaths in a row, with no answer between, are no accident any more.
 LOOP_DEATHS = 5
 
+# Requests wait for a worker that is back within this time; for a longer delay they are refused at once.
+_WORTH_WAITING_S = 2.0
+
 _SHORT = (Code.MEMORY_SHORT, Code.STORAGE_FULL)
 _WANTS = (Code.MEMORY_SHORT, Code.DEVICE_UNAVAILABLE)
 _MAY_PASS = (Code.WORKER_CRASHED, Code.WORKER_HANG, *_SHORT, *_WANTS)
@@ -20,6 +23,11 @@ def delay_s(deaths: int, least_s: float, longest_s: float) -> float:
     if deaths <= 1:
         return 0.0
     return float(min(least_s * 2.0 ** min(deaths - 2, 30), longest_s))
+
+
+def is_soon(delay_s: float) -> bool:
+    """Whether requests wait for a worker that is started after this time; else they are refused at once."""
+    return delay_s <= _WORTH_WAITING_S
 
 
 def is_loop(deaths: int) -> bool:

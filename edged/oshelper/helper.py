@@ -31,7 +31,11 @@ _log = log.get("os")
 Status = Literal["accepted", "refused", "done"]
 
 _RESTART_S = 60.0
+# After a red boot greenboot restarts the device once its scripts for that have run, which edged-os.service waits for,
+# or not at all; logind may hold the restart up for some seconds more (InhibitDelayMaxSec=).
+_GOES_BACK_S = 300.0
 _MAX_TEXT = 2000
+_INTERRUPTED = "it was interrupted; os_status tells how far it came. Sign it anew where it is still wanted"
 
 
 class _Verb(NamedTuple):
@@ -61,6 +65,7 @@ class Helper:
         self._settings = settings
         self._root = root
         self._boot = deployment.boot_id(root)
+        self._red = deployment.red(root)
         self._trust = folder / "trust"
         self._built = built
         self._mailbox = Mailbox(Path(settings.paths.state))
@@ -74,8 +79,8 @@ class Helper:
         waited = self._memory.waiting()
         for order in waited:
             if order.begun:
-                self._look_back(order)
-            elif order.staged and order.staged.boot != self._boot:
+                self._look_back(order, Rejection.FAILED, _INTERRUPTED)
+            elif order.staged and order.staged.boot != self._boot and not self._may_go_back():
                 self._conclude(order, order.staged)
         remembered = {order.command.nonce for order in waited}
         for request in self._mailbox.requests():
@@ -83,15 +88,12 @@ class Helper:
                 self._mailbox.take(request)
             else:
                 self._take(request)
+        under_way = self._may_go_back() or self._goes_on()
         for order in self._memory.waiting():
-            if order.staged and order.staged.boot == self._boot and self._goes_on(order, order.staged):
-                return  # nothing else before the device has restarted
-        waiting = self._memory.waiting()
-        if any(order.begun or order.staged for order in waiting):
-            return  # what came of it cannot be told yet: bootc does not answer, or that boot is red
-        for order in waiting:
-            if self._carry_out(order):
-                return
+            if order.begun or order.staged or not self._is_time(order) or under_way:
+                continue
+            self._carry_out(order)
+            under_way = self._goes_on()
 
     def tell_status(self) -> None:
         """Leaves what bootc says, where there is one, for the daemon to read. Raises EdgedError, OSError."""
@@ -121,6 +123,10 @@ class Helper:
             return
         window = self._settings.update.window
         text = f"it waits for the maintenance window {window}" if window else "it is carried out now"
+        if self._may_go_back():
+            text = (
+                "this boot did not pass its check: it waits for some minutes, in which greenboot may restart the device"
+            )
         self._say(_result(command.nonce, command.command, "accepted", text=text))
 
     def _judged(self, request: Request) -> tuple[Command, Operator]:
@@ -166,8 +172,13 @@ class Helper:
         self._operators, self._trusted_now = found
         self._looked = True
 
-    def _carry_out(self, order: Order) -> bool:
-        """Carries an order out, where it is time; says whether it waits for the device's restart now."""
+    def _may_go_back(self) -> bool:
+        """greenboot found this boot red and may be about to restart the device: staging now could remove the deployment
+        that it goes back to, and what became of an order the next boot tells."""
+        return self._red is not None and clock.monotonic() < self._red.at_s + _GOES_BACK_S
+
+    def _is_time(self, order: Order) -> bool:
+        """Whether an order may be carried out now; one that does not hold any more is refused."""
         try:
             self._learn_operators()
         except RejectedError as rejected:
@@ -177,41 +188,49 @@ class Helper:
         except RejectedError as rejected:
             self._end(order, "refused", rejected.code, rejected.text)
             return False
-        if not self._looked or not self._in_window():
-            return False
+        return self._looked and self._in_window()
+
+    def _carry_out(self, order: Order) -> None:
+        """Carries an order out as far as that goes without a restart."""
         intent, name = intent_of(order.command), order.command.command
         _log.info("a command is carried out", command=name, operator=order.operator, nonce=order.command.nonce)
         try:
             rolls_back = isinstance(intent, OsRollBack)
-            self._memory.begin(order, Before(self._boot, bootc.status().rollback_queued) if rolls_back else None)
+            before = Before(self._boot, bootc.status().rollback_queued) if rolls_back else None
+            order = self._memory.begin(order, before)
             _VOCABULARY[type(intent)].do(intent)
         except EdgedError as error:
             _log.error("a command failed", command=name, why=str(error))
             code = Rejection.UNSUPPORTED if error.code is Code.UNSUPPORTED else Rejection.FAILED
-            self._end(order, "refused", code, str(error))
-            return False
-        staged = Staged(self._boot)
-        return self._goes_on(self._memory.stage(order, staged), staged)
+            self._look_back(order, code, str(error))
+        else:
+            self._memory.stage(order, Staged(self._boot))
 
-    def _goes_on(self, order: Order, staged: Staged) -> bool:
-        """bootc has done it in this boot: on to the restart; says whether the order waits for that."""
+    def _goes_on(self) -> bool:
+        """Leads what bootc has done in this boot on to the restart; says whether anything is under way, so that nothing
+        else may be begun: it waits for the restart, or what came of it cannot be told yet."""
+        for order in self._memory.waiting():
+            if order.staged and order.staged.boot == self._boot:
+                self._lead_on(order, order.staged)
+        return any(order.begun or order.staged for order in self._memory.waiting())
+
+    def _lead_on(self, order: Order, staged: Staged) -> None:
         if not staged.name:
             try:
                 found = bootc.status()
             except EdgedError as error:
                 _log.warning("what a command had staged cannot be told yet", nonce=order.command.nonce, why=str(error))
-                return True
+                return
             entry = _VOCABULARY[type(intent_of(order.command))].next(found)
             if entry is None:
                 text = f"there is nothing newer than {found.booted}" if found.booted else "nothing has changed"
                 self._end(order, "done", text=text)
-                return False
+                return
             staged = Staged(self._boot, entry.name, str(entry))
             order = self._memory.stage(order, staged)
             when = "now" if self._in_window() else f"in the maintenance window {self._settings.update.window}"
             self._tell(order, f"the device restarts into {staged.text} {when}")
         self._restart(order, staged)
-        return True
 
     def _in_window(self) -> bool:
         return in_window(self._settings.update.window, f"{clock.wall().astimezone():%H:%M}")
@@ -220,7 +239,9 @@ class Helper:
         """Whether an order still holds, as far as that can be told. Raises RejectedError."""
         command = order.command
         if command.expires_ms <= self._now_ms():
-            text = f"it expired before the maintenance window {self._settings.update.window}; sign it anew for longer"
+            window = self._settings.update.window
+            when = f"the maintenance window {window}" if window else "it could be carried out"
+            text = f"it expired before {when}; sign it anew for longer"
             raise RejectedError(Rejection.EXPIRED, text)
         if self._looked and not self._may(order):
             text = f"operator {order.operator} may not {command.command} any more; operators.json has changed meanwhile"
@@ -271,34 +292,26 @@ class Helper:
             text = f"{staged.text} is staged, and the device cannot be restarted ({why}); it is tried again"
             self._tell(order, text)
 
-    def _look_back(self, order: Order) -> None:
-        """This was killed while it carried an order out, and what came of that is to be found out: done anew, a
-        rollback would be taken back, by whoever signs it again too."""
+    def _look_back(self, order: Order, code: str, text: str) -> None:
+        """An order was begun, and this was killed or bootc failed: refuses it with `code` and `text`, unless it is a
+        rollback that bootc has done after all. Done anew, that would be taken back, by whoever signs it again too."""
         before = order.before
-        if before is None or before.boot != self._boot:
-            self._interrupted(order)
-            return
-        try:
-            found = bootc.status()
-        except EdgedError as error:
-            _log.warning("what a command has done cannot be told yet", nonce=order.command.nonce, why=str(error))
-            return
-        if found.rollback_queued == before.rollback_queued:
-            self._interrupted(order)
-        else:
-            self._memory.stage(order, Staged(self._boot))
-
-    def _interrupted(self, order: Order) -> None:
-        text = "it was interrupted; os_status tells how far it came. Sign it anew where it is still wanted"
-        self._end(order, "refused", Rejection.FAILED, text)
+        if before is not None and before.boot == self._boot:
+            try:
+                found = bootc.status()
+            except EdgedError as error:
+                _log.warning("what a command has done cannot be told yet", nonce=order.command.nonce, why=str(error))
+                return
+            if found.rollback_queued != before.rollback_queued:
+                self._memory.stage(order, Staged(self._boot))
+                return
+        self._end(order, "refused", code, text)
 
     def _conclude(self, order: Order, staged: Staged) -> None:
         """The device has restarted since: what runs now is what became of the order."""
         if not staged.name:  # a rollback that was done anew could undo what is booted
-            self._interrupted(order)
+            self._end(order, "refused", Rejection.FAILED, _INTERRUPTED)
             return
-        if any(each.boot == self._boot and not each.good for each in deployment.boots(self._root)):
-            return  # greenboot is not content with this boot, and may go back: the next one is looked at
         try:
             found = bootc.status()
         except EdgedError as error:
@@ -306,7 +319,7 @@ class Helper:
             return
         booted = found.booted
         if booted is not None and booted.name == staged.name:
-            self._end(order, "done", text=f"the device runs {booted}")
+            self._end(order, *_verdict(booted, self._red))
             return
         rolled_back = isinstance(intent_of(order.command), OsRollBack)
         if not staged.asked and not rolled_back:  # a rollback is not lost, and done anew it could be taken back
@@ -334,6 +347,17 @@ def refuse(state: Path, why: str) -> None:
         with contextlib.suppress(OSError):
             mailbox.answer(_result(request.name, "", "refused", Rejection.FAILED, why))
         mailbox.take(request)
+
+
+def _verdict(booted: bootc.Entry, red: deployment.Boot | None) -> tuple[Status, str, str]:
+    """What an order has come to that led to what is booted."""
+    if red is None:
+        return "done", "", f"the device runs {booted}"
+    text = (
+        f"the device runs {booted}, which did not pass its boot check, and nothing has gone back by itself: {red.why}. "
+        "os_rollback goes back; os_upgrade and os_switch replace what it would go back to"
+    )
+    return "refused", Rejection.FAILED, text
 
 
 def _result(nonce: str, command: str, status: Status, code: str = "", text: str = "") -> OsResult:

@@ -106,10 +106,12 @@ class Memory:
         content.waiting[order.command.nonce] = order
         self._write()
 
-    def begin(self, order: Order, before: Before | None) -> None:
-        """It is carried out now. Raises OSError."""
-        self._content.waiting[order.command.nonce] = msgspec.structs.replace(order, begun=True, before=before)
+    def begin(self, order: Order, before: Before | None) -> Order:
+        """It is carried out now. Gives it as it stands. Raises OSError."""
+        order = msgspec.structs.replace(order, begun=True, before=before)
+        self._content.waiting[order.command.nonce] = order
         self._write()
+        return order
 
     def stage(self, order: Order, staged: Staged | None) -> Order:
         """It waits for the device's restart now; without `staged` it is to be carried out anew. Gives it as it stands.

@@ -47,8 +47,8 @@ class Telemetry:
             answer.events = standing.events
             answer.used_bytes = standing.used_bytes
             answer.cap_bytes = standing.cap_bytes
-            answer.lost.windows = standing.lost.windows
-            answer.lost.events = standing.lost.events + station.recorder.lost_events
+            answer.lost.windows = standing.lost.windows + station.recorder.lost.windows
+            answer.lost.events = standing.lost.events + station.recorder.lost.events
         return answer.SerializeToString()
 
 

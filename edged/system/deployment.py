@@ -2,8 +2,12 @@
 
 The kernel's command line says where the deployment is (ostree-prepare-root(1), `ostree=`). That is a place and no
 name: OSTree gives a deployment another place with each new one beside it, and its place to others; so the name is what
-the place links to, `<commit>.<serial>`. The record is written by root, after a boot that was good and again when that
-boot is left, and outlives the deployment: /var does not roll back.
+the place links to, `<commit>.<serial>`. Where bootc keeps deployments by itself, without OSTree, it says which image of
+composefs is the root's, by a digest: `composefs=…`, and after bootc 1.16 `composefs.digest=v1-sha512-12:…` before that
+(bootc, docs/src/experimental-composefs.md).
+
+The record is written by root, after a boot that was good and again when that boot is left, and outlives the deployment:
+/var does not roll back.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import msgspec
 from edged import durable
 
 _CMDLINE = "proc/cmdline"
+_COMPOSEFS = ("composefs", "composefs.digest")
 FOLDER = "var/lib/edged-boot"
 _RECORD = f"{FOLDER}/served.json"
 _BOOTS = f"{FOLDER}/boots.json"
@@ -61,6 +66,13 @@ class Boot(msgspec.Struct, frozen=True):
     good: bool
     wrong: tuple[str, ...] = ()
     """Why it was not good, as far as that concerns edged."""
+    at_s: float = 0.0
+    """When that was found, by the monotonic clock, which begins with the boot."""
+
+    @property
+    def why(self) -> str:
+        """Why it was not good, for people."""
+        return "; ".join(self.wrong) or "greenboot found it red for a reason that is not edged's; see its log"
 
 
 def booted(root: Path) -> str:
@@ -69,7 +81,10 @@ def booted(root: Path) -> str:
         words = (root / _CMDLINE).read_text(errors="replace").split()
     except OSError:
         return ""
-    place = next((word.removeprefix("ostree=") for word in words if word.startswith("ostree=")), "")
+    said = [(key, value) for key, _, value in (word.partition("=") for word in words)]
+    place = next((value for key, value in said if key == "ostree"), "")
+    if not place:  # a `?` before the digest: the root may do without fs-verity
+        return next((value.rpartition(":")[2].lstrip("?") for key, value in said if key in _COMPOSEFS), "")
     try:
         return (root / "sysroot" / place.lstrip("/")).readlink().name
     except OSError:  # no link, as where there is no /sysroot
@@ -90,6 +105,12 @@ def boots(root: Path) -> list[Boot]:
         return msgspec.json.decode((root / _BOOTS).read_bytes(), type=list[Boot])
     except (OSError, msgspec.DecodeError):
         return []
+
+
+def red(root: Path) -> Boot | None:
+    """The verdict over this boot, where it is not good."""
+    this = boot_id(root)
+    return next((each for each in boots(root) if each.boot == this and not each.good), None)
 
 
 def note(root: Path, boot: Boot) -> None:

@@ -52,18 +52,16 @@ def outcome(now: Told, before: Told, boots: Sequence[Boot], image: OsImage | Non
     verdict = next((each for each in boots if each.boot == now.boot), None)
     earlier = [each for each in boots if each.boot != now.boot]
     if verdict is not None and not verdict.good:
-        return Telling(Severity.ERROR, "os_boot_red", f"{named} did not pass its boot check: {_why(verdict)}")
-    if earlier and not earlier[-1].good and earlier[-1].deployment != now.deployment:
-        text = f"the operating system went back to {named}: {earlier[-1].deployment}: {_why(earlier[-1])}"
+        return Telling(Severity.ERROR, "os_boot_red", f"{named} did not pass its boot check: {verdict.why}")
+    was_red = bool(earlier) and not earlier[-1].good
+    if was_red and earlier[-1].deployment != now.deployment:
+        text = f"the operating system went back to {named}: {earlier[-1].deployment}: {earlier[-1].why}"
         return Telling(Severity.ERROR, "os_rolled_back", text)
-    if before.deployment in ("", now.deployment):
+    recovered = was_red and verdict is not None
+    if before.deployment in ("", now.deployment) and not recovered:
         return None
     said = "passed its boot check" if verdict else "is booted; nothing checks boots here"
     return Telling(Severity.INFO, "os_changed", f"{named} {said}")
-
-
-def _why(boot: Boot) -> str:
-    return "; ".join(boot.wrong) or "greenboot found it red for a reason that is not edged's; see its log"
 
 
 async def report(root: Path, state: Path, events: EventLog) -> None:

@@ -17,7 +17,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edged import clock
 from edged.config.address import Broker
-from edged.telemetry.packet import NO_LIMIT
+from edged.telemetry.packet import NO_LIMIT, TOO_LARGE
 
 # What a broker may take its time over.
 CONNECT_S = 15.0
@@ -45,6 +45,8 @@ class Connection:
         self._wake = wake
         self.most_bytes = NO_LIMIT
         """What the broker takes in one packet (section 3.2.2.3.6)."""
+        self.met_too_large = False
+        """Whether the broker ended it for a packet that was larger than it takes."""
         self._keep_alive_s = 0
         self._answer: ReasonCode | None = None
         self._said = ""
@@ -81,6 +83,7 @@ class Connection:
     ) -> None:
         if flags.is_disconnect_packet_from_server:
             self._said = str(reason)
+            self.met_too_large = reason.value == TOO_LARGE
 
     def _on_log(self, _client: Client, _data: object, level: int, text: str) -> None:
         if level == LogLevel.MQTT_LOG_ERR:  # why a socket broke is told nowhere else
@@ -97,14 +100,14 @@ class Connection:
         pending = getattr(sock, "pending", lambda: 0)()
         ping_s = self._keep_alive_s / 4 or math.inf  # 0: there are no pings
         wait_s = 0.0 if pending else max(min(timeout_s, ping_s), 0.0)
-        for descriptor, events in poll.poll(wait_s * 1000):
-            if descriptor == self._wake.fileno():
-                self._wake.recv(4096)
-            elif events & select.POLLOUT:
-                self._check(self._client.loop_write())
-            pending = pending or (descriptor == sock.fileno() and events & ~select.POLLOUT)
-        if pending and self._client.socket() is not None:
+        ready = dict(poll.poll(wait_s * 1000))
+        events = ready.get(sock.fileno(), 0)
+        if self._wake.fileno() in ready:
+            self._wake.recv(4096)
+        if pending or events & ~select.POLLOUT:  # first: a broker may say why it does not take what is being written
             self._check(self._client.loop_read())
+        if events & select.POLLOUT:
+            self._check(self._client.loop_write())
         self._check(self._client.loop_misc())
         # paho reads a packet of any size that the broker announces: 256 MiB of it would end this process.
         if self._client._in_packet["remaining_length"] > _MAX_PACKET_BYTES:  # noqa: SLF001 - it is told nowhere else

@@ -11,7 +11,7 @@ from edged.telemetry.window import SCHEMA, Totals, Window
 
 
 class Lost(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the spool could not keep since it was made. Totals hold all that entered a window nevertheless."""
+    """What the spool could not keep since it was made. Totals hold all that entered a window, if it met no defect."""
 
     windows: int = 0
     events: int = 0

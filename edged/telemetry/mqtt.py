@@ -58,6 +58,12 @@ _END_S = 2.0
 # The largest windows and answers are some 60 KiB.
 _ADVISED_KIB = 128
 
+# How long it is remembered which packet a broker ended the connection for.
+_REMEMBER_S = 86_400.0
+
+# A broker that names another limit each time is not remembered for ever.
+_MOST_LIMITS = 8
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Whom to call, and as who."""
@@ -106,8 +112,8 @@ class Mqtt:
         self._changed = changed
         self._got = got
         self._warn = warn
-        self._warned = (0, 0)
-        """The limit, and the largest packet above it that was warned of."""
+        self._warned: dict[str, int] = {}
+        """The largest packet that was warned of, by what the broker takes."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._ours, self._theirs = socket.socketpair()
@@ -118,6 +124,8 @@ class Mqtt:
         self._in_flight: dict[int, _Sent] = {}
         self._rate = Rate(_BURST, _PER_MINUTE, clock.monotonic())
         self._stamp: tuple[int, ...] = ()
+        self._learned_bytes, self._learned_s = NO_LIMIT, 0.0
+        """Less than any packet for which the broker has ended the connection, and when it did so last."""
 
     def start(self) -> None:
         """Begins to connect."""
@@ -198,7 +206,7 @@ class Mqtt:
             self._tell(self._come, session)
             look_s = clock.monotonic() + _LOOK_S
             while not self._stopping.is_set():
-                self._send(client, connection.most_bytes)
+                self._send(client, connection)
                 connection.turn(min(look_s, self._overdue_s()) - clock.monotonic())
                 if clock.monotonic() >= self._overdue_s():
                     raise LostError(f"the broker has not acknowledged a message for {_ACKNOWLEDGE_S:g} s")
@@ -209,6 +217,9 @@ class Mqtt:
             connection.goodbye()
         finally:
             connection.close()
+            if connection.met_too_large and self._in_flight:
+                most_bytes = max(sent.size for sent in self._in_flight.values()) - 1
+                self._learned_bytes, self._learned_s = min(self._learned(), most_bytes), clock.monotonic()
 
     def _client(self, session: str) -> Client:
         options = self._options
@@ -229,15 +240,19 @@ class Mqtt:
         client.will_set(options.will_topic, self._will(session), qos=1, retain=True, properties=properties)
         return client
 
-    def _send(self, client: Client, most_bytes: int) -> None:
+    def _send(self, client: Client, connection: Connection) -> None:
         while len(self._in_flight) < MAX_IN_FLIGHT:
             try:
                 message, future = self._outgoing.popleft()
             except IndexError:
                 return
             size = size_of(message)
-            if size > most_bytes:  # the broker would end the connection (section 3.2.2.3.6)
-                self._tell(self._leave_out, future, size, most_bytes)
+            if size > connection.most_bytes:  # the broker would end the connection (section 3.2.2.3.6)
+                self._tell(self._leave_out, future, size, f"takes packets of up to {connection.most_bytes} bytes")
+                continue
+            if size > (learned_bytes := self._learned()):
+                limit = f"ended the connection for one of {learned_bytes + 1} bytes as too large"
+                self._tell(self._leave_out, future, size, limit)
                 continue
             info = client.publish(
                 message.topic, message.payload, qos=1, retain=message.retain, properties=properties_of(message)
@@ -247,6 +262,10 @@ class Mqtt:
                 raise LostError("the connection broke while a message was sent")
             self._in_flight[info.mid] = _Sent(future, clock.monotonic() + _ACKNOWLEDGE_S, size)
 
+    def _learned(self) -> int:
+        """Bytes of the largest packet that may be sent, as far as ended connections tell; they are soon forgotten."""
+        return self._learned_bytes if clock.monotonic() - self._learned_s < _REMEMBER_S else NO_LIMIT
+
     def _overdue_s(self) -> float:
         return min((sent.due_s for sent in self._in_flight.values()), default=float("inf"))
 
@@ -255,7 +274,7 @@ class Mqtt:
         if sent is None:
             return
         if reason.value == TOO_LARGE:
-            self._tell(self._leave_out, sent.future, sent.size, NO_LIMIT)
+            self._tell(self._leave_out, sent.future, sent.size, "refuses it as too large")
         else:
             self._tell(_resolve, sent.future, reason.value)
 
@@ -305,13 +324,13 @@ class Mqtt:
             _fail(future, NotSentError(why))
         self._changed()
 
-    def _leave_out(self, future: asyncio.Future[int], size: int, most_bytes: int) -> None:
-        """The broker takes no packet of that size; `most_bytes`: as it said, or NO_LIMIT where it said nothing."""
-        limit = "refuses it as too large" if most_bytes == NO_LIMIT else f"takes packets of up to {most_bytes} bytes"
+    def _leave_out(self, future: asyncio.Future[int], size: int, limit: str) -> None:
+        """The broker takes no packet of that size; `limit`: how that is known."""
         self.too_large = f"a message of {size} bytes was left out: the broker {limit}; have it take {_ADVISED_KIB} KiB"
-        warned_limit, warned_size = self._warned
-        if most_bytes != warned_limit or size > warned_size:
-            self._warned = (most_bytes, size)
+        if size > self._warned.get(limit, 0):
+            self._warned[limit] = size
+            if len(self._warned) > _MOST_LIMITS:
+                del self._warned[next(iter(self._warned))]
             self._warn(self.too_large)
         _resolve(future, TOO_LARGE)
 

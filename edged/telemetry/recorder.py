@@ -16,7 +16,7 @@ from edged.facts import Fact
 from edged.telemetry import spool_file
 from edged.telemetry.aggregate import Aggregate
 from edged.telemetry.intake import Intake
-from edged.telemetry.messages import Happening
+from edged.telemetry.messages import Happening, Lost
 from edged.telemetry.spool import Spool
 from edged.telemetry.window import Window
 
@@ -35,6 +35,10 @@ _WRITE_BYTES = 20 * 1024
 
 class NotKeptError(Exception):
     """The spool cannot be used now: its disk is full, read-only or gone."""
+
+
+class DefectError(NotKeptError):
+    """What was asked of the spool is a defect of edged: no spool takes it, now or later."""
 
 
 class Recorder:
@@ -69,15 +73,16 @@ class Recorder:
         self._thread = ThreadPoolExecutor(1, "spool")
         self._spool: Spool | None = None
         self._storing = asyncio.Lock()
-        self._told_damage = ""
+        self._lost_windows = 0
+        self._damage_told = True
         self._coarse, self._held = False, False
         self._to_coarsen = False
         self._new = asyncio.Event()
 
     @property
-    def lost_events(self) -> int:
-        """Events that are lost, and not counted in the spool yet."""
-        return self._events.lost
+    def lost(self) -> Lost:
+        """What is lost, and not counted in the spool yet."""
+        return Lost(self._lost_windows, self._events.lost)
 
     def limit(self, *, coarse: bool, held: bool) -> None:
         """`coarse`: windows become hours, those that are kept already too. `held`: until further notice, what happens
@@ -135,56 +140,69 @@ class Recorder:
         self._pending = window if self._pending is None else self._pending.merged(window)
 
     async def store(self) -> None:
-        """Brings to the disk what waits; what it does not take goes on waiting."""
+        """Brings to the disk what waits. What the disk does not take goes on waiting; what meets a defect is lost."""
         async with self._storing:
             with contextlib.suppress(NotKeptError):
-                if (window := self._pending) is not None:
-                    self._pending, lost_events = None, self._events.lost
-                    try:
-                        await self.do(Spool.append_window, window, lost_events)
-                    except NotKeptError:
-                        later = self._pending
-                        self._pending = window if later is None else window.merged(later)
-                        raise
-                    self._events.lost -= lost_events
-                    self._written_bytes += _WRITE_BYTES
-                    self.used_bytes = await self.do(Spool.used_bytes)
-                    self.kept()
+                if self._pending is not None:
+                    await self._store_window(self._pending)
                 while waiting := self._events.waiting:
-                    await self.do(_append_event, *waiting[0])
+                    try:
+                        await self.do(_append_event, *waiting[0])
+                    except DefectError:  # else it would be the first for ever
+                        self._events.lost += 1
                     waiting.popleft()
                     self._written_bytes += _WRITE_BYTES
                     self.kept()
-            if self.damage != self._told_damage:
-                self._told_damage = self.damage
+            if not self._damage_told:
+                self._damage_told = True
                 self.set_aside(self.damage)
+
+    async def _store_window(self, window: Window) -> None:
+        """Brings what is pending to the disk. Raises NotKeptError."""
+        self._pending, lost = None, self.lost
+        try:
+            await self.do(Spool.append_window, window, lost)
+        except DefectError:
+            self._lost_windows += 1
+            return
+        except NotKeptError:
+            later = self._pending
+            self._pending = window if later is None else window.merged(later)
+            raise
+        self._events.lost -= lost.events
+        self._lost_windows -= lost.windows
+        self._written_bytes += _WRITE_BYTES
+        self.used_bytes = await self.do(Spool.used_bytes)
+        self.kept()
 
     async def do(
         self, function: Callable[Concatenate[Spool, _P], _Given], *arguments: _P.args, **named: _P.kwargs
     ) -> _Given:
-        """Calls a function of the spool in its thread. Raises NotKeptError; a damaged spool is made anew first."""
+        """Calls a function of the spool in its thread; a damaged spool is made anew first.
+
+        Raises NotKeptError, and DefectError of it. Where it fails, it is called once more with a spool in memory.
+        """
         return await asyncio.get_running_loop().run_in_executor(
             self._thread, lambda: self._in_thread(function, *arguments, **named)
         )
 
     def _in_thread(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        damage = ""
+        damage, written_ms = "", 0
         for attempt in (1, 2, 3):  # as it lies there, opened and looked through anew, made anew
             try:
                 if self._spool is None:
-                    self._spool = Spool(self._folder, self._cap_bytes, self.now_ms(), damage)
-                    self.damage = self._spool.problem or self.damage
+                    written_ms = max(written_ms, spool_file.written_ms(self._folder))
+                    if damage:
+                        self.damage = spool_file.set_aside(self._folder, damage)
+                        self._damage_told = False
+                    self._spool = Spool(self._folder, self._cap_bytes, self.now_ms(), written_ms)
                 found = function(self._spool, *arguments, **named)
-            except spool_file.TROUBLE as error:
-                if self._spool is not None:  # opened anew, whatever it was: a file system may have been mounted anew
-                    with contextlib.suppress(sqlite3.Error):
-                        self._spool.close()
-                    self._spool = None
+            except Exception as error:
+                self._close()  # opened anew, whatever it was: a file system may have been mounted anew
+                self._try_in_memory(function, *arguments, **named)
                 if spool_file.is_damage(error) and attempt < 3:
                     damage = str(error) or type(error).__name__ if attempt == 2 else ""
                     continue
-                if damage and spool_file.is_damage(error):
-                    self._blameless(error)
                 if not self.problem:
                     _log.warning("telemetry is kept in memory", folder=str(self._folder), why=str(error))
                 self.problem = f"{self._folder} takes no telemetry: {error}; what happens is merged in memory meanwhile"
@@ -193,12 +211,15 @@ class Recorder:
             return found
         raise AssertionError("the last attempt returns or raises")
 
-    def _blameless(self, error: Exception) -> None:
-        """What a new spool does not take either is a defect of edged: what was set aside was sound."""
-        _log.error("the spool is not at fault, and stays", why=f"{type(error).__name__}: {error}")
-        self.damage = self._told_damage
-        with contextlib.suppress(OSError):
-            spool_file.bring_back(self._folder)
+    def _try_in_memory(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        """What no spool takes is a defect of edged, and no reason to touch the file. Raises DefectError."""
+        try:
+            with contextlib.closing(Spool(None, self._cap_bytes, self.now_ms())) as spool:
+                function(spool, *arguments, **named)
+        except Exception as error:
+            _log.exception("the spool met a defect of edged")
+            self.problem = f"the spool met a defect of edged: {type(error).__name__}: {error}; the log says more"
+            raise DefectError(self.problem) from error
 
     async def close(self) -> None:
         """Stores the open window, and closes the spool."""
@@ -209,7 +230,9 @@ class Recorder:
 
     def _close(self) -> None:
         if self._spool is not None:
-            self._spool.close()
+            with contextlib.suppress(sqlite3.Error):
+                self._spool.close()
+            self._spool = None
 
 
 def _append_event(kept_in: Spool, happening: Happening, kept: bool) -> int:

@@ -36,6 +36,8 @@ _COMPRESSOR = zstandard.ZstdCompressor(level=9, write_checksum=True)
 _DECOMPRESSOR = zstandard.ZstdDecompressor()
 _MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 
+_NOTHING = Lost()
+
 
 class _Kept(msgspec.Struct, frozen=True):
     """What a window's row holds."""
@@ -69,27 +71,15 @@ class Standing(msgspec.Struct, frozen=True):
 class Spool:
     """One open spool, to be used by one thread."""
 
-    def __init__(self, folder: Path, cap_bytes: int, now_ms: int, damage: str = "") -> None:
-        """Opens or makes it. A damaged one is set aside, which `problem` then tells. `now_ms` is trusted time.
+    def __init__(self, folder: Path | None, cap_bytes: int, now_ms: int, written_ms: int = 0) -> None:
+        """Opens or makes it; None: in memory. `now_ms` is trusted time; `written_ms`: when a spool was written last.
 
-        `damage`: why what lies there is to be set aside, whatever it looks like. Raises sqlite3.Error or OSError where
-        neither can be done (a full or read-only disk).
+        Raises as `spool_file.opened` does.
         """
-        self.problem = ""
         self._cap_bytes = max(cap_bytes, LEAST_CAP_BYTES)
         self._opened_ms = now_ms
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A clock that is behind just now has not forgotten a nonce that was kept before.
-        made_ms = max(now_ms, spool_file.written_ms(folder))
-        if damage:
-            self.problem = spool_file.set_aside(folder, damage)
-        try:
-            self._db = spool_file.opened(folder, self._cap_bytes, made_ms if damage else now_ms)
-        except spool_file.TROUBLE as error:
-            if not spool_file.is_damage(error):
-                raise
-            self.problem = spool_file.set_aside(folder, str(error))
-            self._db = spool_file.opened(folder, self._cap_bytes, made_ms)
+        self._db = spool_file.opened(folder, self._cap_bytes, max(now_ms, written_ms))
         self.orders = Orders(self._db)
         """Commands that were accepted."""
         self._facts = Facts(self._db)
@@ -101,8 +91,8 @@ class Spool:
         """Closes the file."""
         self._db.conn.close()
 
-    def append_window(self, window: Window, lost_events: int = 0) -> int:
-        """Keeps a window and gives its number; so many events were lost before they came here.
+    def append_window(self, window: Window, lost: Lost = _NOTHING) -> int:
+        """Keeps a window and gives its number; `lost`: before it came here.
 
         Raises sqlite3.Error, and keeps nothing then.
         """
@@ -111,7 +101,8 @@ class Spool:
             self._make_room()
             number = self._insert("window", _pack(_Kept(window, totals)), span_ms=window.span_ms)
             self._facts.put(totals=msgspec.json.encode(totals).decode())
-            self._facts.lose("event", lost_events)
+            self._facts.lose("window", lost.windows)
+            self._facts.lose("event", lost.events)
         self._totals = totals
         return number
 

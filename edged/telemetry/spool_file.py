@@ -11,7 +11,6 @@ import sqlite3
 from pathlib import Path
 
 import sqlite_utils
-from sqlite_utils.db import NotFoundError
 
 from edged import durable
 from edged.telemetry import orders, spool_facts
@@ -47,10 +46,6 @@ PAGE_BYTES = 4096
 _LOG_PAGES = 32
 _WRITE_VERSION = 18
 
-TROUBLE = (sqlite3.Error, OSError, ValueError, LookupError, TypeError, OverflowError, NotFoundError)
-"""What an open spool raises where its file is damaged, or the disk takes nothing."""
-
-
 # An error without a code of its own: no such table, one that is there already, a format that is unsupported. And a
 # constraint that fails: a number is to be given that a row has.
 _DAMAGE = (
@@ -74,13 +69,16 @@ def is_damage(error: Exception) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _DAMAGE
 
 
-def opened(folder: Path, cap_bytes: int, now_ms: int) -> sqlite_utils.Database:
+def opened(folder: Path | None, cap_bytes: int, made_ms: int) -> sqlite_utils.Database:
     """Opens or makes the file, and looks through it: a row that is none is dropped, and counted as lost.
 
-    Raises one of TROUBLE; `is_damage` tells which it is.
+    None: one in memory. Raises whatever SQLite, the disk and damage bring about; `is_damage` tells which it is.
     """
-    _look_at_head(folder / NAME)
-    connection = sqlite3.connect(folder / NAME, isolation_level=None, check_same_thread=False)
+    if folder is not None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _look_at_head(folder / NAME)
+    where = folder / NAME if folder else ":memory:"
+    connection = sqlite3.connect(where, isolation_level=None, check_same_thread=False)
     try:
         for pragma in (
             "journal_mode = WAL",
@@ -98,7 +96,7 @@ def opened(folder: Path, cap_bytes: int, now_ms: int) -> sqlite_utils.Database:
         db = sqlite_utils.Database(connection)
         with db.atomic():
             if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                _make(connection, folder, now_ms)
+                _make(connection, folder, made_ms)
             for statement in orders.SCHEMA:  # also in one that an older release made
                 connection.execute(statement)
             _look_through(connection, Facts(db))
@@ -120,21 +118,21 @@ def _look_at_head(database: Path) -> None:
             raise ValueError(f"its write version is {list(head[_WRITE_VERSION:])}")
 
 
-def _make(connection: sqlite3.Connection, folder: Path, now_ms: int) -> None:
+def _make(connection: sqlite3.Connection, folder: Path | None, made_ms: int) -> None:
     for statement in _SCHEMA:
         connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {_VERSION}")
     facts = Facts(sqlite_utils.Database(connection))
-    facts.put(epoch=_next_epoch(folder, now_ms), next=1, made_ms=now_ms, totals="{}")
+    facts.put(epoch=_next_epoch(folder, made_ms) if folder else 1, next=1, made_ms=made_ms, totals="{}")
 
 
-def _next_epoch(folder: Path, now_ms: int) -> int:
+def _next_epoch(folder: Path, made_ms: int) -> int:
     """Higher than any before: the marker outlives the database, and the clock stands in where both are gone."""
     marker = folder / _EPOCH
     before = 0
     with contextlib.suppress(OSError, ValueError):
         before = int(marker.read_text()[:20])
-    epoch = max(before + 1, now_ms // 1000)
+    epoch = max(before + 1, made_ms // 1000)
     durable.write(marker, f"{epoch}\n".encode())
     return epoch
 
@@ -164,11 +162,11 @@ def _columns(connection: sqlite3.Connection, table: str) -> set[tuple[object, ..
 
 
 def written_ms(folder: Path) -> int:
-    """When the file was written last, by the clock of then, in ms since 1970; 0 where there is none."""
+    """When a spool was written last, by the clock of then, in ms since 1970; 0 where there was none."""
     found = [0]
-    for suffix in ("", "-wal"):
+    for name in (NAME, f"{NAME}-wal", _DAMAGED):
         with contextlib.suppress(OSError):
-            found.append((folder / (NAME + suffix)).stat().st_mtime_ns // 1_000_000)
+            found.append((folder / name).stat().st_mtime_ns // 1_000_000)
     return max(found)
 
 
@@ -179,10 +177,3 @@ def set_aside(folder: Path, why: str) -> str:
         database.with_name(NAME + suffix).unlink(missing_ok=True)
     durable.place(database, folder / _DAMAGED)
     return f"the spool was damaged ({why}) and is set aside as {folder / _DAMAGED}; a new one is made"
-
-
-def bring_back(folder: Path) -> None:
-    """Undoes `set_aside`, in place of what was made since. Raises OSError."""
-    for suffix in ("-wal", "-shm"):
-        (folder / (NAME + suffix)).unlink(missing_ok=True)
-    durable.place(folder / _DAMAGED, folder / NAME)

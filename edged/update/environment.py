@@ -73,7 +73,7 @@ def _driver(root: Path) -> str:
 
 
 def _os_image(root: Path) -> str:
-    """The deployment that was booted where OSTree is in use, else what os-release(5) says of the image."""
+    """The deployment that was booted where OSTree or bootc keeps such, else what os-release(5) says of the image."""
     if booted := deployment.booted(root):
         return booted
     fields = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', _text(root / "etc/os-release"), re.MULTILINE))

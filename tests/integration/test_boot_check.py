@@ -15,6 +15,7 @@ from support.daemon import DIGITS, PATIENCE_S, Daemon
 from support.polling import until
 from support.updating import scale_bundle
 
+from edged import clock
 from edged.system import deployment
 from edged.system.deployment import Boot, Served
 
@@ -37,8 +38,8 @@ def running(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon.start()
 
 
-def boot(root: Path, name: str) -> None:
-    (root / "proc/cmdline").write_text(f"rw ostree={name}\n")
+def boot(root: Path, name: str, keeper: str = "ostree") -> None:
+    (root / "proc/cmdline").write_text(f"rw {keeper}={name}\n")
 
 
 def test_a_first_boot_is_good_when_edged_answers_and_is_recorded(running: Daemon) -> None:
@@ -59,6 +60,16 @@ def test_a_new_deployment_without_what_served_is_not(running: Daemon) -> None:
     assert "none of the models that served is known any more: defects" in told
 
 
+def test_a_deployment_that_bootc_keeps_without_ostree_is_held_against_the_last_one(running: Daemon) -> None:
+    boot(running.root, "?aaaa", "composefs")
+    assert edgectl(running.root, "boot", "record")[0] == 0
+    assert deployment.recall(running.root) == Served("aaaa", ("digits",), ("digits",))
+    running.stop()
+    assert edgectl(running.root, "boot", "check")[0] == 0, "it was good before"
+    boot(running.root, "bbbb", "composefs")
+    assert edgectl(running.root, "boot", "check")[0] == 1
+
+
 def test_a_deployment_that_was_good_stays_so_even_when_edged_is_gone(running: Daemon) -> None:
     deployment.record(running.root, Served("one", ("defects",)))
     running.stop()
@@ -71,7 +82,12 @@ def test_a_new_deployment_whose_edged_does_not_answer_is_not_good_and_leaves_evi
     status, told, _ = edgectl(running.root, "--json", "boot", "check", "--wait", "0.5")
     assert status == 1
     assert "edged is not running" in json.loads(told)["wrong"][0]
+    since_s = clock.monotonic()
     assert edgectl(running.root, "boot", "evidence")[0] == 0
+    red = deployment.red(running.root)
+    assert red is not None
+    assert since_s <= red.at_s <= clock.monotonic()
+    assert "edged is not running" in red.why
     (left,) = json.loads(edgectl(running.root, "--json", "boot", "evidence", "--show")[1])["red_boots"]
     assert left["deployment"] == "one"
     assert "edged is not running" in left["wrong"][0]

@@ -19,6 +19,7 @@ import pytest
 import trustme
 from support.daemon import DIGITS, PATIENCE_S, REPO, Daemon, add_bundle
 from support.polling import until
+from support.ports import free_port
 from support.slow import A_WHILE, VERY_LONG, count_to, counting_bundle
 
 from edged import __version__
@@ -98,15 +99,8 @@ def begin(daemon, turns):
     return under_way
 
 
-def events(daemon):
-    """Admin.ListEvents, oldest first."""
-    return daemon.call(
-        "edged.v1.Admin/ListEvents", admin_pb2.ListEventsRequest(), admin_pb2.ListEventsResponse, admin=True
-    ).events
-
-
 def codes(daemon):
-    return [event.code for event in events(daemon)]
+    return [event.code for event in daemon.events()]
 
 
 def worker_pids(daemon):
@@ -175,7 +169,7 @@ class TestStart:
     def test_is_recorded(self, make):
         daemon = make([DIGITS]).start()
         assert codes(daemon) == ["model_ready", "started"]
-        started = events(daemon)[-1]
+        started = daemon.events()[-1]
         assert started.details["listening"] == f"unix:{daemon.socket}, unix:{daemon.admin_socket}"
         assert list(daemon.status().listening) == [f"unix:{daemon.socket}", f"unix:{daemon.admin_socket}"]
 
@@ -289,12 +283,12 @@ class TestStop:
 class TestReload:
     def reload(self, daemon, text):
         """SIGHUP with these settings; the events that it gave."""
-        before = events(daemon)[-1].sequence
+        before = daemon.events()[-1].sequence
         count = sum("READY=1" in message for message in daemon.told)
         daemon.write_settings(text)
         daemon.signal(signal.SIGHUP)
         daemon.wait_told("READY=1", count + 1)
-        return [event for event in events(daemon) if event.sequence > before]
+        return [event for event in daemon.events() if event.sequence > before]
 
     def test_is_told_with_its_time_and_its_end(self, make):
         daemon = make([DIGITS]).start()
@@ -313,7 +307,7 @@ class TestReload:
         assert (changed.code, changed.subject) == ("setting_changed", "log.level")
         assert changed.message == "log.level is now 'error', was 'info'"
         self.reload(daemon, "log.level = 'error'\nserving.drain_s = 1.5")
-        assert "serving.drain_s is now 1.5, was 10.0" in [event.message for event in events(daemon)]
+        assert "serving.drain_s is now 1.5, was 10.0" in [event.message for event in daemon.events()]
         assert daemon.stop() == 0
         assert "serving.drain_s is now 1.5" not in daemon.log(), "information is not logged any more"
 
@@ -374,7 +368,7 @@ class TestBrokenSettingsAtTheStart:
         assert "(and 1 more)" in reason
         assert reason in status.summary
         assert daemon.wait_told("READY=1").startswith("READY=1\nSTATUS=degraded, 1 of 1 models ready: the settings")
-        (event,) = (event for event in events(daemon) if event.code == "settings_invalid")
+        (event,) = (event for event in daemon.events() if event.code == "settings_invalid")
         assert "serving.drain_s" in event.message
         assert "log.level" in event.message, "every problem"
         assert daemon.infer(digits_request()).model_version == "1"
@@ -561,7 +555,7 @@ class TestFoldersThatCannotBeUsed:
     def test_a_state_that_may_not_be_written_to_hinders_nobody(self, read_only, make):
         read_only("var/lib/edged")
         daemon = make([DIGITS]).start()
-        (event,) = (event for event in events(daemon) if event.code == "settings_not_kept")
+        (event,) = (event for event in daemon.events() if event.code == "settings_not_kept")
         assert "Read-only file system" in event.message
         assert daemon.infer(digits_request()).model_version == "1"
 
@@ -657,7 +651,7 @@ class TestModels:
         assert daemon.infer(digits_request()).model_version == "1"
         (reason,) = daemon.status().degraded_reasons
         assert "digits-?/1" in reason
-        assert any("digits-?" in event.message for event in events(daemon))
+        assert any("digits-?" in event.message for event in daemon.events())
 
     def test_one_that_is_killed_comes_back(self, make):
         daemon = make([DIGITS]).start()
@@ -668,12 +662,6 @@ class TestModels:
         assert daemon.infer(digits_request()).model_version == "1"
         daemon.wait_status("degraded, 0 of 1 models ready: model digits is loading: its worker ended")
         daemon.wait_told("STATUS=serving, 1 of 1 models ready", 2)
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 class TestTcp:

@@ -26,11 +26,6 @@ def defective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         yield daemon
 
 
-def events(daemon: Daemon) -> list[admin_pb2.Event]:
-    asked = admin_pb2.ListEventsRequest()
-    return list(daemon.call("edged.v1.Admin/ListEvents", asked, admin_pb2.ListEventsResponse, admin=True).events)
-
-
 def test_a_part_that_ends_by_a_defect_degrades_the_status(defective: Daemon, tmp_path: Path) -> None:
     daemon = defective.start()
     assert daemon.wait_for(lambda status: status.ready).state == admin_pb2.STATE_SERVING
@@ -50,12 +45,12 @@ def test_a_reload_that_meets_a_defect_comes_to_its_end(defective: Daemon, tmp_pa
     daemon.write_settings("log.level = 'error'")
     daemon.signal(signal.SIGHUP)
     assert daemon.wait_told("READY=1", 2) == "READY=1\nSTATUS=serving, 1 of 1 models ready"
-    (told,) = [event for event in events(daemon) if event.code == "internal"]
+    (told,) = daemon.events("internal")
     assert (told.subject, told.message) == ("settings", "the reload met a defect of edged; its log says more")
     (tmp_path / "reload-defect").unlink()
     daemon.signal(signal.SIGHUP)
     daemon.wait_told("READY=1", 3)
-    assert events(daemon)[-1].message == "log.level is now 'error', was 'info'"
+    assert daemon.events()[-1].message == "log.level is now 'error', was 'info'"
     assert daemon.stop() == 0
     assert "planted: reload-defect" in daemon.log()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import Daemon
-from support.deriving import BEST, NAME, PORTABLE, Callers, answer, cached, events, runs, twice_bundle
+from support.deriving import BEST, NAME, PORTABLE, Callers, answer, cached, runs, twice_bundle
 from support.fleet import Fleet
 from support.updating import Updating
 
@@ -35,9 +35,9 @@ def test_it_is_built_once_and_taken_from_the_cache_at_the_next_start(tmp_path: P
         daemon.start()
         daemon.wait_for(lambda status: runs(status, BEST))
         assert answer(daemon) == [2.0, 4.0]
-        (built,) = events(daemon, "variant_built")
+        (built,) = daemon.events("variant_built")
         assert built.details["variant"] == BEST
-        (changed,) = events(daemon, "variant_changed")
+        (changed,) = daemon.events("variant_changed")
         assert f"instead of {PORTABLE}" in changed.message
         (file,) = cached(daemon.root)
         daemon.stop()
@@ -46,8 +46,8 @@ def test_it_is_built_once_and_taken_from_the_cache_at_the_next_start(tmp_path: P
         daemon.start()
         assert runs(daemon.status(), BEST)
         assert answer(daemon) == [2.0, 4.0]
-        assert not events(daemon, "variant_built", "variant_changed")
-        (ready,) = events(daemon, "model_ready")
+        assert not daemon.events("variant_built", "variant_changed")
+        (ready,) = daemon.events("model_ready")
         assert "with what was built on this device" in ready.details["made"]
         assert cached(daemon.root) == [file]
 
@@ -70,7 +70,7 @@ def test_another_engine_has_it_built_again_while_the_portable_one_serves(tmp_pat
             callers.until(3)
 
         assert set(callers.variants) == {PORTABLE, BEST}, "and no request failed"
-        (built,) = events(daemon, "variant_built")
+        (built,) = daemon.events("variant_built")
         assert built.details["variant"] == BEST
         assert len(cached(daemon.root)) == 2
         daemon.stop()
@@ -78,7 +78,7 @@ def test_another_engine_has_it_built_again_while_the_portable_one_serves(tmp_pat
 
         daemon.start()
         assert runs(daemon.status(), BEST), "what the engine before had built serves once that is back"
-        assert not events(daemon, "variant_built")
+        assert not daemon.events("variant_built")
 
 
 def truncate(file: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_is_damaged_or_anothers_is_built_again(tmp_path: Path, used: Path, 
         daemon.start()
         daemon.wait_for(lambda status: runs(status, BEST))
         assert answer(daemon) == [2.0, 4.0]
-        codes = [event.code for event in events(daemon, "derived_unusable", "variant_built", "variant_changed")]
+        codes = [event.code for event in daemon.events("derived_unusable", "variant_built", "variant_changed")]
         assert codes == ["derived_unusable", "variant_built", "variant_changed"]
         assert daemon.status().state == admin_pb2.STATE_SERVING
         assert cached(daemon.root) == [file]
@@ -125,7 +125,7 @@ def test_where_nothing_else_can_run_the_load_waits_for_it(tmp_path: Path) -> Non
     with Daemon(tmp_path / "root", [twice_bundle(tmp_path, portable=False)]) as daemon:
         daemon.start()
         assert runs(daemon.status(), BEST)
-        assert [event.code for event in events(daemon, "variant_built", "model_ready")] == [
+        assert [event.code for event in daemon.events("variant_built", "model_ready")] == [
             "variant_built",
             "model_ready",
         ]
@@ -148,5 +148,5 @@ def test_on_trial_it_is_built_before_it_is_judged(tmp_path: Path) -> None:
         updating.look()
         updating.wait(lambda model: model.phase == "idle" and model.serving == 3, NAME)
         assert runs(daemon.status(), BEST)
-        ready = [event for event in events(daemon, "model_ready") if event.details["revision"] == "3"]
+        ready = [event for event in daemon.events("model_ready") if event.details["revision"] == "3"]
         assert [event.details["variant"] for event in ready] == [BEST], "it never ran as another"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import PATIENCE_S, Daemon, add_bundle
-from support.deriving import BEST, NAME, PORTABLE, answer, cached, events, runs, twice_bundle
+from support.deriving import BEST, NAME, PORTABLE, answer, cached, runs, twice_bundle
 from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
 from support.updating import Updating
@@ -54,7 +54,7 @@ def test_whatever_a_build_does_the_portable_one_serves(tmp_path: Path, interpret
         status = daemon.wait_for(lambda status: all(codes(status, name) == [(BEST, BUILDS[name])] for name in BUILDS))
         assert all(runs(status, PORTABLE, name) for name in BUILDS)
         assert [answer(daemon, name) for name in BUILDS] == [[2.0, 4.0]] * len(BUILDS)
-        told = {event.subject: event.details["reason"] for event in events(daemon, "build_failed")}
+        told = {event.subject: event.details["reason"] for event in daemon.events("build_failed")}
         assert told == BUILDS
         assert not cached(daemon.root)
         assert not outside.exists()
@@ -74,7 +74,7 @@ def test_what_its_engine_does_not_take_is_built_once_more_and_no_third_time(tmp_
         daemon.start()
         daemon.wait_for(lambda status: codes(status, NAME) == [(BEST, "load_failed")])
         assert answer(daemon) == [2.0, 4.0]
-        assert len(events(daemon, "variant_built")) == 2
+        assert len(daemon.events("variant_built")) == 2
         assert not cached(daemon.root)
 
 
@@ -82,8 +82,8 @@ def test_what_is_larger_than_the_cache_is_not_kept(tmp_path: Path, interpreter: 
     bundle = twice_bundle(tmp_path, building={"size": 2**20 + 1})
     with Daemon(tmp_path / "root", [bundle], SETTINGS, interpreter) as daemon:
         daemon.start()
-        daemon.wait_for(lambda _: bool(events(daemon, "build_failed")))
-        (failed,) = events(daemon, "build_failed")
+        daemon.wait_for(lambda _: bool(daemon.events("build_failed")))
+        (failed,) = daemon.events("build_failed")
         assert failed.details["reason"] == "storage_full"
         assert "workers.derived_mib" in failed.message
         assert codes(daemon.status(), NAME) == [(BEST, "not_built")], "it is tried again"
@@ -103,7 +103,7 @@ def test_the_longest_unused_makes_room_and_what_is_in_use_does_not(tmp_path: Pat
         other = twice_bundle(tmp_path / "other", name="other", building={"size": size, "for": "other"})
         add_bundle(daemon.root, other)
         daemon.start()
-        daemon.wait_for(lambda _: bool(events(daemon, "build_failed")))
+        daemon.wait_for(lambda _: bool(daemon.events("build_failed")))
         assert cached(daemon.root) == [first]
         assert runs(daemon.status(), PORTABLE, "other")
         daemon.stop()
@@ -137,8 +137,8 @@ def test_a_full_disk_leaves_the_portable_one(
     settings = f"[update]\nreserve_mib = {reserve_mib}\n"
     with Daemon(tmp_path / "root", [bundle], settings, interpreter) as daemon:
         daemon.start()
-        daemon.wait_for(lambda _: bool(events(daemon, "build_failed")))
-        assert events(daemon, "build_failed")[0].details["reason"] == "storage_full"
+        daemon.wait_for(lambda _: bool(daemon.events("build_failed")))
+        assert daemon.events("build_failed")[0].details["reason"] == "storage_full"
         assert answer(daemon) == [2.0, 4.0]
         assert not cached(daemon.root)
         assert os.statvfs(small_disk).f_bavail, "what could not be finished is gone"
@@ -151,8 +151,8 @@ def test_a_cache_that_cannot_be_written_leaves_the_portable_one(
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with Daemon(tmp_path / "root", [twice_bundle(tmp_path, building={})], "", interpreter) as daemon:
         daemon.start()
-        daemon.wait_for(lambda _: bool(events(daemon, "build_failed")))
-        assert "Read-only file system" in events(daemon, "build_failed")[0].message
+        daemon.wait_for(lambda _: bool(daemon.events("build_failed")))
+        assert "Read-only file system" in daemon.events("build_failed")[0].message
         assert answer(daemon) == [2.0, 4.0]
 
 

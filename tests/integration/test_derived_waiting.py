@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sim import sysfs
 from support.daemon import Daemon
-from support.deriving import BEST, NAME, PORTABLE, answer, cached, events, runs, twice_bundle
+from support.deriving import BEST, NAME, PORTABLE, answer, cached, runs, twice_bundle
 from support.fleet import Fleet
 from support.interpreter import hostile_interpreter
 from support.polling import until
@@ -46,10 +46,10 @@ def test_pressure_ends_a_build_which_is_begun_again_when_it_is_over(tmp_path: Pa
         gate(daemon.root).touch()
         daemon.wait_for(lambda status: runs(status, PORTABLE))
         assert answer(daemon) == [2.0, 4.0]
-        assert not events(daemon, "variant_built", "build_failed")
+        assert not daemon.events("variant_built", "build_failed")
         device.set_temperature(0, COOL_C)
         daemon.wait_for(lambda status: runs(status, BEST))
-        assert len(events(daemon, "variant_built")) == 1
+        assert len(daemon.events("variant_built")) == 1
 
 
 def test_who_waits_for_a_build_does_not_wait_for_one_in_the_background(tmp_path: Path, interpreter: Path) -> None:
@@ -69,7 +69,7 @@ def test_who_waits_for_a_build_does_not_wait_for_one_in_the_background(tmp_path:
         until(lambda: unfinished(root), "it is being built again")
         gate(root).touch()
         daemon.wait_for(lambda status: runs(status, BEST))
-        built = [(event.subject, event.details["revision"]) for event in events(daemon, "variant_built")]
+        built = [(event.subject, event.details["revision"]) for event in daemon.events("variant_built")]
         assert built == [("other", "1"), ("other", "2"), (NAME, "1")]
 
 

@@ -118,6 +118,51 @@ def test_keys_that_are_elsewhere_are_waited_for(fleet, capsys, tmp_path):
     assert run(["fleet", "operators", "remove", "alice"]) == 0
 
 
+def test_what_waits_is_told_as_what_will_be(fleet, capsys, tmp_path):
+    public = tmp_path / "public.pem"
+    made = Ed25519PrivateKey.generate().public_key()
+    public.write_bytes(made.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    others = {
+        "operators": ["operators", "add", "bob", "--public-key", str(public), "--may", "report", "--may", "refresh"],
+        "removal": ["operators", "remove", "bob"],
+        "publish": ["publish", str(DIGITS)],
+        "expire": ["expire", "models", "--days", "9"],
+        "rotate": ["rotate-key", "models"],
+    }
+    told = {}
+    for name, arguments in others.items():
+        for role in ("targets", "models"):
+            for path in (fleet / "keys").glob(f"{role}-*"):
+                path.rename(tmp_path / path.name)
+        assert run(["fleet", *arguments]) == 0
+        first, *later = capsys.readouterr().out.splitlines()
+        assert any(line.startswith("waits: ") for line in later), arguments
+        assert not any(line.startswith("next: ") for line in later), "which devices could not follow yet"
+        shutil.rmtree(fleet / "pending")
+        for path in tmp_path.glob("*-*.pem"):
+            path.rename(fleet / "keys" / path.name)
+        assert run(["fleet", *arguments]) == 0
+        told[name] = first, capsys.readouterr().out.splitlines()[0]
+    *most, (will_have, has) = told.values()
+    assert most == [
+        ("bob will be let report, refresh once it is signed", "bob may report, refresh"),
+        ("bob will command no more once it is signed", "bob may command no more"),
+        ("digits revision 1 will be published once it is signed", "digits revision 1 is published"),
+        ("signatures of models will last 9 days once it is signed", "signatures of models last 9 days from now on"),
+    ]
+    assert re.fullmatch("models will have the new key [0-9a-f]{16} once it is signed", will_have)
+    assert re.fullmatch("models has the new key [0-9a-f]{16}", has)
+
+
+def test_an_edit_of_others_that_waits_is_not_taken_for_ones_own(fleet, capsys):
+    (targets,) = (fleet / "keys").glob("targets-*")
+    targets.rename(fleet / targets.name)
+    assert run(["fleet", "rotate-key", "plans"]) == 0
+    capsys.readouterr()
+    assert run(["fleet", "expire", "models", "--days", "9"]) == 0
+    assert capsys.readouterr().out.startswith("signatures of models last 9 days from now on\nwaits: targets")
+
+
 def test_the_care_of_a_repository(fleet, capsys, tmp_path):
     answer(capsys, "publish", str(DIGITS))
     answer(capsys, "plan", "set", "digits", "--class", "generic", "--revision", "1")

@@ -17,7 +17,6 @@ from support.calls import request, tensor
 from support.daemon import PATIENCE_S, REPO, Daemon
 from support.polling import until
 
-from edged._pb.edged.v1 import admin_pb2
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.rpc import server
 from edged.rpc.connections import MOST_PER_PROCESS
@@ -133,10 +132,7 @@ def test_one_that_takes_all_there_is_keeps_nobody_out(own: Daemon, calls: int) -
             ask(own)
 
         def named() -> list[str]:
-            told = own.call(
-                "edged.v1.Admin/ListEvents", admin_pb2.ListEventsRequest(), admin_pb2.ListEventsResponse, admin=True
-            )
-            return [event.details["process"] for event in told.events if event.code == "overloaded"]
+            return [event.details["process"] for event in own.events("overloaded")]
 
         # On a busy machine the others may be served before it has all that it takes.
         assert until(named, "it is told who takes too much", log=own.log)[0] == str(process)

@@ -13,9 +13,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from support import bundles
-from support.broker import free_port
 from support.calls import pack, refused, request, tensor
 from support.daemon import PATIENCE_S, Daemon
+from support.ports import free_port
 
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.rpc.health import _MOST_WATCHES

@@ -146,7 +146,7 @@ def test_a_model_that_takes_its_worker_along_costs_nobody_else(beside: Daemon, r
             assert not there(before.pid)
     assert worker(daemon, "digits").pid == digits.pid
     assert (worker(daemon, "digits").restarts, worker(daemon, "digits").last_exit) == (0, "")
-    blamed = {event.subject for event in events(daemon) if event.code in ("worker_crashed", "worker_hang")}
+    blamed = {event.subject for event in daemon.events("worker_crashed", "worker_hang")}
     assert blamed == {"hostile"}
     assert len(held(daemon.pid)) <= descriptors + 2, "the callers' connection at most"
 
@@ -202,11 +202,3 @@ def test_a_poison_request_fails_alone_among_good_ones(beside: Daemon) -> None:
         status = back(daemon)
     assert status.restarts >= 8, "it killed two workers each time"
     assert daemon.status().ready
-
-
-def events(daemon: Daemon) -> list[admin_pb2.Event]:
-    return list(
-        daemon.call(
-            "edged.v1.Admin/ListEvents", admin_pb2.ListEventsRequest(), admin_pb2.ListEventsResponse, admin=True
-        ).events
-    )

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.bundles import make_bundle, onnx_model
 from support.calls import request, tensor
 from support.daemon import PATIENCE_S, Daemon
+from support.ports import free_port
 
 from edged import __version__
 from edged.rpc.metrics import DEVICE, REVISIONS, TEMPLATES, WORKERS
@@ -55,9 +56,7 @@ def ask(daemon: Daemon, rows: int, given: int | None = None) -> None:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    return free_port()
 
 
 def test_what_happened_is_told(tmp_path: Path, port: int):

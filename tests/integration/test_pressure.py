@@ -34,14 +34,6 @@ def answered_at(daemon: Daemon) -> str:
     return daemon.infer(asked).parameters["edged_level"].string_param
 
 
-def events(daemon: Daemon) -> list[admin_pb2.Event]:
-    return list(
-        daemon.call(
-            "edged.v1.Admin/ListEvents", admin_pb2.ListEventsRequest(), admin_pb2.ListEventsResponse, admin=True
-        ).events
-    )
-
-
 def test_a_device_that_becomes_hot_and_cool_again(tmp_path: Path, identity_bundle: Path):
     tree = sysfs.raspberry_pi(tmp_path / "root")
     with Daemon(tree.root, [identity_bundle], SETTINGS).start() as daemon:
@@ -51,7 +43,7 @@ def test_a_device_that_becomes_hot_and_cool_again(tmp_path: Path, identity_bundl
         hot = daemon.wait_for(lambda status: status.level > admin_pb2.LEVEL_NOMINAL)
         assert hot.ready, "it serves all the same"
         assert answered_at(daemon) != "nominal"
-        (event, *_) = [event for event in events(daemon) if event.code == "pressure_level"]
+        (event, *_) = daemon.events("pressure_level")
         assert event.subject == "thermal"
         assert "thermal_zone0:cpu-thermal 85.5 °C" in event.details["inputs"]
         tree.set_temperature(0, 51.0)

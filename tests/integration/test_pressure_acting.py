@@ -51,13 +51,6 @@ def asked(name: str, priority: int = 0) -> pb.ModelInferRequest:
     return made
 
 
-def events(daemon: Daemon, *codes: str) -> list[admin_pb2.Event]:
-    """Those of these codes, oldest first."""
-    asked = admin_pb2.ListEventsRequest()
-    found = daemon.call("edged.v1.Admin/ListEvents", asked, admin_pb2.ListEventsResponse, admin=True).events
-    return [event for event in found if event.code in codes]
-
-
 def model(status: admin_pb2.Status, name: str) -> admin_pb2.Model:
     return next(each for each in status.models if each.name == name)
 
@@ -135,7 +128,7 @@ def test_heat_brings_the_lighter_variant_and_its_end_the_best_and_no_request_fai
         assert not model(back, "digits").degraded
         assert model(back, "digits").requests_failed == model(back, "digits").requests_refused == 0
         assert all(degraded == (variant == "int8") for _, variant, degraded in callers.answers)
-        down, up = events(daemon, "variant_changed")
+        down, up = daemon.events("variant_changed")
         assert (down.details["variant"], up.details["variant"]) == ("int8", "fp32")
         assert down.message.endswith("instead of fp32: the device's pressure is critical")
         daemon.wait_for(lambda status: len(status.workers) == 2)
@@ -245,7 +238,7 @@ def test_a_model_that_nobody_asks_goes_and_is_back_when_it_is_asked_or_loaded_or
         assert refusal(raised.value).code == "model_unavailable", "a person has unloaded it"
         daemon.call(f"{service}/RepositoryModelLoad", load, pb.RepositoryModelLoadResponse, admin=True)
         daemon.wait_for(lambda status: not status.workers)
-        assert len(events(daemon, "model_rests")) == 4
+        assert len(daemon.events("model_rests")) == 4
         pi.set_temperature(0, COOL_C)
         cool = daemon.wait_for(lambda status: model(status, "neg").ready and status.level == admin_pb2.LEVEL_NOMINAL)
         assert model(cool, "neg").requests_ok == 1
@@ -256,7 +249,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_others_serve(
     settings = "[pressure]\nmemory_limit_mib = 600\nmemory_reserve_mib = 100\n"
     with Daemon(tmp_path / "root", [large, neg(tmp_path, "small")], settings).start() as daemon:
         daemon.infer(asked("small"))
-        (refused,) = events(daemon, "memory_short")
+        (refused,) = daemon.events("memory_short")
         assert (refused.subject, refused.details["variant"]) == ("large", "cpu")
         assert "model 'large' takes 900 MiB at its peak" in refused.message
         assert "of the 600 MiB that the settings allow are taken" in refused.message
@@ -281,7 +274,7 @@ def test_what_was_measured_outlives_the_daemon(tmp_path: Path):
     settings = "[pressure]\nmemory_limit_mib = 600\nmemory_reserve_mib = 100\n"
     with Daemon(tmp_path / "root", settings=settings).start() as daemon:
         daemon.infer(asked("modest"))
-        assert events(daemon, "memory_short") == []
+        assert daemon.events("memory_short") == []
 
 
 @pytest.mark.skipif(not Hog.possible(), reason="no memory control group of version 1 can be made here")
@@ -302,7 +295,7 @@ def test_under_real_memory_pressure_the_important_model_answers_and_afterwards_a
         finally:
             hog.relieve()
         assert told.level in (admin_pb2.LEVEL_ELEVATED, admin_pb2.LEVEL_CRITICAL)
-        assert any("memory.some" in event.message for event in events(daemon, "pressure_level"))
+        assert any("memory.some" in event.message for event in daemon.events("pressure_level"))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
@@ -316,7 +309,7 @@ def test_a_state_folder_that_is_full_and_then_read_only_hinders_nobody(tmp_path:
                 pass
         with watchful(tmp_path / "root", [DIGITS, neg(tmp_path, "neg")], "[pressure]\ntrace_mib = 1\n") as daemon:
             daemon.start()
-            pressed = until(lambda: events(daemon, "pressure_level"), "the full disk is seen", log=daemon.log)
+            pressed = until(lambda: daemon.events("pressure_level"), "the full disk is seen", log=daemon.log)
             assert (pressed[0].subject, pressed[0].details["level"]) == ("storage", "emergency")
             assert "no space is left in the state folder's file system" in pressed[0].message
             assert daemon.infer(asked("neg")).parameters["edged_level"].string_param == "nominal", (

@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from support.broker import free_port
 from support.bundles import identity_bundle
 from support.calls import refusal, request, tensor
 from support.daemon import PATIENCE_S, Daemon
+from support.ports import free_port
 
 from edged._pb.inference import grpc_service_pb2 as pb
 from edged.client import SharedRegion

@@ -17,7 +17,6 @@ from support.interpreter import hostile_interpreter
 from support.polling import until
 from support.updating import MODEL, Updating, scale, scale_bundle
 
-from edged._pb.edged.v1 import admin_pb2
 from edged._pb.edged.v1 import update_pb2 as up
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
@@ -52,14 +51,8 @@ def leave(state: Path, free_bytes: int) -> None:
         os.posix_fallocate(file.fileno(), 0, size) if size > file.tell() else file.truncate(size)
 
 
-def events(daemon: Daemon, code: str) -> list[admin_pb2.Event]:
-    asked = admin_pb2.ListEventsRequest()
-    found = daemon.call("edged.v1.Admin/ListEvents", asked, admin_pb2.ListEventsResponse, admin=True).events
-    return [event for event in found if event.code == code]
-
-
 def level(daemon: Daemon) -> str:
-    changes = [event for event in events(daemon, "pressure_level") if event.subject == "storage"]
+    changes = [event for event in daemon.events("pressure_level") if event.subject == "storage"]
     return changes[-1].details["level"] if changes else "nominal"
 
 
@@ -84,9 +77,9 @@ def test_near_the_reserve_it_makes_room_and_at_the_reserve_only_the_journal_writ
     leave(state, 3 * MIB)
     bundles = [scale_bundle(tmp_path, 1), scale_bundle(tmp_path, 2)]
     with device(tmp_path, bundles, SETTINGS).start() as daemon:
-        until(lambda: events(daemon, "store_collected"), "rubbish is collected", log=daemon.log)
+        until(lambda: daemon.events("store_collected"), "rubbish is collected", log=daemon.log)
         assert not rubbish.exists()
-        assert events(daemon, "store_collected")[0].details["blobs"] == "0"
+        assert daemon.events("store_collected")[0].details["blobs"] == "0"
         daemon.infer(scale(1.0, 2.0))
 
         leave(state, MIB)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import Daemon
-from support.deriving import BEST, PORTABLE, Callers, answer, cached, events, runs, twice_bundle
+from support.deriving import BEST, PORTABLE, Callers, answer, cached, runs, twice_bundle
 from support.nvidia import COMPILER, VERSION, Nvidia
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="gcc is not installed")
@@ -38,9 +38,9 @@ def test_a_plan_is_built_while_another_engine_serves_and_then_forked_workers_run
             callers.until(3)
         assert callers.variants[-1] == BEST
         assert set(callers.variants) <= {PORTABLE, BEST}
-        (built,) = events(daemon, "variant_built")
+        (built,) = daemon.events("variant_built")
         assert built.details["variant"] == BEST
-        (changed,) = events(daemon, "variant_changed")
+        (changed,) = daemon.events("variant_changed")
         assert "forked, with what was built on this device" in changed.details["made"]
         (file,) = cached(daemon.root)
         about = json.loads(file.read_bytes().partition(b"\n")[0])
@@ -54,7 +54,7 @@ def test_a_gpu_that_breaks_under_a_worker_costs_no_request(tmp_path: Path, nvidi
         daemon.wait_for(lambda status: runs(status, BEST))
         nvidia.mend()  # for the next worker
         assert [answer(daemon) for _ in range(6)] == [[2.0, 4.0]] * 6
-        (ended,) = events(daemon, "worker_crashed")
+        (ended,) = daemon.events("worker_crashed")
         assert "exit status 1" in ended.message
         daemon.wait_logged("the GPU cannot be used by this process any more: cuStreamSynchronize")
 
@@ -62,8 +62,8 @@ def test_a_gpu_that_breaks_under_a_worker_costs_no_request(tmp_path: Path, nvidi
 def test_without_a_gpu_the_next_variant_serves_and_says_why(tmp_path: Path, nvidia: Nvidia):
     nvidia.have(devices=0)
     with device(tmp_path, nvidia) as daemon:
-        daemon.wait_for(lambda _: bool(events(daemon, "build_failed")))
-        (failed,) = events(daemon, "build_failed")
+        daemon.wait_for(lambda _: bool(daemon.events("build_failed")))
+        (failed,) = daemon.events("build_failed")
         assert failed.details["reason"] == "incompatible_hardware"
         assert "CUDA_ERROR_NO_DEVICE (100), no CUDA-capable device is detected" in failed.message
         assert answer(daemon) == [2.0, 4.0]

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.broker import free_port
 from support.calls import refusal, request, tensor
 from support.daemon import PATIENCE_S, Daemon
 from support.polling import until
+from support.ports import free_port
 from support.slow import A_WHILE, waiting_bundle
 
 from edged._pb.edged.v1 import admin_pb2

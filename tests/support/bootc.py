@@ -16,6 +16,7 @@ esac
 [ ! -e "$folder/$1.fails" ] || { cat "$folder/$1.fails" >&2; exit 1; }
 [ ! -e "$folder/$1.then" ] || cp "$folder/$1.then" "$folder/status"
 [ ! -e "$folder/$1.breaks" ] || cp "$folder/$1.breaks" "$folder/status.fails"
+[ ! -e "$folder/$1.late" ] || { cat "$folder/$1.late" >&2; rm "$folder/$1.late"; exit 1; }
 [ "$1" != status ] || cat "$folder/status"
 """
 
@@ -54,6 +55,10 @@ class Bootc:
     def says_no_more_after(self, verb: str, why: str) -> None:
         """What it is asked once it was asked to do `verb` fails, until `fails("status", "")`."""
         (self._folder / f"{verb}.breaks").write_text(why)
+
+    def fails_having_done(self, verb: str, why: str) -> None:
+        """The next time it is asked to do `verb` it does, and fails then."""
+        (self._folder / f"{verb}.late").write_text(why)
 
     def fails(self, verb: str, why: str) -> None:
         """From now on; the first word of what systemctl is asked counts as one. Empty: it works again."""

@@ -24,12 +24,7 @@ from paho.mqtt.properties import Properties
 
 from support.deliveries import Deliveries
 from support.polling import PATIENCE_S, until
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+from support.ports import free_port
 
 
 class Pki:

@@ -136,6 +136,13 @@ class Daemon:
         """Admin.GetStatus."""
         return self.call("edged.v1.Admin/GetStatus", admin_pb2.GetStatusRequest(), admin_pb2.Status, admin=True)
 
+    def events(self, *codes: str) -> list[admin_pb2.Event]:
+        """Admin.ListEvents, oldest first: those of these codes, or all."""
+        found = self.call(
+            "edged.v1.Admin/ListEvents", admin_pb2.ListEventsRequest(), admin_pb2.ListEventsResponse, admin=True
+        )
+        return [event for event in found.events if not codes or event.code in codes]
+
     def wait_for(self, condition: Callable[[admin_pb2.Status], bool]) -> admin_pb2.Status:
         """Waits until the daemon's status fulfils `condition`."""
         end = time.monotonic() + PATIENCE_S

@@ -71,12 +71,6 @@ def cached(root: Path) -> list[Path]:
     return sorted((root / "var/cache/edged/derived").glob("*")) + sorted((root / "var/cache/edged/derived").glob(".*"))
 
 
-def events(daemon: Daemon, *codes: str) -> list[pb.Event]:
-    """What happened in this life of a daemon that has one of these codes."""
-    found = daemon.call("edged.v1.Admin/ListEvents", pb.ListEventsRequest(), pb.ListEventsResponse, admin=True)
-    return [event for event in found.events if event.code in codes]
-
-
 def runs(status: pb.Status, variant: str, name: str = NAME) -> bool:
     """Whether a model answers by a variant."""
     return any(model.name == name and model.ready and model.variant == variant for model in status.models)

@@ -6,7 +6,11 @@ https://docs.oasis-open.org/mqtt/mqtt/v5.0/mqtt-v5.0.html
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import sys
+import termios
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from socket import SHUT_RDWR, socket
@@ -28,8 +32,8 @@ def packet(kind: int, body: bytes, flags: int = 0) -> bytes:
             return bytes([kind << 4 | flags]) + length + body
 
 
-def read_packet(link: socket) -> tuple[int, bytes] | None:
-    """Its kind and body; None at the end."""
+def read_packet(link: socket, most_bytes: int = 2**28) -> tuple[int, bytes] | None:
+    """Its kind and body; None at the end, which it makes itself for a body that is larger."""
     head = link.recv(1)
     if not head:
         return None
@@ -40,10 +44,22 @@ def read_packet(link: socket) -> tuple[int, bytes] | None:
         shift += 7
         if not digit & 0x80:
             break
+    if size > most_bytes:
+        wait_written(link)
+        link.sendall(packet(DISCONNECT, b"\x95\0"))
+        return None
     body = b""
     while len(body) < size:
         body += link.recv(size - len(body))
     return head[0] >> 4, body
+
+
+def wait_written(link: socket) -> None:
+    """Until no more comes of what nobody reads."""
+    before = -1
+    while (came := int.from_bytes(fcntl.ioctl(link, termios.FIONREAD, bytes(4)), sys.byteorder)) != before:
+        before = came
+        time.sleep(0.05)
 
 
 def published(body: bytes) -> tuple[str, bytes, bytes]:
@@ -67,6 +83,8 @@ class Habits:
         self.subscribed = b"\1"
         self.acknowledges = True
         self.puback: Callable[[bytes], bytes] = lambda number: packet(PUBACK, number + b"\0\0")
+        self.most_bytes = 2**28
+        """For a larger packet it ends the connection, most of it unread, and never said so before."""
         self.published = 0
         self.largest = 0
         """Bytes of the largest PUBLISH that came."""
@@ -87,7 +105,7 @@ class Habits:
         self.connections += 1
         self._links.append(link)
         with contextlib.suppress(OSError, IndexError):
-            while found := read_packet(link):
+            while found := read_packet(link, self.most_bytes):
                 if answer := self._answer(*found):
                     link.sendall(answer)
         self._links.remove(link)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from edged.changes import Changes
+
 # A bound for what takes well under a second, on a machine that does ten things at once.
 PATIENCE_S = 60.0
 
@@ -48,6 +50,13 @@ async def until_async(
         assert time.monotonic() < end_s, _in_vain(what, limit_s, found, log)
         await asyncio.sleep(again_s)
     return found
+
+
+async def until_changed(changes: Changes, holds: Callable[[], object]) -> None:
+    """Waits, from change to change, until it holds: it is looked at after each of them, so nothing is missed."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():
+            await changes.after(changes.count)
 
 
 async def _seen(found: _Found | Awaitable[_Found]) -> _Found:

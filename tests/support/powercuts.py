@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
-from collections.abc import Iterable, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from support.hostile_site.power_site import CHANGES, WRITES
 from support.interpreter import hostile_interpreter
 
 _Step = TypeVar("_Step")
@@ -64,6 +68,37 @@ class Power:
     def was_cut(self, root: Path, step: str) -> bool:
         """Whether it came to that step: how often something is tried differs from life to life."""
         return step in self.steps(root)
+
+
+def moments(folder: Path, copies: Path, act: Callable[[], object]) -> list[Path]:
+    """Copies of what lies in `folder` before each thing that `act` does to it: what a power cut may leave there.
+
+    It is done in a child of this process, since whoever follows an interpreter (its audit events) does so to its end.
+    """
+    copies.mkdir()
+
+    def follow(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            changes = str(arguments[0]).startswith(str(folder)) and arguments[2] & WRITES
+        elif event in CHANGES:
+            by_descriptor = event in ("os.remove", "os.rmdir") and arguments[1] != -1  # as shutil.rmtree does
+            changes = by_descriptor or any(str(each).startswith(str(folder)) for each in arguments[:2])
+        else:
+            return
+        if changes and folder.is_dir():
+            shutil.copytree(folder, copies / f"{len(list(copies.iterdir())):04}", symlinks=True)
+
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            sys.addaudithook(follow)
+            act()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return sorted(copies.iterdir())
 
 
 def check_cut(cut: Sequence[bool]) -> None:

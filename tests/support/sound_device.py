@@ -58,7 +58,7 @@ def find(root: Path, now: datetime = NOW, *, synchronized: bool | None = True) -
     ]
 
 
-def put(name: str, content: str) -> Break:
+def put(name: str, content: str = "") -> Break:
     def change(root: Path) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,8 @@ import threading
 
 from edged.changes import Changes
 
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-_CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
 
 
 class Power:
@@ -34,8 +34,8 @@ class Power:
         """The interpreter's hook."""
         if event == "open":
             path, _, flags = arguments
-            touched = bool(flags & _WRITES) and isinstance(path, str) and path.startswith(self._state)
-        elif event in _CHANGES:
+            touched = bool(flags & WRITES) and isinstance(path, str) and path.startswith(self._state)
+        elif event in CHANGES:
             touched = any(str(argument).startswith(self._state) for argument in arguments[:2])
         else:
             return

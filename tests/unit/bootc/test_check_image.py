@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import py_compile
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from support.daemon import REPO
+from support.sound_device import Break, put, remove
 
 
 def load() -> ModuleType:
@@ -46,7 +46,7 @@ FILES = {
 }
 
 
-def compiled(mode: py_compile.PycInvalidationMode) -> Callable[[Path], None]:
+def compiled(mode: py_compile.PycInvalidationMode) -> Break:
     def change(root: Path) -> None:
         py_compile.compile(str(root / SITE / "click_default_group.py"), invalidation_mode=mode)
 
@@ -69,19 +69,6 @@ def root(tmp_path: Path) -> Path:
 
 def test_a_sound_image_has_no_fault(root: Path) -> None:
     assert list(CHECK.faults(root)) == []
-
-
-def put(name: str, content: str = "") -> Callable[[Path], None]:
-    def change(root: Path) -> None:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-
-    return change
-
-
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda root: (root / name).unlink()
 
 
 UPGRADES = "systemd/system/bootc-fetch-apply-updates.timer"
@@ -133,7 +120,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("change", "told"), WRONG, ids=[told for _, told in WRONG])
-def test_what_is_wrong_is_told_and_nothing_else(root: Path, change: Callable[[Path], None], told: str) -> None:
+def test_what_is_wrong_is_told_and_nothing_else(root: Path, change: Break, told: str) -> None:
     change(root)
     (found,) = CHECK.faults(root)
     assert told in found

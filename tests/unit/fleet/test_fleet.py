@@ -493,6 +493,16 @@ class TestRenewal:
         with pytest.raises(EdgedError, match="from 1 to 3650"):
             rotating.expire(fleet.signing(), role, 0)
 
+    @pytest.mark.parametrize("away", roles.ONLINE)
+    @pytest.mark.parametrize("role", roles.ONLINE)
+    def test_expire_changes_nothing_where_an_online_key_is_elsewhere(self, fleet, role, away):
+        without(fleet, away)
+        before = tree(fleet.folder)
+        with pytest.raises(EdgedError, match=f"nothing is changed: {away} must be signed") as caught:
+            rotating.expire(fleet.signing(), role, 7)
+        assert caught.value.code == Code.KEY_UNUSABLE
+        assert tree(fleet.folder) == before
+
     def test_a_timestamp_tells_when_it_was_issued(self, fleet):
         now = datetime(2026, 12, 1, 12, 0, 0, 5, tzinfo=UTC)
         fleet.signing(now).install(renew=True)

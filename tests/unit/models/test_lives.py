@@ -25,32 +25,68 @@ async def test_what_ran_has_ended_also_where_what_was_to_follow_never_began():
     assert ended.is_set()
 
 
-async def test_who_comes_third_waits_for_the_first_too():
-    life, up, stopped = Life(), [], asyncio.Event()
+class Living:
+    """What runs for one resident, as lives that end only when the test says so."""
 
-    def lives(name: str):
+    def __init__(self) -> None:
+        self.life = Life()
+        self.up: list[str] = []
+        self.stopped = asyncio.Event()
+
+    def begin(self, name: str) -> None:
         async def live() -> None:
-            up.append(name)
+            self.up.append(name)
             try:
                 await asyncio.Event().wait()
             finally:
-                await stopped.wait()  # for its worker
-                up.remove(name)
+                await self.stopped.wait()  # for its worker
+                self.up.remove(name)
 
-        return live
+        self.life.begin(live, name)
 
+
+async def _turn() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_who_comes_third_waits_for_the_first_too():
+    living = Living()
     try:
         for name in ("first", "second", "third"):
-            life.begin(lives(name), name)
-            for _ in range(5):
-                await asyncio.sleep(0)
-            assert up == ["first"]
-        begun = asyncio.create_task(life.begun())
+            living.begin(name)
+            await _turn()
+            assert living.up == ["first"]
+        begun = asyncio.create_task(living.life.begun())
     finally:
-        stopped.set()
+        living.stopped.set()
     await begun
-    assert "first" not in up
+    assert "first" not in living.up
     await asyncio.sleep(0)
-    assert up == ["third"]
-    assert await life.end()
-    assert up == []
+    assert living.up == ["third"]
+    assert await living.life.end()
+    assert living.up == []
+
+
+async def test_who_comes_third_waits_for_the_first_too_where_the_second_was_ended_before_it_began():
+    living = Living()
+    living.begin("first")
+    await _turn()
+
+    async def begun_and_ended() -> bool:
+        living.begin("second")
+        return await living.life.end()
+
+    try:
+        second = asyncio.create_task(begun_and_ended())
+        await _turn()
+        living.begin("third")
+        await _turn()
+        assert living.up == ["first"]
+    finally:
+        living.stopped.set()
+    assert not await second, "it was begun anew meanwhile"
+    await _turn()
+    assert living.up == ["third"]
+    assert await living.life.end()
+    assert living.up == []

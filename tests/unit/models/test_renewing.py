@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.edgetpus import build_library, bundle_of_one_variant
-from support.polling import PATIENCE_S
+from support.polling import PATIENCE_S, until_changed
 
 from edged.bundle.folder import read_manifest
 from edged.changes import Changes
@@ -32,9 +32,8 @@ async def test_the_next_worker_loads_once_the_one_before_has_let_go_of_the_edge_
     resident = Resident(source, Hardware("coral"), runtimes, Workers(), changes, EventLog(100), spawned)
     resident.start()
     try:
+        await until_changed(changes, lambda: not resident.loading)
         async with asyncio.timeout(PATIENCE_S):
-            while resident.loading:
-                await changes.after(changes.count)
             before = resident.worker
             assert before is not None, resident.reason
             told = await renew(resident, "a test says so")

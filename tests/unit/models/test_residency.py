@@ -6,11 +6,12 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 from onnx import helper
 from support.bundles import identity_bundle, onnx_model
-from support.polling import PATIENCE_S, until_async
+from support.polling import PATIENCE_S, until_async, until_changed
 from support.slow import VERY_LONG, counting_bundle
 from support.standins import Clock, settle
 
@@ -85,9 +86,7 @@ class Bench:
 
     async def until(self, condition):
         """Waits, from change to change, until it holds."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():
-                await self.changes.after(self.changes.count)
+        await until_changed(self.changes, condition)
 
     def recorded(self):
         return [event.code for event in self.events.after(0)]
@@ -262,6 +261,49 @@ class TestOneThatStandsBy:
         resident.wake(takes_over=True)
         assert resident.state is State.FAILED
 
+    async def test_and_had_failed_takes_requests_in_and_loads_once_it_takes_over(self, bench, tmp_path):
+        folder = variants_bundle(tmp_path / "neg", only=GOOD)
+        resident = bench.resident(folder)
+        (folder / "only.onnx").unlink()
+        resident.start()
+        await bench.until(lambda: resident.state is State.FAILED)
+        assert await resident.stand_by("another takes its place")
+        await settle()
+        assert (resident.state, resident.resting, resident.expected) == (State.UNAVAILABLE, True, True)
+        assert bench.recorded() == [Code.LOAD_FAILED, "model_failed"], "it has not failed again"
+        (folder / "only.onnx").write_bytes(GOOD)
+        resident.wake(takes_over=True)
+        await bench.until(lambda: resident.ready)
+
+    async def test_and_had_failed_since_nothing_of_it_is_for_this_device_has_made_way(self, bench, tmp_path):
+        manifest = read_manifest(folder := identity_bundle(tmp_path, "FP32"))
+        variants = [msgspec.structs.replace(each, hardware_classes=("another",)) for each in manifest.variants]
+        resident = bench.started(folder, manifest=msgspec.structs.replace(manifest, variants=tuple(variants)))
+        await bench.until(lambda: resident.state is State.FAILED)
+        assert await resident.stand_by("another takes its place")
+        await settle()
+        assert (resident.state, resident.resting, resident.expected) == (State.FAILED, False, False)
+        assert bench.recorded() == ["model_failed"], "once"
+
+    async def test_is_none_whose_worker_still_has_something_to_answer(self, bench, tmp_path):
+        """It goes by itself once it has answered; who wants its place then asks again."""
+        resident = bench.started(counting_bundle(tmp_path))
+        await bench.until(lambda: resident.ready)
+        worker = resident.worker
+        os.kill(worker.pid, signal.SIGSTOP)  # so that it has not answered before it is told to
+        asked = asyncio.create_task(worker.infer(counting((1).to_bytes(8, "little")), lambda _, parts: parts))
+        await settle()
+        assert resident.rest("it is replaced")
+        await bench.until(lambda: resident.worker is None)
+        resident.wake()
+        assert not await resident.stand_by("another takes its place")
+        os.kill(worker.pid, signal.SIGCONT)
+        [[counted]] = await asked
+        assert bytes(counted) == (1).to_bytes(8, "little")
+        await bench.until(lambda: resident.ready)
+        assert resident.restarts == 0
+        assert resident.rest("it is idle"), "it is as steady as ever"
+
 
 class TestAStop:
     async def test_whose_caller_gives_up_is_carried_out_and_not_hidden_from_that(self, bench, tmp_path):
@@ -277,6 +319,21 @@ class TestAStop:
         await resident.stop()
         assert (resident.state, resident.worker) == (State.UNAVAILABLE, None)
         assert psutil.Process().children() == []
+
+
+class TestAStart:
+    async def test_while_its_worker_goes_to_rest_leaves_one_that_can_be_told_to_rest_again(self, bench, tmp_path):
+        resident = bench.started(identity_bundle(tmp_path, "FP32"))
+        await bench.until(lambda: resident.ready)
+        before = resident.worker
+        os.kill(before.pid, signal.SIGSTOP)  # so that its end takes a moment
+        assert resident.rest("it is idle")
+        await bench.until(lambda: resident.worker is None)
+        resident.start()
+        os.kill(before.pid, signal.SIGCONT)
+        await bench.until(lambda: resident.ready)
+        assert resident.worker is not before
+        assert resident.steady
 
 
 class TestAWorkerThatEnds:

@@ -24,7 +24,6 @@ from support.quick_disk import unsynced
 
 from edged import clock
 from edged.fleet import operators
-from edged.system import deployment
 from edged.system.os_requests import MOST_REQUESTS
 from edged.telemetry.commands import MAX_BYTES, PAYLOAD_TYPE, pae
 from edged.telemetry.messages import Command
@@ -78,33 +77,6 @@ def test_what_does_not_run_after_the_restart_is_told(machine: Machine) -> None:
     assert f"runs registry.example/edge-os:stable 42.1 {digest(1)} and not" in found.text
     assert "or the power went" in found.text
     assert digest(2) in found.text
-
-
-def test_a_boot_that_its_check_found_red_is_not_the_last_word(machine: Machine) -> None:
-    wanted = staged(machine)
-    machine.boots("b2", 2)
-    deployment.note(machine.root, deployment.Boot("b2", "two", good=False))
-    machine.run()
-    assert machine.result(wanted.nonce).status == "accepted"
-    machine.boots("b3", 1)
-    machine.run()
-    assert machine.result(wanted.nonce).code == "failed"
-
-
-def test_in_a_red_boot_nothing_further_is_begun(machine: Machine) -> None:
-    """Staging may remove the deployment that greenboot goes back to."""
-    staged(machine)
-    changes = list(machine.bootc.changes)
-    machine.boots("b2", 2)
-    deployment.note(machine.root, deployment.Boot("b2", "two", good=False))
-    further = command()
-    machine.drop(signed(further), further.nonce)
-    machine.run()
-    assert (machine.bootc.changes, machine.result(further.nonce).status) == (changes, "accepted")
-    machine.boots("b3", 1)
-    machine.bootc.after("upgrade", STAGED)
-    machine.run()
-    assert machine.bootc.changes == [*changes, *changes], "then it is carried out"
 
 
 def test_where_bootc_does_not_say_what_runs_the_next_run_tells(machine: Machine) -> None:

@@ -173,6 +173,44 @@ def test_one_that_bootc_did_not_do_by_then_is_refused_and_may_be_signed_anew(
     assert machine.bootc.changes == ["bootc rollback", RESTART]
 
 
+@pytest.mark.parametrize("inverted", TOLD)
+def test_a_rollback_that_bootc_did_and_then_failed_on_is_led_to_its_end(machine: Machine, inverted: bool) -> None:
+    """It exchanges the order of the two first, and syncs and removes files then."""
+    machine.bootc.says(composefs(queued=inverted))
+    machine.bootc.after("rollback", composefs(queued=not inverted))
+    machine.bootc.fails_having_done("rollback", "error: syncing /boot: I/O error")
+    wanted = hand_over(machine, "os_rollback")
+    assert machine.bootc.changes == ["bootc rollback", RESTART]
+    assert machine.result(wanted.nonce).status == "accepted"
+    machine.boots("b2", 2, composefs_slot)
+    machine.run()
+    assert machine.result(wanted.nonce).status == "done"
+
+
+def test_where_bootc_does_not_say_whether_it_did_one_nothing_is_begun_before_it_does(machine: Machine) -> None:
+    machine.bootc.says(composefs(queued=False))
+    machine.bootc.after("rollback", composefs(queued=True))
+    machine.bootc.fails_having_done("rollback", "error: syncing /boot: I/O error")
+    machine.bootc.says_no_more_after("rollback", "error: sysroot is locked")
+    wanted = hand_over(machine, "os_rollback")
+    hand_over(machine, "os_rollback")
+    assert machine.bootc.changes == ["bootc rollback"]
+    assert machine.result(wanted.nonce).status == "accepted"
+    machine.bootc.fails("status", "")
+    machine.run()
+    assert machine.bootc.changes == ["bootc rollback", RESTART]
+
+
+def test_one_that_bootc_failed_on_before_it_did_anything_is_refused_with_its_words(machine: Machine) -> None:
+    machine.bootc.says(composefs(queued=False))
+    machine.bootc.fails("rollback", "error: No rollback available")
+    wanted = hand_over(machine, "os_rollback")
+    assert machine.bootc.changes == ["bootc rollback"]
+    found = machine.result(wanted.nonce)
+    assert (found.status, found.code) == ("refused", "failed")
+    assert "No rollback available" in found.text
+
+
 def test_after_a_restart_a_rollback_that_was_interrupted_is_refused(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 from support.accelerators import Device
 from support.bundles import onnx_model
-from support.polling import PATIENCE_S
+from support.polling import until_changed
 
 from edged.bundle.folder import pack, read_manifest
 from edged.changes import Changes
@@ -81,9 +81,7 @@ class Models:
 
     async def until(self, condition):
         """Waits, from change to change, until it holds."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():
-                await self.changes.after(self.changes.count)
+        await until_changed(self.changes, condition)
 
     async def ready(self, *residents: Resident) -> None:
         """Waits until all of them are."""

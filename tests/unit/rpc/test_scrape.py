@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from support.polling import PATIENCE_S, until_async
+from support.ports import free_port
 
 from edged.config.address import Address
 from edged.errors import Code, EdgedError
@@ -17,12 +17,6 @@ from edged.rpc.scrape import MAX_CONNECTIONS, MAX_HEAD_BYTES, Scrape
 
 PAGE = b"edged_x 1\n"
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from onnx import helper
 from support.bundles import make_bundle, onnx_model
-from support.polling import PATIENCE_S
+from support.polling import PATIENCE_S, until_changed
 from support.standins import as_it_is, settle
 
 from edged.bundle.folder import read_manifest
@@ -56,9 +56,7 @@ class Bench:
     async def begin(self) -> Resident:
         first = self.resident(1)
         self.residency.add(first)
-        async with asyncio.timeout(PATIENCE_S):
-            while not first.ready:
-                await self.changes.after(self.changes.count)
+        await until_changed(self.changes, lambda: first.ready)
         return first
 
     async def ask(self, version: str = "") -> Any:
@@ -166,9 +164,7 @@ async def test_a_revision_that_does_not_load_changes_nothing(bench: Bench) -> No
 async def test_a_model_that_failed_is_tried_again_when_somebody_asks(bench: Bench) -> None:
     bad = bench.resident(1, model=b"\xff" * 100)
     bench.residency.add(bad)
-    async with asyncio.timeout(PATIENCE_S):
-        while bad.state is not State.FAILED:
-            await bench.changes.after(bench.changes.count)
+    await until_changed(bench.changes, lambda: bad.state is State.FAILED)
     assert (await refusal(bench.repository.load("neg", None))).code is Code.LOAD_FAILED
     assert (bad.state, len(bad.choice.passed_over)) == (State.FAILED, 1)
     assert bench.recorded().count("model_failed 1") == 2
@@ -205,9 +201,7 @@ async def test_loading_another_revision_ends_no_trial(bench: Bench) -> None:
     await bench.begin()
     tried = bench.resident(2)
     bench.residency.add_on_trial(tried)
-    async with asyncio.timeout(PATIENCE_S):
-        while not tried.ready:
-            await bench.changes.after(bench.changes.count)
+    await until_changed(bench.changes, lambda: tried.ready)
     pid = tried.worker.pid
     await bench.repository.load("neg", None)
     bench.residency.know(bench.resident(3))
@@ -246,9 +240,7 @@ async def test_a_worker_that_dies_while_it_drains_is_not_missed(bench: Bench) ->
     first = await bench.begin()
     first.leave("it goes")
     first.worker.kill()
-    async with asyncio.timeout(PATIENCE_S):
-        while first.worker is not None:
-            await bench.changes.after(bench.changes.count)
+    await until_changed(bench.changes, lambda: first.worker is None)
     await bench.repository.unload("neg")
     await first.stop()
     assert (first.state, first.restarts, psutil.Process().children()) == (State.UNAVAILABLE, 0, [])
@@ -259,9 +251,7 @@ async def test_an_order_goes_on_when_its_giver_has_gone(bench: Bench) -> None:
     giver = asyncio.create_task(bench.repository.unload("neg"))
     await asyncio.sleep(0)
     giver.cancel()
-    async with asyncio.timeout(PATIENCE_S):
-        while first.state is not State.UNAVAILABLE:
-            await bench.changes.after(bench.changes.count)
+    await until_changed(bench.changes, lambda: first.state is State.UNAVAILABLE)
     await settle()
 
 

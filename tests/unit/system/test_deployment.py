@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edged.system import deployment
-from edged.system.deployment import Evidence, Known, Served, amiss, held
+from edged.system.deployment import Boot, Evidence, Known, Served, amiss, held
 
 
 def boot(root: Path, cmdline: str) -> None:
@@ -22,6 +22,14 @@ def boot(root: Path, cmdline: str) -> None:
             "BOOT_IMAGE=/vmlinuz ostree=/ostree/boot.1/default/0f3a/0 rw psi=1\n",
             "/ostree/boot.1/default/0f3a/0",
         ),
+        # As bootc's composefs backend writes it: bare, without fs-verity, and the newer form before the older.
+        ("root=UUID=1 rw composefs=8b7df1 console=ttyS0\n", "8b7df1"),
+        ("root=UUID=1 composefs=?8b7df1 rw\n", "8b7df1"),
+        ("composefs.digest=v1-sha512-12:c0ffee composefs=8b7df1 rw\n", "c0ffee"),
+        ("composefs.digest=?v1-sha512-12:c0ffee composefs=?8b7df1 rw\n", "c0ffee"),
+        # OSTree has its own use of composefs, and its place is the name then.
+        ("ostree.prepare-root.composefs=1 rw\n", ""),
+        ("composefs=8b7df1 ostree=/ostree/boot.1/default/0f3a/0\n", "/ostree/boot.1/default/0f3a/0"),
         ("root=/dev/vda rw\n", ""),
         ("", ""),
     ],
@@ -53,6 +61,18 @@ def test_what_served_is_remembered_and_written_only_when_it_changes(tmp_path: Pa
     written = (tmp_path / deployment.FOLDER / "served.json").stat().st_ino
     deployment.record(tmp_path, served)
     assert (tmp_path / deployment.FOLDER / "served.json").stat().st_ino == written
+
+
+def test_a_red_verdict_is_this_boots(tmp_path: Path) -> None:
+    (tmp_path / "proc/sys/kernel/random").mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/random/boot_id").write_text("b2\n")
+    assert deployment.red(tmp_path) is None
+    deployment.note(tmp_path, Boot("b1", "one", good=False))
+    assert deployment.red(tmp_path) is None
+    deployment.note(tmp_path, Boot("b2", "two", good=False))
+    assert deployment.red(tmp_path) == Boot("b2", "two", good=False)
+    deployment.note(tmp_path, Boot("b2", "two", good=True))
+    assert deployment.red(tmp_path) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"deployment": 3, "models": []}', b"\xff"])

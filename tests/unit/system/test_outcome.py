@@ -46,6 +46,8 @@ RED = Boot(
             "os_rolled_back",
             "a reason that is not edged's",
         ),
+        (Told("b3", TWO), Told("b2", TWO), [RED, Boot("b3", TWO, good=True)], "os_changed", "passed its boot check"),
+        (Told("b3", TWO), Told("b2", TWO), [RED], None, ""),
         (Told("b4", ONE), Told("b3", ONE), [RED, Boot("b3", ONE, good=True)], None, ""),
     ],
 )
@@ -63,11 +65,11 @@ def test_without_bootc_the_deployment_is_named() -> None:
     assert TWO in found.text
 
 
-def boot(root: Path, name: str, where: str) -> None:
+def boot(root: Path, name: str, where: str, keeper: str = "ostree") -> None:
     folder = root / "proc/sys/kernel/random"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "boot_id").write_text(f"{name}\n")
-    (root / "proc/cmdline").write_text(f"ostree={where} rw\n")
+    (root / "proc/cmdline").write_text(f"{keeper}={where} rw\n")
     says(root, name, IMAGE)
 
 
@@ -88,15 +90,16 @@ async def events_of(root: Path) -> list[Event]:
     return list(events.after(0))
 
 
-async def test_over_three_boots_each_is_told_once(tmp_path: Path) -> None:
-    boot(tmp_path, "b1", ONE)
+@pytest.mark.parametrize("keeper", ["ostree", "composefs"])
+async def test_over_three_boots_each_is_told_once(tmp_path: Path, keeper: str) -> None:
+    boot(tmp_path, "b1", ONE, keeper)
     deployment.note(tmp_path, Boot("b1", ONE, good=True))
     assert await told(tmp_path) == []
-    boot(tmp_path, "b2", TWO)
+    boot(tmp_path, "b2", TWO, keeper)
     deployment.note(tmp_path, RED)
     assert await told(tmp_path) == ["os_boot_red"]
     assert await told(tmp_path) == [], "a restart of the daemon tells nothing again"
-    boot(tmp_path, "b3", ONE)
+    boot(tmp_path, "b3", ONE, keeper)
     deployment.note(tmp_path, Boot("b3", ONE, good=True))
     assert await told(tmp_path) == ["os_rolled_back"]
     assert await told(tmp_path) == []

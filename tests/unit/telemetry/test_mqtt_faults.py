@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from socket import socket
 from typing import Any
 
 import msgspec
 import pytest
 from support.habits import CONNACK, DISCONNECT, PUBACK, PUBLISH, Habits, packet, served
 from support.polling import until_async
+from support.ports import free_port
 
 from edged.config.address import Broker
 from edged.system.identity import Files
 from edged.telemetry import connection, mqtt
 from edged.telemetry.mqtt import Mqtt, Options
-from edged.telemetry.packet import NO_SUBSCRIBER, TOO_LARGE, Message, NotSentError
+from edged.telemetry.packet import NO_SUBSCRIBER, TOO_LARGE, Message, NotSentError, size_of
 
 
 @contextlib.asynccontextmanager
@@ -219,6 +219,80 @@ async def test_what_is_above_the_limit_of_the_broker_is_not_sent_and_told_once(t
             assert f"a message of {taken + 1} bytes" in told[1]
 
 
+async def test_a_broker_with_two_limits_is_told_of_once_for_each(tmp_path):
+    large, larger = (Message(topic="t", payload=bytes(size)) for size in (5000, 9000))
+    habits, told = Habits(), []
+    habits.connack = limited(8000)
+    habits.puback = lambda number: packet(PUBACK, number + bytes([TOO_LARGE, 0]))
+    with served(habits) as port:
+        async with connected(port, tmp_path, warn=told.append) as (link, until):
+            await until(lambda: link.connected)
+            for _ in range(3):
+                assert await link.publish(large) == await link.publish(larger) == TOO_LARGE
+    assert ["refuses it" in each for each in told] == [True, False]
+    assert ["of up to 8000 bytes" in each for each in told] == [False, True]
+
+
+async def test_a_broker_that_names_another_limit_each_time_is_not_remembered_for_ever(tmp_path):
+    async with connected(1, tmp_path, warn=lambda _: None) as (link, _):
+        for limit in range(100):
+            link._leave_out(asyncio.get_running_loop().create_future(), 200, f"takes {limit}")
+        assert len(link._warned) == mqtt._MOST_LIMITS
+
+
+@pytest.mark.parametrize("size", [3000, 8 * 2**20], ids=["whole", "while it is written"])
+async def test_what_a_broker_ends_the_connection_for_is_not_sent_again_for_a_day(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(mqtt, "_BACKOFF_LEAST_S", 0.02)
+    message = Message(topic="t", payload=bytes(size))
+    habits, told = Habits(), []
+    habits.most_bytes = 2000
+    with served(habits) as port:
+        async with connected(port, tmp_path, warn=told.append) as (link, until):
+            await until(lambda: link.connected)
+            with pytest.raises(NotSentError, match="the connection was lost: Packet too large"):
+                await link.publish(message)
+            await until(lambda: link.connected)
+            for _ in range(3):
+                assert await link.publish(message) == TOO_LARGE
+            assert await link.publish(MESSAGE) == 0, "what fits goes on"
+            assert habits.connections == 2
+            assert told == [link.too_large]
+            assert f"ended the connection for one of {size_of(message)} bytes" in told[0]
+
+            between = msgspec.structs.replace(message, payload=bytes(2500))
+            with pytest.raises(NotSentError):
+                await link.publish(between)
+            await until(lambda: link.connected)
+            assert await link.publish(between) == TOO_LARGE, "what was learned is smaller now"
+
+            monkeypatch.setattr(mqtt, "_REMEMBER_S", 0.0)
+            habits.most_bytes = 2**28
+            habits.hang_up()  # the broker reads by the old limit still
+            await until(lambda: habits.connections == 4 and link.connected)
+            assert await link.publish(message) == 0, "a day later the broker may take more"
+
+
+async def test_a_connection_that_ends_without_a_word_may_be_a_bad_link_and_gives_nothing_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(mqtt, "_BACKOFF_LEAST_S", 0.02)
+    habits = Habits()
+    puback = habits.puback
+
+    def hang_up(_number: bytes) -> bytes:
+        habits.hang_up()
+        return b""
+
+    with served(habits) as port:
+        async with connected(port, tmp_path) as (link, until):
+            habits.puback = hang_up
+            for _ in range(2):
+                await until(lambda: link.connected)
+                with pytest.raises(NotSentError):
+                    await link.publish(MESSAGE)
+            habits.puback = puback
+            await until(lambda: link.connected)
+            assert await link.publish(MESSAGE) == 0
+
+
 async def test_why_the_broker_ended_the_connection_is_told(tmp_path):
     habits = Habits()
     habits.puback = lambda _number: packet(DISCONNECT, b"\x95\0")
@@ -230,9 +304,7 @@ async def test_why_the_broker_ended_the_connection_is_told(tmp_path):
 
 
 async def test_nobody_there_is_told_and_tried_again(tmp_path):
-    with socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     async with connected(port, tmp_path) as (link, until):
         await until(lambda: f"127.0.0.1:{port}: [Errno 111]" in link.problem)
         with pytest.raises(NotSentError):

@@ -81,7 +81,7 @@ async def test_events_wait_for_the_disk_within_bounds(tmp_path):
         events.listen(recorder.tell)
         for number in range(1000):
             events.record(Severity.WARNING, "worker_crashed", "digits", f"number {number}")
-        assert recorder.lost_events == 1000 - intake.PER_HOUR
+        assert recorder.lost.events == 1000 - intake.PER_HOUR
         await recorder.store()
         (tmp_path / "t").unlink()
         await recorder.store()
@@ -98,9 +98,9 @@ async def test_what_was_lost_of_a_storm_is_told_the_broker_and_how_an_update_end
         await recorder.store()
         events.record(Severity.ERROR, "rolled_back", "digits", "revision 8 went back to 7")
         lost = 300 - (intake.PER_HOUR - intake.SPARED)
-        assert recorder.lost_events == lost
+        assert recorder.lost.events == lost
         await close_with(recorder, 1)
-        assert recorder.lost_events == 0, "the spool counts them now"
+        assert recorder.lost.events == 0, "the spool counts them now"
         assert (await recorder.do(Spool.standing)).events == 300 - lost + 1
         while not (found := await windows(recorder)):  # events go out first
             rows = await recorder.do(Spool.take, 64, coarse=False)
@@ -113,10 +113,10 @@ async def test_what_was_lost_is_told_once_the_disk_takes_it(tmp_path):
     async with recording(tmp_path / "t") as recorder:
         recorder._events.lost = 5
         await close_with(recorder, 1)
-        assert recorder.lost_events == 5
+        assert recorder.lost.events == 5
         (tmp_path / "t").unlink()
         await close_with(recorder, 1)
-        assert (recorder.lost_events, (await windows(recorder))[0].lost.events) == (0, 5)
+        assert (recorder.lost.events, (await windows(recorder))[0].lost.events) == (0, 5)
 
 
 async def test_a_spool_that_is_damaged_while_it_runs_is_made_anew(tmp_path):

@@ -206,6 +206,8 @@ def test_the_environment_is_what_the_device_says(tmp_path):
     link.symlink_to(f"../../../deploy/default/deploy/{commit}.0")
     (tmp_path / "proc/cmdline").write_text(f"root=x ostree=/ostree/boot.1/default/{kernel}/0 quiet")
     assert read({}, tmp_path).os_image == f"{commit}.0"
+    (tmp_path / "proc/cmdline").write_text(f"root=x composefs={commit} quiet")
+    assert read({}, tmp_path).os_image == commit
     assert read({}, tmp_path / "nowhere") == Environment({}, "", "")
 
 

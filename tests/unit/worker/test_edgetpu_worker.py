@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import descriptors
 from support.edgetpus import LIBRARY, build_library
 from support.loads import worker
 from support.tflites import compiled, doubling
@@ -56,18 +57,13 @@ async def refusal(load: Load, code: Code = Code.LOAD_FAILED) -> EdgedError:
     return caught.value
 
 
-def sockets_of(pid: int) -> list[str]:
-    targets = [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
-    return [target for target in targets if target.startswith("socket:")]
-
-
 async def test_members_of_a_batch_get_what_they_would_alone(folder, batch_of: Callable):
     asked = load(folder, doubling([-1, 3]), "CPU", (-1, 3), Datatype.FP32)
     members = [{"x": np.full((rows, 3), rows, np.float32)} for rows in (1, 3, 2)]
     async with worker(asked) as started:
         answers = await batch_of(asked, members).by(started)
         again = await batch_of(asked, members[:1]).by(started)
-        assert len(sockets_of(started.pid)) == 2, "the link, and the socket by which it gets regions"
+        assert descriptors.count("socket:", started.pid) == 2, "the link, and the socket by which it gets regions"
     assert [answer["y"].tolist() for answer in answers] == [(2 * member["x"]).tolist() for member in members]
     assert again[0]["y"].tolist() == answers[0]["y"].tolist(), "an answer does not change with the next one"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper
+from support import descriptors
 from support.bundles import ONNX_TYPES
 from support.loads import CAPS, changed, worker
 
@@ -30,11 +31,6 @@ def identity(datatype: str) -> tuple[list[object], list[tuple[str, str, list[int
 
 def by_openvino(load: Load) -> Load:
     return changed(load, runtime="openvino")
-
-
-def sockets_of(pid: int) -> list[str]:
-    targets = [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
-    return [target for target in targets if target.startswith("socket:")]
 
 
 def test_every_datatype_is_tried_here():
@@ -89,8 +85,8 @@ async def test_a_worker_of_these_engines_has_no_connection_but_its_link(folder, 
     load = changed(folder.load(*identity("FP32")), runtime=engine)
     async with worker(load) as started:
         await batch_of(load, [{"x": np.ones((1, 1), np.float32)}]).by(started)
-        opened = sockets_of(started.pid)
-    assert len(opened) == 2, "the link, and the socket by which it gets regions"
+        sockets = descriptors.count("socket:", started.pid)
+    assert sockets == 2, "the link, and the socket by which it gets regions"
 
 
 def asked_to_build(load: Load, output: Path, most_bytes: int = 2**20, **changes: object) -> Build:

@@ -20,6 +20,8 @@ import numpy as np
 import psutil
 import pytest
 from onnx import TensorProto, helper
+from support import descriptors
+from support.descriptors import there
 from support.loads import changed
 from support.polling import PATIENCE_S
 
@@ -90,11 +92,6 @@ async def refusal(asked: Any) -> EdgedError:
     return caught.value
 
 
-def there(pid: int) -> bool:
-    """Also while it is a zombie."""
-    return Path(f"/proc/{pid}").exists()
-
-
 def status(pid: int) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
 
@@ -105,18 +102,7 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def pidfds() -> int:
-    return sum("[pidfd]" in target for target in descriptors("self").values())
-
-
-def descriptors(pid: int | str) -> dict[str, str]:
-    """What each open descriptor of a process is."""
-    found = {}
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found[path.name] = str(path.readlink())
-        except FileNotFoundError:  # the one that read the folder
-            continue
-    return found
+    return descriptors.count("[pidfd]")
 
 
 # A life in order.
@@ -522,20 +508,20 @@ async def test_a_worker_holds_nothing_of_its_fronts_but_the_link(folder):
         os.set_inheritable(descriptor, True)
     try:
         async with started(folder.load(*DOUBLE)) as first, started(folder.load(*DOUBLE)) as second:
-            ours = descriptors("self")
+            ours = descriptors.held()
             for worker in (first, second):
-                theirs = descriptors(worker.pid)
-                assert theirs.pop("0") == "/dev/null"
-                assert theirs.pop("1") == theirs.pop("2") == ours["2"]
+                theirs = descriptors.held(worker.pid)
+                assert theirs.pop(0) == "/dev/null"
+                assert theirs.pop(1) == theirs.pop(2) == ours[2]
                 link, regions, arena = sorted(theirs.values(), reverse=True)
                 for own in (link, regions):
                     assert own.startswith("socket:")
                     assert own not in ours.values()
                 assert arena.startswith("/memfd:edged-arena")
-            assert not set(descriptors(first.pid).values()) & set(descriptors(second.pid).values()) - {
+            assert not set(descriptors.held(first.pid).values()) & set(descriptors.held(second.pid).values()) - {
                 "/dev/null",
                 "/memfd:edged-arena (deleted)",
-                ours["2"],
+                ours[2],
             }
     finally:
         one.close()
