@@ -115,7 +115,7 @@ class Agent:
             raise
         if chosen.degraded:
             self._degrade(chosen.degraded)
-        course.state = start.pointing(course.state, chosen.ref)
+        course.state = start.pointing(course.state, chosen.ref, chosen.swaps)
         course.floor = floor
         self._add(course)
         for (_, why_not), source in zip(options, sources, strict=True):

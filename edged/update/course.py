@@ -46,8 +46,8 @@ _HEARD_S = 5.0
 # What no start needs to know: nothing is given up, and nothing waits, because it could not be kept.
 _FORGETTABLE = (Event.DEFERRED, Event.RESUMED, Event.LASTED)
 
-# What stands in the way still does, for all that these say.
-_NO_NEWS = (Event.DEFERRED, Event.RESUMED, Event.SWAPS, Event.LASTED)
+# What stands in the way still does, for all that these say; that two revisions are to change places is kept, though.
+_NO_NEWS = (*_FORGETTABLE, Event.SWAPS)
 
 # Neither takes back what changed places: one begins it, the other ends it; before a start nothing had been begun.
 _SWAPPING = (Event.SWAPS, Event.SWAPPED, Event.STARTED)
@@ -253,6 +253,8 @@ class Course:
             await self._perform(effect, old)
         if effects:
             self._awaits = found.awaits
+        if found.awaits is Awaits.PRESSURE and new.phase is Phase.SOAKING:
+            self._begin(self.stages.rest)
         if found.awaits is Awaits.TIME:
             again = (said(Event.RESUMED), self._turn)
             asyncio.get_running_loop().call_later(self._pause_s, self._said.put_nowait, again)

@@ -159,11 +159,11 @@ def _soak(course: Course) -> Iterator[str]:
     if soaked is None or resident is None:
         return
     least = resident.manifest.acceptance.soak.min_requests
-    told = f"it has soaked for {soaked.lasted_s:.0f} s and has answered {soaked.requests} of {least} requests"
+    told = f"it has soaked for {soaked.lasted_s:.0f} s and has seen {soaked.requests} of {least} requests"
     wish = course.stages.wish or course.state
     yield told if wish.allow_unproven else f"{told}, before which the plan does not let it be committed"
     if not (resident.ready or resident.resting):
-        yield "it is not committed before it answers again"
+        yield "it is not committed before it answers again, and goes back where no worker can be started for it in time"
 
 
 def _wishes(agent: Agent, model: str) -> Iterator[str]:

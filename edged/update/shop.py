@@ -60,7 +60,9 @@ class Ledger:
     async def do(self, method: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """The result of one of the journal's methods; what was begun is finished, even when the caller gives up."""
         call = functools.partial(method, *args, **kwargs)
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, call))
+        found = asyncio.get_running_loop().run_in_executor(self._thread, call)
+        found.add_done_callback(asyncio.Future.exception)  # who gave up hears nothing of it, which is no defect
+        return await asyncio.shield(found)
 
     async def recall(self, name: str, kind: type[_T]) -> _T | None:
         """The fact of that name; None where there is none, or one that nobody can read. Raises EdgedError."""

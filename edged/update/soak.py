@@ -112,7 +112,6 @@ class Soak:
         old: Record,
         began_s: float,
         *,
-        crashes: int = 0,
         least_s: float = 0.0,
         budget_s: float = 0.0,
         before: Soaked = _NONE,
@@ -126,7 +125,7 @@ class Soak:
         self.old = old
         self.requests = 0
         self.failed = 0
-        self.crashes = crashes
+        self.crashes = 0
         self.hangs = 0
         self.windows = 0
         self.slow_windows = 0

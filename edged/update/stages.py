@@ -352,10 +352,17 @@ class Stages(Lineup):
 
     async def soak(self, state: State) -> Said:
         """Watches what becomes of live requests until there is a verdict."""
+        return await self._soaking.run(state, self._soaks(state), lambda: self.wish)
+
+    async def rest(self, state: State) -> Said:
+        """While a soak is paused what ends its worker counts all the same."""
+        await self._soaking.rest(state, self._soaks(state))
+
+    def _soaks(self, state: State) -> Resident:
         resident = self.resident(state.model, state.serving)
         if resident is None:
             raise trial.FailedError(Reason.LOAD_FAILED, "it could not be loaded at the start")
-        return await self._soaking.run(state, resident, lambda: self.wish)
+        return resident
 
     @property
     def soaked(self) -> Soaked | None:

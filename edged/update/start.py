@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from edged import clock
-from edged.errors import Code
+from edged.errors import Code, EdgedError
 from edged.events import Severity
 from edged.models.resident import Resident
 from edged.models.states import Source, State
-from edged.update import policy
+from edged.update import policy, swap
 from edged.update.blame import of_the_device
 from edged.update.environment import Environment
 from edged.update.machine import Event, Happened, Phase, Ref
@@ -76,10 +77,11 @@ def objection(
     return ""
 
 
-def pointing(state: Machine, chosen: Ref | None) -> Machine:
+def pointing(state: Machine, chosen: Ref | None, swaps: str = "") -> Machine:
     """The state with its pointer at what was chosen, and what was meant kept for a start that can run that. Pure.
 
-    A revision that soaked and was passed over still has to be gone back on, to what was chosen.
+    A revision that soaked and was passed over still has to be gone back on, to what was chosen. `swaps`: why nothing is
+    warm beside one that soaks on.
     """
     if state.phase is Phase.SOAKING and chosen != state.serving:
         if chosen is None:
@@ -93,6 +95,7 @@ def pointing(state: Machine, chosen: Ref | None) -> Machine:
         serving=chosen,
         intended=_unless(chosen, meant),
         previous=state.serving if chosen == state.previous else state.previous,
+        swaps=state.swaps or swaps,
     )
 
 
@@ -116,6 +119,8 @@ class Chosen(msgspec.Struct):
     degraded: str = ""
     excuse: Reason | None = None
     """What of this device is to blame that the revision of the pointer does not serve."""
+    swaps: str = ""
+    """Why nothing could be warm beside the revision that soaks; empty where it is, or nothing soaks."""
 
 
 def happened(found: Machine, course: Machine, chosen: Chosen, *, counted: bool) -> Happened:
@@ -151,7 +156,7 @@ async def choose(
         resident = shop.residency.find(state.model, candidate.ref.revision) or shop.make_resident(source)
         warm = state.phase is Phase.SOAKING and not state.swaps
         if warm and candidate.ref == state.serving:
-            await _warm(state, shop)
+            chosen.swaps = await _warm(state, resident, shop)
         if shop.residency.find(state.model, candidate.ref.revision) is None:
             shop.residency.add_on_trial(resident)
         shop.residency.flip(state.model, candidate.ref.revision, keep=warm)
@@ -177,19 +182,26 @@ async def choose(
     return chosen
 
 
-async def _warm(state: Machine, shop: Shop) -> None:
-    """Starts what served before the revision that soaks, to be gone back to at once."""
+async def _warm(state: Machine, soaks: Resident, shop: Shop) -> str:
+    """Starts what served before the revision that soaks, to be gone back to at once; else why that would shut it out.
+
+    Both fitted when the route flipped, or one of them was not loaded then.
+    """
     if state.previous is None:
-        return
+        return ""
     source = await asyncio.to_thread(shop.library.find, state.model, state.previous.revision, state.previous.digest)
     if source is None:
-        return
+        return ""
     resident = shop.make_resident(source)
+    with contextlib.suppress(EdgedError):  # where there is no room for the one that soaks, what there is serves
+        if why := await swap.reason(soaks, resident):
+            return why
     shop.residency.add_on_trial(resident)
     shop.residency.flip(state.model, state.previous.revision, keep=False)
     ends_s = clock.monotonic() + _WARM_S
     while not resident.settled and clock.monotonic() < ends_s:
         await resident.changes.after(resident.changes.count)
+    return ""
 
 
 async def _drop(resident: Resident, shop: Shop) -> None:

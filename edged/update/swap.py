@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from edged.bundle.exclusion import excludes
+from edged.bundle.manifest import Variant
 from edged.errors import Code, EdgedError
 from edged.models.loading import need
-from edged.models.memory import Fit
+from edged.models.memory import Need
 from edged.models.resident import Resident
+from edged.models.states import State
 from edged.update.machine import Ref
 from edged.update.shop import Shop
 
@@ -29,37 +34,56 @@ _SHORT_HINT = "it is tried again; make room on the device, or see pressure.memor
 async def reason(new: Resident, serving: Resident | None) -> str:
     """Why `new` can be tried only once `serving` has no worker; empty where both can be loaded.
 
-    Raises EdgedError (memory_short) where it would not do then either.
+    One that has none now, as it rests, has failed, or is unloaded, may be wanted back while `new` waits for its turn.
+    Raises EdgedError (memory_short) where `new` has no room alone either.
     """
     if new.ready or not new.choice.runnable:
         return ""
-    terms, revision = new.terms, serving.revision if serving else 0
-    fits: list[Fit] = [
-        await terms.memory.judge(need(new.manifest, variant, terms), revision) for variant in new.choice.runnable
-    ]
-    if never := next((each for each in fits if not each.instead), None):
-        raise EdgedError(Code.MEMORY_SHORT, f"revision {new.revision} cannot be tried: {never.text}", _SHORT_HINT)
-    short = next((each for each in fits if not each.beside), None)
-    if serving is None or serving.leaving:  # what somebody unloads is in nobody's way for long
+    revision = serving.revision if serving else 0
+    absent = serving if serving is not None and serving.worker is None else None
+    also_bytes = max((each.peak_bytes for each in _needs(absent)), default=0) if absent else 0
+    short = ""
+    for each in _needs(new):
+        alone = await new.terms.memory.judge(each, revision)
+        if not alone.instead:
+            text = f"revision {new.revision} cannot be tried: {alone.text}"
+            raise EdgedError(Code.MEMORY_SHORT, text, _SHORT_HINT)
+        both = msgspec.structs.replace(each, peak_bytes=each.peak_bytes + also_bytes)
+        fit = await new.terms.memory.judge(both, revision) if also_bytes else alone
+        short = short or ("" if fit.beside else fit.text)
+    if serving is None:
         return ""
     wait = "so requests wait while they change places"
-    if short is not None:
-        return f"memory holds one of the revisions {serving.revision} and {new.revision}, {wait}: {short.text}"
+    if short:
+        return f"memory holds one of the revisions {serving.revision} and {new.revision}, {wait}: {short}"
     # One that runs a lighter variant for now wants its device back.
-    pairs = ((mine, theirs) for mine in new.choice.runnable for theirs in serving.choice.runnable)
+    pairs = ((mine, theirs) for mine in _variants(new) for theirs in _variants(serving))
     rivals = next((pair for pair in pairs if excludes(*pair)), None)
     if rivals is None:
         return ""
-    both = f"variant {rivals[0].name} of revision {new.revision} and {rivals[1].name} of revision {serving.revision}"
-    return f"one process at a time can have the device of {both}, {wait}"
+    pair = f"variant {rivals[0].name} of revision {new.revision} and {rivals[1].name} of revision {serving.revision}"
+    return f"one process at a time can have the device of {pair}, {wait}"
+
+
+def _variants(resident: Resident) -> Sequence[Variant]:
+    """What may run of it; of one that has failed all, which have their chance anew once it is loaded again."""
+    return resident.choice.runnable or resident.manifest.variants
+
+
+def _needs(resident: Resident) -> Iterator[Need]:
+    """What each of them takes, alone."""
+    terms = resident.terms
+    return (need(resident.manifest, variant, terms) for variant in _variants(resident))
 
 
 async def step_aside(old: Resident, new: Ref, shop: Shop) -> None:
     """Ends the worker that serves once it has answered what it has; what comes then waits. Raises EdgedError.
 
-    One that has no worker, and may never get one, stops trying.
+    One that has no worker, and may never get one, stops trying; one that somebody has unloaded stays so.
     """
     worker, why = old.worker, f"revision {new.revision} takes its place"
+    if old.leaving and old.state is State.UNAVAILABLE:
+        return
     if not old.rest(why, stands_by=True):
         if await old.stand_by(why):
             return

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from edged import clock
+from edged.errors import EdgedError
+from edged.models import restarts
 from edged.models.resident import Resident
 from edged.models.states import State
 from edged.types import Outcome
-from edged.update.machine import Event, Happened, Record, Soaked
+from edged.update.machine import Event, Record, Soaked
 from edged.update.machine import State as Machine
 from edged.update.outcomes import Outcomes
 from edged.update.reasons import Reason
@@ -22,16 +24,14 @@ _LOOK_S = 1.0
 # Where nothing happens it is judged so often: the plan may let it end unproven by now.
 _QUIET_S = 15.0
 
+# A soak whose longest time is over is given up where no worker could be started for so long, by the device's fault.
+_SHORT_S = 60.0
+
 
 class Watch:
     """One soak."""
 
-    def __init__(
-        self, resident: Resident, old: Record, state: Machine, least_s: float, outcomes: Outcomes, told: int
-    ) -> None:
-        """`told`: how many crashes of the resident count no more, since they were posted before, or came before."""
-        self.told = told
-        """How many are by now."""
+    def __init__(self, resident: Resident, old: Record, state: Machine, least_s: float, outcomes: Outcomes) -> None:
         self._resident = resident
         self._outcomes = outcomes
         rules, budget_s = resident.manifest.acceptance.soak, resident.manifest.acceptance.budgets.p99_ms / 1e3
@@ -39,7 +39,6 @@ class Watch:
             rules,
             old,
             clock.monotonic(),
-            crashes=state.crashes,
             least_s=least_s,
             budget_s=budget_s,
             before=state.soaked,
@@ -47,6 +46,8 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._judges = asyncio.Event()
         """Set when it is to be judged anew."""
+        self._short_since_s: float | None = None
+        """None: it is not."""
         self._timer: asyncio.TimerHandle | None = None
 
     def evidence(self) -> dict[str, Any]:
@@ -59,38 +60,48 @@ class Watch:
         return self._soak.so_far(clock.monotonic())
 
     async def run(
-        self, post: Callable[[Happened], None], *, allow_unproven: Callable[[], bool]
+        self, ends: Callable[[], tuple[int, int]], *, allow_unproven: Callable[[], bool]
     ) -> tuple[Event, Reason | None, str]:
-        """Waits for the verdict: which event it is, why, and in words. Each crash is posted, so that it is kept.
+        """Waits for the verdict: which event it is, why, and in words. `ends`: the crashes and hangs of its workers.
 
-        Where nobody allows it to end unproven it goes on over its longest time, until it has seen enough. So it does
-        while nothing answers, which proves nothing, and may be the device's fault: what was there before stays warm.
+        Where nobody allows it to end unproven it goes on over its longest time, until it has seen enough. What does not
+        answer is not committed: where the device can start no worker it goes back then, to what was warm beside it and
+        may have taken the room.
         """
         self._outcomes.listen(self._resident.name, self._resident.revision, self._take)
         try:
             while True:
                 now_s = clock.monotonic()
-                while self.told < self._resident.deaths.crashes:
-                    self.told += 1
-                    self._soak.crashes += 1
-                    post(Happened(Event.CRASHED, f"its worker ended: {self._resident.last_exit}"))
-                self._soak.hangs = max(self._soak.hangs, self._resident.deaths.hangs)
+                self._soak.crashes, hangs = ends()
+                self._soak.hangs = max(self._soak.hangs, hangs)
                 verdict, reason, text = self._soak.judge(now_s)
                 if self._resident.state is State.FAILED:
                     return Event.FAILED, Reason.CRASH_LOOP, f"no variant runs any more: {self._resident.reason}"
                 if verdict is Verdict.BAD:
                     return Event.FAILED, reason, text
-                up = self._resident.ready or self._resident.resting
-                if up and (verdict is Verdict.GOOD or (self._soak.is_over(now_s) and self._soak.proven)):
+                up, over = self._resident.ready or self._resident.resting, self._soak.is_over(now_s)
+                if up and (verdict is Verdict.GOOD or (over and self._soak.proven)):
                     return Event.PASSED, None, text
-                if up and self._soak.is_over(now_s) and allow_unproven():
+                if up and over and allow_unproven():
                     return Event.UNPROVEN, None, f"too few requests to tell: {text}"
+                if (short := self._short(now_s)) is not None and over:
+                    found = f"no worker can be started for it here: {short.message}"
+                    return Event.FAILED, Reason.INCOMPATIBLE_HARDWARE, found
                 self._forget_timer()
                 self._judges.clear()
                 await self._next(min(max(self._soak.waits_s(now_s), _LOOK_S), _QUIET_S))
         finally:
             self._forget_timer()
             self._outcomes.listen(self._resident.name, self._resident.revision, None)
+
+    def _short(self, now_s: float) -> EdgedError | None:
+        """What the device has lacked for a while to start a worker; None where one is up, may come up, or ended."""
+        resident, why = self._resident, self._resident.trouble
+        if not (resident.loading and resident.settled) or why is None or restarts.is_end(why):
+            self._short_since_s = None
+            return None
+        self._short_since_s = now_s if self._short_since_s is None else self._short_since_s
+        return why if now_s - self._short_since_s >= _SHORT_S else None
 
     def _take(self, outcome: Outcome) -> None:
         self._soak.add(outcome, clock.monotonic())

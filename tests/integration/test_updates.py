@@ -32,7 +32,7 @@ def device(tmp_path, fleet) -> Iterator[Daemon]:
     root = tmp_path / "root"
     first = scale_bundle(tmp_path / "factory", 1, factor=2.0)
     settings = (
-        fleet.trusted_by(root) + "shadow_max_s = 20\n[workers]\nload_s = 5\nfirst_inference_s = 2\ninference_s = 2\n"
+        fleet.trusted_by(root) + "shadow_max_s = 120\n[workers]\nload_s = 5\nfirst_inference_s = 2\ninference_s = 2\n"
     )
     with Daemon(root, [first], settings, hostile_interpreter(tmp_path / "python")) as daemon:
         yield daemon.start()

@@ -100,6 +100,10 @@ class Script:
         """Has the stage that is under way, or the next one, end so."""
         self._say.put_nowait(said(found, text) if isinstance(found, Event) else found)
 
+    async def rest(self, _: State) -> Said:
+        """Waits while a soak is paused."""
+        return await self._say.get()  # type: ignore[return-value]
+
     async def swap_back(self, _: State) -> None:
         """Takes back that two revisions changed places."""
         self.did.append("swap_back")

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _CALLS = 25
 """Requests that are enough for a soak's verdict."""
 
+_WORKER_BYTES = 16 * 2**20
+"""What each takes, about as much as a worker without weights is expected to."""
+
 
 class Outside:
     """What lasts from one life of the daemon to the next, and what it meets; the test changes it."""
@@ -41,6 +44,8 @@ class Outside:
         self.broken: set[tuple[str, int]] = set()
         """Does not load on this device as it is now."""
         self.runtime = "1.0"
+        self.exclusive = False
+        """Each model has a device of its own, which one process at a time can have; so it stays."""
         self.factory = [self._install(*key) for key, nature in NATURES.items() if nature.factory]
         self.calm()
 
@@ -120,8 +125,8 @@ class Hand:
     retire = stop
 
     def usage(self) -> Usage:
-        """Little."""
-        return Usage(peak_bytes=1)
+        """As much as each."""
+        return Usage(peak_bytes=_WORKER_BYTES)
 
 
 class Repository:
@@ -244,9 +249,9 @@ class Room:
             self._promised -= 1
 
     async def judge(self, need: Need, serving: int) -> Fit:
-        """Whether it would find room."""
-        name = need.manifest.name
+        """Whether it would find room; what is asked for may be that of two."""
+        name, count = need.manifest.name, round(need.peak_bytes / _WORKER_BYTES)
         left = self._left + len(self._may_go(name))
         resident = self._life.residency.find(name, serving)
         more = left + (resident is not None and resident.worker is not None)
-        return Fit(left > 0, more > 0, f"{left} left")
+        return Fit(left >= count, more >= count, f"{left} left")

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from edged import clock
+from edged.models import renewing
 from edged.models import resident as residents
-from edged.models.renewing import renew
 from edged.models.states import State
 from edged.types import Limits
-from edged.update import course, journal, policy
+from edged.update import course, journal, policy, swap
 from edged.update.machine import Phase
 from edged.update.machine import State as Machine
 from support.hands import Outside
@@ -52,6 +52,8 @@ class Walk:
         self._patch = patch
         patch.setattr(clock, "monotonic", lambda: self.life.loop.now_s)
         patch.setattr("edged.worker.process.start", self._start_worker)
+        for part in (swap, renewing):  # of one model, whose revisions alone they compare
+            patch.setattr(part, "excludes", lambda *_: self.outside.exclusive)
         self.life = self._begin()
 
     async def _start_worker(self, *given: Any) -> Any:
@@ -174,7 +176,7 @@ class Walk:
     async def _renewed(self, life: Life, found: Any) -> None:
         life.renewing[found] += 1
         try:
-            await renew(found, "a test says so")
+            await renewing.renew(found, "a test says so")
         finally:
             life.renewing[found] -= 1
 

@@ -99,7 +99,7 @@ def draw(chance: random.Random, count: int) -> list[Step]:
     often = {name: chance.choice((1, 2) if name in _ALWAYS else (0, 0, 1, 2, 4)) for name in names}
     weights = [_STEPS[name][0] * often[name] for name in names]
     faults = [*chance.sample(list(_FAULTS), chance.randint(1, 3)), *(["capacity"] * chance.choice((0, 0, 3)))]
-    steps: list[Step] = [("sleep", (2.0,))]
+    steps: list[Step] = [("fault", ("exclusive", chance.random() < 0.3)), ("sleep", (2.0,))]
     for name in chance.choices(names, weights, k=count):
         fault = chance.choice(faults)
         steps.append((name, (fault, chance.choice(_FAULTS[fault])) if name == "fault" else _STEPS[name][1](chance)))

@@ -161,8 +161,11 @@ class Life:
     async def start_worker(self, load: Load, *_: object) -> Hand:
         """In place of `edged.worker.process.start`."""
         key = (Path(load.source.folder).parent.name, int(Path(load.source.folder).name))
+        alone = not any(each.key[0] == key[0] for each in self.hands)
         hand = Hand(self, key)
         try:
+            if self.outside.exclusive and not alone:
+                raise EdgedError(Code.DEVICE_UNAVAILABLE, "so the test wants it: another process has it")
             await asyncio.sleep(self.outside.load_s)
             if hand.ended.done() or key in self.outside.dying:
                 raise EdgedError(Code.WORKER_CRASHED, "it ended as it was loaded")

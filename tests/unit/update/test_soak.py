@@ -132,8 +132,9 @@ class TestDeaths:
         soak.hangs = 1
         assert soak.judge(1.0)[:2] == (Verdict.BAD, Reason.WORKER_HANG)
 
-    def test_crashes_of_before_a_restart_count(self):
-        soak = Soak(RULES, Record(), 0.0, crashes=under_test.CRASHES - 1)
+    def test_so_many_crashes_are_the_end(self):
+        soak = Soak(RULES, Record(), 0.0)
+        soak.crashes = under_test.CRASHES - 1
         assert soak.judge(1.0)[0] is Verdict.OPEN
         soak.crashes += 1
         assert soak.judge(1.0)[:2] == (Verdict.BAD, Reason.CRASH_LOOP)

@@ -106,5 +106,7 @@ async def test_what_somebody_unloads_does_not_stand_by(tmp_path, monkeypatch):
     with pytest.raises(EdgedError, match="revision 1 is unloading"):
         await swap.step_aside(old, TWO, shop)
     await old.stop()
+    assert old.state is State.UNAVAILABLE
+    await swap.step_aside(old, TWO, shop)  # it has made way by now
     assert not old.resting
     await shop.ledger.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -11,10 +13,10 @@ from support import hands, published, whole_device
 from support.walks import Step, Walk, walked
 
 from edged.bundle.manifest import Manifest, Requires
-from edged.errors import Code
+from edged.errors import Code, EdgedError
 from edged.system.hardware import Hardware
 from edged.types import Limits, Outcome
-from edged.update import inventory, soak
+from edged.update import inventory, soak, watch
 from edged.update import plan as plans
 from edged.update.blame import of_the_device
 from edged.update.machine import Event, Phase, Record
@@ -41,6 +43,22 @@ def kill(walking: Walk, key: tuple[str, int]) -> None:
     found = [each for each in walking.life.hands if each.key == key]
     assert found
     walking.life.do(lambda: [each.end("killed by SIGKILL") for each in found])
+
+
+def hang(walking: Walk, key: tuple[str, int]) -> None:
+    """Its worker does not answer, and is ended."""
+    (found,) = [each for each in walking.life.hands if each.key == key]
+    found.verdict = EdgedError(Code.WORKER_HANG, "it does not answer")
+    kill(walking, key)
+
+
+def soak_s(revision: int) -> float:
+    """The longest time of its soak."""
+    return published.manifest("a", revision).acceptance.soak.max_s
+
+
+async def no_process(*_: object) -> NoReturn:
+    raise OSError(errno.EAGAIN, "no process can be made")
 
 
 def end_of_soak(walking: Walk) -> Transition:
@@ -98,20 +116,53 @@ class TestARevisionThatDoesNotComeUpAgain:
             assert walking.life.residency.routes["a"].serving == 1
             assert walking.life.residency.get("a", 1).ready
 
-    def test_for_want_of_memory_is_neither_sent_back_nor_committed_before_it_does(self, tmp_path: Path):
+    def test_for_want_of_memory_is_not_committed_before_it_does(self, tmp_path: Path):
         with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
             ask(walking, 2, 3000)
             walking.outside.capacity = 1
             kill(walking, ("a", 2))
-            walking.life.pass_time(600.0)
+            walking.life.pass_time(soak_s(2) - 10.0)
             assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
             assert walking.life.residency.get("a", 1).ready
             told = inventory.explain(walking.life.agent, "a")
-            assert "it is not committed before it answers again" in told
+            assert any(line.startswith("it is not committed before it answers again") for line in told), told
             assert any("left for a; it is asked for again" in line for line in told), told
             walking.outside.calm()
             walking.life.pass_time(120.0)
             assert end_of_soak(walking).event == Event.PASSED
+            walking.finish()
+
+    @pytest.mark.parametrize("lacks", ["memory", "its device", "processes"])
+    def test_for_want_of_what_the_device_may_have_again_goes_back_once_its_time_is_over(
+        self, tmp_path: Path, lacks: str, monkeypatch
+    ):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            if lacks == "memory":
+                walking.outside.capacity = 1
+            elif lacks == "its device":
+                walking.outside.taken.add(("a", 2))
+            else:
+                monkeypatch.setattr(walking.life, "start_worker", no_process)
+            kill(walking, ("a", 2))
+            walking.life.pass_time(soak_s(2) + watch._SHORT_S + 20.0)
+            assert (end_of_soak(walking).event, end_of_soak(walking).reason) == (
+                Event.FAILED,
+                Reason.INCOMPATIBLE_HARDWARE,
+            )
+            assert "no worker can be started for it here" in end_of_soak(walking).text
+            assert not walking.life.journal.quarantined()
+            assert walking.life.residency.routes["a"].serving == 1
+            assert walking.life.residency.get("a", 1).ready
+
+    def test_for_want_of_memory_for_a_while_does_not_go_back_at_once(self, tmp_path: Path):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            walking.life.pass_time(soak_s(2) - 5.0)
+            walking.outside.capacity = 1
+            kill(walking, ("a", 2))
+            walking.life.pass_time(watch._SHORT_S / 2)
+            walking.outside.calm()
+            walking.life.pass_time(watch._SHORT_S)
+            assert end_of_soak(walking).event == Event.UNPROVEN
             walking.finish()
 
     def test_since_somebody_unloaded_it_waits_for_whoever_did(self, tmp_path: Path):
@@ -137,6 +188,42 @@ class TestASoakThatIsPaused:
                 walking.take(("sleep", (0.5,)))
             found = end_of_soak(walking)
             assert (found.event, found.reason) == (Event.FAILED, Reason.CRASH_LOOP)
+
+    @pytest.mark.parametrize("ends", ["restart", "cut"])
+    def test_remembers_what_ended_its_worker_meanwhile_after_a_start(self, tmp_path: Path, ends: str):
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            for count in range(1, soak.CRASHES):
+                walking.take(("press", (Limits(background_paused=True),)))
+                walking.take(("sleep", (1.0,)))
+                kill(walking, ("a", 2))
+                walking.take(("sleep", (5.0,)))
+                state = walking.life.agent.courses["a"].state
+                assert (state.crashes, bool(state.deferred)) == (count, True)
+                walking.take((ends, ()))
+                walking.take(("sleep", (1.0,)))
+                assert walking.life.agent.courses["a"].state.crashes == count
+            kill(walking, ("a", 2))
+            walking.take(("sleep", (1.0,)))
+            found = end_of_soak(walking)
+            assert (found.event, found.reason) == (Event.FAILED, Reason.CRASH_LOOP)
+            assert f"its worker ended {soak.CRASHES} times" in found.text
+
+
+def test_what_hung_before_its_soak_is_not_held_against_it(tmp_path: Path):
+    """Somebody had it serve again meanwhile."""
+    with walked(tmp_path, [("sleep", (2.0,)), ("plan", ("a", 2)), ("sleep", (60.0,))]) as walking:
+        assert walking.life.agent.courses["a"].state.phase is Phase.IDLE
+        walking.take(("load", ("a", 1)))
+        walking.take(("sleep", (5.0,)))
+        hang(walking, ("a", 1))
+        walking.take(("sleep", (20.0,)))
+        assert walking.life.residency.get("a", 1).deaths.hangs == 1
+        for step in (("back", ("a", 1)), ("until", ("a", Phase.SOAKING)), ("sleep", (5.0,))):
+            walking.take(step)
+        assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
+        hang(walking, ("a", 1))
+        walking.take(("sleep", (2.0,)))
+        assert end_of_soak(walking).reason == Reason.WORKER_HANG
 
 
 def test_what_ends_a_worker_before_its_soak_is_not_counted_in_it(tmp_path: Path):
@@ -326,9 +413,10 @@ class TestWhereThePlanForbidsTheUnproven:
             yield walking
 
     def test_it_is_told_what_the_soak_waits_for(self, quiet: Walk):
-        ask(quiet, 2, 3)
+        ask(quiet, 2, 2)
+        ask(quiet, 2, 1, ok=False)  # which it has seen, and not answered
         told = [line for line in inventory.explain(quiet.life.agent, "a") if line.startswith("it has soaked for ")]
-        assert told[0].endswith("has answered 3 of 10 requests, before which the plan does not let it be committed")
+        assert told[0].endswith("has seen 3 of 10 requests, before which the plan does not let it be committed")
 
     def test_it_is_not_looked_at_each_second(self, quiet: Walk, looks: list[float]):
         looks.clear()
