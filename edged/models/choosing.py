@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from edged.bundle.manifest import Manifest, Variant
 from edged.errors import Code, EdgedError
@@ -37,6 +37,11 @@ class Choice:
         """Every variant has its chance again."""
         self.runnable, self.passed_over = select(self._manifest, self._hardware, self._runtimes)
         self._short = {}
+
+    @property
+    def possible(self) -> Sequence[Variant]:
+        """Every variant that this device's hardware and engines allow, whatever became of it since."""
+        return select(self._manifest, self._hardware, self._runtimes)[0]
 
     @property
     def variant(self) -> Variant:

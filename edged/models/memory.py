@@ -86,6 +86,10 @@ class Memory:
         finally:
             self.coming.remove(variant)
 
+    def is_coming(self, manifest: Manifest) -> bool:
+        """Whether a worker of one of its variants comes up now; another model's may be equal to one of them."""
+        return any(variant is each for variant in manifest.variants for each in self.coming)
+
     def measure(self, manifest: Manifest, variant: Variant, worker: Worker, *, building: bool = False) -> None:
         """Looks at what a worker, or one that only builds, has taken so far; the largest look counts.
 

@@ -54,7 +54,7 @@ def outcome(now: Told, before: Told, boots: Sequence[Boot], image: OsImage | Non
     if verdict is not None and not verdict.good:
         return Telling(Severity.ERROR, "os_boot_red", f"{named} did not pass its boot check: {verdict.why}")
     was_red = bool(earlier) and not earlier[-1].good
-    if was_red and earlier[-1].deployment != now.deployment:
+    if was_red and _is_back(now.deployment, earlier):
         text = f"the operating system went back to {named}: {earlier[-1].deployment}: {earlier[-1].why}"
         return Telling(Severity.ERROR, "os_rolled_back", text)
     recovered = was_red and verdict is not None
@@ -62,6 +62,13 @@ def outcome(now: Told, before: Told, boots: Sequence[Boot], image: OsImage | Non
         return None
     said = "passed its boot check" if verdict else "is booted; nothing checks boots here"
     return Telling(Severity.INFO, "os_changed", f"{named} {said}")
+
+
+def _is_back(deployment: str, earlier: Sequence[Boot]) -> bool:
+    """Whether this deployment is the one before that of the last boot; one that nobody knew brought a way out of it."""
+    left = earlier[-1].deployment
+    known = {each.deployment for each in earlier} - {left}
+    return left not in ("", deployment) and (not known or deployment in known)
 
 
 async def report(root: Path, state: Path, events: EventLog) -> None:

@@ -199,7 +199,8 @@ class Recorder:
                 found = function(self._spool, *arguments, **named)
             except Exception as error:
                 self._close()  # opened anew, whatever it was: a file system may have been mounted anew
-                self._try_in_memory(function, *arguments, **named)
+                if not isinstance(error, MemoryError):  # which is nobody's fault, and may pass
+                    self._try_in_memory(function, *arguments, **named)
                 if spool_file.is_damage(error) and attempt < 3:
                     damage = str(error) or type(error).__name__ if attempt == 2 else ""
                     continue
@@ -212,10 +213,15 @@ class Recorder:
         raise AssertionError("the last attempt returns or raises")
 
     def _try_in_memory(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> None:
-        """What no spool takes is a defect of edged, and no reason to touch the file. Raises DefectError."""
+        """What no spool takes is a defect of edged, and no reason to touch the file.
+
+        Raises DefectError, or NotKeptError where there is not even memory enough to tell.
+        """
         try:
             with contextlib.closing(Spool(None, self._cap_bytes, self.now_ms())) as spool:
                 function(spool, *arguments, **named)
+        except MemoryError as error:
+            raise NotKeptError("there is not enough memory to tell a defect from damage") from error
         except Exception as error:
             _log.exception("the spool met a defect of edged")
             self.problem = f"the spool met a defect of edged: {type(error).__name__}: {error}; the log says more"

@@ -58,12 +58,12 @@ _DAMAGE = (
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error says that the file is not what was written, and not that the disk is full or read-only.
+    """Whether an error says that the file is not what was written, and not that disk or memory is full.
 
     Python cannot tell what SQLite says of a schema that is no text any more, and gives no code where a text is none.
     """
     if not isinstance(error, sqlite3.Error):
-        return not isinstance(error, OSError)
+        return not isinstance(error, OSError | MemoryError)
     if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode"):
         return True
     return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _DAMAGE

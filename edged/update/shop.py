@@ -61,7 +61,8 @@ class Ledger:
         """The result of one of the journal's methods; what was begun is finished, even when the caller gives up."""
         call = functools.partial(method, *args, **kwargs)
         found = asyncio.get_running_loop().run_in_executor(self._thread, call)
-        found.add_done_callback(asyncio.Future.exception)  # who gave up hears nothing of it, which is no defect
+        # Who gave up hears nothing of it, which is no defect.
+        found.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(found)
 
     async def recall(self, name: str, kind: type[_T]) -> _T | None:

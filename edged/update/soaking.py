@@ -11,6 +11,7 @@ from edged.update.machine import Event, Happened, Record, Soaked, State
 from edged.update.policy import Wish
 from edged.update.said import Said
 from edged.update.shop import Shop
+from edged.update.soak import CRASHES
 from edged.update.watch import Watch
 
 
@@ -68,10 +69,10 @@ class Soaking:
             self._watched, self._posted, self._before = resident, state.crashes, (-state.crashes, 0)
 
     def _count(self) -> tuple[int, int]:
-        """Its crashes and hangs so far; each crash is posted, so that it is kept."""
+        """Its crashes and hangs so far; each crash is posted, so that it is kept, until more would change nothing."""
         assert self._watched is not None  # noqa: S101 - it has been taken up
         deaths, (crashes, hangs) = self._watched.deaths, self._before
-        while self._posted < deaths.crashes - crashes:
+        while self._posted < min(deaths.crashes - crashes, CRASHES):
             self._posted += 1
             self._post(Happened(Event.CRASHED, f"its worker ended: {self._watched.last_exit}"))
         return self._posted, deaths.hangs - hangs

@@ -40,8 +40,7 @@ async def reason(new: Resident, serving: Resident | None) -> str:
     if new.ready or not new.choice.runnable:
         return ""
     revision = serving.revision if serving else 0
-    absent = serving if serving is not None and serving.worker is None else None
-    also_bytes = max((each.peak_bytes for each in _needs(absent)), default=0) if absent else 0
+    also_bytes = max((each.peak_bytes for each in _needs(serving)), default=0) if serving and _is_absent(serving) else 0
     short = ""
     for each in _needs(new):
         alone = await new.terms.memory.judge(each, revision)
@@ -50,7 +49,8 @@ async def reason(new: Resident, serving: Resident | None) -> str:
             raise EdgedError(Code.MEMORY_SHORT, text, _SHORT_HINT)
         both = msgspec.structs.replace(each, peak_bytes=each.peak_bytes + also_bytes)
         fit = await new.terms.memory.judge(both, revision) if also_bytes else alone
-        short = short or ("" if fit.beside else fit.text)
+        together = "together, " if also_bytes else ""
+        short = short or ("" if fit.beside else f"{together}{fit.text}")
     if serving is None:
         return ""
     wait = "so requests wait while they change places"
@@ -65,9 +65,15 @@ async def reason(new: Resident, serving: Resident | None) -> str:
     return f"one process at a time can have the device of {pair}, {wait}"
 
 
+def _is_absent(resident: Resident) -> bool:
+    """Whether it has no memory now: neither a worker, nor one that comes up or still answers what it has."""
+    goes = resident.variant is not None and (resident.resting or resident.leaving)
+    return resident.worker is None and not goes and not resident.terms.memory.is_coming(resident.manifest)
+
+
 def _variants(resident: Resident) -> Sequence[Variant]:
-    """What may run of it; of one that has failed all, which have their chance anew once it is loaded again."""
-    return resident.choice.runnable or resident.manifest.variants
+    """What may run of it; of one that has failed all that ever might, since a load gives each its chance anew."""
+    return resident.choice.runnable or resident.choice.possible
 
 
 def _needs(resident: Resident) -> Iterator[Need]:

@@ -101,6 +101,8 @@ class Watch:
             self._short_since_s = None
             return None
         self._short_since_s = now_s if self._short_since_s is None else self._short_since_s
+        if resident.terms.memory.is_coming(resident.manifest):  # this time there was room
+            return None
         return why if now_s - self._short_since_s >= _SHORT_S else None
 
     def _take(self, outcome: Outcome) -> None:

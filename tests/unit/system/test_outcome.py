@@ -17,6 +17,7 @@ from edged.system.os_requests import STATUS, OsImage, OsRequests, OsStatus
 from edged.system.outcome import Told
 
 ONE, TWO = "/ostree/boot.1/default/aaaa/0", "/ostree/boot.0/default/bbbb/0"
+THREE = "/ostree/boot.1/default/cccc/0"
 IMAGE = OsImage(image="registry.example/edge-os:stable", version="42.1", digest="sha256:1")
 RED = Boot(
     "b2", TWO, good=False, wrong=("model 'digits' served under the last deployment and does not under this one",)
@@ -48,6 +49,20 @@ RED = Boot(
         ),
         (Told("b3", TWO), Told("b2", TWO), [RED, Boot("b3", TWO, good=True)], "os_changed", "passed its boot check"),
         (Told("b3", TWO), Told("b2", TWO), [RED], None, ""),
+        (
+            Told("b3", THREE),
+            Told("b2", TWO),
+            [Boot("b1", ONE, good=True), RED, Boot("b3", THREE, good=True)],
+            "os_changed",
+            "passed its boot check",
+        ),
+        (
+            Told("b3", ONE),
+            Told("b2", ONE),
+            [Boot("b2", "", good=False), Boot("b3", ONE, good=True)],
+            "os_changed",
+            "passed its boot check",
+        ),
         (Told("b4", ONE), Told("b3", ONE), [RED, Boot("b3", ONE, good=True)], None, ""),
     ],
 )

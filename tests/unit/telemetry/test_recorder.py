@@ -17,7 +17,7 @@ from edged.facts import Executed
 from edged.telemetry import intake
 from edged.telemetry import recorder as module
 from edged.telemetry.messages import Telemetry
-from edged.telemetry.recorder import NotKeptError, Recorder
+from edged.telemetry.recorder import DefectError, NotKeptError, Recorder
 from edged.telemetry.spool import Spool
 from edged.telemetry.window import Window
 
@@ -131,6 +131,34 @@ async def test_a_spool_that_is_damaged_while_it_runs_is_made_anew(tmp_path):
         assert "set aside" in recorder.damage
         assert answered(await windows(recorder)) == [3]
         assert (await recorder.do(Spool.standing)).epoch > before
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+async def test_memory_that_is_short_is_neither_damage_nor_a_defect(tmp_path, everywhere: bool):
+    def needs_much(spool: Spool) -> None:
+        file = next(row[2] for row in spool._db.execute("PRAGMA database_list"))
+        if file or everywhere:
+            raise MemoryError
+
+    async with recording(tmp_path / "t") as recorder:
+        await close_with(recorder, 2)
+        with pytest.raises(NotKeptError) as raised:
+            await recorder.do(needs_much)
+        assert not isinstance(raised.value, DefectError)
+        assert answered(await windows(recorder)) == [2]
+        assert not recorder.damage
+
+
+async def test_damage_that_memory_does_not_suffice_to_look_into_moves_nothing(tmp_path):
+    def fails(spool: Spool) -> None:
+        file = next(row[2] for row in spool._db.execute("PRAGMA database_list"))
+        raise ValueError("damage, or a defect") if file else MemoryError
+
+    async with recording(tmp_path / "t") as recorder:
+        await close_with(recorder, 2)
+        with pytest.raises(NotKeptError, match="not enough memory"):
+            await recorder.do(fails)
+        assert answered(await windows(recorder)) == [2]
 
 
 async def test_what_is_asked_of_a_spool_that_cannot_be_opened_is_refused(tmp_path):

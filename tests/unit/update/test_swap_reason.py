@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from support.standins import manifest
 from edged.bundle.manifest import Options, Requires, Variant
 from edged.changes import Changes
 from edged.config.settings import Workers
-from edged.errors import EdgedError
+from edged.errors import Code, EdgedError
 from edged.events import EventLog
 from edged.models.memory import Fit, Memory, Need
 from edged.models.resident import Resident
@@ -103,3 +104,27 @@ async def test_what_has_no_room_alone_does_not_change_places():
 @pytest.mark.parametrize(("new", "old"), [((CPU,), (TPU, CPU)), ((TPU, CPU), (CPU,)), ((CPU,), (CPU,))])
 async def test_revisions_of_which_one_needs_no_device_are_loaded_beside_each_other(new, old):
     assert await swap.reason(resident(2, *new), resident(1, *old)) == ""
+
+
+@pytest.mark.parametrize("has_it", ["comes up", "goes", ""])
+async def test_the_memory_of_a_worker_that_comes_up_or_goes_is_not_asked_for_twice(has_it: str):
+    """What is promised to the one that comes is not left any more, nor what the one that goes still has."""
+    room = Room(60)
+    serving = of_mib(1, 40, room)
+    (variant,) = serving.choice.runnable
+    if has_it == "goes":
+        serving.variant = variant
+        serving.leave("somebody asked for that")
+    with room.memory.loading(variant) if has_it == "comes up" else nullcontext():
+        assert (await swap.reason(of_mib(2, 60, room), serving) == "") == bool(has_it)
+
+
+async def test_a_revision_that_has_failed_wants_nothing_for_what_this_device_never_runs():
+    room = Room(100)
+    own = msgspec.structs.replace(CPU, runtime="onnxruntime", requires=Requires(memory_mib=40))
+    foreign = msgspec.structs.replace(CPU, name="gpu", runtime="tensorrt", requires=Requires(memory_mib=1000))
+    serving = resident(1, foreign, own, room=room)
+    serving.choice.pass_over(own, EdgedError(Code.LOAD_FAILED, "its worker crashed"))
+    assert not serving.choice.runnable
+    assert await swap.reason(of_mib(2, 60, room), serving) == ""
+    assert "memory holds one" in await swap.reason(of_mib(2, 61, room), serving)

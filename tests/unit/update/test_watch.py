@@ -165,6 +165,21 @@ class TestARevisionThatDoesNotComeUpAgain:
             assert end_of_soak(walking).event == Event.UNPROVEN
             walking.finish()
 
+    def test_for_want_of_memory_that_is_there_again_does_not_go_back_while_it_loads(self, tmp_path: Path):
+        """However long that takes."""
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            walking.life.pass_time(soak_s(2) - 5.0)
+            walking.outside.capacity = 1
+            kill(walking, ("a", 2))
+            walking.life.pass_time(watch._SHORT_S / 2)
+            walking.outside.calm()
+            walking.outside.load_s = 4 * watch._SHORT_S
+            walking.life.pass_time(3 * watch._SHORT_S)
+            assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
+            walking.life.pass_time(3 * watch._SHORT_S)
+            assert end_of_soak(walking).event == Event.UNPROVEN
+            walking.finish()
+
     def test_since_somebody_unloaded_it_waits_for_whoever_did(self, tmp_path: Path):
         with walked(tmp_path, [("sleep", (2.0,)), *BEGUN, ("unload", ("a",)), ("sleep", (600.0,))]) as walking:
             assert walking.life.agent.courses["a"].state.phase is Phase.SOAKING
@@ -188,6 +203,21 @@ class TestASoakThatIsPaused:
                 walking.take(("sleep", (0.5,)))
             found = end_of_soak(walking)
             assert (found.event, found.reason) == (Event.FAILED, Reason.CRASH_LOOP)
+
+    def test_keeps_no_more_of_that_than_condemns_it(self, tmp_path: Path):
+        """A worker that ends again and again fills neither the disk nor, where that takes nothing, memory."""
+        with walked(tmp_path, [("sleep", (2.0,)), *BEGUN]) as walking:
+            walking.take(("press", (Limits(background_paused=True),)))
+            walking.take(("sleep", (1.0,)))
+            walking.outside.dying.add(("a", 2))
+            kill(walking, ("a", 2))
+            walking.life.pass_time(600.0)
+            assert walking.life.residency.get("a", 2).deaths.crashes > soak.CRASHES
+            kept = [each for each in walking.life.journal.history("a") if each.event == Event.CRASHED]
+            assert len(kept) == walking.life.agent.courses["a"].state.crashes == soak.CRASHES
+            walking.take(("press", (Limits(),)))
+            walking.take(("sleep", (1.0,)))
+            assert end_of_soak(walking).reason == Reason.CRASH_LOOP
 
     @pytest.mark.parametrize("ends", ["restart", "cut"])
     def test_remembers_what_ended_its_worker_meanwhile_after_a_start(self, tmp_path: Path, ends: str):
