@@ -27,8 +27,10 @@ def renew(asked: Asked, fleet: Path, passphrase_file: Path | None) -> None:
     The snapshot only when half its time is over. Edits that have all their signatures are published. It needs the
     keys of snapshot and timestamp only. systemd/edged-fleet-renew.timer runs it every day.
     """
+    from edged.fleet.rotating import renew as put
+
     with opened(fleet, passphrase_file) as signing:
-        waiting = signing.install(renew=True)
+        waiting = put(signing)
         expires = {role: signing.load(role).signed.expires for role in ("timestamp", "snapshot")}
     if asked.as_json:
         told = {role: at.isoformat() for role, at in expires.items()}
@@ -100,7 +102,7 @@ def rotate_key(asked: Asked, fleet: Path, passphrase_file: Path | None, role: st
 def expire(asked: Asked, fleet: Path, passphrase_file: Path | None, role: str, days: float) -> None:
     """How long a role's signatures last.
 
-    It is signed anew, for so long.
+    It is signed anew, for so long; a snapshot with more than half of that to go is not.
     """
     from edged.fleet.rotating import expire as put
 

@@ -115,7 +115,9 @@ def tell_waiting(waiting: Sequence[Waiting]) -> None:
     """Says what is not published yet, and what is to be done about it."""
     for each in waiting:
         output.line(f"waits: {each}")
-    if waiting:
+    if waiting and all(each.role in roles.ONLINE for each in waiting):
+        output.line("run `edgectl fleet renew` where those keys are")
+    elif waiting:
         output.line(
             "carry the folder pending/ to where those keys are, run `edgectl fleet sign` there, carry it back, "
             "and run `edgectl fleet renew`"

@@ -1,4 +1,4 @@
-"""Keys replaced and periods changed: the roles that must be signed anew for it."""
+"""Keys replaced, periods changed and begun anew: the roles that must be signed anew for it."""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ def _bins(signing: Signing, models: Metadata[Targets]) -> dict[str, Metadata[Any
     return {name: signing.load(name) for name in roles.bins_of(models).get_roles()}
 
 
+def renew(signing: Signing) -> list[Waiting]:
+    """Has snapshot and timestamp last anew, and publishes what has its signatures; gives what still waits for some.
+
+    Raises EdgedError, with nothing changed; key_unusable where the online keys are elsewhere.
+    """
+    waiting = signing.install(renew=True)
+    if away := [each.role for each in waiting if each.role in roles.ONLINE]:
+        found = f"nothing is changed: {' and '.join(away)} must be signed by keys elsewhere"
+        raise EdgedError(Code.KEY_UNUSABLE, found, "run it where they are")
+    return waiting
+
+
 def expire(signing: Signing, role: str, days: int) -> list[Waiting]:
     """Has signatures of a role last `days` from now on, and signs it anew.
 
@@ -58,10 +70,7 @@ def expire(signing: Signing, role: str, days: int) -> list[Waiting]:
     home = signing.home
     home.settings = expiring(home.settings, role, days)
     if role in roles.ONLINE:
-        waiting = signing.install(renew=True)
-        if away := [each for each in waiting if each.role in roles.ONLINE]:
-            found = f"nothing is changed: {' and '.join(each.role for each in away)} must be signed by keys elsewhere"
-            raise EdgedError(Code.KEY_UNUSABLE, found, "run it where they are")
+        waiting = renew(signing)
     else:
         changed = {role: signing.load(role)}
         if role == "models":

@@ -242,6 +242,22 @@ def test_the_plan_is_shown_without_a_key_while_an_edit_waits(fleet, capsys, monk
     assert run(["fleet", "renew"]) == 1, "which signs what waits"
 
 
+def test_what_waits_for_the_online_keys_alone_is_published_by_renewing_where_they_are(fleet, capsys, tmp_path):
+    keys = sorted((fleet / "keys").glob("snapshot-*")) + sorted((fleet / "keys").glob("timestamp-*"))
+    for each in keys:
+        each.rename(tmp_path / each.name)
+    assert run(["fleet", "publish", str(DIGITS)]) == 0
+    told = capsys.readouterr().out
+    assert "run `edgectl fleet renew` where those keys are" in told
+    assert "fleet sign" not in told
+    assert run(["fleet", "renew"]) == 1
+    assert "snapshot and timestamp must be signed by keys elsewhere" in capsys.readouterr().err
+    for each in keys:
+        (tmp_path / each.name).rename(each)
+    assert run(["fleet", "renew"]) == 0
+    assert "waits" not in capsys.readouterr().out
+
+
 def test_a_fleet_that_could_not_be_made_can_be_made_then(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(starting, "start", partial(starting.start, bits=2))
     monkeypatch.delenv("EDGED_FLEET_PASSPHRASE", raising=False)

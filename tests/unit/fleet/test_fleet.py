@@ -503,6 +503,16 @@ class TestRenewal:
         assert caught.value.code == Code.KEY_UNUSABLE
         assert tree(fleet.folder) == before
 
+    @pytest.mark.parametrize("away", roles.ONLINE)
+    def test_renew_says_that_nothing_is_renewed_where_an_online_key_is_elsewhere(self, fleet, away):
+        """A timer runs it: whoever looks after that must hear that the repository expires."""
+        without(fleet, away)
+        before = tree(fleet.folder)
+        with pytest.raises(EdgedError, match=f"nothing is changed: {away} must be signed by keys elsewhere") as caught:
+            rotating.renew(fleet.signing())
+        assert caught.value.code == Code.KEY_UNUSABLE
+        assert tree(fleet.folder) == before
+
     def test_a_timestamp_tells_when_it_was_issued(self, fleet):
         now = datetime(2026, 12, 1, 12, 0, 0, 5, tzinfo=UTC)
         fleet.signing(now).install(renew=True)
